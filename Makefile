@@ -1,0 +1,58 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11+, git and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help setup run serve test unit lint format bench lock proto clean
+
+help:
+	@echo "make run    a real mesh on this machine: control plane, two workloads, two Envoy sidecars"
+	@echo "make test   every test; make unit for the fast ones alone"
+	@echo "make serve  the control plane alone"
+	@echo "make lint   ruff, mypy and the dependency rules"
+	@echo "make bench  the benchmarks, each printing a table"
+	@echo "make setup  install into .venv; lock, proto and format are for developers"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Meshward needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup
+	@$(BIN)/meshward demo
+
+serve: setup
+	@$(BIN)/meshward serve
+
+test: setup
+	$(BIN)/pytest
+
+unit: setup
+	$(BIN)/pytest tests/unit tests/property
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m bench
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+
+proto: setup
+	$(BIN)/python proto/generate.py
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Meshward: identity, authorization and quota for a service mesh of Envoy sidecars."""

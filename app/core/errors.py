@@ -1,0 +1,74 @@
+"""The one error root and its few kinds.
+
+A kind says what the caller can do about it. It becomes a gRPC status in `app.transport.grpc.status` and an
+HTTP status in `app.transport.rest.problems`, and nowhere else. No library's exception passes a feature's edge.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with an input: where it stands (`spec.rules[0].to`) and what is wrong with it."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}" if self.path else self.problem
+
+
+class MeshwardError(Exception):
+    """Root of every error that Meshward raises on purpose.
+
+    `message` is one sentence that says what failed, where, and what to do. `violations` names each field at fault.
+    """
+
+    def __init__(self, message: str, *violations: Violation) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = violations
+
+
+class InvalidInputError(MeshwardError):
+    """The request, document, setting or file is wrong; sending it again will not help."""
+
+
+class UnauthenticatedError(MeshwardError):
+    """The caller did not prove who it is."""
+
+
+class PermissionDeniedError(MeshwardError):
+    """The caller is known and may not do this."""
+
+
+class NotFoundError(MeshwardError):
+    """There is no such thing."""
+
+
+class ConflictError(MeshwardError):
+    """It exists already, or has changed since the caller read it."""
+
+
+class PreconditionError(MeshwardError):
+    """The system is not in the state that the call needs; change that state first."""
+
+
+class ResourceExhaustedError(MeshwardError):
+    """A limit on size, count or rate was reached."""
+
+
+class UnimplementedError(MeshwardError):
+    """No such method or feature here."""
+
+
+class UnavailableError(MeshwardError):
+    """Something that the call needs is away for now; the same call may succeed later."""
+
+
+class DeadlineExceededError(MeshwardError):
+    """The caller's time ran out before the answer was ready."""
+
+
+class InternalError(MeshwardError):
+    """A fault of Meshward's own. The cause is in the log, not in the answer."""

@@ -1,0 +1,1 @@
+"""Messages of protocols that no package ships, generated from /proto: `make proto`."""

@@ -1,0 +1,1 @@
+"""What Meshward tells of itself: metrics and logs."""

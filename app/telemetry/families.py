@@ -1,0 +1,100 @@
+"""Metric families for hot paths: a dictionary update per event, turned into Prometheus samples when scraped.
+
+They are written from the event loop's thread alone and hold a bounded number of series: whatever comes after the
+bound is counted under `other`, so that hostile input cannot claim memory.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# Series that one family may hold; a mesh has a few dozen RPCs, codes and domains.
+MAX_SERIES = 512
+OTHER = "other"
+# Upper bounds in seconds: from a decision in memory (0.1 ms) to a call that waits for a database.
+LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Counter(Collector):
+    """Counts events by label values. `name` goes without the `_total` that the exposition adds."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._other = (OTHER,) * len(labels)
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def add(self, values: tuple[str, ...], amount: float = 1) -> None:
+        """Add `amount` to the series with these label values, in the order of the labels."""
+        known = self._values
+        if values in known:
+            known[values] += amount
+        elif len(known) < MAX_SERIES:
+            known[values] = amount
+        else:
+            known[self._other] = known.get(self._other, 0) + amount
+
+    def value(self, *values: str) -> float:
+        """Return the count of one series, 0 if it has none."""
+        return self._values.get(values, 0)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the family for a scrape."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values, count in self._values.items():
+            family.add_metric(values, count)
+        yield family
+
+
+class Gauge(Collector):
+    """The last value set by label values."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def set(self, values: tuple[str, ...], value: float) -> None:
+        """Set the series with these label values; a new series beyond the bound is dropped."""
+        if values in self._values or len(self._values) < MAX_SERIES:
+            self._values[values] = value
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the family for a scrape."""
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values, value in self._values.items():
+            family.add_metric(values, value)
+        yield family
+
+
+class Histogram(Collector):
+    """Counts durations in buckets by label values."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._other = (OTHER,) * len(labels)
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def observe(self, values: tuple[str, ...], seconds: float) -> None:
+        """Count one event that took `seconds`."""
+        counts = self._counts.get(values)
+        if counts is None:
+            if len(self._counts) >= MAX_SERIES:
+                values = self._other
+            counts = self._counts.setdefault(values, [0] * (len(LATENCY_BUCKETS) + 1))
+            self._sums.setdefault(values, 0.0)
+        counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self._sums[values] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the family for a scrape."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        bounds = [str(bound) for bound in LATENCY_BUCKETS] + ["+Inf"]
+        for values, counts in self._counts.items():
+            total, buckets = 0, []
+            for bound, count in zip(bounds, counts, strict=True):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric(values, buckets, self._sums[values])
+        yield family

@@ -1,0 +1,40 @@
+"""Every metric that Meshward publishes, in one place."""
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from app.telemetry.families import Counter, Gauge, Histogram
+
+
+class Metrics:
+    """The process's metrics. One instance is made by the composition root and passed to the parts."""
+
+    def __init__(self) -> None:
+        self.rpcs = Counter("meshward_rpcs", "RPCs answered, by method and status code", ("method", "code"))
+        self.rpc_seconds = Histogram("meshward_rpc_duration_seconds", "Time from request to answer", ("method",))
+        self.http_requests = Counter(
+            "meshward_http_requests", "Requests to the admin API, by route and status", ("method", "route", "status")
+        )
+        self.decisions = Counter(
+            "meshward_authz_decisions",
+            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload or error",
+            ("outcome", "cause"),
+        )
+        self.policies = Gauge("meshward_authz_policies", "Policies in force")
+        self.issuances = Counter(
+            "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")
+        )
+        self.authority_expiry = Gauge(
+            "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
+        )
+        self.sds_streams = Gauge("meshward_sds_streams", "Open SDS streams")
+        self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
+        self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))
+        self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))
+        self._registry = CollectorRegistry()
+        for family in vars(self).copy().values():
+            if isinstance(family, Counter | Gauge | Histogram):
+                self._registry.register(family)
+
+    def render(self) -> bytes:
+        """Return every metric in Prometheus' text format."""
+        return generate_latest(self._registry)

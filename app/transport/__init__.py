@@ -1,0 +1,1 @@
+"""How calls arrive: gRPC over ASGI, and REST."""

@@ -1,0 +1,1 @@
+"""gRPC over ASGI: framing, status, streams and serving, for any ASGI server that sends trailers."""

@@ -1,0 +1,83 @@
+"""The table of RPCs: what is served, to whom, how often.
+
+An RPC that is not in the table is UNIMPLEMENTED, and a row cannot be written without its authentication and its
+rate limit: neither field has a default.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.message import Message
+
+from app.transport.grpc.context import CallContext
+
+Unary = Callable[[Any, CallContext], Awaitable[Message]]
+ServerStream = Callable[[Any, CallContext], AsyncIterator[Message]]
+ClientStream = Callable[[AsyncIterator[Any], CallContext], Awaitable[Message]]
+BidiStream = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
+Handler = Unary | ServerStream | ClientStream | BidiStream
+
+
+class Kind(Enum):
+    """Which sides of a call stream."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server_stream"
+    CLIENT_STREAM = "client_stream"
+    BIDI_STREAM = "bidi_stream"
+
+
+class Authentication(Enum):
+    """Who may make a call.
+
+    PUBLIC: anybody. MESH: on the TLS port a caller with an SVID of this trust domain; on the plaintext port a peer on
+    this machine. IDENTITY: on either port, an SVID or an unused join token, for whatever hands out or signs one.
+    """
+
+    PUBLIC = "public"
+    MESH = "mesh"
+    IDENTITY = "identity"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Calls that one caller may start: `per_second` on average, `burst` at once."""
+
+    per_second: float
+    burst: int
+
+
+UNLIMITED = None
+"""Written out in a row whose calls are the hot path and whose callers are authenticated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One row of the table."""
+
+    service: str
+    method: str
+    kind: Kind
+    request: type[Message]
+    response: type[Message]
+    handler: Handler
+    authentication: Authentication
+    rate_limit: RateLimit | None
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path of the RPC: `/package.Service/Method`."""
+        return f"/{self.service}/{self.method}"
+
+
+def route_table(rpcs: Iterable[Rpc]) -> Mapping[str, Rpc]:
+    """Return the rows by path. Raises ValueError if two rows have one path."""
+    table: dict[str, Rpc] = {}
+    for rpc in rpcs:
+        if rpc.path in table:
+            raise ValueError(f"{rpc.path} stands in the table twice")
+        table[rpc.path] = rpc
+    return MappingProxyType(table)

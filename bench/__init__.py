@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table whose figures come from one run."""
