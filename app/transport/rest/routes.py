@@ -1,0 +1,25 @@
+"""The table of routes: what is served, and to whom. A row cannot be written without its access."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Access(Enum):
+    """Who may use a route. PUBLIC: anybody who reaches the port. ADMIN: the bearer of an admin token."""
+
+    PUBLIC = "public"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table. `endpoint` is a FastAPI endpoint; `status` is the code of its success."""
+
+    method: str
+    path: str
+    endpoint: Callable[..., Any]
+    access: Access
+    status: int = 200
+    tag: str = ""
