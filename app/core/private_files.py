@@ -1,0 +1,159 @@
+"""Files that hold secrets: 0600, whole or not there at all, and refused where somebody else could read or swap them.
+
+They are opened without following a symbolic link and judged by the open descriptor, so that what was checked is what
+is read.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+# A key, a certificate chain or a token; a file that is larger is none of them.
+MAX_FILE_BYTES = 1 << 20
+
+_WIDER = stat.S_IRWXG | stat.S_IRWXO
+
+
+def ensure_private_directory(path: Path) -> None:
+    """Make the directory (and its parents) with mode 0700, or check that an existing one is ours alone.
+
+    Raises PreconditionError if it is a symbolic link, is not a directory, belongs to another user, is open to group or
+    others, or cannot be made.
+    """
+    try:
+        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        status = path.lstat()
+    except FileExistsError as error:
+        raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
+    except OSError as error:
+        raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise PreconditionError(f"{path} is a symbolic link: name the real directory instead")
+    _check_ours(path, status)
+
+
+def ensure_data_directory(path: Path) -> None:
+    """Make the directory (and its parents) with mode 0700, or check that an existing one is safe to keep data in.
+
+    An existing one may be readable by others, as the trust bundle in it is for everybody; what is secret lies in
+    files and directories of its own. Raises PreconditionError if it is not a directory, anybody could swap its files,
+    or it cannot be written.
+    """
+    try:
+        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+    except FileExistsError as error:
+        raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
+    except OSError as error:
+        raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
+    if mode & stat.S_IWOTH:
+        raise PreconditionError(f"the directory {path} is writable by everybody: run chmod o-w {path}")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise PreconditionError(f"the directory {path} is not writable by this user: give it to user {os.geteuid()}")
+
+
+def read_private_file(path: Path) -> bytes:
+    """Return the file's content.
+
+    Raises NotFoundError if there is none; PreconditionError if it is a symbolic link or no regular file, belongs to
+    another user, is open to group or others, or cannot be read; InvalidInputError if it is too large for a secret.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe in the file's place would stop the process here.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except OSError as error:
+        if path.is_symlink():
+            raise PreconditionError(f"{path} is a symbolic link: put the file itself in its place") from error
+        raise PreconditionError(f"cannot read {path}: {_reason(error)}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise PreconditionError(f"{path} is not a regular file: move it away")
+        _check_ours(path, status)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise PreconditionError(f"cannot read {path}: {_reason(error)}") from error
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidInputError(f"{path} is larger than {MAX_FILE_BYTES} bytes: it does not hold a key or a token")
+    return content
+
+
+def create_private_file(path: Path, content: bytes) -> None:
+    """Write a new file with mode 0600, durably: after a crash it is there whole or not at all.
+
+    Raises ConflictError if the path is taken, by whatever it is, and PreconditionError if it cannot be written.
+    """
+    temporary = _write_beside(path, content)
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError as error:
+        raise ConflictError(f"{path} exists already") from error
+    except OSError as error:
+        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def replace_private_file(path: Path, content: bytes) -> None:
+    """Write the file with mode 0600, durably, in the place of any other: readers see the old one or the new one.
+
+    Raises PreconditionError if it cannot be written; the old file is then as it was.
+    """
+    temporary = _write_beside(path, content)
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+    _sync_directory(path.parent)
+
+
+def _write_beside(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+    return temporary
+
+
+def _sync_directory(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise PreconditionError(f"cannot make the change in {path} durable: {_reason(error)}") from error
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise PreconditionError(
+            f"{path} belongs to user {status.st_uid}, not to user {os.geteuid()} that runs this: change its owner"
+        )
+    if status.st_mode & _WIDER:
+        mode = stat.S_IMODE(status.st_mode)
+        wanted = "700" if stat.S_ISDIR(status.st_mode) else "600"
+        raise PreconditionError(f"{path} has mode {mode:04o} and is open to other users: run chmod {wanted} {path}")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
