@@ -1,58 +1,142 @@
 """Making the engine: SQLite with WAL by default, PostgreSQL by URL."""
 
+import asyncio
+import sqlite3
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.core.errors import InvalidInputError
+from app.core.errors import InvalidInputError, UnavailableError
+from app.db.errors import DatabaseAwayError, translate
 
-# How long a writer waits for another one before the call fails, in milliseconds (SQLite) and seconds (the pool).
+# How long a writer of another process is waited for before the call fails.
 SQLITE_BUSY_TIMEOUT_MS = 5_000
+# How long a call waits for a connection of the pool.
 POOL_TIMEOUT_SECONDS = 5
+# PostgreSQL allows 100 connections unless told otherwise; several replicas share them.
+POSTGRES_POOL_SIZE = 10
+POSTGRES_POOL_OVERFLOW = 5
 POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
-POSTGRES_COMMAND_TIMEOUT_SECONDS = 10
+POSTGRES_COMMAND_TIMEOUT_SECONDS: float | None = 10
+# A probe that takes longer than this says "not ready"; probes come every few seconds.
+CHECK_TIMEOUT_SECONDS = 2
+
+_BEGIN_OPTION = "sqlite_begin"
 
 
-def create_engine(url: str) -> AsyncEngine:
+def create_engine(url: str | URL, *, command_timeout: float | None = POSTGRES_COMMAND_TIMEOUT_SECONDS) -> AsyncEngine:
     """Return an engine for `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`.
 
+    `command_timeout` is what one statement may take on PostgreSQL, in seconds; None is without end, for migrations.
     Raises InvalidInputError, without repeating the URL's password, if the URL is of another kind.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInputError("database URL cannot be parsed: use postgresql+asyncpg://user@host/name") from error
     match parsed.drivername:
         case "sqlite+aiosqlite":
-            engine = create_async_engine(parsed)
-            event.listen(engine.sync_engine, "connect", _set_sqlite_pragmas)
-            return engine
+            return _sqlite(parsed)
         case "postgresql+asyncpg":
-            return create_async_engine(
-                parsed,
-                pool_pre_ping=True,
-                pool_timeout=POOL_TIMEOUT_SECONDS,
-                connect_args={
-                    "timeout": POSTGRES_CONNECT_TIMEOUT_SECONDS,
-                    "command_timeout": POSTGRES_COMMAND_TIMEOUT_SECONDS,
-                },
-            )
+            return _postgres(parsed, command_timeout)
         case other:
             raise InvalidInputError(
                 f"database URL of kind {other!r} is not supported: use sqlite+aiosqlite:///… or postgresql+asyncpg://…"
             )
 
 
-def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
+async def check_alive(engine: AsyncEngine) -> None:
+    """Read something from the database. Raises UnavailableError, naming the place, if it does not answer in time."""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), engine.connect() as connection:
+            reader = await connection.execution_options(**{_BEGIN_OPTION: "DEFERRED"})
+            table = "sqlite_master" if engine.dialect.name == "sqlite" else "pg_catalog.pg_database"
+            await reader.execute(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - one of the two names above
+    except DatabaseAwayError:
+        raise
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"{place_of(engine.url)} did not answer within {CHECK_TIMEOUT_SECONDS} seconds"
+        ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise UnavailableError(f"{place_of(engine.url)}: {translate(error).message}") from error
+
+
+def place_of(url: URL) -> str:
+    """Return what an error message calls the database: its file or host, and never its password."""
+    if url.drivername.startswith("sqlite"):
+        return f"the SQLite database {url.database or ':memory:'}"
+    host = url.host or str(url.query.get("host", "localhost"))
+    port = f":{url.port}" if url.port else ""
+    return f"the PostgreSQL database {url.database!r} at {host}{port}"
+
+
+def _sqlite(url: URL) -> AsyncEngine:
+    if url.database in {None, "", ":memory:"}:
+        raise InvalidInputError("database URL names no file: use sqlite+aiosqlite:///path/to/meshward.db")
+    # One connection: SQLite has one writer, and waiting in the pool's queue is fair and wakes at once, where waiting
+    # for each other's file lock is a poll.
+    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS)
+
+    def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        try:
+            connection = dialect.connect(*arguments, **options)
+        except sqlite3.Error as error:
+            raise DatabaseAwayError(f"cannot open {place_of(url)}: {error}") from error
+        try:
+            _prepare_sqlite(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise DatabaseAwayError(f"cannot use {place_of(url)}: {error}") from error
+        return connection
+
+    event.listen(engine.sync_engine, "do_connect", connect)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any) -> None:
+    # The driver's own BEGIN comes late and deferred: a reader that then writes while another one has written fails
+    # at once, whatever the timeout. Ours is sent by _begin_sqlite.
+    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
+        f"busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
         "synchronous=FULL",  # what was answered as done survives a power cut
         "foreign_keys=ON",
-        f"busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get(_BEGIN_OPTION, 'IMMEDIATE')}")
+
+
+def _postgres(url: URL, command_timeout: float | None) -> AsyncEngine:
+    try:
+        engine = create_async_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=POSTGRES_POOL_SIZE,
+            max_overflow=POSTGRES_POOL_OVERFLOW,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            connect_args={"timeout": POSTGRES_CONNECT_TIMEOUT_SECONDS, "command_timeout": command_timeout},
+        )
+    except ModuleNotFoundError as error:
+        raise InvalidInputError("PostgreSQL needs a driver: run pip install 'meshward[postgres]'") from error
+
+    def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        # The driver raises its own classes here, the system's, and ValueError for options of the URL.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise DatabaseAwayError(f"cannot connect to {place_of(url)}: {reason}") from error
+
+    event.listen(engine.sync_engine, "do_connect", connect)
+    return engine

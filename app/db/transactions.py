@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from app.core.errors import ConflictError, InternalError, UnavailableError
+from app.db.errors import DatabaseAwayError, translate
 
 Repository_co = TypeVar("Repository_co", covariant=True)
 
@@ -22,8 +22,8 @@ class Transactions(Generic[Repository_co]):
     def __call__(self) -> AbstractAsyncContextManager[Repository_co]:
         """Open a transaction: commits when the block ends, rolls back when it raises.
 
-        Raises ConflictError if a constraint was violated, UnavailableError if the database cannot be reached,
-        InternalError for any other fault of the database layer.
+        Raises ConflictError if a constraint was violated, InvalidInputError if the database cannot store a value,
+        UnavailableError if it cannot be reached or is busy, InternalError for any other fault of the database layer.
         """
         return self._begin()
 
@@ -32,9 +32,5 @@ class Transactions(Generic[Repository_co]):
         try:
             async with self._sessions.begin() as session:
                 yield self._repository(session)
-        except IntegrityError as error:
-            raise ConflictError("it exists already, or something it refers to does not") from error
-        except (DBAPIError, OSError, TimeoutError) as error:
-            raise UnavailableError("the database is away or refuses the call; try again") from error
-        except SQLAlchemyError as error:
-            raise InternalError("the database layer failed") from error
+        except (SQLAlchemyError, DatabaseAwayError, OSError, TimeoutError) as error:
+            raise translate(error) from error

@@ -1,0 +1,68 @@
+"""What the database layer's exceptions mean, in this project's own kinds."""
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
+
+# SQLSTATE classes (PostgreSQL manual, appendix A) after which the same call may succeed: connection exception,
+# transaction rollback (deadlock), insufficient resources, object not in prerequisite state (lock timeout),
+# operator intervention (shutdown, cancelled statement), system error.
+_PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
+# "Data exception": a value that the column cannot hold, such as text with a NUL character.
+_BAD_VALUE_SQLSTATE = "22"
+# The same for SQLite's primary result codes (sqlite.org/rescode.html).
+_PASSING_SQLITE_CODES = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_INTERRUPT,
+    )
+)
+_PRIMARY_CODE = 0xFF
+
+AWAY = "the database is away or refuses the call; try again"
+
+
+class DatabaseAwayError(UnavailableError):
+    """No connection could be made. The message names the place and the reason, for the operator alone."""
+
+
+def translate(error: Exception) -> MeshwardError:
+    """Return the error to raise instead of `error`, whose text (statements, addresses) stays behind as the cause."""
+    match error:
+        case DatabaseAwayError():
+            return UnavailableError(AWAY)
+        case IntegrityError():
+            return ConflictError("it exists already, or something it refers to does not")
+        case OSError() | TimeoutError() | PoolTimeoutError() | InterfaceError():
+            return UnavailableError(AWAY)
+        case DBAPIError(connection_invalidated=True):
+            return UnavailableError(AWAY)
+        case DBAPIError(orig=sqlite3.Error() as cause):
+            return _of_sqlite(cause)
+        case DBAPIError(orig=cause):
+            return _of_sqlstate(getattr(cause, "sqlstate", None) or "")
+        case _:
+            return InternalError("the database layer failed")
+
+
+def _of_sqlite(cause: sqlite3.Error) -> MeshwardError:
+    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & _PRIMARY_CODE in _PASSING_SQLITE_CODES:
+        return UnavailableError(AWAY)
+    return InternalError("the database refused a statement")
+
+
+def _of_sqlstate(sqlstate: str) -> MeshwardError:
+    if sqlstate.startswith(_PASSING_SQLSTATES):
+        return UnavailableError(AWAY)
+    if sqlstate.startswith(_BAD_VALUE_SQLSTATE):
+        return InvalidInputError("a value has a character or a size that the database cannot store")
+    return InternalError("the database refused a statement")
