@@ -1,33 +1,82 @@
 """What a handler knows about the call it answers."""
 
 import asyncio
-from dataclasses import dataclass, field
+import re
+import uuid
 
 from app.core.caller import ANONYMOUS, Caller
 from app.core.spiffe import SpiffeId
+from app.transport.grpc.metadata import Headers, Metadata, parse_metadata
+
+# A request id from outside is taken over only if it can do no harm in a log line or a header.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-@dataclass(slots=True)
 class CallContext:
     """One RPC as its handler sees it.
 
-    `method` is `/package.Service/Method`. `metadata` maps lower-case keys to their values in order, text as str and
-    `-bin` values decoded to bytes. `peer` is `address:port`, or `unix` for a Unix socket. `tls` says whether the
+    `method` is `/package.Service/Method`. `peer` is `address:port`, or `unix` for a Unix socket. `tls` says whether the
     listener terminated TLS; `client_chain` is the verified client chain, PEM, leaf first; `peer_id` its SPIFFE id.
     `deadline` is in the event loop's time, None if the client set none. `caller` is what authentication made of it.
+    Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
     """
 
-    method: str
-    peer: str
-    metadata: dict[str, tuple[str | bytes, ...]]
-    tls: bool = False
-    client_chain: tuple[str, ...] = ()
-    peer_id: SpiffeId | None = None
-    deadline: float | None = None
-    request_id: str = ""
-    caller: Caller = ANONYMOUS
-    initial_metadata: list[tuple[str, str]] = field(default_factory=list)
-    trailing_metadata: list[tuple[str, str]] = field(default_factory=list)
+    __slots__ = (
+        "_headers",
+        "_metadata",
+        "_request_id",
+        "caller",
+        "client_chain",
+        "deadline",
+        "initial_metadata",
+        "method",
+        "peer",
+        "peer_id",
+        "tls",
+        "trailing_metadata",
+    )
+
+    def __init__(  # noqa: PLR0913 - plain data, given by name
+        self,
+        method: str,
+        peer: str,
+        metadata: Metadata | None = None,
+        *,
+        headers: Headers = (),
+        tls: bool = False,
+        client_chain: tuple[str, ...] = (),
+        peer_id: SpiffeId | None = None,
+        deadline: float | None = None,
+        request_id: str = "",
+        caller: Caller = ANONYMOUS,
+    ) -> None:
+        self.method = method
+        self.peer = peer
+        self.tls = tls
+        self.client_chain = client_chain
+        self.peer_id = peer_id
+        self.deadline = deadline
+        self.caller = caller
+        self.initial_metadata: list[tuple[str, str]] = []
+        self.trailing_metadata: list[tuple[str, str]] = []
+        self._headers = headers
+        self._metadata = metadata
+        self._request_id = request_id
+
+    @property
+    def metadata(self) -> Metadata:
+        """The call's custom metadata: lower-case keys to their values in order, `-bin` values as bytes."""
+        if self._metadata is None:
+            self._metadata = parse_metadata(self._headers)
+        return self._metadata
+
+    @property
+    def request_id(self) -> str:
+        """The `x-request-id` that the client sent, if it is a harmless one, else one made here."""
+        if not self._request_id:
+            given = self.text("x-request-id")
+            self._request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return self._request_id
 
     def text(self, key: str) -> str | None:
         """Return the first text value of metadata `key` (lower case), or None."""

@@ -4,7 +4,7 @@ An RPC that is not in the table is UNIMPLEMENTED, and a row cannot be written wi
 rate limit: neither field has a default.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -14,11 +14,9 @@ from google.protobuf.message import Message
 
 from app.transport.grpc.context import CallContext
 
-Unary = Callable[[Any, CallContext], Awaitable[Message]]
-ServerStream = Callable[[Any, CallContext], AsyncIterator[Message]]
-ClientStream = Callable[[AsyncIterator[Any], CallContext], Awaitable[Message]]
-BidiStream = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Message]]
-Handler = Unary | ServerStream | ClientStream | BidiStream
+# An async function, or an async generator where the response streams, of the request (an async iterator of requests
+# where they stream) and the context.
+Handler = Callable[[Any, CallContext], Any]
 
 
 class Kind(Enum):

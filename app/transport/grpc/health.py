@@ -1,0 +1,51 @@
+"""grpc.health.v1.Health: whether the services answer, as a call and as a stream."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.status import Code, RpcError
+
+SERVICE = "grpc.health.v1.Health"
+# The name that stands for the whole server.
+OVERALL = ""
+
+_SERVING = HealthCheckResponse.SERVING
+_NOT_SERVING = HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """The health of the named services. All of them are up or down together: one process serves them."""
+
+    def __init__(self, services: frozenset[str]) -> None:
+        self._services = services | {OVERALL}
+        self._serving = False
+        self._changed = asyncio.Event()
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Say whether the services answer from now on, and tell every watcher."""
+        if serving != self._serving:
+            self._serving = serving
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def check(self, request: HealthCheckRequest, _context: CallContext) -> HealthCheckResponse:
+        """Answer the state of one service. Raises RpcError NOT_FOUND for a name that is not served."""
+        if request.service not in self._services:
+            raise RpcError(Code.NOT_FOUND, f"there is no service {request.service[:256]!r} here")
+        return self._state()
+
+    async def watch(self, request: HealthCheckRequest, _context: CallContext) -> AsyncIterator[HealthCheckResponse]:
+        """Answer the state of one service now and at each change; SERVICE_UNKNOWN for a name that is not served."""
+        if request.service not in self._services:
+            yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        while True:
+            changed = self._changed
+            if request.service in self._services:
+                yield self._state()
+            await changed.wait()
+
+    def _state(self) -> HealthCheckResponse:
+        return HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)

@@ -1,0 +1,81 @@
+"""Server reflection, v1 and v1alpha: which services are here, and their descriptors."""
+
+from collections.abc import AsyncIterator, Iterable
+from types import ModuleType
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import Message
+
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.status import Code
+
+SERVICE_V1 = "grpc.reflection.v1.ServerReflection"
+SERVICE_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
+# Longest name that is looked up; fully qualified names are far shorter.
+MAX_NAME = 512
+
+
+class Reflection:
+    """Answers reflection requests about `services`; `messages` is the module of one protocol version's messages."""
+
+    def __init__(self, messages: ModuleType, services: Iterable[str]) -> None:
+        self._messages = messages
+        self._services = sorted(services)
+        self._pool = descriptor_pool.Default()
+
+    async def info(self, requests: AsyncIterator[Any], _context: CallContext) -> AsyncIterator[Message]:
+        """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end."""
+        async for request in requests:
+            response = self._messages.ServerReflectionResponse(valid_host=request.host, original_request=request)
+            self._answer(request, response)
+            yield response
+
+    def _answer(self, request: Any, response: Any) -> None:
+        kind = request.WhichOneof("message_request")
+        if kind == "list_services":
+            for name in self._services:
+                response.list_services_response.service.add(name=name)
+            response.list_services_response.SetInParent()
+            return
+        try:
+            if kind == "all_extension_numbers_of_type":
+                self._extension_numbers(request.all_extension_numbers_of_type, response)
+            else:
+                files = _with_dependencies(self._file(kind, request))
+                response.file_descriptor_response.file_descriptor_proto.extend(files)
+        except KeyError:
+            response.error_response.error_code = int(Code.NOT_FOUND)
+            response.error_response.error_message = "nothing of that name is known here"
+
+    def _file(self, kind: str | None, request: Any) -> FileDescriptor:
+        if kind == "file_by_filename":
+            return self._pool.FindFileByName(request.file_by_filename[:MAX_NAME])
+        if kind == "file_containing_symbol":
+            return self._pool.FindFileContainingSymbol(request.file_containing_symbol[:MAX_NAME])
+        if kind == "file_containing_extension":
+            asked = request.file_containing_extension
+            extendee = self._pool.FindMessageTypeByName(asked.containing_type[:MAX_NAME])
+            extension: Any = self._pool.FindExtensionByNumber(extendee, asked.extension_number)
+            file: FileDescriptor = extension.file
+            return file
+        raise KeyError(kind)
+
+    def _extension_numbers(self, name: str, response: Any) -> None:
+        extendee = self._pool.FindMessageTypeByName(name[:MAX_NAME])
+        numbers = sorted(extension.number for extension in self._pool.FindAllExtensions(extendee))
+        response.all_extension_numbers_response.base_type_name = name
+        response.all_extension_numbers_response.extension_number.extend(numbers)
+
+
+def _with_dependencies(file: FileDescriptor) -> list[bytes]:
+    """Return the file and all that it imports, serialized, the file itself first."""
+    found: dict[str, bytes] = {}
+    waiting = [file]
+    while waiting:
+        current = waiting.pop()
+        if current.name not in found:
+            found[current.name] = current.serialized_pb
+            waiting.extend(current.dependencies)
+    return list(found.values())

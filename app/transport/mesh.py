@@ -1,0 +1,102 @@
+"""The ASGI application behind both mesh ports: gRPC out of its table, and HTTP services under a prefix."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from app.core.errors import UnauthenticatedError
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.peer import read_peer
+from app.transport.grpc.routes import Authentication
+from app.transport.grpc.streams import Send
+from app.transport.grpc.supervision import Receive
+
+Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+
+# Where a mounted application finds the caller that was authenticated for it.
+CALLER_KEY = "meshward.caller"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """An HTTP service on the mesh ports: every path under `prefix`, for whom `authentication` admits.
+
+    IDENTITY is not for mounts: join tokens are taken by RPCs alone.
+    """
+
+    prefix: str
+    application: Application
+    authentication: Authentication
+
+
+class MeshApplication:
+    """Dispatches a request to gRPC or to the mount that its path lies under; everything else is 404."""
+
+    def __init__(self, grpc: GrpcApplication, mounts: Iterable[Mount], authenticator: Authenticator) -> None:
+        self._grpc = grpc
+        self._mounts = tuple(mounts)
+        self._authenticator = authenticator
+
+    def generation(self) -> tuple[Application, "asyncio.Future[None]"]:
+        """Return the ASGI application for one server, and the future that ends its open streams when it is done."""
+        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def application(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                await self._dispatch(scope, receive, send, drained)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+
+        return application, drained
+
+    async def _dispatch(
+        self, scope: Mapping[str, Any], receive: Receive, send: Send, drained: "asyncio.Future[None]"
+    ) -> None:
+        if _is_grpc(scope):
+            await self._grpc(scope, receive, send, drained)
+            return
+        path = scope["path"]
+        for mount in self._mounts:
+            if path == mount.prefix or path.startswith(f"{mount.prefix}/"):
+                await self._enter(mount, scope, receive, send)
+                return
+        await _plain(
+            send, 404, f"there is nothing here for {scope['method']}; gRPC needs content-type application/grpc"
+        )
+
+    async def _enter(self, mount: Mount, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        try:
+            caller = self._authenticator.at_once(mount.authentication, read_peer(scope))
+        except UnauthenticatedError as error:
+            await _plain(send, 401, error.message)
+            return
+        if caller is None:
+            await _plain(send, 401, "this needs a client certificate: an SVID of this trust domain")
+            return
+        state = {**scope.get("state", {}), CALLER_KEY: caller}
+        await mount.application({**scope, "state": state}, receive, send)
+
+
+def _is_grpc(scope: Mapping[str, Any]) -> bool:
+    """Whether the request is gRPC: a POST of `application/grpc`, bare, with a subtype or with parameters."""
+    if scope["method"] != "POST":
+        return False
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type: bytes = value
+            return media_type == b"application/grpc" or media_type.startswith(
+                (b"application/grpc+", b"application/grpc;")
+            )
+    return False
+
+
+async def _plain(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})

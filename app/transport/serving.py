@@ -1,0 +1,142 @@
+"""Serving the mesh application with h2corn, and replacing its certificate without losing a call.
+
+A certificate is replaced by starting a second server on the same socket: it takes the new connections, while the first
+one finishes its calls in flight, ends its open streams with OK so that clients open them again, and stops.
+"""
+
+import asyncio
+import socket
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from h2corn import Config, Server
+
+from app.core.errors import InternalError, MeshwardError
+from app.transport.mesh import MeshApplication
+
+# Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.
+MAX_STREAMS_PER_CONNECTION = 1024
+# Metadata of a call; what a Check is about travels in the message.
+MAX_HEADER_LIST_BYTES = 64 * 1024
+MAX_HEADER_FIELDS = 200
+# Body of an HTTP check; Envoy sends at most what its own configuration buffers.
+MAX_HTTP_BODY_BYTES = 8 * 1024 * 1024
+# Time that a server which was replaced has for its calls in flight.
+RETIRE_SECONDS = 30.0
+START_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """What a TLS listener shows and trusts, PEM: its chain, leaf first, its key, the roots of client certificates."""
+
+    chain: str
+    private_key: bytes = field(repr=False)
+    client_roots: str
+
+
+@dataclass(slots=True)
+class _Generation:
+    """One h2corn server on the listener, the end of its streams, and the task that runs it."""
+
+    server: Server
+    drained: "asyncio.Future[None]"
+    task: "asyncio.Task[None]"
+
+
+class MeshListener:
+    """One mesh port: a listening socket and the server that answers on it. Owns the socket."""
+
+    def __init__(self, listener: socket.socket, application: MeshApplication) -> None:
+        self._listener = listener
+        self._application = application
+        self._current: _Generation | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """The port that the socket is bound to."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    async def start(self, tls: TlsMaterial | None = None) -> None:
+        """Start to serve, in plaintext without `tls`. Raises InternalError if the server does not come up."""
+        self._current = await self._launch(tls)
+
+    async def rotate(self, tls: TlsMaterial) -> None:
+        """Serve new connections with `tls` and let those in flight finish with what they have."""
+        previous, self._current = self._current, await self._launch(tls)
+        if previous is not None:
+            retiring = asyncio.create_task(_retire(previous))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    async def stop(self) -> None:
+        """Take no new connections, end open streams, finish the calls in flight within RETIRE_SECONDS, and close."""
+        current, self._current = self._current, None
+        if current is not None:
+            await _retire(current)
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+        self._listener.close()
+
+    async def _launch(self, tls: TlsMaterial | None) -> _Generation:
+        application, drained = self._application.generation()
+        with tempfile.TemporaryDirectory(prefix="meshward-tls-") as directory:
+            server = Server(application, _config(self._listener.fileno(), tls, Path(directory)))
+            task = asyncio.create_task(server.serve())
+            generation = _Generation(server, drained, task)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await server.wait_started()
+            except MeshwardError:
+                raise
+            except Exception as error:
+                await _retire(generation)
+                raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
+        return generation
+
+
+async def _retire(generation: _Generation) -> None:
+    if not generation.drained.done():
+        generation.drained.set_result(None)
+    generation.server.shutdown()
+    try:
+        await generation.task
+    except Exception:
+        log.warning("mesh_server_stopped_late", exc_info=True)
+
+
+def _config(descriptor: int, tls: TlsMaterial | None, directory: Path) -> Config:
+    """Return the server's settings; h2corn takes TLS material from files, read before it has started."""
+    files: dict[str, Path | str] = {}
+    if tls is not None:
+        for name, content in (
+            ("certfile", tls.chain.encode()),
+            ("keyfile", tls.private_key),
+            ("ca_certs", tls.client_roots.encode()),
+        ):
+            path = directory / name
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+            files[name] = path
+        files["cert_reqs"] = "optional"
+    return Config(
+        bind=(f"fd://{descriptor}",),
+        grpc=True,
+        access_log=False,
+        lifespan="off",
+        max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
+        h2_max_header_list_size=MAX_HEADER_LIST_BYTES,
+        h2_max_header_block_size=MAX_HEADER_LIST_BYTES,
+        limit_request_head_size=MAX_HEADER_LIST_BYTES,
+        limit_request_fields=MAX_HEADER_FIELDS,
+        max_request_body_size=MAX_HTTP_BODY_BYTES,
+        timeout_graceful_shutdown=RETIRE_SECONDS,
+        date_header=False,
+        **files,  # type: ignore[arg-type]  # the four TLS settings, by name
+    )
