@@ -50,7 +50,8 @@ class GrpcApplication:
     """Serves the rows of `rpcs`, and nothing else.
 
     A call is answered only after the table's authentication and rate limit have admitted it. Every error becomes a
-    status; an exception that is not a MeshwardError is logged and becomes INTERNAL without its text.
+    status; an exception that is not a MeshwardError is logged and becomes INTERNAL without its text. `trailers_only` is
+    for servers that end the stream with the headers when an empty body follows them; others get headers and trailers.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class GrpcApplication:
         limiter: RateLimiter,
         metrics: Metrics,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        trailers_only: bool = True,
     ) -> None:
         self.table = route_table(rpcs)
         self._authenticator = authenticator
         self._limiter = limiter
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
+        self._trailers_only = trailers_only
         self._run: dict[Kind, Callable[[Call], Awaitable[None]]] = {
             Kind.UNARY: self._unary,
             Kind.SERVER_STREAM: self._server_stream,
@@ -85,7 +88,7 @@ class GrpcApplication:
         raw_headers = scope["headers"]
         headers = dict(raw_headers)
         context = CallContext(path, peer.address, headers=raw_headers, tls=peer.tls, client_chain=peer.chain)
-        response = ResponseStream(send, context)
+        response = ResponseStream(send, context, trailers_only=self._trailers_only)
         code = Code.OK
         try:
             call = Call(_known(rpc, scope), _encoding(headers), receive, context, response, drained)

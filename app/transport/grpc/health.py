@@ -1,11 +1,12 @@
 """grpc.health.v1.Health: whether the services answer, as a call and as a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code, RpcError
 
 SERVICE = "grpc.health.v1.Health"
@@ -46,6 +47,13 @@ class Health:
             if request.service in self._services:
                 yield self._state()
             await changed.wait()
+
+    def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
+        """Yield the rows of this service for the route table."""
+        for method, kind, handler in (("Check", Kind.UNARY, self.check), ("Watch", Kind.SERVER_STREAM, self.watch)):
+            yield Rpc(
+                SERVICE, method, kind, HealthCheckRequest, HealthCheckResponse, handler, authentication, rate_limit
+            )
 
     def _state(self) -> HealthCheckResponse:
         return HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)

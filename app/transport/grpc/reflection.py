@@ -1,14 +1,17 @@
 """Server reflection, v1 and v1alpha: which services are here, and their descriptors."""
 
-from collections.abc import AsyncIterator, Iterable
-from types import ModuleType
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
+from app.proto.reflection import reflection_pb2
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code
 
 SERVICE_V1 = "grpc.reflection.v1.ServerReflection"
@@ -18,17 +21,34 @@ MAX_NAME = 512
 
 
 class Reflection:
-    """Answers reflection requests about `services`; `messages` is the module of one protocol version's messages."""
+    """Answers reflection requests about `services`, in both versions of the protocol."""
 
-    def __init__(self, messages: ModuleType, services: Iterable[str]) -> None:
-        self._messages = messages
+    def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted(services)
         self._pool = descriptor_pool.Default()
 
-    async def info(self, requests: AsyncIterator[Any], _context: CallContext) -> AsyncIterator[Message]:
+    def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
+        """Yield the rows of both services for the route table."""
+        for service, messages in ((SERVICE_V1, reflection_pb2), (SERVICE_V1ALPHA, v1alpha_pb2)):
+            request, response = messages.ServerReflectionRequest, messages.ServerReflectionResponse
+            handler = partial(self.info, response)
+            yield Rpc(
+                service,
+                "ServerReflectionInfo",
+                Kind.BIDI_STREAM,
+                request,
+                response,
+                handler,
+                authentication,
+                rate_limit,
+            )
+
+    async def info(
+        self, response_type: Callable[..., Message], requests: AsyncIterator[Any], _context: CallContext
+    ) -> AsyncIterator[Message]:
         """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end."""
         async for request in requests:
-            response = self._messages.ServerReflectionResponse(valid_host=request.host, original_request=request)
+            response = response_type(valid_host=request.host, original_request=request)
             self._answer(request, response)
             yield response
 

@@ -69,7 +69,7 @@ class RequestStream(AsyncIterator[Message]):
 
     async def _next_event(self) -> dict[str, Any] | None:
         """Return the next event, None once the server drains: open streams end as if the client had half-closed."""
-        event = asyncio.ensure_future(self._receive())
+        event = asyncio.create_task(self._event())
         waited_for: set[asyncio.Future[Any]] = {event, self._drained}
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
@@ -77,15 +77,19 @@ class RequestStream(AsyncIterator[Message]):
         finally:
             event.cancel()
 
+    async def _event(self) -> Any:
+        return await self._receive()
+
 
 class ResponseStream:
     """What goes back: headers once, messages, then the status, as trailers or in the headers if nothing went before."""
 
-    __slots__ = ("_context", "_send", "_started")
+    __slots__ = ("_context", "_send", "_started", "_trailers_only")
 
-    def __init__(self, send: Send, context: CallContext) -> None:
+    def __init__(self, send: Send, context: CallContext, *, trailers_only: bool = True) -> None:
         self._send = send
         self._context = context
+        self._trailers_only = trailers_only
         self._started = False
 
     async def message(self, payload: bytes) -> None:
@@ -108,11 +112,14 @@ class ResponseStream:
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (gRPC over HTTP/2, "Responses")."""
         trailers = [*error_trailers(code, error), *encode_metadata(self._context.trailing_metadata)]
-        if self._started:
+        if self._trailers_only and not self._started:
+            headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send(_END_OF_BODY)
-            await self._send({"type": "http.response.trailers", "headers": trailers})
-        else:
-            await trailers_only(self._send, trailers)
+            return
+        await self._start()
+        await self._send(_END_OF_BODY)
+        await self._send({"type": "http.response.trailers", "headers": trailers})
 
     async def _start(self) -> None:
         if self._started:
@@ -129,9 +136,3 @@ class ResponseStream:
             return OK_TRAILERS
         headers = [(b"grpc-status", b"0"), *encode_metadata(self._context.trailing_metadata)]
         return {"type": "http.response.trailers", "headers": headers}
-
-
-async def trailers_only(send: Send, trailers: list[tuple[bytes, bytes]]) -> None:
-    """Answer with a status and nothing else."""
-    await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]})
-    await send(_END_OF_BODY)

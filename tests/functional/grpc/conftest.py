@@ -1,0 +1,111 @@
+"""One gRPC application served by h2corn and by hypercorn on a port of its own, and a grpcio channel to it."""
+
+import asyncio
+import contextlib
+
+import grpc.aio
+import pytest
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config as HypercornConfig
+
+from app.core.caller import Caller, Credential
+from app.core.errors import UnauthenticatedError
+from app.core.spiffe import SpiffeId, TrustDomain
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.health import SERVICE as HEALTH
+from app.transport.grpc.health import Health
+from app.transport.grpc.limits import RateLimiter
+from app.transport.grpc.reflection import Reflection
+from app.transport.grpc.routes import UNLIMITED, Authentication
+from app.transport.mesh import MeshApplication
+from app.transport.serving import MeshListener
+from app.transport.sockets import listen
+from tests.fakes.clock import ManualClock
+from tests.functional.grpc.echo import ECHO, EchoService, echo_rpcs
+
+GOOD_TOKEN = "good-token"
+
+
+async def check_token(secret: str) -> Caller:
+    if secret != GOOD_TOKEN:
+        raise UnauthenticatedError("join token is unknown, used or expired")
+    return Caller(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
+
+
+class Mesh:
+    """What a test needs to know of the served application."""
+
+    def __init__(self, *, trailers_only: bool) -> None:
+        self.clock = ManualClock()
+        self.metrics = Metrics()
+        self.echo = EchoService()
+        services = frozenset({ECHO, HEALTH})
+        self.health = Health(services)
+        self.health.set_serving(serving=True)
+        authenticator = Authenticator(
+            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=check_token
+        )
+        rpcs = [
+            *echo_rpcs(self.echo),
+            *self.health.rpcs(Authentication.PUBLIC, UNLIMITED),
+            *Reflection(services).rpcs(Authentication.PUBLIC, UNLIMITED),
+        ]
+        self.grpc = GrpcApplication(
+            rpcs,
+            authenticator=authenticator,
+            limiter=RateLimiter(self.clock.monotonic),
+            metrics=self.metrics,
+            max_message_bytes=64 * 1024,
+            trailers_only=trailers_only,
+        )
+        self.application = MeshApplication(self.grpc, self.echo.mounts(), authenticator)
+        self.port = 0
+
+
+@contextlib.asynccontextmanager
+async def on_h2corn(mesh: Mesh):
+    listener = MeshListener(listen("127.0.0.1:0"), mesh.application)
+    await listener.start()
+    mesh.port = listener.port
+    try:
+        yield mesh
+    finally:
+        await listener.stop()
+
+
+@contextlib.asynccontextmanager
+async def on_hypercorn(mesh: Mesh):
+    listener = listen("127.0.0.1:0")
+    mesh.port = listener.getsockname()[1]
+    config = HypercornConfig()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.loglevel = "CRITICAL"
+    application, _ = mesh.application.generation()
+    stop = asyncio.Event()
+    task = asyncio.create_task(hypercorn_serve(application, config, shutdown_trigger=stop.wait))
+    try:
+        yield mesh
+    finally:
+        stop.set()
+        await task
+
+
+@pytest.fixture(params=["h2corn", "hypercorn"])
+async def mesh(request):
+    on_server = on_h2corn if request.param == "h2corn" else on_hypercorn
+    async with on_server(Mesh(trailers_only=request.param == "h2corn")) as served:
+        yield served
+
+
+@pytest.fixture
+async def h2corn_mesh():
+    async with on_h2corn(Mesh(trailers_only=True)) as served:
+        yield served
+
+
+@pytest.fixture
+async def channel(mesh):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh.port}") as open_channel:
+        yield open_channel
