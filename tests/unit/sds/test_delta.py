@@ -1,0 +1,144 @@
+"""The incremental variant, step by step."""
+
+import pytest
+
+from app.ca.rpc.sds_delta import DeltaExchange
+from app.ca.rpc.sds_exchange import Reply
+from app.core.errors import InvalidInputError
+from tests.fakes import secrets
+from tests.unit.sds.requests import CATALOG, OWN, delta, delta_names, offer, opened, resources
+
+
+@pytest.fixture
+def exchange():
+    return DeltaExchange(CATALOG, "s")
+
+
+def test_the_first_request_is_answered_with_what_it_subscribes(exchange):
+    _, response = opened(exchange, delta("default"))
+    assert delta_names(response) == ["default"]
+    assert response.resources[0].version == resources(["default"])["default"].version
+    assert not response.removed_resources
+
+
+def test_what_the_client_still_holds_is_not_sent_after_a_reconnect(exchange):
+    held = {name: resource.version for name, resource in resources(["default", "ROOTCA"]).items()}
+    after, response = opened(exchange, delta("default", "ROOTCA", held=held))
+    assert response is None
+    assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
+
+
+def test_what_the_client_holds_in_another_version_is_sent_after_a_reconnect(exchange):
+    _, response = opened(exchange, delta("default", "ROOTCA", held={"default": "old"}))
+    assert delta_names(response) == ["ROOTCA", "default"]
+
+
+def test_what_a_wildcard_client_holds_and_nobody_serves_is_told_as_removed(exchange):
+    _, response = opened(exchange, delta(held={"spiffe://example.org/gone": "1", "default": "old"}))
+    assert list(response.removed_resources) == ["spiffe://example.org/gone"]
+    assert delta_names(response) == ["ROOTCA", "default"]
+
+
+def test_versions_held_count_in_the_first_request_alone(exchange):
+    after, _ = opened(exchange, delta("default"))
+    later = resources(["ROOTCA"])["ROOTCA"].version
+    after, _ = after.receive(delta("ROOTCA", held={"ROOTCA": later}))
+    assert delta_names(offer(after)[1]) == ["ROOTCA"]
+
+
+def test_only_what_changed_is_pushed(exchange):
+    after, _ = opened(exchange, delta("default", "ROOTCA"))
+    after, pushed = offer(after, svid=secrets.svid(2))
+    assert delta_names(pushed) == ["default"]
+    assert offer(after, svid=secrets.svid(2))[1] is None
+
+
+def test_a_name_subscribed_again_is_sent_again(exchange):
+    after, _ = opened(exchange, delta("default"))
+    after, _ = after.receive(delta("default"))
+    assert after.due
+    assert delta_names(offer(after)[1]) == ["default"]
+
+
+def test_a_name_unsubscribed_is_not_sent_any_more(exchange):
+    after, _ = opened(exchange, delta("default", "ROOTCA"))
+    after, _ = after.receive(delta(drop=["default", "never subscribed"]))
+    assert not after.due
+    assert offer(after, svid=secrets.svid(2))[1] is None
+    after, _ = after.receive(delta("default"))
+    assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
+
+
+def test_dropping_the_last_name_does_not_bring_the_wildcard(exchange):
+    after, _ = opened(exchange, delta("default"))
+    after, _ = after.receive(delta(drop=["default"]))
+    assert after.wanted == frozenset()
+
+
+def test_a_name_dropped_under_the_wildcard_is_sent_again_or_told_as_removed(exchange):
+    after, _ = opened(exchange, delta("*", "default", OWN))
+    after, _ = after.receive(delta(drop=["default", OWN]))
+    _, response = offer(after)
+    assert delta_names(response) == ["default"]
+    assert list(response.removed_resources) == [OWN]
+
+
+def test_the_wildcard_comes_and_goes_by_its_name(exchange):
+    after, _ = opened(exchange, delta("default"))
+    after, _ = after.receive(delta("*"))
+    after, response = offer(after)
+    assert delta_names(response) == ["ROOTCA", "default"]
+    after, _ = after.receive(delta(drop=["*"]))
+    assert after.wanted == {"default"}
+    assert offer(after, bundle=secrets.bundle("new\n"))[1] is None
+
+
+def test_a_nack_is_not_answered_by_the_same_until_it_changes_or_is_asked_anew(exchange):
+    after, response = opened(exchange, delta("default"))
+    after, reply = after.receive(delta(nonce=response.nonce, error="bad key"))
+    assert reply is Reply.NACK
+    assert not after.due
+    assert offer(after)[1] is None
+    asked, _ = after.receive(delta("default"))
+    assert delta_names(offer(asked)[1]) == ["default"]
+    assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
+
+
+def test_each_response_is_accepted_on_its_own_and_once(exchange):
+    after, first = opened(exchange, delta("default"))
+    after, second = offer(after, svid=secrets.svid(2))
+    after, reply = after.receive(delta(nonce=first.nonce))
+    assert reply is Reply.ACK
+    after, reply = after.receive(delta(nonce=second.nonce, error="no"))
+    assert reply is Reply.NACK
+    assert after.receive(delta(nonce=second.nonce))[1] is Reply.STALE
+
+
+@pytest.mark.parametrize("nonce", ["s-0", "s-7", "other-1", "x", "s-1 "])
+def test_a_strange_nonce_hides_no_change_of_subscription(exchange, nonce):
+    after, _ = opened(exchange, delta("default"))
+    after, reply = after.receive(delta("ROOTCA", nonce=nonce, error="whatever"))
+    assert reply is Reply.STALE
+    assert delta_names(offer(after)[1]) == ["ROOTCA"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        delta("nobody"),
+        delta(type_url="x"),
+        delta(*["default"] * 17),
+        delta(drop=["x"] * 17),
+    ],
+)
+def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
+    with pytest.raises(InvalidInputError):
+        exchange.receive(said)
+    after, _ = opened(exchange, delta("default"))
+    with pytest.raises(InvalidInputError):
+        after.receive(said)
+
+
+def test_too_many_versions_held_are_refused(exchange):
+    with pytest.raises(InvalidInputError):
+        exchange.receive(delta(held={str(n): "v" for n in range(17)}))

@@ -1,0 +1,215 @@
+"""The driver: requests and changes in, responses out."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.ca.rpc.sds import SecretDiscovery
+from app.core.caller import Caller, Credential
+from app.core.errors import (
+    InvalidInputError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.context import CallContext
+from tests.fakes import secrets
+from tests.fakes.conversation import Conversation
+from tests.unit.sds.requests import delta, delta_names, names_in, request
+
+PATIENCE = 5
+
+
+def context(**changes):
+    fields = {
+        "method": "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        "peer": "unix",
+        "metadata": {},
+        "caller": Caller(Credential.SVID, secrets.OWNER),
+    }
+    return CallContext(**(fields | changes))
+
+
+@pytest.fixture
+def source():
+    return secrets.FakeSecrets()
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def discovery(source, metrics):
+    return SecretDiscovery(source, metrics)
+
+
+async def following(responses):
+    return await asyncio.wait_for(anext(responses), PATIENCE)
+
+
+async def no_more(responses):
+    """The stream ends, with nothing sent before its end."""
+    with pytest.raises(StopAsyncIteration):
+        await following(responses)
+
+
+@pytest.mark.parametrize(
+    ("variant", "say", "names"),
+    [("stream_secrets", request, names_in), ("delta_secrets", delta, delta_names)],
+)
+async def test_a_rotation_is_pushed_on_the_open_stream(discovery, source, variant, say, names):
+    conversation = Conversation(say("default"))
+    responses = getattr(discovery, variant)(conversation, context())
+    first = await following(responses)
+    conversation.say(say(nonce=first.nonce) if say is delta else say("default", nonce=first.nonce))
+    await source.replace(svid=secrets.svid(2))
+    assert names(await following(responses)) == ["default"]
+    conversation.hang_up()
+    await no_more(responses)
+
+
+async def test_no_svid_is_made_for_a_stream_that_asks_for_the_bundle_alone(discovery, source):
+    conversation = Conversation(request("ROOTCA"))
+    responses = discovery.stream_secrets(conversation, context())
+    first = await following(responses)
+    conversation.say(request("ROOTCA", "default", nonce=first.nonce))
+    assert source.made == 0
+    assert names_in(await following(responses)) == ["ROOTCA", "default"]
+    assert source.made == 1
+    await responses.aclose()
+
+
+async def test_a_secret_that_is_no_longer_subscribed_neither_pushes_nor_spins(discovery, source):
+    conversation = Conversation(request("default", "ROOTCA"))
+    responses = discovery.stream_secrets(conversation, context())
+    first = await following(responses)
+    conversation.say(request("ROOTCA", nonce=first.nonce))
+    waiting = asyncio.ensure_future(following(responses))
+    await source.replace(svid=secrets.svid(2))
+    await source.replace(bundle=secrets.bundle("new\n"))
+    assert names_in(await waiting) == ["ROOTCA"]
+    assert source.made <= 3
+    await responses.aclose()
+
+
+async def test_a_half_close_ends_the_stream_after_what_was_asked_is_answered(discovery):
+    conversation = Conversation(request("default"))
+    conversation.hang_up()
+    responses = discovery.stream_secrets(conversation, context())
+    assert names_in(await following(responses)) == ["default"]
+    await no_more(responses)
+
+
+async def test_a_half_close_before_any_request_ends_the_stream(discovery):
+    conversation = Conversation()
+    conversation.hang_up()
+    await no_more(discovery.stream_secrets(conversation, context()))
+
+
+async def test_streams_are_counted_and_a_lost_peer_is_not_counted_any_more(discovery, metrics):
+    conversation = Conversation(request("default"))
+    responses = discovery.stream_secrets(conversation, context())
+    await following(responses)
+    assert b"meshward_sds_streams 1.0" in metrics.render()
+    conversation.fail(ConnectionResetError())
+    with pytest.raises(ConnectionResetError):
+        await following(responses)
+    assert b"meshward_sds_streams 0.0" in metrics.render()
+
+
+async def test_no_task_is_left_behind_when_the_transport_gives_a_stream_up(discovery):
+    responses = discovery.stream_secrets(Conversation(request("default")), context())
+    await following(responses)
+    await responses.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_replies_are_counted_and_a_refusal_is_logged_with_the_node_and_its_error(discovery, metrics):
+    conversation = Conversation(request("default", node={"id": "sidecar-7"}))
+    responses = discovery.stream_secrets(conversation, context())
+    with capture_logs() as logs:
+        first = await following(responses)
+        conversation.say(request("default", nonce="stale"))
+        conversation.say(request("default", nonce=first.nonce, error="bad " * 1000))
+        conversation.hang_up()
+        await no_more(responses)
+    assert metrics.sds_replies.value("nack") == 1
+    assert metrics.sds_replies.value("stale") == 1
+    assert metrics.sds_replies.value("ack") == 0
+    (refused,) = logs
+    assert refused["event"] == "sds_secret_refused"
+    assert refused["node"] == "sidecar-7"
+    assert refused["error"].startswith("bad ")
+    assert len(refused["error"]) <= 512
+
+
+async def test_nothing_that_is_logged_holds_a_key(discovery, source):
+    conversation = Conversation(request("default"))
+    with capture_logs() as logs:
+        responses = discovery.stream_secrets(conversation, context())
+        first = await following(responses)
+        conversation.say(request("default", nonce=first.nonce, error="no"))
+        conversation.hang_up()
+        await no_more(responses)
+    assert "key 1" not in repr(logs)
+
+
+async def test_a_source_that_cannot_answer_ends_the_stream_with_its_reason(discovery, source):
+    responses = discovery.stream_secrets(Conversation(request("default")), context())
+    await following(responses)
+    await source.replace(failure=UnavailableError("the SVID has expired"))
+    with pytest.raises(UnavailableError, match="has expired"):
+        await following(responses)
+
+
+@pytest.mark.parametrize("variant", ["stream_secrets", "delta_secrets"])
+async def test_a_foreign_name_ends_the_stream(discovery, variant):
+    said = (delta if variant == "delta_secrets" else request)("spiffe://example.org/ns/shop/sa/till")
+    with pytest.raises(InvalidInputError, match="sa/till"):
+        await following(getattr(discovery, variant)(Conversation(said), context()))
+
+
+async def test_fetch_answers_once_with_what_was_asked(discovery):
+    response = await discovery.fetch_secrets(request("ROOTCA"), context())
+    assert names_in(response) == ["ROOTCA"]
+    assert response.version_info
+    everything = await discovery.fetch_secrets(request(), context())
+    assert names_in(everything) == ["ROOTCA", "default"]
+
+
+async def test_the_session_is_opened_for_the_caller(discovery, source):
+    await discovery.fetch_secrets(request(), context())
+    assert source.opened == [Caller(Credential.SVID, secrets.OWNER)]
+
+
+@pytest.mark.parametrize("caller", [Caller(Credential.NONE), Caller(Credential.LOOPBACK)])
+async def test_a_caller_without_an_identity_gets_nothing(discovery, source, caller):
+    with pytest.raises(UnauthenticatedError):
+        await discovery.fetch_secrets(request(), context(caller=caller))
+    for variant in (discovery.stream_secrets, discovery.delta_secrets):
+        with pytest.raises(UnauthenticatedError):
+            await following(variant(Conversation(request()), context(caller=caller)))
+    assert source.opened == []
+
+
+@pytest.mark.parametrize(
+    "peer", ["unix", "127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000", "::1:4000", "::ffff:127.0.0.1:4"]
+)
+async def test_a_key_goes_over_plaintext_within_the_machine(discovery, peer):
+    assert names_in(await discovery.fetch_secrets(request("default"), context(peer=peer))) == ["default"]
+
+
+@pytest.mark.parametrize(
+    "peer",
+    ["", "10.0.0.1:4000", "192.168.1.7:1", "[2001:db8::1]:4000", "::ffff:10.0.0.1:4", "localhost:1", "unix:1", "0:0"],
+)
+async def test_a_key_never_goes_over_plaintext_to_another_machine(discovery, source, peer):
+    with pytest.raises(PermissionDeniedError, match="plaintext"):
+        await discovery.fetch_secrets(request("default"), context(peer=peer))
+    assert source.made == 0
+    assert names_in(await discovery.fetch_secrets(request("ROOTCA"), context(peer=peer))) == ["ROOTCA"]
+    assert names_in(await discovery.fetch_secrets(request("default"), context(peer=peer, tls=True))) == ["default"]

@@ -1,0 +1,132 @@
+"""The state-of-the-world variant, step by step."""
+
+import pytest
+
+from app.ca.rpc.sds_exchange import Reply
+from app.ca.rpc.sds_resources import SECRET_TYPE
+from app.ca.rpc.sds_stream import StreamExchange
+from app.core.errors import InvalidInputError
+from tests.fakes import secrets
+from tests.unit.sds.requests import CATALOG, DOMAIN, OWN, names_in, offer, opened, request, secret_of
+
+
+@pytest.fixture
+def exchange():
+    return StreamExchange(CATALOG, "s")
+
+
+def test_the_first_request_is_answered_even_if_it_names_the_current_version(exchange):
+    _, first = opened(exchange, request("default"))
+    _, again = opened(exchange, request("default", version=first.version_info, nonce="earlier-1"))
+    assert again.version_info == first.version_info
+    assert names_in(again) == ["default"]
+    assert again.type_url == SECRET_TYPE
+
+
+def test_each_name_is_answered_under_itself(exchange):
+    _, response = opened(exchange, request("default", OWN, "ROOTCA", DOMAIN))
+    assert sorted(names_in(response)) == sorted(["default", OWN, "ROOTCA", DOMAIN])
+
+
+def test_no_names_at_first_and_a_star_both_mean_everything(exchange):
+    for said in (request(), request("*")):
+        _, response = opened(exchange, said)
+        assert names_in(response) == ["ROOTCA", "default"]
+
+
+def test_an_ack_is_not_answered(exchange):
+    after, response = opened(exchange, request("default"))
+    after, reply = after.receive(request("default", nonce=response.nonce, version=response.version_info))
+    assert reply is Reply.ACK
+    assert after.accepted == response.version_info
+    assert not after.due
+    assert offer(after)[1] is None
+
+
+def test_a_rotation_is_pushed_once(exchange):
+    after, first = opened(exchange, request("default"))
+    after, pushed = offer(after, svid=secrets.svid(2))
+    assert secret_of(pushed.resources[0]).tls_certificate.private_key.inline_bytes == b"key 2\n"
+    assert pushed.version_info != first.version_info
+    assert pushed.nonce != first.nonce
+    assert offer(after, svid=secrets.svid(2))[1] is None
+
+
+def test_a_nack_keeps_the_version_and_the_same_is_not_sent_again(exchange):
+    after, first = opened(exchange, request("default"))
+    after, _ = after.receive(request("default", nonce=first.nonce, version=first.version_info))
+    after, second = offer(after, svid=secrets.svid(2))
+    after, reply = after.receive(
+        request("default", nonce=second.nonce, version=first.version_info, error="key does not match")
+    )
+    assert reply is Reply.NACK
+    assert after.accepted == first.version_info
+    assert not after.due
+    assert offer(after, svid=secrets.svid(2))[1] is None
+    after, third = offer(after, svid=secrets.svid(3))
+    assert third.version_info not in {first.version_info, second.version_info}
+
+
+def test_what_was_held_before_a_nack_is_sent_when_it_comes_back(exchange):
+    after, first = opened(exchange, request("default"))
+    after, second = offer(after, svid=secrets.svid(2))
+    after, _ = after.receive(request("default", nonce=second.nonce, error="no"))
+    assert offer(after, svid=secrets.svid(1))[1].version_info == first.version_info
+
+
+@pytest.mark.parametrize("nonce", ["", "s-1", "s-99", "other-2", "s-2x", "s-02", "s--2", "-2", "٢", "s-٢", "9" * 5000])
+def test_a_stale_nonce_changes_nothing(exchange, nonce):
+    after, _ = opened(exchange, request("default"))
+    after, _ = offer(after, svid=secrets.svid(2))
+    same, reply = after.receive(request("ROOTCA", nonce=nonce))
+    assert reply is Reply.STALE
+    assert same == after
+
+
+def test_names_that_are_added_are_answered_and_names_that_are_dropped_are_not(exchange):
+    after, response = opened(exchange, request("default"))
+    after, reply = after.receive(request("default", "ROOTCA", nonce=response.nonce))
+    assert reply is Reply.ACK
+    assert after.due
+    after, response = offer(after)
+    assert names_in(response) == ["ROOTCA", "default"]
+    after, _ = after.receive(request("ROOTCA", nonce=response.nonce))
+    assert not after.due
+    assert offer(after, svid=secrets.svid(2))[1] is None
+
+
+def test_a_second_request_with_the_current_nonce_is_a_change_of_names_and_no_second_ack(exchange):
+    after, response = opened(exchange, request("default"))
+    after, _ = after.receive(request("default", nonce=response.nonce))
+    after, reply = after.receive(request("ROOTCA", nonce=response.nonce))
+    assert reply is Reply.REQUEST
+    assert names_in(offer(after)[1]) == ["ROOTCA"]
+
+
+def test_no_names_after_names_ends_the_subscription(exchange):
+    after, response = opened(exchange, request("default"))
+    after, _ = after.receive(request(nonce=response.nonce))
+    assert after.wanted == frozenset()
+    assert offer(after, svid=secrets.svid(2))[1] is None
+
+
+def test_no_names_after_no_names_stays_the_wildcard(exchange):
+    after, response = opened(exchange, request())
+    after, _ = after.receive(request(nonce=response.nonce))
+    assert names_in(offer(after, svid=secrets.svid(2))[1]) == ["ROOTCA", "default"]
+
+
+def test_names_after_the_silent_wildcard_replace_it(exchange):
+    after, response = opened(exchange, request())
+    after, _ = after.receive(request("ROOTCA", nonce=response.nonce))
+    assert after.wanted == {"ROOTCA"}
+
+
+@pytest.mark.parametrize("said", [request("nobody"), request(type_url="x"), request(*["default"] * 17)])
+def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
+    with pytest.raises(InvalidInputError):
+        exchange.receive(said)
+    after, response = opened(exchange, request("default"))
+    said.response_nonce = response.nonce
+    with pytest.raises(InvalidInputError):
+        after.receive(said)
