@@ -1,0 +1,151 @@
+"""The values of quota: what a domain's configuration says, what a sidecar asks, what is answered."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+
+# Entries that one descriptor may have, in a request and in a configuration: documents cannot nest any deeper.
+MAX_ENTRIES = 32
+# Characters of a domain; Envoy Gateway's, the longest in use, are `namespace/gateway/listener`. In UTF-8 they fit an index.
+MAX_DOMAIN_LENGTH = 512
+# Characters of an entry's key, which operators write.
+MAX_KEY_LENGTH = 1024
+# Characters of an entry's value. Clients write it, and a request that is refused may be let through by the sidecar
+# (failure_mode_deny is off by default), so this is far above the 60 KiB of headers that Envoy takes by default.
+MAX_VALUE_LENGTH = 1024 * 1024
+# Descriptors in one request; a route's and a gateway's rate limit actions make a few.
+MAX_DESCRIPTORS = 128
+# The largest count and limit that the API can carry: an unsigned 32-bit integer.
+MAX_UINT32 = 2**32 - 1
+
+
+class Unit(Enum):
+    """The length of a window, in seconds. Months have 30 days and years 365, as in envoyproxy/ratelimit."""
+
+    SECOND = 1
+    MINUTE = 60
+    HOUR = 60 * 60
+    DAY = 24 * 60 * 60
+    WEEK = 7 * 24 * 60 * 60
+    MONTH = 30 * 24 * 60 * 60
+    YEAR = 365 * 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many requests may pass in each window of `unit`.
+
+    `name` is empty or the name that answers carry; a limit that `replaces` another by name makes that one void in a
+    request that matches both. In `shadow_mode` what is over the limit is counted and passes.
+    """
+
+    unit: Unit
+    requests_per_unit: int
+    name: str = ""
+    replaces: frozenset[str] = frozenset()
+    shadow_mode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unlimited:
+    """The limit that is none: nothing is counted, everything passes."""
+
+    name: str = ""
+    replaces: frozenset[str] = frozenset()
+
+
+Limit = RateLimit | Unlimited
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDescriptor:
+    """One node of a domain's tree. `value` is None for any value, else the exact value or a pattern with `*`."""
+
+    key: str
+    value: str | None
+    limit: Limit | None
+    descriptors: tuple["ConfigDescriptor", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaConfig:
+    """The limits of one domain."""
+
+    domain: str
+    descriptors: tuple[ConfigDescriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredConfig:
+    """A domain's configuration as it is kept: the document as it was given.
+
+    `revision` is the number of the change that wrote it, out of one sequence for all domains, so that a domain that
+    was deleted and made again never has a revision twice.
+    """
+
+    domain: str
+    document: dict[str, object]
+    revision: int
+    updated_at: datetime
+
+
+# The values below are made several times for every request: named tuples, which cost half of a frozen dataclass.
+
+Entry = tuple[str, str]
+"""Key and value."""
+
+
+class Descriptor(NamedTuple):
+    """What a request asks to count.
+
+    `hits` is None where the request's own number holds; 0 asks without counting. `override` is a limit that the
+    sidecar brought with it, in place of the configured one.
+    """
+
+    entries: tuple[Entry, ...]
+    hits: int | None = None
+    override: RateLimit | None = None
+
+
+CounterKey = tuple[str, ...]
+"""What is counted: the domain, then key and value of each entry. No two descriptors share one."""
+
+
+class Hit(NamedTuple):
+    """`hits` to be counted for `key` in the window of `unit_seconds` that starts at `window_start` (Unix seconds)."""
+
+    key: CounterKey
+    unit_seconds: int
+    window_start: int
+    hits: int
+
+
+class Code(Enum):
+    """What was decided about a descriptor, or about a request as a whole."""
+
+    OK = "ok"
+    OVER_LIMIT = "over_limit"
+
+
+class Status(NamedTuple):
+    """The answer to one descriptor.
+
+    `limit` is None if none applies or it is `Unlimited`, whose `remaining` is the largest number there is.
+    `reset_seconds` is the time until the window ends, at least 1 where a limit applies. `counted` is False where the
+    counters had no room for the descriptor, which is then over its limit.
+    """
+
+    code: Code
+    limit: RateLimit | None = None
+    remaining: int = 0
+    reset_seconds: int = 0
+    counted: bool = True
+
+
+class Answer(NamedTuple):
+    """The answer to a request: over the limit if any of its descriptors is. Statuses are in the request's order."""
+
+    code: Code
+    statuses: tuple[Status, ...]
+    domain_known: bool

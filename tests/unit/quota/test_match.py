@@ -1,0 +1,124 @@
+"""Which limit applies: exact before pattern before bare key, no way back, equal depth only."""
+
+import pytest
+
+from app.core.documents import parse_documents
+from app.quota.model import Descriptor, RateLimit, Unit, Unlimited
+from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of
+from app.quota.rules.parse import parse_config
+
+
+def tree(text):
+    (document,) = parse_documents(text.encode())
+    return compile_config(parse_config(document))
+
+
+def limit_of(root, *entries):
+    found = find_limit(root, tuple(entries))
+    return found.requests_per_unit if found else None
+
+
+ORDER = tree("""
+domain: d
+descriptors:
+- {key: k, rate_limit: {unit: day, requests_per_unit: 1}}
+- {key: k, value: 'a*', rate_limit: {unit: day, requests_per_unit: 2}}
+- {key: k, value: 'ab*', rate_limit: {unit: day, requests_per_unit: 3}}
+- {key: k, value: abc, rate_limit: {unit: day, requests_per_unit: 4}}
+- {key: other, value: 'x*', rate_limit: {unit: day, requests_per_unit: 5}}
+""")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (("k", "abc"), 4),
+        (("k", "abd"), 2),  # the first pattern in file order, not the narrowest
+        (("k", "ab*"), 3),  # spelled exactly
+        (("k", "zzz"), 1),
+        (("k", ""), 1),
+        (("other", "xy"), 5),
+        (("other", "y"), None),
+        (("k_a", "bc"), None),
+        (("K", "abc"), None),
+    ],
+)
+def test_exact_comes_before_pattern_before_bare_key(entry, expected):
+    assert limit_of(ORDER, entry) == expected
+
+
+DEPTH = tree("""
+domain: d
+descriptors:
+- key: a
+  value: x
+  descriptors:
+  - {key: b, value: y, rate_limit: {unit: day, requests_per_unit: 1}}
+- key: a
+  rate_limit: {unit: day, requests_per_unit: 2}
+  descriptors:
+  - {key: b, rate_limit: {unit: day, requests_per_unit: 3}}
+""")
+
+
+def test_a_limit_applies_at_equal_depth_only():
+    assert limit_of(DEPTH, ("a", "q")) == 2
+    assert limit_of(DEPTH, ("a", "q"), ("b", "y")) == 3
+    assert limit_of(DEPTH, ("a", "q"), ("b", "y"), ("c", "z")) is None
+    assert limit_of(DEPTH, ("a", "x")) is None
+
+
+def test_the_way_that_was_taken_is_not_taken_back():
+    assert limit_of(DEPTH, ("a", "x"), ("b", "y")) == 1
+    assert limit_of(DEPTH, ("a", "x"), ("b", "other")) is None  # the bare `a` would have led to a limit
+
+
+def test_the_order_of_entries_matters():
+    assert limit_of(DEPTH, ("b", "y"), ("a", "x")) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("*", ["", "x", "a/b"], []),
+        ("a*", ["a", "ab"], ["", "ba"]),
+        ("*a", ["a", "ba"], ["", "ab"]),
+        ("a*a", ["aa", "aba"], ["a", "ab"]),
+        ("/v*/users/*", ["/v1/users/", "/v/users/7", "/v1/x/users/7"], ["/v1/users", "/users/7"]),
+        ("a**b", ["ab", "axb"], ["a", "b"]),
+        ("*ab*ab*", ["abab", "xabyabz"], ["ab", "aba"]),
+        ("x*ab*ab", ["xabab", "xab-ab"], ["xab", "xaab"]),
+        ("[a-z]*", ["[a-z]!"], ["b"]),
+    ],
+)
+def test_a_star_stands_for_any_text_and_nothing_else_does(pattern, matching, others):
+    compiled = compile_pattern(pattern)
+    assert [value for value in matching if not compiled.matches(value)] == []
+    assert [value for value in others if compiled.matches(value)] == []
+
+
+REPLACING = tree("""
+domain: d
+descriptors:
+- {key: everyone, rate_limit: {unit: day, requests_per_unit: 1, name: everyone}}
+- {key: member, rate_limit: {unit: day, requests_per_unit: 9, name: member, replaces: [{name: everyone}]}}
+- {key: staff, rate_limit: {unlimited: true, replaces: [{name: everyone}, {name: member}]}}
+""")
+
+
+def test_a_replaced_limit_is_dropped_wherever_it_stands_in_the_request():
+    everyone, member, staff = (Descriptor(((key, "x"),)) for key in ("everyone", "member", "staff"))
+    named = [limit.name if limit else None for limit in limits_of(REPLACING, [everyone, member])]
+    assert named == [None, "member"]
+    assert limits_of(REPLACING, [everyone])[0].name == "everyone"
+    assert [type(limit) for limit in limits_of(REPLACING, [everyone, member, staff])] == [
+        type(None),
+        type(None),
+        Unlimited,
+    ]
+
+
+def test_an_override_holds_in_place_of_the_configuration():
+    override = RateLimit(Unit.HOUR, 7)
+    assert limits_of(ORDER, [Descriptor((("k", "abc"),), override=override)]) == (override,)
+    assert limits_of(ORDER, [Descriptor((("no", "such"),), override=override)]) == (override,)
