@@ -1,0 +1,218 @@
+"""Quota's use cases: answer whether a request is within its limits, and keep the configurations that say so."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from app.core.clock import Clock
+from app.core.errors import (
+    ConflictError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    Violation,
+)
+from app.quota.model import Answer, Code, Descriptor, Hit, Limit, RateLimit, Status, StoredConfig
+from app.quota.ports import ConfigRepository, ConfigTransactions, CounterStore
+from app.quota.rules.match import Node, compile_config, limits_of
+from app.quota.rules.parse import domain_problem, parse_config
+from app.quota.rules.window import NOT_LIMITED, hits_of, judge, overall, steady_offset, window_start
+from app.telemetry.metrics import Metrics
+
+CONFIG_KIND = "quota"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Every configuration in force, compiled, and the revision that it is of."""
+
+    revision: int
+    domains: Mapping[str, tuple[int, Node]] = field(default_factory=dict)
+
+
+class QuotaService:
+    """Answers from memory; what it answers by is the last configuration that was read whole and found valid."""
+
+    def __init__(
+        self, transactions: ConfigTransactions, counters: CounterStore, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._transactions = transactions
+        self._counters = counters
+        self._clock = clock
+        self._metrics = metrics
+        self._snapshot: _Snapshot | None = None
+        self._changing = asyncio.Lock()
+        self._offset = float("-inf")
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the configurations have been read since the start, even if there are none."""
+        return self._snapshot is not None
+
+    # The hot path.
+
+    async def should_rate_limit(self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> Answer:
+        """Count one request and answer it; `hits_addend` (0 reads as 1) holds where a descriptor has no number itself.
+
+        A descriptor that no limit applies to is within it, and so is every one of a domain that is not configured.
+        Raises PreconditionError before the configurations are loaded, UnavailableError if the counters are away.
+        """
+        if self._snapshot is None:
+            raise PreconditionError("no rate limit configuration loaded")
+        configured = self._snapshot.domains.get(domain)
+        if configured is None:
+            return Answer(Code.OK, (NOT_LIMITED,) * len(descriptors), domain_known=False)
+        limits = limits_of(configured[1], descriptors)
+        now = self._now()
+        hits = [
+            _hit(domain, descriptor, limit, hits_addend, now)
+            for descriptor, limit in zip(descriptors, limits, strict=True)
+            if isinstance(limit, RateLimit)
+        ]
+        counts = await self._counters.add(hits) if hits else ()
+        statuses = _statuses(limits, counts, now)
+        return Answer(overall(statuses), statuses, domain_known=True)
+
+    def _now(self) -> int:
+        monotonic = self._clock.monotonic()
+        self._offset = steady_offset(self._offset, self._clock.now().timestamp(), monotonic)
+        return int(monotonic + self._offset)
+
+    # The configurations.
+
+    async def load(self) -> None:
+        """Read every configuration, at the start.
+
+        Raises InternalError naming the domain if a stored one is not valid, UnavailableError if the database is away.
+        """
+        await self.refresh()
+
+    async def refresh(self) -> bool:
+        """Read every configuration if one was changed since, by this replica or another; return whether it was.
+
+        All or nothing: if a stored configuration is not valid, what was in force stays in force and InternalError names
+        the domain. Raises UnavailableError if the database is away.
+        """
+        async with self._changing:
+            async with self._transactions() as repository:
+                revision = await repository.revision()
+                if self._snapshot is not None and self._snapshot.revision == revision:
+                    return False
+                stored = await repository.all()
+            self._snapshot = self._compile(revision, stored)
+            self._metrics.config_loads.add((CONFIG_KIND, "success"))
+            return True
+
+    async def put(
+        self, domain: str, document: Mapping[str, object], expected_revision: int | None = None
+    ) -> tuple[StoredConfig, bool]:
+        """Put `document` in force for `domain` in place of what it had; return what is stored, and whether it is new.
+
+        With `expected_revision` only if that is the revision of what is stored. Raises InvalidInputError for what is
+        wrong with the document or if it is another domain's, ConflictError if the revision is another one,
+        UnavailableError if the database is away. The change takes effect on the next call, all of it or none.
+        """
+        try:
+            self._check(domain, document)
+        except InvalidInputError:
+            self._metrics.config_loads.add((CONFIG_KIND, "error"))
+            raise
+        async with self._changing:
+            async with self._transactions() as repository:
+                revision = await repository.next_revision()
+                before = await repository.get(domain)
+                _expect(domain, before, expected_revision)
+                config = StoredConfig(domain, dict(document), revision, self._clock.now())
+                await repository.put(config)
+                snapshot = await self._snapshot_of(repository, revision)
+            self._install(snapshot)
+            return config, before is None
+
+    async def delete(self, domain: str, expected_revision: int | None = None) -> None:
+        """Remove the limits of `domain`; what asks about it passes from then on.
+
+        Raises NotFoundError if it has none, ConflictError if `expected_revision` is given and not what is stored,
+        UnavailableError if the database is away.
+        """
+        async with self._changing:
+            async with self._transactions() as repository:
+                revision = await repository.next_revision()
+                before = await repository.get(domain)
+                if before is None:
+                    raise _not_found(domain)
+                _expect(domain, before, expected_revision)
+                await repository.delete(domain)
+                snapshot = await self._snapshot_of(repository, revision)
+            self._install(snapshot)
+
+    async def get(self, domain: str) -> StoredConfig:
+        """Return what is stored for `domain`. Raises NotFoundError or UnavailableError."""
+        async with self._transactions() as repository:
+            config = await repository.get(domain)
+        if config is None:
+            raise _not_found(domain)
+        return config
+
+    async def page(self, after: str | None, limit: int) -> list[StoredConfig]:
+        """Return up to `limit` configurations in order of domain, those after the domain `after`."""
+        async with self._transactions() as repository:
+            return await repository.page(after, limit)
+
+    def _check(self, domain: str, document: Mapping[str, object]) -> None:
+        problem = domain_problem(domain)
+        if problem:
+            raise InvalidInputError(f"domain in the path {problem}", Violation("domain", problem))
+        config = parse_config(document)
+        if config.domain != domain:
+            problem = f"must be {domain!r}, the domain in the path"
+            raise InvalidInputError(f"the document is for domain {config.domain!r}", Violation("domain", problem))
+        compile_config(config)
+
+    async def _snapshot_of(self, repository: ConfigRepository, revision: int) -> _Snapshot:
+        """Compile what the transaction leaves stored; it holds the sequence of revisions, so nobody changes it now."""
+        return self._compile(revision, await repository.all())
+
+    def _compile(self, revision: int, stored: Sequence[StoredConfig]) -> _Snapshot:
+        held = self._snapshot.domains if self._snapshot else {}
+        domains: dict[str, tuple[int, Node]] = {}
+        for config in stored:
+            compiled = held.get(config.domain)
+            if compiled is None or compiled[0] != config.revision:
+                compiled = config.revision, self._compile_stored(config)
+            domains[config.domain] = compiled
+        return _Snapshot(revision, domains)
+
+    def _compile_stored(self, config: StoredConfig) -> Node:
+        try:
+            return compile_config(parse_config(config.document))
+        except InvalidInputError as error:
+            self._metrics.config_loads.add((CONFIG_KIND, "error"))
+            raise InternalError(
+                f"the stored quota configuration of domain {config.domain!r} is not valid: put it anew or delete it",
+                *error.violations,
+            ) from error
+
+    def _install(self, snapshot: _Snapshot) -> None:
+        self._snapshot = snapshot
+        self._metrics.config_loads.add((CONFIG_KIND, "success"))
+
+
+def _hit(domain: str, descriptor: Descriptor, limit: RateLimit, hits_addend: int, now: int) -> Hit:
+    unit_seconds = limit.unit.value
+    key = (domain, *(part for entry in descriptor.entries for part in entry))
+    return Hit(key, unit_seconds, window_start(now, unit_seconds), hits_of(descriptor.hits, hits_addend))
+
+
+def _statuses(limits: Sequence[Limit | None], counts: Sequence[int | None], now: int) -> tuple[Status, ...]:
+    counted = iter(counts)
+    return tuple(judge(limit, next(counted) if isinstance(limit, RateLimit) else 0, now) for limit in limits)
+
+
+def _expect(domain: str, stored: StoredConfig | None, expected_revision: int | None) -> None:
+    if expected_revision is not None and (stored is None or stored.revision != expected_revision):
+        raise ConflictError(f"the quota configuration of domain {domain!r} was changed since it was read: read it anew")
+
+
+def _not_found(domain: str) -> NotFoundError:
+    return NotFoundError(f"there is no quota configuration of domain {domain!r}")
