@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 # Entries that one descriptor may have, in a request and in a configuration: documents cannot nest any deeper.
 MAX_ENTRIES = 32
-# Characters of a domain; Envoy Gateway's, the longest in use, are `namespace/gateway/listener`. In UTF-8 they fit an index.
+# Characters of a domain; Envoy Gateway's are `namespace/gateway/listener`. In UTF-8 it fits an index.
 MAX_DOMAIN_LENGTH = 512
 # Characters of an entry's key, which operators write.
 MAX_KEY_LENGTH = 1024
