@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, text
@@ -24,6 +25,9 @@ POSTGRES_COMMAND_TIMEOUT_SECONDS: float | None = 10
 # A probe that takes longer than this says "not ready"; probes come every few seconds.
 CHECK_TIMEOUT_SECONDS = 2
 
+SQLITE_DRIVER = "sqlite+aiosqlite"
+POSTGRES_DRIVER = "postgresql+asyncpg"
+
 _BEGIN_OPTION = "sqlite_begin"
 
 
@@ -33,19 +37,36 @@ def create_engine(url: str | URL, *, command_timeout: float | None = POSTGRES_CO
     `command_timeout` is what one statement may take on PostgreSQL, in seconds; None is without end, for migrations.
     Raises InvalidInputError, without repeating the URL's password, if the URL is of another kind.
     """
+    parsed = parse_url(url)
+    return _sqlite(parsed) if parsed.drivername == SQLITE_DRIVER else _postgres(parsed, command_timeout)
+
+
+def parse_url(url: str | URL) -> URL:
+    """Return the URL in its parts. Raises InvalidInputError, without repeating its password, if it is not supported."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise InvalidInputError("database URL cannot be parsed: use postgresql+asyncpg://user@host/name") from error
-    match parsed.drivername:
-        case "sqlite+aiosqlite":
-            return _sqlite(parsed)
-        case "postgresql+asyncpg":
-            return _postgres(parsed, command_timeout)
-        case other:
-            raise InvalidInputError(
-                f"database URL of kind {other!r} is not supported: use sqlite+aiosqlite:///… or postgresql+asyncpg://…"
-            )
+    if parsed.drivername not in {SQLITE_DRIVER, POSTGRES_DRIVER}:
+        raise InvalidInputError(
+            f"database URL of kind {parsed.drivername!r} is not supported: "
+            "use sqlite+aiosqlite:///… or postgresql+asyncpg://…"
+        )
+    if parsed.drivername == SQLITE_DRIVER and parsed.database in {None, "", ":memory:"}:
+        raise InvalidInputError("database URL names no file: use sqlite+aiosqlite:///path/to/meshward.db")
+    return parsed
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of the SQLite database in the file `path`."""
+    return URL.create(SQLITE_DRIVER, database=str(path)).render_as_string()
+
+
+def redacted_url(url: str) -> str:
+    """Return the URL with `***` for the password, wherever it stands in it. Raises as `parse_url` does."""
+    parsed = parse_url(url)
+    hidden = {name: "***" for name in parsed.query if "pass" in name.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 async def check_alive(engine: AsyncEngine) -> None:
@@ -75,8 +96,6 @@ def place_of(url: URL) -> str:
 
 
 def _sqlite(url: URL) -> AsyncEngine:
-    if url.database in {None, "", ":memory:"}:
-        raise InvalidInputError("database URL names no file: use sqlite+aiosqlite:///path/to/meshward.db")
     # One connection: SQLite has one writer, and waiting in the pool's queue is fair and wakes at once, where waiting
     # for each other's file lock is a poll.
     engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS)

@@ -1,1 +1,0 @@
-"""Every setting of the control plane and the agent."""

@@ -1,0 +1,19 @@
+"""Every setting of the control plane: its name, its bounds, its default, and where it was read from."""
+
+from app.settings.areas import AdminSettings, AuthzSettings, CaSettings, LogSettings, MeshSettings, QuotaSettings
+from app.settings.areas import Settings as Settings
+from app.settings.load import LoadedSettings, load
+from app.settings.values import Bind
+
+__all__ = [
+    "AdminSettings",
+    "AuthzSettings",
+    "Bind",
+    "CaSettings",
+    "LoadedSettings",
+    "LogSettings",
+    "MeshSettings",
+    "QuotaSettings",
+    "Settings",
+    "load",
+]

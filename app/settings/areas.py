@@ -1,0 +1,139 @@
+"""The settings as frozen values: one model per area, each with defaults that work on one machine."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.core.spiffe import TrustDomain
+from app.db.engine import sqlite_url
+from app.settings.values import (
+    Bind,
+    BindValue,
+    CountersUrl,
+    DatabaseUrl,
+    Duration,
+    FilePath,
+    Namespace,
+    ServerNames,
+    TrustDomainValue,
+    format_duration,
+)
+
+# What Istio's CA signs at most; a leaf that outlives it could not be taken back in a human time.
+MAX_SVID_TTL = timedelta(days=90)
+# gRPC's own default for the largest message, and what may be set instead.
+DEFAULT_MESSAGE_BYTES = 4 << 20
+MIN_MESSAGE_BYTES = 64 << 10
+MAX_MESSAGE_BYTES = 64 << 20
+
+
+class Area(BaseModel):
+    """The base of every area: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MeshSettings(Area):
+    """The ports that sidecars and agents call.
+
+    `server_names` are the DNS names and IP addresses in the server's own certificate. `plaintext_public` must be set
+    for a plaintext port that other machines reach. `max_message_bytes` bounds one gRPC message.
+    """
+
+    tls_bind: BindValue = Bind("0.0.0.0", 15012)
+    plaintext_bind: BindValue = Bind("127.0.0.1", 15010)
+    plaintext_public: bool = False
+    server_names: ServerNames = ("localhost", "istiod.istio-system.svc")
+    max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
+
+    @model_validator(mode="after")
+    def _plaintext_stays_at_home(self) -> "MeshSettings":
+        if not self.plaintext_bind.is_loopback and not self.plaintext_public:
+            raise ValueError(
+                f"plaintext_bind {self.plaintext_bind} can be reached from other machines: bind it to 127.0.0.1, "
+                "or set plaintext_public to true if nothing but trusted machines reach it"
+            )
+        return self
+
+
+class AdminSettings(Area):
+    """The admin API's port. `metrics_public`: `/metrics` needs no token."""
+
+    bind: BindValue = Bind("127.0.0.1", 15014)
+    metrics_public: bool = True
+
+
+class LogSettings(Area):
+    """What is logged, and how. `auto` is `console` on a terminal and `json` elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console", "auto"] = "auto"
+
+
+class CaSettings(Area):
+    """How long SVIDs live: what is given to who asks for nothing, and the most that may be asked for."""
+
+    svid_default_ttl: Duration = timedelta(hours=24)
+    svid_max_ttl: Duration = MAX_SVID_TTL
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> "CaSettings":
+        if self.svid_max_ttl > MAX_SVID_TTL:
+            raise ValueError(f"svid_max_ttl is above {format_duration(MAX_SVID_TTL)}")
+        if self.svid_default_ttl > self.svid_max_ttl:
+            raise ValueError(f"svid_default_ttl is above svid_max_ttl, {format_duration(self.svid_max_ttl)}")
+        return self
+
+
+class AuthzSettings(Area):
+    """How checks are answered.
+
+    `unknown_workload`: a check whose destination cannot be told is denied, or judged by the policies of
+    `root_namespace` alone. `tell_client`: the policy and rule that decided go to the client in `x-meshward-decision`.
+    `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
+    """
+
+    unknown_workload: Literal["deny", "root"] = "deny"
+    root_namespace: Namespace = "istio-system"
+    tell_client: bool = False
+    trust_forwarded_client_cert: bool = False
+
+
+class QuotaSettings(Area):
+    """Which rate-limit header fields an answer carries."""
+
+    headers: Literal["off", "draft03", "ietf", "both"] = "off"
+
+
+class Settings(Area):
+    """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end."""
+
+    data_dir: FilePath = Path(".meshward")
+    trust_domain: TrustDomainValue = TrustDomain("cluster.local")
+    database_url: DatabaseUrl = Field(default="", repr=False)
+    counters_url: CountersUrl = "memory://"
+    shutdown_grace: Duration = timedelta(seconds=30)
+    mesh: MeshSettings = MeshSettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
+    ca: CaSettings = CaSettings()
+    authz: AuthzSettings = AuthzSettings()
+    quota: QuotaSettings = QuotaSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _database_in_data_dir(cls, values: dict[str, Any]) -> dict[str, Any]:
+        data_dir = values.get("data_dir", cls.model_fields["data_dir"].default)
+        if "database_url" in values or not isinstance(data_dir, str | Path):
+            return values
+        return {**values, "database_url": sqlite_url(Path(data_dir).expanduser() / "meshward.db")}
+
+    @model_validator(mode="after")
+    def _binds_differ(self) -> "Settings":
+        binds = (self.mesh.tls_bind, self.mesh.plaintext_bind, self.admin.bind)
+        taken = [bind for bind in binds if bind.port]
+        if len(set(taken)) < len(taken):
+            raise ValueError("mesh.tls_bind, mesh.plaintext_bind and admin.bind must differ")
+        return self

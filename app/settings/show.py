@@ -1,0 +1,46 @@
+"""The settings in force as a TOML file that can be read back, with where each value comes from and no secret."""
+
+import json
+from datetime import timedelta
+
+from app.db.engine import redacted_url
+from app.settings.load import LoadedSettings, variable_of
+from app.settings.values import format_duration
+
+
+def as_values(loaded: LoadedSettings) -> dict[str, object]:
+    """Return each key with its value as JSON knows it; the database's password is replaced."""
+    values: dict[str, object] = {}
+    for key in loaded.sources:
+        value: object = loaded.settings
+        for name in key.split("."):
+            value = getattr(value, name)
+        values[key] = redacted_url(str(value)) if key == "database_url" else _plain(value)
+    return values
+
+
+def as_toml(loaded: LoadedSettings) -> str:
+    """Return the settings as TOML, each line with its source and its variable."""
+    lines: list[str] = []
+    area = ""
+    for key, value in as_values(loaded).items():
+        table, dot, name = key.rpartition(".")
+        if dot and table != area:
+            area = table
+            lines += ["", f"[{area}]"]
+        # JSON's strings, numbers, booleans and arrays of strings are TOML's as well.
+        text = json.dumps(value, ensure_ascii=False)
+        lines.append(f"{name} = {text}  # {loaded.sources[key]}; {variable_of(key)}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> object:
+    match value:
+        case bool() | int():
+            return value
+        case tuple():
+            return [str(item) for item in value]
+        case timedelta():
+            return format_duration(value)
+        case _:
+            return str(value)

@@ -1,0 +1,177 @@
+"""What settings are made of: how each kind of value is written, read and written back."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, InstanceOf
+
+from app.core.errors import InvalidInputError
+from app.core.spiffe import TrustDomain
+from app.db.engine import parse_url
+
+MAX_PORT = 65_535
+# RFC 1035, section 2.3.4.
+MAX_DNS_NAME_LENGTH = 253
+# Ten years; beyond it a value is a slip of the keyboard, and far beyond it no duration at all.
+MAX_DURATION = timedelta(days=3660)
+
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HOST = re.compile(r"[a-zA-Z0-9._-]{1,253}")
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhd])){1,5}")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Where to listen: an address or name of this machine, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_bind(value: object) -> Bind:
+    """Return the bind that `127.0.0.1:15010` or `[::1]:15010` spells. Raises ValueError saying what is wrong."""
+    if isinstance(value, Bind):
+        return value
+    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError("must be host:port, such as 127.0.0.1:15010 or [::1]:15010")
+    if len(port) > len(str(MAX_PORT)) or int(port) > MAX_PORT:
+        raise ValueError(f"has a port above {MAX_PORT}")
+    return Bind(_parse_host(host), int(port))
+
+
+def _parse_host(host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError as error:
+            raise ValueError(f"{host} is not an IPv6 address") from error
+    if ":" in host:
+        raise ValueError(f"write the IPv6 address in brackets: [{host}]")
+    if not _HOST.fullmatch(host):
+        raise ValueError("names no host: use 127.0.0.1 for this machine alone, 0.0.0.0 for every interface")
+    return host
+
+
+def parse_duration(value: object) -> timedelta:
+    """Return the duration that `24h`, `30s` or `1h30m` spells. Raises ValueError saying what is wrong."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
+        raise ValueError("must be a duration with its unit, such as 500ms, 30s, 15m, 24h or 90d")
+    duration = sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value)), timedelta())
+    if duration > MAX_DURATION:
+        raise ValueError(f"is longer than {MAX_DURATION.days} days")
+    return duration
+
+
+def format_duration(duration: timedelta) -> str:
+    """Return the duration as it is written in settings: `1h30m`."""
+    parts, rest = [], duration
+    for unit, size in _UNITS.items():
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _at_least_a_second(duration: timedelta) -> timedelta:
+    if duration < _UNITS["s"]:
+        raise ValueError("must be one second or more")
+    return duration
+
+
+def _parse_trust_domain(value: object) -> TrustDomain:
+    if isinstance(value, TrustDomain):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a trust domain, such as cluster.local")  # noqa: TRY004 - pydantic collects these
+    try:
+        return TrustDomain(value)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from error
+
+
+def _check_database_url(value: str) -> str:
+    try:
+        parse_url(value)
+    except InvalidInputError as error:
+        raise ValueError(error.message) from error
+    return value
+
+
+def _check_counters_url(value: str) -> str:
+    if value != "memory://":
+        raise ValueError("must be memory://: counters are kept in this process, no other store is supported yet")
+    return value
+
+
+def _split_names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
+
+def _check_server_name(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    if len(name) > MAX_DNS_NAME_LENGTH or not all(_DNS_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{name!r} is neither a DNS name in lower case nor an IP address")
+    return name
+
+
+def _check_not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("must have at least one name")
+    return names
+
+
+def _check_namespace(value: str) -> str:
+    if not _DNS_LABEL.fullmatch(value):
+        raise ValueError("must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
+    return value
+
+
+def _parse_path(value: object) -> object:
+    if isinstance(value, str) and (not value or "\0" in value):
+        raise ValueError("must be a path")
+    return Path(value).expanduser() if isinstance(value, str) else value
+
+
+BindValue = Annotated[InstanceOf[Bind], BeforeValidator(parse_bind)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_at_least_a_second)]
+TrustDomainValue = Annotated[InstanceOf[TrustDomain], BeforeValidator(_parse_trust_domain)]
+DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
+CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
+ServerNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_server_name)], ...],
+    BeforeValidator(_split_names),
+    AfterValidator(_check_not_empty),
+]
+Namespace = Annotated[str, AfterValidator(_check_namespace)]
+FilePath = Annotated[Path, BeforeValidator(_parse_path)]

@@ -1,0 +1,249 @@
+"""Settings: what is read from where, and the one sentence about what is wrong."""
+
+import json
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.errors import InvalidInputError
+from app.core.spiffe import TrustDomain
+from app.settings import Bind, load
+from app.settings.show import as_toml, as_values
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "meshward.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_nothing_has_to_be_set():
+    settings = load({}).settings
+    assert settings.trust_domain == TrustDomain("cluster.local")
+    assert settings.database_url == "sqlite+aiosqlite:///.meshward/meshward.db"
+    assert settings.mesh.tls_bind == Bind("0.0.0.0", 15012)
+    assert settings.mesh.plaintext_bind == Bind("127.0.0.1", 15010)
+    assert settings.admin.bind == Bind("127.0.0.1", 15014)
+    assert settings.ca.svid_default_ttl == timedelta(hours=24)
+    assert settings.authz.unknown_workload == "deny"
+
+
+def test_variables_win_over_the_file_and_the_file_over_the_defaults(config):
+    path = config('trust_domain = "file.example"\n[log]\nlevel = "error"\n[authz]\ntell_client = true\n')
+    loaded = load({"MESHWARD_LOG_LEVEL": "debug"}, path)
+    assert loaded.settings.trust_domain.name == "file.example"
+    assert loaded.settings.authz.tell_client is True
+    assert loaded.settings.log.level == "debug"
+    assert loaded.sources["log.level"] == "MESHWARD_LOG_LEVEL"
+    assert loaded.sources["trust_domain"] == str(path)
+    assert loaded.sources["log.format"] == "default"
+
+
+def test_the_database_is_in_the_data_dir_whatever_the_dir_is_called():
+    settings = load({"MESHWARD_DATA_DIR": "/srv/a b?c%20"}).settings
+    from app.db.engine import parse_url
+
+    assert parse_url(settings.database_url).database == "/srv/a b?c%20/meshward.db"
+
+
+def test_settings_do_not_change_once_read():
+    settings = load({}).settings
+    with pytest.raises(ValidationError):
+        settings.authz.unknown_workload = "root"
+
+
+def test_server_names_are_a_list_in_the_file_and_comma_separated_in_a_variable(config):
+    path = config('[mesh]\nserver_names = ["mesh.example", "192.0.2.1"]\n')
+    assert load({}, path).settings.mesh.server_names == ("mesh.example", "192.0.2.1")
+    names = load({"MESHWARD_MESH_SERVER_NAMES": "a.example, ::1"}).settings.mesh.server_names
+    assert names == ("a.example", "::1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MESHWARD_MESH_TLS_BIND", "15012", "must be host:port"),
+        ("MESHWARD_MESH_TLS_BIND", ":15012", "names no host"),
+        ("MESHWARD_MESH_TLS_BIND", "0.0.0.0:", "must be host:port"),
+        ("MESHWARD_MESH_TLS_BIND", "0.0.0.0:65536", "above 65535"),
+        ("MESHWARD_MESH_TLS_BIND", "0.0.0.0:" + "9" * 5000, "above 65535"),
+        ("MESHWARD_MESH_TLS_BIND", "0.0.0.0:1٣", "must be host:port"),
+        ("MESHWARD_MESH_TLS_BIND", "::1:15012", "in brackets"),
+        ("MESHWARD_MESH_TLS_BIND", "[fe80::z]:15012", "not an IPv6 address"),
+        ("MESHWARD_MESH_TLS_BIND", "a b:15012", "names no host"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "0.0.0.0:15010", "can be reached from other machines"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "mesh.example:15010", "can be reached from other machines"),
+        ("MESHWARD_MESH_SERVER_NAMES", "", "is empty"),
+        ("MESHWARD_MESH_SERVER_NAMES", "Mesh.example", "neither a DNS name"),
+        ("MESHWARD_MESH_SERVER_NAMES", "a..b", "neither a DNS name"),
+        ("MESHWARD_MESH_SERVER_NAMES", "*.example", "neither a DNS name"),
+        ("MESHWARD_MESH_MAX_MESSAGE_BYTES", "1", "greater than or equal to"),
+        ("MESHWARD_MESH_MAX_MESSAGE_BYTES", "4MiB", "valid integer"),
+        ("MESHWARD_TRUST_DOMAIN", "Example.org", "trust domain 'Example.org' is not valid"),
+        ("MESHWARD_TRUST_DOMAIN", "spiffe://example.org", "is not valid"),
+        ("MESHWARD_DATABASE_URL", "mysql://root:hunter2@db/x", "not supported"),
+        ("MESHWARD_DATABASE_URL", "sqlite+aiosqlite://", "names no file"),
+        ("MESHWARD_COUNTERS_URL", "redis://localhost", "must be memory://"),
+        ("MESHWARD_ADMIN_BIND", "127.0.0.1:15010", "must differ"),
+        ("MESHWARD_ADMIN_METRICS_PUBLIC", "perhaps", "valid boolean"),
+        ("MESHWARD_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "3600", "with its unit"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "-1h", "with its unit"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "0s", "one second or more"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "91d", "above svid_max_ttl, 90d"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "999999999d", "longer than 3660 days"),
+        ("MESHWARD_CA_SVID_MAX_TTL", "91d", "above 90d"),
+        ("MESHWARD_AUTHZ_UNKNOWN_WORKLOAD", "allow", "'deny' or 'root'"),
+        ("MESHWARD_AUTHZ_ROOT_NAMESPACE", "istio_system", "Kubernetes namespace"),
+        ("MESHWARD_QUOTA_HEADERS", "on", "'off', 'draft03', 'ietf' or 'both'"),
+        ("MESHWARD_DATA_DIR", "", "is empty"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_is_wrong(variable, value, said):
+    with pytest.raises(InvalidInputError, match=re.escape(said)) as caught:
+        load({variable: value})
+    assert "hunter2" not in caught.value.message
+    assert len(caught.value.message) < 500
+
+
+def test_a_wrong_value_names_its_key_and_its_source(config):
+    path = config('[log]\nlevel = "loud"\n')
+    with pytest.raises(InvalidInputError, match=re.escape(f"log.level (from {path}): ")):
+        load({}, path)
+    with pytest.raises(InvalidInputError, match=re.escape("log.level (from MESHWARD_LOG_LEVEL): ")):
+        load({"MESHWARD_LOG_LEVEL": "loud"})
+
+
+def test_everything_wrong_is_told_at_once():
+    with pytest.raises(InvalidInputError) as caught:
+        load({"MESHWARD_LOG_LEVEL": "loud", "MESHWARD_QUOTA_HEADERS": "on", "MESHWARD_ADMIN_BIND": "x"})
+    assert {violation.path.split()[0] for violation in caught.value.violations} == {
+        "admin.bind",
+        "log.level",
+        "quota.headers",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("MESHWARD_AUTZ_TELL_CLIENT", "MESHWARD_AUTHZ_TELL_CLIENT"),
+        ("MESHWARD_TRUSTDOMAIN", "MESHWARD_TRUST_DOMAIN"),
+        ("MESHWARD_TLS_BIND", "MESHWARD_MESH_TLS_BIND"),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_the_nearest_known_one(variable, nearest):
+    with pytest.raises(InvalidInputError, match=f"{variable}: no such setting: did you mean {nearest}"):
+        load({variable: "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ("trust_domian = 'a'", "trust_domian", "trust_domain"),
+        ("[mesh]\ntls_bnid = 'a'", "mesh.tls_bnid", "mesh.tls_bind"),
+        ("tls_bind = 'a:1'", "tls_bind", "mesh.tls_bind"),
+        ("[authz.deep]\nx = 1", "authz.deep", None),
+        ("mesh = 3", "mesh", None),
+    ],
+)
+def test_an_unknown_key_of_the_file_is_refused_with_the_nearest_known_one(config, text, key, nearest):
+    with pytest.raises(InvalidInputError, match=f"{key}: no such setting, in ") as caught:
+        load({}, config(text))
+    if nearest:
+        assert f"did you mean {nearest}?" in caught.value.message
+
+
+def test_variables_of_others_are_left_alone():
+    load(
+        {
+            "HOME": "/",
+            "MESHWARD_ADMIN_TOKEN": "x",
+            "MESHWARD_JOIN_TOKEN": "x",
+            "MESHWARD_SERVICE_HOST": "10.0.0.1",
+            "MESHWARD_SERVICE_PORT": "15012",
+            "MESHWARD_SERVICE_PORT_GRPC_TLS": "15012",
+            "MESHWARD_PORT": "tcp://10.0.0.1:15012",
+            "MESHWARD_PORT_15012_TCP": "tcp://10.0.0.1:15012",
+            "MESHWARD_PORT_15012_TCP_ADDR": "10.0.0.1",
+            "MESHWARD_ADMIN_SERVICE_HOST": "10.0.0.1",
+            "MESHWARD_ADMIN_PORT_15014_TCP_PROTO": "tcp",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = ", "not valid TOML"),
+        ("data_dir = 3", "data_dir (from"),
+        ("[ca]\nsvid_default_ttl = 3600", "with its unit"),
+        ("[mesh]\ntls_bind = ['a']", "must be host:port"),
+        ("[mesh]\nserver_names = []", "at least one name"),
+        ("[mesh]\nserver_names = [1]", "mesh.server_names"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ("#" * (1 << 21), "larger than"),
+    ],
+)
+def test_a_wrong_file_is_told(config, text, said):
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        load({}, config(text))
+
+
+@pytest.mark.parametrize("path", ["missing.toml", "."])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, path):
+    with pytest.raises(InvalidInputError, match=re.escape(f"cannot read the settings file {tmp_path / path}")):
+        load({}, tmp_path / path)
+
+
+def test_a_file_that_is_not_text_is_told(tmp_path):
+    path = tmp_path / "meshward.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidInputError, match="not valid TOML"):
+        load({}, path)
+
+
+def test_the_plaintext_port_may_be_public_if_that_is_said():
+    environ = {"MESHWARD_MESH_PLAINTEXT_BIND": "0.0.0.0:15010", "MESHWARD_MESH_PLAINTEXT_PUBLIC": "true"}
+    assert not load(environ).settings.mesh.plaintext_bind.is_loopback
+
+
+def test_any_number_of_ports_may_be_left_to_the_system():
+    environ = {f"MESHWARD_{name}_BIND": "127.0.0.1:0" for name in ("MESH_TLS", "MESH_PLAINTEXT", "ADMIN")}
+    assert load(environ).settings.admin.bind.port == 0
+
+
+def test_what_is_shown_can_be_read_back_and_has_no_password(config):
+    environ = {
+        "MESHWARD_DATABASE_URL": "postgresql+asyncpg://mesh:hunter2@db/mesh?password=hunter2&sslmode=require",
+        "MESHWARD_MESH_SERVER_NAMES": "a.example,b.example",
+        "MESHWARD_DATA_DIR": 'a "quoted" \\ dir',
+        "MESHWARD_SHUTDOWN_GRACE": "1m30s",
+    }
+    loaded = load(environ)
+    shown = as_toml(loaded)
+    assert "hunter2" not in shown
+    assert "hunter2" not in repr(loaded)
+    read_back = load({}, config(shown)).settings
+    assert read_back.model_dump(exclude={"database_url"}) == loaded.settings.model_dump(exclude={"database_url"})
+    assert tomllib.loads(shown)["mesh"]["server_names"] == ["a.example", "b.example"]
+    assert "# MESHWARD_SHUTDOWN_GRACE; MESHWARD_SHUTDOWN_GRACE" in shown
+
+
+def test_values_for_programs_are_plain():
+    values = as_values(load({}))
+    assert json.loads(json.dumps(values)) == values
+    assert values["ca.svid_default_ttl"] == "1d"
+
+
+def test_a_home_directory_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load({"MESHWARD_DATA_DIR": "~/mesh"}).settings.data_dir == Path("/home/someone/mesh")
