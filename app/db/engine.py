@@ -98,7 +98,9 @@ def place_of(url: URL) -> str:
 def _sqlite(url: URL) -> AsyncEngine:
     # One connection: SQLite has one writer, and waiting in the pool's queue is fair and wakes at once, where waiting
     # for each other's file lock is a poll.
-    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS)
+    engine = create_async_engine(
+        url, hide_parameters=True, pool_size=1, max_overflow=0, pool_timeout=POOL_TIMEOUT_SECONDS
+    )
 
     def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         try:
@@ -140,6 +142,7 @@ def _postgres(url: URL, command_timeout: float | None) -> AsyncEngine:
     try:
         engine = create_async_engine(
             url,
+            hide_parameters=True,
             pool_pre_ping=True,
             pool_size=POSTGRES_POOL_SIZE,
             max_overflow=POSTGRES_POOL_OVERFLOW,

@@ -1,0 +1,44 @@
+"""Entity tags: the version of what was read, sent back in `If-Match` so that nobody overwrites what they did not see.
+
+RFC 9110, sections 8.8.3 and 13.1.1. A service compares the version in the transaction that writes and raises
+ConflictError; to a request with `If-Match` that is answered as 412 (see `app.transport.rest.problems`).
+"""
+
+import re
+from typing import Annotated
+
+from fastapi import Header
+
+from app.core.errors import InvalidInputError, PreconditionError, Violation
+
+# A strong tag of this service: a version between quotes, as many digits as 63 bits need.
+MAX_TAG_LENGTH = 64
+
+_TAG = re.compile(r'"([0-9]{1,18})"')
+
+IfMatch = Annotated[
+    str | None,
+    Header(alias="If-Match", description="The `ETag` that was read; the change is made only if it still holds"),
+]
+
+
+def etag_of(version: int) -> str:
+    """Return the strong entity tag of a version, quotes included."""
+    return f'"{version}"'
+
+
+def expected_version(if_match: str | None) -> int | None:
+    """Return the version that the header asks for, None if there is no header.
+
+    Raises PreconditionError for a tag that this service never made, weak ones included, since it cannot match, and
+    InvalidInputError for a header that is not exactly one tag.
+    """
+    if if_match is None:
+        return None
+    text = if_match.strip()
+    if len(text) > MAX_TAG_LENGTH or text == "*" or "," in text:
+        raise InvalidInputError("If-Match must be one entity tag", Violation("If-Match", "send the ETag that was read"))
+    tag = _TAG.fullmatch(text)
+    if tag is None:
+        raise PreconditionError("If-Match is no entity tag of this service; read it again and send its ETag")
+    return int(tag[1])

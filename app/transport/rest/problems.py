@@ -1,0 +1,148 @@
+"""Errors as problem details (RFC 9457), and the one place where errors become HTTP statuses."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.core.errors import (
+    ConflictError,
+    DeadlineExceededError,
+    InternalError,
+    InvalidInputError,
+    MeshwardError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+    Violation,
+)
+
+MEDIA_TYPE = "application/problem+json"
+# What one answer lists; a document with more faults than this is mended in rounds.
+MAX_VIOLATIONS = 100
+# When to come back after 503, in seconds.
+RETRY_AFTER = "1"
+
+STATUS_OF_ERROR: dict[type[MeshwardError], HTTPStatus] = {
+    InvalidInputError: HTTPStatus.BAD_REQUEST,
+    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+    PreconditionError: HTTPStatus.CONFLICT,
+    ResourceExhaustedError: HTTPStatus.TOO_MANY_REQUESTS,
+    UnimplementedError: HTTPStatus.NOT_IMPLEMENTED,
+    UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
+    InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+# What a header of the request made the change depend on: RFC 9110, section 13.1.
+_CONDITIONAL_HEADERS = ("if-match", "if-none-match")
+
+_log = structlog.get_logger(__name__)
+
+
+class HttpError(MeshwardError):
+    """An error with a status of its own, for the few that HTTP itself fixes by number."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def status_of(error: MeshwardError) -> HTTPStatus:
+    """Return the status of `error`: its own for an HttpError, its kind's otherwise."""
+    if isinstance(error, HttpError):
+        return error.status
+    for kind in type(error).__mro__:
+        if kind in STATUS_OF_ERROR:
+            return STATUS_OF_ERROR[kind]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem(
+    status: HTTPStatus,
+    detail: str,
+    request_id: str,
+    violations: Sequence[Violation] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Return the response: `type`, `title`, `status`, `detail`, `request_id`, and `violations` of fields at fault.
+
+    `type` is a URN by the status's name, `urn:meshward:problem:not-found`.
+    """
+    body: dict[str, Any] = {
+        "type": f"urn:meshward:problem:{status.phrase.lower().replace(' ', '-')}",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if violations:
+        body["violations"] = [{"path": item.path, "problem": item.problem} for item in violations[:MAX_VIOLATIONS]]
+    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
+
+
+def from_error(request: Request, error: MeshwardError) -> JSONResponse:
+    """Return the problem that tells `error`; what is Meshward's own fault is logged with its cause as well."""
+    status = status_of(error)
+    headers = {}
+    if status is HTTPStatus.CONFLICT and any(name in request.headers for name in _CONDITIONAL_HEADERS):
+        status = HTTPStatus.PRECONDITION_FAILED
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="meshward"'
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = RETRY_AFTER
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.warning("request_failed", problem=error.message, cause=repr(error.__cause__), exc_info=_own_fault(error))
+    return problem(status, error.message, request_id_of(request), error.violations, headers)
+
+
+def from_http_exception(request: Request, error: HTTPException) -> JSONResponse:
+    """Return the problem for what the framework refuses: no such route, no such method, a body that cannot be read."""
+    if isinstance(error.__cause__, MeshwardError):
+        return from_error(request, error.__cause__)
+    status = HTTPStatus(error.status_code)
+    detail = {
+        HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
+    }.get(status, error.detail)
+    return problem(status, detail, request_id_of(request), headers=error.headers)
+
+
+def from_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Return the problem for parameters or a body that do not have their declared form, with the path of each fault."""
+    details = error.errors()
+    if isinstance(error.body, bytes) and any(tuple(item["loc"]) == ("body",) for item in details):
+        return from_error(
+            request,
+            HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be JSON: send content-type: application/json"),
+        )
+    violations = [Violation(path_of(item["loc"]), item["msg"].removeprefix("Value error, ")) for item in details]
+    message = f"the request is not valid: {violations[0]}" if violations else "the request is not valid"
+    return from_error(request, InvalidInputError(message, *violations))
+
+
+def path_of(location: Sequence[str | int]) -> str:
+    """Return where a value stands, as `spec.rules[0].to`; the part of the request it is in is left out for the body."""
+    names = list(location[1:]) if location and location[0] == "body" else list(location)
+    path = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names)
+    return path.removeprefix(".") or "body"
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id under which the request is logged."""
+    return str(request.scope.get("state", {}).get("request_id", ""))
+
+
+def _own_fault(error: MeshwardError) -> bool:
+    return status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR
