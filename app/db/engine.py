@@ -104,6 +104,9 @@ def _sqlite(url: URL) -> AsyncEngine:
 
     def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         try:
+            # The driver opens in a thread, which it leaves behind, on its way to a loop that may have ended, if that
+            # fails: so find out here.
+            sqlite3.connect(str(url.database)).close()
             connection = dialect.connect(*arguments, **options)
         except sqlite3.Error as error:
             raise DatabaseAwayError(f"cannot open {place_of(url)}: {error}") from error
