@@ -1,0 +1,115 @@
+"""What the demo says to the control plane's admin API, and asks each sidecar's own admin port."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.core.spiffe import SpiffeId
+from app.demo.sidecar import Address
+from app.demo.steps import UnexpectedError
+
+REQUEST_SECONDS = 5.0
+YAML = {"content-type": "application/yaml"}
+
+
+class AdminApi:
+    """The admin API of the control plane at `address`; the token is read from its file when it is first needed."""
+
+    def __init__(self, client: httpx.AsyncClient, address: Address, token_file: Path) -> None:
+        self._client = client
+        self._url = address.url
+        self._token_file = token_file
+
+    async def unready(self) -> str:
+        """Return why the control plane is not ready, or nothing if it is."""
+        try:
+            answer = await self._client.get(f"{self._url}/readyz")
+        except httpx.TransportError as error:
+            return str(error) or type(error).__name__
+        return "" if answer.status_code == httpx.codes.OK else answer.text
+
+    async def set_entry(self, spiffe_id: SpiffeId, x509_svid_ttl_seconds: int) -> None:
+        """Have SVIDs of `spiffe_id` live that long from the next one on, whatever was said before."""
+
+    async def create_join_token(self, spiffe_id: SpiffeId) -> str:
+        """Return the secret of a new join token for `spiffe_id`."""
+        answer = await self._call("POST", "/v1/join-tokens", json={"spiffe_id": str(spiffe_id)})
+        token: str = answer.json()["token"]
+        return token
+
+    async def apply_policies(self, documents: str) -> None:
+        """Apply the AuthorizationPolicy documents, YAML, all or none."""
+        await self._call("POST", "/v1/policies", content=documents, headers=YAML)
+
+    async def delete_policy(self, namespace: str, name: str) -> None:
+        """Delete one policy."""
+        await self._call("DELETE", f"/v1/policies/{namespace}/{name}")
+
+    async def put_quota(self, domain: str, document: str) -> None:
+        """Put the limits of `domain`, YAML."""
+        await self._call("PUT", f"/v1/quota/configs/{domain}", content=document, headers=YAML)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        content: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        token = self._token_file.read_text(encoding="ascii").strip()
+        answer = await self._client.request(
+            method,
+            self._url + path,
+            json=json,
+            content=content,
+            headers={"authorization": f"Bearer {token}", **(headers or {})},
+        )
+        if not answer.is_success:
+            raise UnexpectedError(f"{method} {path} to succeed", f"{answer.status_code} {answer.text}", "control-plane")
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that an Envoy holds, as its admin port shows it."""
+
+    serial: str
+    uris: tuple[str, ...]
+    expires: datetime
+
+
+class EnvoyAdmin:
+    """The admin port of the Envoy at `address`."""
+
+    def __init__(self, client: httpx.AsyncClient, address: Address) -> None:
+        self._client = client
+        self._url = address.url
+
+    async def ready(self) -> bool:
+        """Return whether every listener has what it waited for and takes connections."""
+        try:
+            answer = await self._client.get(f"{self._url}/ready")
+        except httpx.TransportError:
+            return False
+        return answer.status_code == httpx.codes.OK
+
+    async def certificates(self) -> tuple[HeldCertificate, ...]:
+        """Return the certificates, each once, that Envoy holds to show to its peers."""
+        answer = await self._client.get(f"{self._url}/certs")
+        chains = [chain for each in answer.json()["certificates"] for chain in each.get("cert_chain", ())]
+        return tuple(dict.fromkeys(_held(chain) for chain in chains))
+
+    async def handshakes(self) -> int:
+        """Return how many TLS handshakes its listeners have completed so far."""
+        answer = await self._client.get(f"{self._url}/stats", params={"filter": r"^listener\..*\.ssl\.handshake$"})
+        return sum(int(line.rpartition(":")[2]) for line in answer.text.splitlines())
+
+
+def _held(chain: dict[str, Any]) -> HeldCertificate:
+    uris = tuple(name["uri"] for name in chain.get("subject_alt_names", ()) if "uri" in name)
+    return HeldCertificate(chain["serial_number"], uris, datetime.fromisoformat(chain["expiration_time"]))

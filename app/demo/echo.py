@@ -1,0 +1,142 @@
+"""The demo's workloads: an echo server, and one that relays what it is asked to another through its sidecar.
+
+Run as `python -m app.demo.echo NAME PORT [--through URL]`.
+"""
+
+import argparse
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.demo.addresses import HOST
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# An echo has no use for more, and the demo must not be a way to fill this machine's memory.
+MAX_BODY_BYTES = 64 * 1024
+RELAY_TIMEOUT_SECONDS = 10.0
+# RFC 9110, section 7.6.1: these speak of one connection; the length and the encoding are made anew.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class IndentedJson(JSONResponse):
+    """JSON for people who look at it with curl."""
+
+    def render(self, content: object) -> bytes:
+        """Return `content` as indented JSON that ends with a newline."""
+        return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def echo_app(name: str) -> Starlette:
+    """Return an application that answers every request with what reached it: method, path, headers, size."""
+
+    async def echo(request: Request) -> Response:
+        body = await _body(request)
+        if body is None:
+            return _too_large()
+        headers: dict[str, str] = {}
+        for key, value in request.headers.items():
+            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+        return IndentedJson(
+            {
+                "workload": name,
+                "method": request.method,
+                "path": request.url.path,
+                "query": request.url.query,
+                "headers": headers,
+                "body_bytes": len(body),
+            }
+        )
+
+    return Starlette(routes=[Route("/{path:path}", echo, methods=METHODS)])
+
+
+def relay_app(through: str, transport: httpx.AsyncBaseTransport | None = None) -> Starlette:
+    """Return an application that asks the same of `through`, the start of a URL, and returns what that answers.
+
+    It answers 502 with a sentence if nothing answers there. `transport` replaces the network.
+    """
+    client = httpx.AsyncClient(base_url=through, timeout=RELAY_TIMEOUT_SECONDS, transport=transport, trust_env=False)
+
+    async def relay(request: Request) -> Response:
+        body = await _body(request)
+        if body is None:
+            return _too_large()
+        target = httpx.URL(through).copy_with(raw_path=_raw_target(request))
+        try:
+            answer = await client.request(
+                request.method, target, headers=_end_to_end(request.headers.items()), content=body
+            )
+        except httpx.HTTPError as error:
+            return Response(f"no answer from {through}: {error or type(error).__name__}\n", 502)
+        response = Response(answer.content, answer.status_code)
+        for key, value in _end_to_end(answer.headers.multi_items()):
+            response.headers.append(key, value)
+        return response
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    return Starlette(routes=[Route("/{path:path}", relay, methods=METHODS)], lifespan=lifespan)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve one workload until a signal ends it."""
+    parser = argparse.ArgumentParser(description="A workload of the demo")
+    parser.add_argument("name")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--through", help="relay to this URL instead of answering")
+    options = parser.parse_args(arguments)
+    app = relay_app(options.through) if options.through else echo_app(options.name)
+    uvicorn.run(app, host=HOST, port=options.port, log_level="warning", access_log=False, server_header=False)
+
+
+async def _body(request: Request) -> bytes | None:
+    """Return the request's body, or None if it is larger than `MAX_BODY_BYTES`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)
+
+
+def _too_large() -> Response:
+    return Response(f"the body is larger than {MAX_BODY_BYTES} bytes\n", 413)
+
+
+def _raw_target(request: Request) -> bytes:
+    """Return path and query as they came, so that the sidecar decides about what was really asked."""
+    path: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    return path + b"?" + query if query else path
+
+
+def _end_to_end(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [(key, value) for key, value in pairs if key.lower() not in HOP_BY_HOP]
+
+
+if __name__ == "__main__":
+    main()

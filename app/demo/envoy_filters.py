@@ -1,0 +1,100 @@
+"""The HTTP filters of a sidecar's bootstrap: who asks whom, about what, and how long it waits."""
+
+from typing import Any
+
+from app.demo.envoy_tls import any_of
+from app.demo.sidecar import Protocol
+
+# Envoy's own defaults (200 ms and 20 ms) are tight for a laptop that also runs the load.
+CHECK_TIMEOUT = "1s"
+QUOTA_TIMEOUT = "0.5s"
+# Where HTTP checks are answered; the request's own path follows.
+HTTP_CHECK_PREFIX = "/ext_authz"
+
+Document = dict[str, Any]
+
+_HTTP = "envoy.extensions.filters.http"
+_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_EXPRESSION = "envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor"
+
+
+def connection_manager(name: str, *, cluster: str, filters: tuple[Document, ...], client_certificate: bool) -> Document:
+    """Return the network filter that speaks HTTP, runs `filters` and sends everything to `cluster`.
+
+    With `client_certificate` the header `x-forwarded-client-cert` is written from the verified peer; without it, and
+    from the client in either case, the header is removed.
+    """
+    router: Document = {"name": "envoy.filters.http.router", "typed_config": any_of(f"{_HTTP}.router.v3.Router", {})}
+    value: Document = {
+        "stat_prefix": name,
+        "normalize_path": True,
+        "forward_client_cert_details": "SANITIZE_SET" if client_certificate else "SANITIZE",
+        "http_filters": [*filters, router],
+        "route_config": {
+            "name": name,
+            "virtual_hosts": [{"name": name, "domains": ["*"], "routes": [_route(cluster, limited=bool(filters))]}],
+        },
+    }
+    if client_certificate:
+        value["set_current_client_cert_details"] = {"uri": True}
+    return {"name": "envoy.filters.network.http_connection_manager", "typed_config": any_of(_MANAGER, value)}
+
+
+def authorization(protocol: Protocol, cluster: str) -> Document:
+    """Return the external authorization filter, which asks `cluster` over `protocol` and denies if it cannot."""
+    common: Document = {"transport_api_version": "V3", "failure_mode_allow": False}
+    asks = _grpc_check(cluster) if protocol is Protocol.GRPC else _http_check(cluster)
+    value = any_of(f"{_HTTP}.ext_authz.v3.ExtAuthz", common | asks)
+    return {"name": "envoy.filters.http.ext_authz", "typed_config": value}
+
+
+def quota(domain: str, cluster: str) -> Document:
+    """Return the rate limit filter, which counts in `domain` at `cluster` and admits if it cannot be asked."""
+    value = {
+        "domain": domain,
+        "timeout": QUOTA_TIMEOUT,
+        "failure_mode_deny": False,
+        "rate_limit_service": {
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
+        },
+    }
+    return {"name": "envoy.filters.http.ratelimit", "typed_config": any_of(f"{_HTTP}.ratelimit.v3.RateLimit", value)}
+
+
+def _grpc_check(cluster: str) -> Document:
+    return {
+        "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": CHECK_TIMEOUT},
+        "include_peer_certificate": True,
+        "include_tls_session": True,
+        "encode_raw_headers": True,
+        "bootstrap_metadata_labels_key": "labels",
+    }
+
+
+def _http_check(cluster: str) -> Document:
+    server = {"uri": f"https://{cluster}", "cluster": cluster, "timeout": CHECK_TIMEOUT}
+    client_headers = {"patterns": [{"prefix": "x-meshward-"}, {"exact": "content-type"}]}
+    return {
+        "http_service": {
+            "server_uri": server,
+            "path_prefix": HTTP_CHECK_PREFIX,
+            "authorization_response": {"allowed_client_headers": client_headers},
+        },
+        "allowed_headers": {"patterns": [{"exact": "x-forwarded-client-cert"}]},
+    }
+
+
+def _route(cluster: str, *, limited: bool) -> Document:
+    action: Document = {"cluster": cluster}
+    if limited:
+        # The verified peer, so that a limit cannot be escaped by writing another name into a header; and the path
+        # without its query, so that it cannot be escaped by adding one.
+        keys = (("principal", "connection.uri_san_peer_certificate"), ("path", "request.url_path"))
+        action["rate_limits"] = [{"actions": [_descriptor(key, expression) for key, expression in keys]}]
+    return {"match": {"prefix": "/"}, "route": action}
+
+
+def _descriptor(key: str, expression: str) -> Document:
+    value = any_of(_EXPRESSION, {"descriptor_key": key, "text": expression})
+    return {"extension": {"name": "envoy.rate_limit_descriptors.expr", "typed_config": value}}

@@ -1,0 +1,124 @@
+"""The demo's steps: run one after the other, shown with a tick or a cross, in the manner of an installer."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from app.core.clock import Clock
+from app.core.errors import MeshwardError
+from app.demo.children import ChildEndedError, Children
+
+# A step that has not seen what it waits for by then never will.
+STEP_SECONDS = 30.0
+# Where the second column starts.
+TITLE_WIDTH = 44
+
+_GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+
+
+class UnexpectedError(MeshwardError):
+    """A step saw something else than it should. `logs` names the processes whose logs explain it."""
+
+    def __init__(self, expected: str, seen: str, *logs: str) -> None:
+        super().__init__(f"expected {expected}; saw {seen}")
+        self.expected = expected
+        self.seen = seen
+        self.logs = logs
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to be seen. `look` returns what it saw, in a few words, or raises UnexpectedError.
+
+    `logs` names the processes whose logs explain a failure that does not say so itself.
+    """
+
+    title: str
+    look: Callable[[], Awaitable[str]]
+    logs: tuple[str, ...] = ()
+    seconds: float = STEP_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step failed, and the end of the logs that explain it, by process."""
+
+    title: str
+    expected: str
+    seen: str
+    logs: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How marks look on the output at hand."""
+
+    tick: str = "✔"
+    cross: str = "✘"
+    colour: bool = False
+
+    def paint(self, code: str, text: str) -> str:
+        """Return `text` in the colour `code`, or as it is where there are no colours."""
+        return f"{code}{text}{_PLAIN}" if self.colour else text
+
+
+def style_of(stream: TextIO) -> Style:
+    """Return the style for `stream`: colours on a terminal alone (and not under NO_COLOR), marks that it can write."""
+    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    try:
+        "✔✘".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return Style("ok", "FAILED", colour)
+    return Style(colour=colour)
+
+
+def render_seen(style: Style, title: str, seen: str, seconds: float) -> str:
+    """Return the line of a step that saw what it should; `seconds` is how long it took."""
+    mark = style.paint(_GREEN, style.tick)
+    return f"  {mark} {title:<{TITLE_WIDTH}} {seen} {style.paint(_DIM, f'({seconds:.1f} s)')}"
+
+
+def render_failure(style: Style, failure: Failure) -> str:
+    """Return the lines of a step that failed: what was expected, what was seen, and the logs that explain it."""
+    mark = style.paint(_RED, style.cross)
+    lines = [
+        f"  {mark} {failure.title}",
+        f"      expected: {failure.expected}",
+        f"      seen:     {failure.seen}",
+    ]
+    for name, tail in failure.logs:
+        lines.append(f"      the end of the log of {name}:")
+        lines.extend(f"        {line}" for line in tail or ("(empty)",))
+    return "\n".join(lines)
+
+
+async def run_steps(
+    steps: Sequence[Step], children: Children, clock: Clock, style: Style, write: Callable[[str], None]
+) -> Failure | None:
+    """Run `steps` in order and write a line for each. Return the first failure, after which no step is run, or None."""
+    for step in steps:
+        started = clock.monotonic()
+        try:
+            seen = await children.unless_one_ends(asyncio.wait_for(step.look(), step.seconds))
+        except (MeshwardError, TimeoutError) as error:
+            failure = explain(step, error, children)
+            write(render_failure(style, failure))
+            return failure
+        write(render_seen(style, step.title, seen, clock.monotonic() - started))
+    return None
+
+
+def explain(step: Step, error: MeshwardError | TimeoutError, children: Children) -> Failure:
+    """Return the failure that `error` is for `step`, with the logs that explain it."""
+    match error:
+        case UnexpectedError():
+            expected, seen, logs = error.expected, error.seen, error.logs or step.logs
+        case ChildEndedError():
+            expected, seen, logs = f"{error.child.name} to keep running", error.message, (error.child.name,)
+        case MeshwardError():
+            expected, seen, logs = step.title, error.message, step.logs
+        case _:
+            expected, seen, logs = step.title, f"nothing within {step.seconds:g} s", step.logs
+    return Failure(step.title, expected, seen, tuple((name, children.tail(name)) for name in logs))

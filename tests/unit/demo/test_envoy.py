@@ -1,0 +1,156 @@
+import json
+
+import pytest
+
+from app.core.spiffe import SpiffeId
+from app.demo.envoy import bootstrap, bootstrap_json
+from app.demo.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+
+WEB = SpiffeId.parse("spiffe://example.org/ns/shop/sa/web")
+API = SpiffeId.parse("spiffe://example.org/ns/shop/sa/api")
+
+
+def at(port):
+    return Address("127.0.0.1", port)
+
+
+def sidecar(**changes):
+    values = {
+        "spiffe_id": API,
+        "admin": at(15000),
+        "sds_socket": "/run/agent.sock",
+        "control_plane": ControlPlane(at(15012), "meshward.example.org"),
+        "inbound": (Inbound("inbound", at(15006), at(8080)),),
+        "outbound": (Outbound("outbound", at(15001), at(15006), API, connection_seconds=2.5),),
+        "quota_domain": "shop",
+        "labels": {"app": "api"},
+    }
+    return Sidecar(**{**values, **changes})
+
+
+def listener(document, name):
+    (found,) = [each for each in document["static_resources"]["listeners"] if each["name"] == name]
+    return found
+
+
+def cluster(document, name):
+    (found,) = [each for each in document["static_resources"]["clusters"] if each["name"] == name]
+    return found
+
+
+def manager(document, name):
+    return listener(document, name)["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def filters(document, name):
+    return {each["name"]: each["typed_config"] for each in manager(document, name)["http_filters"]}
+
+
+def tls(socket):
+    return socket["typed_config"]["common_tls_context"]
+
+
+def test_an_inbound_listener_takes_nobody_without_a_certificate_of_the_trust_domain():
+    (chain,) = listener(bootstrap(sidecar()), "inbound")["filter_chains"]
+    assert chain["transport_socket"]["typed_config"]["require_client_certificate"] is True
+    validation = tls(chain["transport_socket"])["combined_validation_context"]
+    # The slash matters: example.org must not admit example.org.attacker.net.
+    assert validation["default_validation_context"]["match_typed_subject_alt_names"] == [
+        {"san_type": "URI", "matcher": {"prefix": "spiffe://example.org/"}}
+    ]
+    assert validation["validation_context_sds_secret_config"]["name"] == "ROOTCA"
+
+
+def test_every_certificate_comes_over_sds_and_none_is_in_the_document():
+    text = bootstrap_json(sidecar())
+    assert "inline" not in text
+    assert "filename" not in text
+    sds = cluster(json.loads(text), "sds")["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    assert sds["address"] == {"pipe": {"path": "/run/agent.sock"}}
+
+
+def test_a_peer_must_prove_to_be_exactly_who_is_called():
+    peer = cluster(bootstrap(sidecar()), "outbound-peer")
+    validation = tls(peer["transport_socket"])["combined_validation_context"]["default_validation_context"]
+    assert validation["match_typed_subject_alt_names"] == [{"san_type": "URI", "matcher": {"exact": str(API)}}]
+
+
+def test_the_control_plane_must_prove_its_dns_name():
+    server = cluster(bootstrap(sidecar()), "meshward")
+    validation = tls(server["transport_socket"])["combined_validation_context"]["default_validation_context"]
+    assert validation["match_typed_subject_alt_names"] == [
+        {"san_type": "DNS", "matcher": {"exact": "meshward.example.org"}}
+    ]
+    assert server["transport_socket"]["typed_config"]["sni"] == "meshward.example.org"
+
+
+def test_inbound_requests_are_authorized_before_they_are_counted_and_counted_before_they_are_routed():
+    assert list(filters(bootstrap(sidecar()), "inbound")) == [
+        "envoy.filters.http.ext_authz",
+        "envoy.filters.http.ratelimit",
+        "envoy.filters.http.router",
+    ]
+
+
+def test_a_check_that_cannot_be_asked_denies():
+    for protocol in Protocol:
+        document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), protocol),)))
+        assert filters(document, "inbound")["envoy.filters.http.ext_authz"]["failure_mode_allow"] is False
+
+
+def test_a_grpc_check_carries_raw_headers_the_peers_certificate_and_the_workloads_labels():
+    document = bootstrap(sidecar())
+    check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
+    assert check["encode_raw_headers"] is True
+    assert check["include_peer_certificate"] is True
+    assert document["node"]["metadata"][check["bootstrap_metadata_labels_key"]] == {"app": "api"}
+
+
+def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_peer_as_the_sidecar_verified_it():
+    document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)))
+    check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
+    assert check["http_service"]["path_prefix"] == "/ext_authz"
+    assert check["http_service"]["server_uri"]["cluster"] == "meshward"
+    assert check["allowed_headers"]["patterns"] == [{"exact": "x-forwarded-client-cert"}]
+    assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
+
+
+def test_limits_count_by_the_verified_peer_and_the_path_without_its_query():
+    route = manager(bootstrap(sidecar()), "inbound")["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    ((principal, path),) = [limit["actions"] for limit in route["rate_limits"]]
+    assert principal["extension"]["typed_config"]["text"] == "connection.uri_san_peer_certificate"
+    assert path["extension"]["typed_config"]["text"] == "request.url_path"
+    assert filters(bootstrap(sidecar()), "inbound")["envoy.filters.http.ratelimit"]["domain"] == "shop"
+
+
+def test_a_workload_cannot_forge_the_peer_header_on_its_way_out():
+    document = bootstrap(sidecar())
+    assert manager(document, "outbound")["forward_client_cert_details"] == "SANITIZE"
+    assert list(filters(document, "outbound")) == ["envoy.filters.http.router"]
+
+
+def test_connections_to_a_peer_are_replaced_so_that_new_certificates_are_used():
+    options = cluster(bootstrap(sidecar()), "outbound-peer")["typed_extension_protocol_options"]
+    (http,) = options.values()
+    assert http["common_http_protocol_options"] == {"max_connection_duration": "2.5s"}
+
+
+def test_no_listener_shares_its_port_in_silence():
+    for each in bootstrap(sidecar())["static_resources"]["listeners"]:
+        assert each["enable_reuse_port"] is False
+
+
+def test_the_admin_port_is_where_the_values_say():
+    assert bootstrap(sidecar())["admin"]["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}
+
+
+@pytest.mark.parametrize(("spiffe_id", "cluster_name"), [(API, "api.shop"), (API.trust_domain.id, "default.default")])
+def test_the_node_is_named_after_the_workload(spiffe_id, cluster_name):
+    node = bootstrap(sidecar(spiffe_id=spiffe_id))["node"]
+    assert node["cluster"] == cluster_name
+
+
+def test_a_sidecar_may_only_listen_or_only_call():
+    document = bootstrap(sidecar(inbound=(), outbound=()))
+    assert document["static_resources"]["listeners"] == []
+    assert [each["name"] for each in document["static_resources"]["clusters"]] == ["sds", "meshward"]
