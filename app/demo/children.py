@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from app.core.errors import MeshwardError
 from app.demo import launch
@@ -22,7 +22,7 @@ TAIL_LINES = 12
 MAX_LINE_LENGTH = 400
 
 # Colour codes and other control characters, which would otherwise reach the user's terminal from a log.
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class Children:
         self._children: dict[str, Child] = {}
         self._ended: asyncio.Queue[Child] = asyncio.Queue()
 
-    async def __aenter__(self) -> "Children":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,10 +68,13 @@ class Children:
     def __getitem__(self, name: str) -> Child:
         return self._children[name]
 
-    async def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> Child:
+    async def start(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], *, ends: bool = False
+    ) -> Child:
         """Start the program `argv` as the child `name`; what it prints is added to the file `log_of(name)`.
 
-        It leads a process group of its own, so that Ctrl-C in the terminal reaches this process alone.
+        It leads a process group of its own, so that Ctrl-C in the terminal reaches this process alone. `ends` says that
+        it is to end by itself.
         """
         with self.log_of(name).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -82,7 +85,7 @@ class Children:
                 stderr=log,
                 start_new_session=True,
             )
-        child = Child(name, process, self.log_of(name))
+        child = Child(name, process, self.log_of(name), stopping=ends)
         child.watch = asyncio.create_task(self._watch(child))
         self._children[name] = child
         return child

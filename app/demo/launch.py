@@ -27,7 +27,10 @@ def end_with_parent(parent: int) -> None:
 def main(arguments: list[str]) -> None:
     """Become the program named in `arguments`, which are the parent's pid, the program and its own arguments."""
     end_with_parent(int(arguments[0]))
-    os.execv(arguments[1], arguments[1:])  # noqa: S606 - replacing this process by a program, without a shell, is the point
+    try:
+        os.execv(arguments[1], arguments[1:])  # noqa: S606 - to be replaced by a program, without a shell, is the point
+    except OSError as error:
+        sys.exit(f"cannot run {arguments[1]}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+import asyncio
+import io
+
+import pytest
+
+from app.core.errors import UnavailableError
+from app.demo.children import Children
+from app.demo.steps import Failure, Step, Style, UnexpectedError, render_failure, render_seen, run_steps, style_of
+from tests.fakes.clock import ManualClock
+
+PLAIN = Style()
+
+
+class Stream(io.StringIO):
+    def __init__(self, encoding, *, terminal):
+        super().__init__()
+        self._encoding = encoding
+        self._terminal = terminal
+
+    @property
+    def encoding(self):
+        return self._encoding
+
+    def isatty(self):
+        return self._terminal
+
+
+async def run(tmp_path, *steps):
+    lines = []
+    async with Children(tmp_path) as children:
+        failure = await run_steps(steps, children, ManualClock(), PLAIN, lines.append)
+    return failure, lines
+
+
+def seeing(text):
+    async def look():
+        return text
+
+    return look
+
+
+def raising(error):
+    async def look():
+        raise error
+
+    return look
+
+
+async def test_each_step_is_shown_with_a_tick_and_what_it_saw(tmp_path):
+    failure, lines = await run(tmp_path, Step("one", seeing("this")), Step("two", seeing("that")))
+    assert failure is None
+    assert [line.split() for line in lines] == [
+        ["✔", "one", "this", "(0.0", "s)"],
+        ["✔", "two", "that", "(0.0", "s)"],
+    ]
+
+
+async def test_a_step_that_sees_something_else_is_the_last_and_shows_the_log_that_explains_it(tmp_path):
+    (tmp_path / "api-envoy.log").write_text("first\nlast words\n")
+    wrong = UnexpectedError("200", "503 no healthy upstream", "api-envoy")
+    failure, lines = await run(tmp_path, Step("allowed", raising(wrong), ("control-plane",)), Step("two", seeing("x")))
+    assert failure == Failure("allowed", "200", "503 no healthy upstream", (("api-envoy", ("first", "last words")),))
+    assert "".join(lines) == (
+        "  ✘ allowed\n"
+        "      expected: 200\n"
+        "      seen:     503 no healthy upstream\n"
+        "      the end of the log of api-envoy:\n"
+        "        first\n"
+        "        last words"
+    )
+
+
+async def test_an_error_that_names_no_log_is_explained_by_those_of_the_step(tmp_path):
+    (tmp_path / "control-plane.log").write_text("why\n")
+    failure, _ = await run(
+        tmp_path, Step("ready", raising(UnavailableError("database away")), ("control-plane", "web"))
+    )
+    assert failure.seen == "database away"
+    assert failure.logs == (("control-plane", ("why",)), ("web", ()))
+
+
+async def test_a_step_that_never_sees_anything_fails_in_bounded_time(tmp_path):
+    failure, _ = await run(tmp_path, Step("ready", asyncio.Event().wait, ("web",), seconds=0.01))
+    assert failure.seen == "nothing within 0.01 s"
+
+
+async def test_a_fault_of_the_demos_own_is_not_taken_for_a_failed_step(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        await run(tmp_path, Step("one", raising(ZeroDivisionError())))
+
+
+def test_the_time_a_step_took_is_shown():
+    assert render_seen(PLAIN, "ready", "all well", 1.26).endswith("all well (1.3 s)")
+
+
+def test_an_empty_log_is_said_to_be_empty():
+    assert "(empty)" in render_failure(PLAIN, Failure("t", "e", "s", (("web", ()),)))
+
+
+def test_colours_are_for_terminals_alone(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert style_of(Stream("utf-8", terminal=True)).colour
+    assert not style_of(Stream("utf-8", terminal=False)).colour
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not style_of(Stream("utf-8", terminal=True)).colour
+
+
+def test_a_coloured_line_ends_in_plain():
+    line = render_seen(Style(colour=True), "ready", "x", 0)
+    assert line.count("\x1b[0m") == 2
+    assert "\x1b" not in render_seen(PLAIN, "ready", "x", 0)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "no-such-encoding", None])
+def test_an_output_that_cannot_write_ticks_gets_words(encoding):
+    style = style_of(Stream(encoding, terminal=False))
+    assert (style.tick, style.cross) == ("ok", "FAILED")
