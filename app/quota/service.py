@@ -13,7 +13,7 @@ from app.core.errors import (
     PreconditionError,
     Violation,
 )
-from app.quota.model import Answer, Code, Descriptor, Hit, Limit, RateLimit, Status, StoredConfig
+from app.quota.model import Answer, Code, CounterKey, Descriptor, Hit, Limit, RateLimit, Status, StoredConfig
 from app.quota.ports import ConfigRepository, ConfigTransactions, CounterStore
 from app.quota.rules.match import Node, compile_config, limits_of
 from app.quota.rules.parse import domain_problem, parse_config
@@ -200,13 +200,15 @@ class QuotaService:
 
 def _hit(domain: str, descriptor: Descriptor, limit: RateLimit, hits_addend: int, now: int) -> Hit:
     unit_seconds = limit.unit.value
-    key = (domain, *(part for entry in descriptor.entries for part in entry))
+    key: CounterKey = (domain,)
+    for entry in descriptor.entries:
+        key += entry
     return Hit(key, unit_seconds, window_start(now, unit_seconds), hits_of(descriptor.hits, hits_addend))
 
 
 def _statuses(limits: Sequence[Limit | None], counts: Sequence[int | None], now: int) -> tuple[Status, ...]:
     counted = iter(counts)
-    return tuple(judge(limit, next(counted) if isinstance(limit, RateLimit) else 0, now) for limit in limits)
+    return tuple([judge(limit, next(counted) if isinstance(limit, RateLimit) else 0, now) for limit in limits])
 
 
 def _expect(domain: str, stored: StoredConfig | None, expected_revision: int | None) -> None:

@@ -94,7 +94,12 @@ def limits_of(root: Node, descriptors: Sequence[Descriptor]) -> tuple[Limit | No
     dropped: its descriptor has none.
     """
     found = [descriptor.override or find_limit(root, descriptor.entries) for descriptor in descriptors]
-    replaced = frozenset().union(*(limit.replaces for limit in found if limit and limit.replaces))
-    if not replaced:
-        return tuple(found)
+    for limit in found:
+        if limit is not None and limit.replaces:
+            return _without_replaced(found)
+    return tuple(found)
+
+
+def _without_replaced(found: Sequence[Limit | None]) -> tuple[Limit | None, ...]:
+    replaced = {name for limit in found if limit is not None for name in limit.replaces}
     return tuple(limit if limit is None or limit.name not in replaced else None for limit in found)

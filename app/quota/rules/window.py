@@ -49,4 +49,7 @@ def judge(limit: Limit | None, count: int | None, now: int) -> Status:
 
 def overall(statuses: tuple[Status, ...]) -> Code:
     """Return the answer to a request: over the limit if any descriptor is."""
-    return Code.OVER_LIMIT if any(status.code is Code.OVER_LIMIT for status in statuses) else Code.OK
+    for status in statuses:
+        if status.code is Code.OVER_LIMIT:
+            return Code.OVER_LIMIT
+    return Code.OK

@@ -1,0 +1,147 @@
+"""Envoy's rate limit service (envoy/service/ratelimit/v3/rls.proto), as envoyproxy/ratelimit answers it."""
+
+from typing import Any
+
+from envoy.service.ratelimit.v3 import rls_pb2
+
+from app.core.errors import InvalidInputError, PreconditionError, Violation
+from app.quota.model import (
+    MAX_DESCRIPTORS,
+    MAX_ENTRIES,
+    MAX_KEY_LENGTH,
+    MAX_VALUE_LENGTH,
+    Answer,
+    Code,
+    Descriptor,
+    Entry,
+    RateLimit,
+    Status,
+    Unit,
+)
+from app.quota.rules.headers import HeaderStyle, headers_of
+from app.quota.service import QuotaService
+from app.telemetry.families import OTHER
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.status import Code as StatusCode
+from app.transport.grpc.status import RpcError
+
+_Response: Any = rls_pb2.RateLimitResponse
+_OK: int = _Response.OK
+_OVER_LIMIT: int = _Response.OVER_LIMIT
+_UNIT_NUMBERS: dict[int, int] = {unit.value: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit}
+# envoy.type.v3.RateLimitUnit, whose numbers are not those of the answer's unit.
+_OVERRIDE_UNITS: dict[int, Unit] = {
+    1: Unit.SECOND,
+    2: Unit.MINUTE,
+    3: Unit.HOUR,
+    4: Unit.DAY,
+    5: Unit.MONTH,
+    6: Unit.YEAR,
+}
+
+
+class RateLimitRpc:
+    """The handlers of `envoy.service.ratelimit.v3.RateLimitService`. `headers` says what clients are told."""
+
+    def __init__(self, service: QuotaService, metrics: Metrics, headers: HeaderStyle = HeaderStyle.OFF) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._headers = headers
+
+    async def ShouldRateLimit(self, request: Any, context: CallContext) -> Any:  # noqa: ARG002, N802 - the RPC's name
+        """Answer a RateLimitRequest with a RateLimitResponse.
+
+        Raises RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no descriptors and no
+        configuration loaded; InvalidInputError for a request beyond a bound or against the contract of rls.proto;
+        UnavailableError if the counters are away. An error is the sidecar's to decide on, by its failure mode.
+        """
+        try:
+            descriptors = _descriptors(request)
+            answer = await self._service.should_rate_limit(request.domain, descriptors, request.hits_addend)
+        except PreconditionError as error:
+            self._metrics.limits.add((OTHER, "error"))
+            raise RpcError(StatusCode.UNKNOWN, error.message) from error
+        except Exception:
+            self._metrics.limits.add((OTHER, "error"))
+            raise
+        self._metrics.limits.add(_labels(request.domain, answer))
+        return _response(answer, self._headers)
+
+
+def _descriptors(request: Any) -> list[Descriptor]:
+    if not request.domain:
+        raise RpcError(StatusCode.UNKNOWN, "rate limit domain must not be empty")
+    messages = request.descriptors
+    if not messages:
+        raise RpcError(StatusCode.UNKNOWN, "rate limit descriptor list must not be empty")
+    if len(messages) > MAX_DESCRIPTORS:
+        raise _refusal("descriptors", f"are more than {MAX_DESCRIPTORS}")
+    return [_descriptor(message, index) for index, message in enumerate(messages)]
+
+
+def _descriptor(message: Any, index: int) -> Descriptor:
+    entries = tuple([(entry.key, entry.value) for entry in message.entries])
+    if not 1 <= len(entries) <= MAX_ENTRIES:
+        raise _refusal(f"descriptors[{index}].entries", f"must be 1 to {MAX_ENTRIES}")
+    for key, value in entries:
+        if not 1 <= len(key) <= MAX_KEY_LENGTH or len(value) > MAX_VALUE_LENGTH:
+            raise _entry_refusal(index, entries)
+    hits = message.hits_addend.value if message.HasField("hits_addend") else None
+    override = _override(message.limit, index) if message.HasField("limit") else None
+    return Descriptor(entries, hits, override)
+
+
+def _override(limit: Any, index: int) -> RateLimit:
+    unit = _OVERRIDE_UNITS.get(limit.unit)
+    if unit is None:
+        raise _refusal(f"descriptors[{index}].limit.unit", f"must be a unit of time, not {limit.unit}")
+    return RateLimit(unit, limit.requests_per_unit)
+
+
+def _entry_refusal(index: int, entries: tuple[Entry, ...]) -> InvalidInputError:
+    for number, (key, value) in enumerate(entries):
+        path = f"descriptors[{index}].entries[{number}]"
+        if not 1 <= len(key) <= MAX_KEY_LENGTH:
+            return _refusal(f"{path}.key", f"must have 1 to {MAX_KEY_LENGTH} characters")
+        if len(value) > MAX_VALUE_LENGTH:
+            return _refusal(f"{path}.value", f"must have at most {MAX_VALUE_LENGTH} characters")
+    raise AssertionError("one of the entries was found to be out of bounds")
+
+
+def _refusal(path: str, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"rate limit request is not valid: {path} {problem}", Violation(path, problem))
+
+
+def _labels(domain: str, answer: Answer) -> tuple[str, str]:
+    """Return the decision's domain and code; what callers make up is not a label."""
+    if not answer.domain_known:
+        return OTHER, "domain_not_found"
+    if answer.code is Code.OK:
+        return domain, "ok"
+    return domain, "over_limit" if all(status.counted for status in answer.statuses) else "no_room"
+
+
+def _response(answer: Answer, headers: HeaderStyle) -> Any:
+    response = _Response(overall_code=_OK if answer.code is Code.OK else _OVER_LIMIT)
+    for status in answer.statuses:
+        _add_status(response, status)
+    if headers is not HeaderStyle.OFF:
+        for key, value in headers_of(headers, answer.statuses):
+            response.response_headers_to_add.add(key=key, value=value)
+    return response
+
+
+def _add_status(response: Any, status: Status) -> None:
+    message = response.statuses.add(
+        code=_OK if status.code is Code.OK else _OVER_LIMIT, limit_remaining=status.remaining
+    )
+    limit = status.limit
+    if limit is None:
+        return
+    told = message.current_limit
+    told.requests_per_unit = limit.requests_per_unit
+    told.unit = _UNIT_NUMBERS[limit.unit.value]
+    if limit.name:
+        told.name = limit.name
+    message.duration_until_reset.seconds = status.reset_seconds

@@ -1,0 +1,142 @@
+"""Laws of counting, whatever is asked in whatever order and however the clocks go."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.errors import InvalidInputError
+from app.quota.backends.memory import MemoryCounters
+from app.quota.model import Code, CounterKey, Descriptor, Hit, RateLimit, Unit
+from app.quota.rules.parse import parse_config
+from app.quota.rules.window import judge, steady_offset, window_start
+from app.quota.service import QuotaService
+from app.telemetry.metrics import Metrics
+from tests.fakes.clock import ManualClock
+from tests.fakes.quota import MemoryConfigs
+
+LIMIT = 7
+
+
+def finish(awaitable):
+    """Run what waits for nothing to its end, without an event loop for each of the many examples."""
+    with pytest.raises(StopIteration) as done:
+        awaitable.send(None)
+    return done.value.value
+
+
+def new_service(unit, max_keys):
+    clock = ManualClock()
+    service = QuotaService(MemoryConfigs(), MemoryCounters(max_keys), clock, Metrics())
+    limit = {"unit": unit.name, "requests_per_unit": LIMIT}
+    finish(service.put("d", {"domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}))
+    return service, clock
+
+
+ASK = st.tuples(st.sampled_from("abc"), st.integers(0, 5))
+STEP = st.lists(ASK, min_size=1, max_size=4)
+MOVE = st.floats(-5, 5)
+
+
+@given(st.lists(STEP | MOVE, max_size=40), st.sampled_from([Unit.SECOND, Unit.MINUTE]), st.integers(1, 3))
+def test_no_window_lets_more_pass_than_its_limit(steps, unit, max_keys):
+    service, clock = new_service(unit, max_keys)
+    elapsed, allowed = 0.0, {}
+    furthest = start = clock.now().timestamp()
+    for step in steps:
+        if isinstance(step, float):
+            clock.advance(step) if step > 0 else clock.turn_back(-step)
+            elapsed += max(0.0, step)
+            furthest = max(furthest, clock.now().timestamp())
+            continue
+        answer = finish(service.should_rate_limit("d", [Descriptor((("k", name),), hits) for name, hits in step], 0))
+        over = [status.code is Code.OVER_LIMIT for status in answer.statuses]
+        assert (answer.code is Code.OVER_LIMIT) == any(over)
+        for (name, hits), status in zip(step, answer.statuses, strict=True):
+            assert 0 <= status.remaining <= LIMIT
+            assert 1 <= status.reset_seconds <= unit.value
+            if status.code is Code.OK:
+                allowed[name] = allowed.get(name, 0) + hits
+    # Steady time ends between the real time that went by and the furthest the wall clock was, plus what went by since.
+    windows = int((furthest - start + elapsed) // unit.value) + 2
+    assert all(total <= LIMIT * windows for total in allowed.values())
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30))
+def test_within_a_window_the_allowed_hits_never_exceed_the_limit(numbers):
+    service, _ = new_service(Unit.DAY, 10)
+    total = 0
+    remaining = LIMIT
+    for number in numbers:
+        (status,) = finish(service.should_rate_limit("d", [Descriptor((("k", "a"),), number)], 0)).statuses
+        total += number if status.code is Code.OK else 0
+        assert status.remaining <= remaining
+        remaining = status.remaining
+    assert total <= LIMIT
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=20), st.data())
+def test_one_step_counts_what_single_steps_count(asked, data):
+    hits = [Hit(("d", "k", name), 60, 0, number) for name, number in asked]
+    together, apart = MemoryCounters(), MemoryCounters()
+    cut = data.draw(st.integers(0, len(hits)))
+    at_once = finish(together.add(hits[:cut])) + finish(together.add(hits[cut:]))
+    assert at_once == [finish(apart.add([hit]))[0] for hit in hits]
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6)), min_size=1, max_size=30))
+def test_steady_time_never_goes_back_and_never_stands_behind_either_clock(moves):
+    offset, wall, monotonic, last = float("-inf"), 1e9, 1e3, float("-inf")
+    for step, passed in moves:
+        wall, monotonic = wall + step, monotonic + passed
+        offset = steady_offset(offset, wall, monotonic)
+        now = monotonic + offset
+        assert now >= wall - 1e-3
+        assert now >= last + passed - 1e-3
+        last = now
+
+
+@given(st.integers(0, 2**40), st.sampled_from(Unit), st.integers(0, 2**32 - 1), st.integers(0, 2**33))
+def test_an_answer_is_within_its_bounds(now, unit, number, count):
+    status = judge(RateLimit(unit, number), count, now)
+    assert (status.code is Code.OVER_LIMIT) == (count > number)
+    assert status.remaining == max(0, number - count)
+    assert now + status.reset_seconds == window_start(now, unit.value) + unit.value
+
+
+TEXT = st.text(max_size=3)
+
+
+@given(st.lists(TEXT, min_size=3, max_size=7), st.lists(TEXT, min_size=3, max_size=7), st.booleans())
+def test_two_counters_are_one_only_if_their_keys_are(first, second, long):
+    keys: list[CounterKey] = [tuple(first), tuple(second)]
+    if long:
+        keys = [(*key, "x" * 300) for key in keys]
+    counters = MemoryCounters()
+    counts = finish(counters.add([Hit(key, 60, 0, 1) for key in keys]))
+    assert counts == ([1, 2] if keys[0] == keys[1] else [1, 1])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["domain", "descriptors", "key", "value", "rate_limit", "unit", "name", "replaces", "x"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["domain", "descriptors"]), JSON))
+def test_any_document_is_read_or_refused_with_its_violations(document):
+    with suppress(InvalidInputError):
+        assert parse_config(document).domain == document["domain"]
+        return
+    with pytest.raises(InvalidInputError) as caught:
+        parse_config(document)
+    assert caught.value.violations

@@ -1,0 +1,132 @@
+"""Requests that want something other than an answer."""
+
+import pytest
+from envoy.service.ratelimit.v3 import rls_pb2
+
+from app.core.errors import InvalidInputError
+from app.quota.backends.memory import MAX_PLAIN_KEY_LENGTH, MemoryCounters
+from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
+from app.quota.rpc import RateLimitRpc
+from app.quota.rules.headers import HeaderStyle
+from app.quota.service import QuotaService
+from app.telemetry.families import MAX_SERIES
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.context import CallContext
+from tests.fakes.clock import ManualClock
+from tests.fakes.quota import MemoryConfigs
+
+CONTEXT = CallContext("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "127.0.0.1:1")
+DOCUMENT = {
+    "domain": "edge",
+    "descriptors": [
+        {"key": "path", "rate_limit": {"unit": "day", "requests_per_unit": 1}},
+        {"key": "p", "value": "*a*a*a*a*a*a*a*b", "rate_limit": {"unit": "day", "requests_per_unit": 1}},
+    ],
+}
+OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def counters():
+    return MemoryCounters(max_keys=100)
+
+
+@pytest.fixture
+async def rpc(metrics, counters):
+    service = QuotaService(MemoryConfigs(), counters, ManualClock(), metrics)
+    await service.put("edge", DOCUMENT)
+    return RateLimitRpc(service, metrics, HeaderStyle.BOTH)
+
+
+def request(*entries, descriptors=1, domain="edge"):
+    message = rls_pb2.RateLimitRequest(domain=domain)
+    for _ in range(descriptors):
+        descriptor = message.descriptors.add()
+        for key, value in entries:
+            descriptor.entries.add(key=key, value=value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (request(("path", "/"), descriptors=MAX_DESCRIPTORS + 1), "descriptors"),
+        (request(*[("path", "/")] * (MAX_ENTRIES + 1)), "descriptors[0].entries"),
+        (request(), "descriptors[0].entries"),
+        (request(("path", "/"), ("", "v")), "descriptors[0].entries[1].key"),
+        (request(("k" * (MAX_KEY_LENGTH + 1), "v")), "descriptors[0].entries[0].key"),
+        (request(("path", "v" * (MAX_VALUE_LENGTH + 1))), "descriptors[0].entries[0].value"),
+    ],
+)
+async def test_what_is_beyond_a_bound_is_refused_with_its_path(rpc, counters, message, path):
+    with pytest.raises(InvalidInputError) as caught:
+        await rpc.ShouldRateLimit(message, CONTEXT)
+    assert [violation.path for violation in caught.value.violations] == [path]
+    assert counters.keys() == 0
+
+
+async def test_one_bad_descriptor_leaves_the_others_uncounted(rpc, counters):
+    message = request(("path", "/"))
+    message.descriptors.add()
+    with pytest.raises(InvalidInputError):
+        await rpc.ShouldRateLimit(message, CONTEXT)
+    assert counters.keys() == 0
+
+
+async def test_a_long_value_is_limited_like_any_other(rpc):
+    """A refusal could be let through by a sidecar that fails open, so it must not be to be had by a long path."""
+    path = "/" + "x" * 60_000
+    answers = [await rpc.ShouldRateLimit(request(("path", path)), CONTEXT) for _ in range(2)]
+    assert [answer.overall_code for answer in answers] == [OK, OVER]
+    other = await rpc.ShouldRateLimit(request(("path", path + "x")), CONTEXT)
+    assert other.overall_code == OK
+
+
+async def test_a_flood_of_values_claims_bounded_memory_and_no_quota(rpc, counters):
+    await rpc.ShouldRateLimit(request(("path", "mine")), CONTEXT)
+    codes = [
+        (await rpc.ShouldRateLimit(request(("path", f"{number}" * 2000)), CONTEXT)).overall_code
+        for number in range(300)
+    ]
+    assert codes.count(OK) == 99
+    assert counters.keys() == 100
+    held = [sum(map(len, key)) for window in counters._windows.values() for key in window.counts]
+    assert max(held) <= MAX_PLAIN_KEY_LENGTH
+    again = await rpc.ShouldRateLimit(request(("path", "mine")), CONTEXT)
+    assert again.overall_code == OVER
+
+
+async def test_a_flood_of_domains_makes_no_series_and_no_counters(rpc, counters, metrics):
+    for number in range(MAX_SERIES * 2):
+        await rpc.ShouldRateLimit(request(("path", "/"), domain=f"d{number}"), CONTEXT)
+    assert counters.keys() == 0
+    assert metrics.limits.value("other", "domain_not_found") == MAX_SERIES * 2
+    assert len(metrics.limits._values) == 1
+
+
+async def test_a_value_made_for_backtracking_is_matched_in_one_pass(rpc):
+    answer = await rpc.ShouldRateLimit(request(("p", "a" * 1_000_000)), CONTEXT)
+    assert answer.overall_code == OK
+    assert not answer.statuses[0].HasField("current_limit")
+
+
+async def test_what_a_client_writes_never_reaches_a_header(rpc):
+    answer = await rpc.ShouldRateLimit(request(("path", "\r\nset-cookie: a=b")), CONTEXT)
+    for header in answer.response_headers_to_add:
+        assert header.key.isascii()
+        assert header.value.isprintable()
+        assert "cookie" not in header.value
+
+
+async def test_the_largest_numbers_are_counted_without_overflow(rpc):
+    message = request(("path", "/"))
+    message.hits_addend = 2**32 - 1
+    message.descriptors[0].hits_addend.value = 2**64 - 1
+    for _ in range(3):
+        answer = await rpc.ShouldRateLimit(message, CONTEXT)
+        assert (answer.overall_code, answer.statuses[0].limit_remaining) == (OVER, 0)

@@ -1,0 +1,271 @@
+"""Quota's use cases: counting by the configurations in force, and changing these."""
+
+import pytest
+
+from app.core.errors import (
+    ConflictError,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
+from app.quota.backends.memory import MemoryCounters
+from app.quota.model import Code, Descriptor, RateLimit, Unit
+from app.quota.service import QuotaService
+from tests.fakes.quota import AwayCounters
+
+
+def document(number, domain="edge", unit="minute", **fields):
+    limit = {"unit": unit, "requests_per_unit": number}
+    return {"domain": domain, "descriptors": [{"key": "k", "rate_limit": limit, **fields}]}
+
+
+def ask(value="v", **fields):
+    return Descriptor((("k", value),), **fields)
+
+
+async def codes(service, times, *descriptors, hits=0, domain="edge"):
+    answers = [await service.should_rate_limit(domain, descriptors or (ask(),), hits) for _ in range(times)]
+    return [answer.code for answer in answers]
+
+
+OK, OVER = Code.OK, Code.OVER_LIMIT
+
+
+class TestCounting:
+    async def test_what_exceeds_the_limit_is_over_until_the_window_ends(self, service, clock):
+        await service.load()
+        await service.put("edge", document(2))
+        assert await codes(service, 3) == [OK, OK, OVER]
+        clock.advance(59)
+        assert await codes(service, 1) == [OVER]
+        clock.advance(1)
+        assert await codes(service, 3) == [OK, OK, OVER]
+
+    async def test_remaining_and_reset_are_told(self, service, clock):
+        await service.put("edge", document(2))
+        clock.advance(45)
+        answer = await service.should_rate_limit("edge", [ask()], 0)
+        (status,) = answer.statuses
+        assert (status.limit, status.remaining, status.reset_seconds) == (RateLimit(Unit.MINUTE, 2), 1, 15)
+
+    async def test_values_under_a_bare_key_are_counted_apart(self, service):
+        await service.put("edge", document(1))
+        assert await codes(service, 1, ask("a")) == [OK]
+        assert await codes(service, 1, ask("b")) == [OK]
+        assert await codes(service, 1, ask("a")) == [OVER]
+
+    async def test_domains_are_counted_apart(self, service):
+        await service.put("edge", document(1))
+        await service.put("other", document(1, "other"))
+        assert await codes(service, 2) == [OK, OVER]
+        assert await codes(service, 2, domain="other") == [OK, OVER]
+
+    async def test_every_descriptor_is_counted_even_if_another_is_over(self, service):
+        await service.put("edge", document(1))
+        assert await codes(service, 2, ask("a"), ask("b")) == [OK, OVER]
+        assert await codes(service, 1, ask("b")) == [OVER]
+
+    async def test_a_probe_counts_nothing(self, service):
+        await service.put("edge", document(1))
+        assert await codes(service, 3, ask(hits=0)) == [OK, OK, OK]
+        assert await codes(service, 1) == [OK]
+        assert await codes(service, 1, ask(hits=0)) == [OK]  # exactly the limit is used, not more
+        assert await codes(service, 1) == [OVER]
+        assert await codes(service, 1, ask(hits=0)) == [OVER]
+
+    async def test_hits_of_the_request_hold_where_the_descriptor_has_none(self, service):
+        await service.put("edge", document(5))
+        answer = await service.should_rate_limit("edge", [ask("a"), ask("b", hits=2)], 4)
+        assert [status.remaining for status in answer.statuses] == [1, 3]
+
+    async def test_an_unlimited_descriptor_and_an_unknown_one_pass(self, service):
+        await service.put("edge", {"domain": "edge", "descriptors": [{"key": "k", "rate_limit": {"unlimited": True}}]})
+        answer = await service.should_rate_limit("edge", [ask(), Descriptor((("x", "y"),))], 0)
+        assert [(status.code, status.limit, status.remaining) for status in answer.statuses] == [
+            (OK, None, 2**32 - 1),
+            (OK, None, 0),
+        ]
+
+    async def test_a_shadow_limit_never_denies(self, service):
+        await service.put("edge", document(1, shadow_mode=True))
+        assert await codes(service, 3) == [OK, OK, OK]
+
+    async def test_an_unknown_domain_passes_and_is_said_to_be_unknown(self, service):
+        await service.load()
+        answer = await service.should_rate_limit("nowhere", [ask(), ask()], 0)
+        assert (answer.code, len(answer.statuses), answer.domain_known) == (OK, 2, False)
+
+    async def test_an_override_is_counted_in_place_of_the_configuration_where_the_domain_is_known(self, service):
+        await service.put("edge", document(9))
+        override = ask(override=RateLimit(Unit.HOUR, 1))
+        assert await codes(service, 2, override) == [OK, OVER]
+        assert await codes(service, 2, override, domain="nowhere") == [OK, OK]
+
+    async def test_a_replaced_limit_is_not_counted(self, service):
+        limit = {"unit": "minute", "requests_per_unit": 1}
+        await service.put(
+            "edge",
+            {
+                "domain": "edge",
+                "descriptors": [
+                    {"key": "all", "rate_limit": {**limit, "name": "all"}},
+                    {"key": "vip", "rate_limit": {"unlimited": True, "replaces": [{"name": "all"}]}},
+                ],
+            },
+        )
+        everyone, vip = Descriptor((("all", ""),)), Descriptor((("vip", "x"),))
+        assert await codes(service, 3, everyone, vip) == [OK, OK, OK]
+        assert await codes(service, 2, everyone) == [OK, OVER]
+
+    async def test_a_clock_that_goes_back_hands_out_no_quota_twice(self, service, clock):
+        await service.put("edge", document(2))
+        clock.advance(30)
+        assert await codes(service, 3) == [OK, OK, OVER]
+        clock.turn_back(3600)
+        assert await codes(service, 1) == [OVER]
+        clock.advance(29)
+        assert await codes(service, 1) == [OVER]
+
+    async def test_after_a_clock_went_back_windows_go_on_at_their_pace(self, service, clock):
+        await service.put("edge", document(2))
+        assert await codes(service, 3) == [OK, OK, OVER]
+        clock.turn_back(365 * 86_400)
+        clock.advance(60)
+        assert await codes(service, 3) == [OK, OK, OVER]
+
+    async def test_before_the_load_there_is_no_answer(self, service):
+        with pytest.raises(PreconditionError, match="no rate limit configuration loaded"):
+            await service.should_rate_limit("edge", [ask()], 0)
+
+    async def test_what_there_is_no_room_to_count_is_denied(self, configs, clock, metrics):
+        service = QuotaService(configs, MemoryCounters(max_keys=1), clock, metrics)
+        await service.put("edge", document(5))
+        assert await codes(service, 1, ask("a")) == [OK]
+        assert await codes(service, 1, ask("b")) == [OVER]
+        assert await codes(service, 1, ask("a")) == [OK]
+
+    async def test_counters_that_are_away_are_an_error_and_no_answer(self, configs, clock, metrics):
+        service = QuotaService(configs, AwayCounters(), clock, metrics)
+        await service.put("edge", document(5))
+        with pytest.raises(UnavailableError):
+            await service.should_rate_limit("edge", [ask()], 0)
+
+
+class TestConfigurations:
+    async def test_a_change_takes_effect_on_the_next_call_and_keeps_the_count(self, service):
+        await service.put("edge", document(1))
+        assert await codes(service, 2) == [OK, OVER]
+        await service.put("edge", document(4))
+        assert await codes(service, 3) == [OK, OK, OVER]
+
+    async def test_what_was_put_is_told_with_whether_it_is_new(self, service, clock):
+        first, created = await service.put("edge", document(1))
+        assert (first.document, first.updated_at, created) == (document(1), clock.now(), True)
+        second, created = await service.put("edge", document(2))
+        assert (second.revision > first.revision, created) == (True, False)
+        assert await service.get("edge") == second
+
+    async def test_an_invalid_document_changes_nothing_and_is_counted(self, service, metrics, configs):
+        await service.put("edge", document(1))
+        with pytest.raises(InvalidInputError):
+            await service.put("edge", document(-1))
+        assert await codes(service, 2) == [OK, OVER]
+        assert configs.number == 1
+        assert metrics.config_loads.value("quota", "error") == 1
+        assert metrics.config_loads.value("quota", "success") == 1
+
+    async def test_a_document_for_another_domain_is_refused(self, service, configs):
+        with pytest.raises(InvalidInputError) as caught:
+            await service.put("edge", document(1, domain="other"))
+        assert [violation.path for violation in caught.value.violations] == ["domain"]
+        assert configs.configs == {}
+
+    async def test_an_expected_revision_must_be_the_stored_one(self, service, configs):
+        stored, _ = await service.put("edge", document(1))
+        with pytest.raises(ConflictError):
+            await service.put("edge", document(2), stored.revision + 1)
+        with pytest.raises(ConflictError):
+            await service.put("new", document(2, "new"), 1)
+        with pytest.raises(ConflictError):
+            await service.delete("edge", stored.revision + 1)
+        assert configs.number == 1
+        await service.put("edge", document(2), stored.revision)
+
+    async def test_a_domain_made_again_has_no_revision_twice(self, service):
+        first, _ = await service.put("edge", document(1))
+        await service.delete("edge", first.revision)
+        again, created = await service.put("edge", document(1))
+        assert created
+        assert again.revision not in {first.revision, first.revision + 1}
+
+    async def test_what_is_deleted_limits_no_more(self, service):
+        await service.put("edge", document(0))
+        assert await codes(service, 1) == [OVER]
+        await service.delete("edge")
+        assert await codes(service, 1) == [OK]
+        with pytest.raises(NotFoundError):
+            await service.get("edge")
+        with pytest.raises(NotFoundError):
+            await service.delete("edge")
+
+    async def test_configurations_are_read_at_the_start(self, service, configs, clock, metrics):
+        await service.put("edge", document(1))
+        restarted = QuotaService(configs, MemoryCounters(), clock, metrics)
+        assert not restarted.loaded
+        await restarted.load()
+        assert restarted.loaded
+        assert await codes(restarted, 2) == [OK, OVER]
+
+    async def test_a_change_by_another_replica_is_taken_over_on_refresh(self, service, configs, clock, metrics):
+        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        await service.put("edge", document(1))
+        await other.load()
+        assert not await other.refresh()
+        await service.put("edge", document(0))
+        assert await codes(other, 1) == [OK]
+        assert await other.refresh()
+        assert await codes(other, 1) == [OVER]
+        await service.delete("edge")
+        assert await other.refresh()
+        assert await codes(other, 1) == [OK]
+
+    async def test_a_change_takes_over_what_another_replica_changed_before(self, service, configs, clock, metrics):
+        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        await other.load()
+        await service.put("edge", document(0))
+        await other.put("mine", document(0, "mine"))
+        assert await codes(other, 1) == [OVER]
+        assert await codes(other, 1, domain="mine") == [OVER]
+        assert not await other.refresh()
+
+    async def test_a_stored_configuration_that_is_not_valid_leaves_the_old_one_in_force(
+        self, service, configs, clock, metrics
+    ):
+        stored, _ = await service.put("edge", document(1))
+        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        await other.load()
+        configs.configs["edge"] = type(stored)("edge", {"domain": "edge", "new": 1}, 2, clock.now())
+        configs.number = 2
+        with pytest.raises(InternalError, match="'edge' is not valid"):
+            await other.refresh()
+        assert await codes(other, 2) == [OK, OVER]
+        assert metrics.config_loads.value("quota", "error") == 1
+        await other.put("edge", document(3))  # putting it anew mends it
+        assert await codes(other, 2) == [OK, OVER]
+
+    async def test_a_database_that_is_away_changes_nothing(self, service, configs):
+        await service.put("edge", document(1))
+        configs.away = True
+        with pytest.raises(UnavailableError):
+            await service.put("edge", document(5))
+        with pytest.raises(UnavailableError):
+            await service.refresh()
+        assert await codes(service, 2) == [OK, OVER]
+
+    async def test_pages_are_in_order_of_domain(self, service):
+        for domain in ("b", "a", "c"):
+            await service.put(domain, document(1, domain))
+        assert [config.domain for config in await service.page(None, 2)] == ["a", "b"]
+        assert [config.domain for config in await service.page("b", 2)] == ["c"]
