@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
+from app.demo.sidecar import Protocol
+
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
+envoy = typer.Typer(no_args_is_help=True, help="Configuration for Envoy sidecars.")
+cli.add_typer(envoy, name="envoy")
 
 
 @cli.callback()
@@ -28,6 +32,39 @@ def demo(
     from app.demo.run import run  # noqa: PLC0415 - other commands start faster without it
 
     raise typer.Exit(run(check=check))
+
+
+@envoy.command("bootstrap")
+def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
+    *,
+    spiffe_id: Annotated[str, typer.Option(help="Whose sidecar it is.")],
+    control_plane: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
+    sds_socket: Annotated[str, typer.Option(help="The agent's Unix socket, an absolute path.")],
+    control_plane_name: Annotated[str, typer.Option(help="DNS name in its certificate, if not HOST.")] = "",
+    inbound: Annotated[list[str], typer.Option(help="LISTEN=WORKLOAD; may be repeated.")] = [],  # noqa: B006 - typer
+    outbound: Annotated[list[str], typer.Option(help="LISTEN=PEER=SPIFFE-ID; may be repeated.")] = [],  # noqa: B006
+    label: Annotated[list[str], typer.Option(help="KEY=VALUE of the workload; may be repeated.")] = [],  # noqa: B006
+    quota_domain: Annotated[str, typer.Option(help="Domain of the limits for inbound requests.")] = "mesh",
+    check: Annotated[Protocol, typer.Option(help="How authorization checks are asked.")] = Protocol.GRPC,
+    admin: Annotated[str, typer.Option(help="HOST:PORT of Envoy's admin port.")] = "127.0.0.1:15000",
+) -> None:
+    """Print the bootstrap of a sidecar, for envoy -c. Addresses are HOST:PORT."""
+    from app.demo.envoy import bootstrap_json  # noqa: PLC0415 - other commands start faster without it
+    from app.demo.options import BootstrapOptions, sidecar_of  # noqa: PLC0415 - as above
+
+    options = BootstrapOptions(
+        spiffe_id=spiffe_id,
+        sds_socket=sds_socket,
+        control_plane=control_plane,
+        control_plane_name=control_plane_name,
+        admin=admin,
+        quota_domain=quota_domain,
+        check=check,
+        inbound=inbound,
+        outbound=outbound,
+        label=label,
+    )
+    typer.echo(bootstrap_json(sidecar_of(options)))
 
 
 def main() -> None:

@@ -96,10 +96,10 @@ def _outbound_listener(outbound: Outbound) -> Document:
     return _listener(outbound.name, outbound.listen, {"filters": [manager]})
 
 
-def _cluster(name: str, endpoint: Document, **extra: Any) -> Document:
+def _cluster(name: str, endpoint: Document, *, name_to_look_up: bool = False, **extra: Any) -> Document:
     return {
         "name": name,
-        "type": "STATIC",
+        "type": "STRICT_DNS" if name_to_look_up else "STATIC",
         "connect_timeout": CONNECT_TIMEOUT,
         "load_assignment": {
             "cluster_name": name,
@@ -128,19 +128,22 @@ def _control_plane_cluster(sidecar: Sidecar) -> Document:
     return _cluster(
         CONTROL_PLANE_CLUSTER,
         _address(sidecar.control_plane.address),
+        name_to_look_up=sidecar.control_plane.address.is_name,
         typed_extension_protocol_options=_http2(),
         transport_socket=sidecar_to_control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
     )
 
 
 def _workload_cluster(inbound: Inbound) -> Document:
-    return _cluster(f"{inbound.name}-workload", _address(inbound.workload))
+    at = inbound.workload
+    return _cluster(f"{inbound.name}-workload", _address(at), name_to_look_up=at.is_name)
 
 
 def _peer_cluster(outbound: Outbound) -> Document:
     return _cluster(
         f"{outbound.name}-peer",
         _address(outbound.peer),
+        name_to_look_up=outbound.peer.is_name,
         typed_extension_protocol_options=_http2(outbound.connection_seconds),
         transport_socket=peer_tls(outbound.peer_id, SDS_CLUSTER),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from types import MappingProxyType
 
 from app.core.spiffe import SpiffeId
@@ -10,13 +11,22 @@ from app.core.spiffe import SpiffeId
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP address; `host` is a literal IPv4 address."""
+    """A TCP address; `host` is an IP address (IPv6 without brackets) or a DNS name."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host is a name that has to be looked up."""
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return True
+        return False
 
     @property
     def url(self) -> str:

@@ -1,0 +1,117 @@
+"""A sidecar as the command line spells it: `meshward envoy bootstrap`."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.core.errors import InvalidInputError, Violation
+from app.core.spiffe import SpiffeId
+from app.demo.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+
+# The length of `sun_path` on Linux, less its closing NUL.
+MAX_SOCKET_PATH_BYTES = 107
+MAX_PORT = 65535
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]{2,45})\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapOptions:
+    """The options as they were given.
+
+    `inbound` is `LISTEN=WORKLOAD`, `outbound` is `LISTEN=PEER=SPIFFE-ID`, where each address is `HOST:PORT`; `label`
+    is `KEY=VALUE`. `control_plane_name` may be empty: the host of `control_plane` then.
+    """
+
+    spiffe_id: str
+    sds_socket: str
+    control_plane: str
+    control_plane_name: str
+    admin: str
+    quota_domain: str
+    check: Protocol
+    inbound: Sequence[str]
+    outbound: Sequence[str]
+    label: Sequence[str]
+
+
+def sidecar_of(options: BootstrapOptions) -> Sidecar:
+    """Return the sidecar that `options` describe. Raises InvalidInputError that names the option at fault."""
+    control_plane = _read("--control-plane", options.control_plane, address_of)
+    if len(options.sds_socket.encode()) > MAX_SOCKET_PATH_BYTES or not options.sds_socket.startswith("/"):
+        _refuse(
+            "--sds-socket", f"{options.sds_socket!r} is not an absolute path of up to {MAX_SOCKET_PATH_BYTES} bytes"
+        )
+    if not options.quota_domain:
+        _refuse("--quota-domain", "must not be empty")
+    return Sidecar(
+        spiffe_id=_read("--spiffe-id", options.spiffe_id, workload_of),
+        admin=_read("--admin", options.admin, address_of),
+        sds_socket=options.sds_socket,
+        control_plane=ControlPlane(control_plane, options.control_plane_name or control_plane.host),
+        inbound=tuple(_read("--inbound", text, lambda text: _inbound(text, options.check)) for text in options.inbound),
+        outbound=tuple(_read("--outbound", text, _outbound) for text in options.outbound),
+        quota_domain=options.quota_domain,
+        labels=dict(_read("--label", text, _label) for text in options.label),
+    )
+
+
+def address_of(text: str) -> Address:
+    """Return the address that `HOST:PORT` spells, an IPv6 host in brackets. Raises InvalidInputError."""
+    match = _ADDRESS.fullmatch(text)
+    port = int(match["port"]) if match else 0
+    if match is None or not 1 <= port <= MAX_PORT:
+        raise InvalidInputError(f"{text!r} is not HOST:PORT with a port from 1 to {MAX_PORT}")
+    address = Address(match["ipv6"] or match["host"], port)
+    if match["ipv6"] and address.is_name:
+        raise InvalidInputError(f"{match['ipv6']!r} is not an IPv6 address")
+    return address
+
+
+def workload_of(text: str) -> SpiffeId:
+    """Return the SPIFFE ID of a workload that `text` spells. Raises InvalidInputError."""
+    spiffe_id = SpiffeId.parse(text)
+    if not spiffe_id.path:
+        raise InvalidInputError(f"{text!r} has no path: it names a trust domain, not a workload")
+    return spiffe_id
+
+
+def _inbound(text: str, check: Protocol) -> Inbound:
+    listen, workload = (address_of(part) for part in _parts(text, "LISTEN=WORKLOAD"))
+    return Inbound(f"inbound-{listen.port}", listen, workload, check)
+
+
+def _outbound(text: str) -> Outbound:
+    listen, peer, peer_id = _parts(text, "LISTEN=PEER=SPIFFE-ID")
+    at = address_of(listen)
+    return Outbound(f"outbound-{at.port}", at, address_of(peer), workload_of(peer_id))
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, value = _parts(text, "KEY=VALUE")
+    return key, value
+
+
+def _parts(text: str, form: str) -> list[str]:
+    parts = text.split("=")
+    if len(parts) != form.count("=") + 1 or not all(parts):
+        raise InvalidInputError(f"{text!r} is not {form}")
+    return parts
+
+
+def _read(option: str, text: str, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(text)
+    except InvalidInputError as error:
+        raise _refusal(option, error.message) from error
+
+
+def _refuse(option: str, problem: str) -> None:
+    raise _refusal(option, problem)
+
+
+def _refusal(option: str, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"{option}: {problem}", Violation(option, problem))

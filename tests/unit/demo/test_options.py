@@ -1,0 +1,87 @@
+import pytest
+
+from app.core.errors import InvalidInputError
+from app.demo.envoy import bootstrap
+from app.demo.options import BootstrapOptions, address_of, sidecar_of
+from app.demo.sidecar import Address, Protocol
+
+API = "spiffe://example.org/ns/shop/sa/api"
+
+
+def options(**changes):
+    values = {
+        "spiffe_id": "spiffe://example.org/ns/shop/sa/web",
+        "sds_socket": "/run/meshward/agent.sock",
+        "control_plane": "meshward.example.org:15012",
+        "control_plane_name": "",
+        "admin": "127.0.0.1:15000",
+        "quota_domain": "mesh",
+        "check": Protocol.GRPC,
+        "inbound": ("0.0.0.0:15006=127.0.0.1:8080",),
+        "outbound": (f"127.0.0.1:15001=[fd00::7]:15006={API}",),
+        "label": ("app=web", "version=v1"),
+    }
+    return BootstrapOptions(**{**values, **changes})
+
+
+def test_options_become_a_sidecar():
+    sidecar = sidecar_of(options())
+    assert str(sidecar.spiffe_id) == "spiffe://example.org/ns/shop/sa/web"
+    assert sidecar.control_plane.name == "meshward.example.org"
+    assert sidecar.inbound[0].listen == Address("0.0.0.0", 15006)
+    assert sidecar.outbound[0].peer == Address("fd00::7", 15006)
+    assert str(sidecar.outbound[0].peer_id) == API
+    assert sidecar.labels == {"app": "web", "version": "v1"}
+
+
+def test_the_control_planes_certificate_may_carry_another_name_than_its_address():
+    assert (
+        sidecar_of(options(control_plane="10.0.0.1:15012", control_plane_name="istiod")).control_plane.name == "istiod"
+    )
+
+
+def test_names_are_looked_up_and_addresses_are_not():
+    clusters = bootstrap(sidecar_of(options()))["static_resources"]["clusters"]
+    assert {each["name"]: each["type"] for each in clusters} == {
+        "sds": "STATIC",
+        "meshward": "STRICT_DNS",
+        "inbound-15006-workload": "STATIC",
+        "outbound-15001-peer": "STATIC",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"spiffe_id": "example.org"}, "--spiffe-id"),
+        ({"spiffe_id": "spiffe://example.org"}, "--spiffe-id"),
+        ({"sds_socket": "agent.sock"}, "--sds-socket"),
+        ({"sds_socket": "/" + "x" * 107}, "--sds-socket"),
+        ({"control_plane": "meshward"}, "--control-plane"),
+        ({"admin": "127.0.0.1:0"}, "--admin"),
+        ({"quota_domain": ""}, "--quota-domain"),
+        ({"inbound": ("127.0.0.1:1",)}, "--inbound"),
+        ({"inbound": ("127.0.0.1:1=127.0.0.1:2=x",)}, "--inbound"),
+        ({"outbound": ("127.0.0.1:1=127.0.0.1:2",)}, "--outbound"),
+        ({"outbound": ("127.0.0.1:1=127.0.0.1:2=spiffe://example.org",)}, "--outbound"),
+        ({"label": ("app",)}, "--label"),
+    ],
+)
+def test_a_wrong_option_is_named(change, option):
+    with pytest.raises(InvalidInputError) as caught:
+        sidecar_of(options(**change))
+    assert caught.value.message.startswith(f"{option}: ")
+    assert caught.value.violations[0].path == option
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":1", "host", "host:", "host:99999", "host:-1", "ho st:1", "fd00::1:80", "[x]:1", "[::::]:1", "h:1\n"]
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(InvalidInputError):
+        address_of(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:1", "[::1]:65535", "api.shop.svc:8080"])
+def test_an_address_is_written_as_it_was_read(text):
+    assert str(address_of(text)) == text
