@@ -88,6 +88,7 @@ def test_the_order_of_entries_matters():
         ("a**b", ["ab", "axb"], ["a", "b"]),
         ("*ab*ab*", ["abab", "xabyabz"], ["ab", "aba"]),
         ("x*ab*ab", ["xabab", "xab-ab"], ["xab", "xaab"]),
+        ("*aa*aa*", ["aaaa", "aabaa"], ["aaa"]),
         ("[a-z]*", ["[a-z]!"], ["b"]),
     ],
 )

@@ -1,0 +1,129 @@
+"""The configurations in the admin API."""
+
+import json
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.core.errors import MeshwardError
+from app.quota.model import Code, Descriptor
+from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.transport.rest.problems import from_error
+
+YAML = """
+domain: edge
+descriptors:
+- key: remote_address
+  rate_limit: {unit: minute, requests_per_unit: 1}
+"""
+DOCUMENT = {
+    "domain": "edge",
+    "descriptors": [{"key": "remote_address", "rate_limit": {"unit": "minute", "requests_per_unit": 1}}],
+}
+
+
+@pytest.fixture
+async def client(service):
+    await service.load()
+    rest = QuotaRest(service)
+    app = FastAPI()
+    app.add_exception_handler(MeshwardError, from_error)
+    app.add_api_route(CONFIGS_PATH, rest.list, methods=["GET"])
+    app.add_api_route(CONFIG_PATH, rest.get, methods=["GET"])
+    app.add_api_route(CONFIG_PATH, rest.put, methods=["PUT"])
+    app.add_api_route(CONFIG_PATH, rest.delete, methods=["DELETE"], status_code=204)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
+        yield client
+
+
+async def test_a_yaml_document_is_put_in_force_and_read_back(client, service, clock):
+    made = await client.put("/v1/quota/configs/edge", content=YAML)
+    assert (made.status_code, made.headers["location"]) == (201, "/v1/quota/configs/edge")
+    read = await client.get("/v1/quota/configs/edge")
+    assert read.status_code == 200
+    assert read.json() == made.json()
+    assert read.json()["document"] == DOCUMENT
+    assert read.json()["updated_at"] == "2026-01-01T12:00:00Z"
+    assert read.headers["etag"] == made.headers["etag"]
+    asked = [Descriptor((("remote_address", "10.0.0.1"),))]
+    codes = [(await service.should_rate_limit("edge", asked, 0)).code for _ in range(2)]
+    assert codes == [Code.OK, Code.OVER_LIMIT]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/yaml", "application/x-www-form-urlencoded"])
+async def test_a_json_document_is_taken_under_any_content_type(client, content_type):
+    response = await client.put(
+        "/v1/quota/configs/edge", content=json.dumps(DOCUMENT), headers={"content-type": content_type}
+    )
+    assert response.status_code == 201
+
+
+async def test_replacing_answers_200_and_another_etag(client):
+    first = await client.put("/v1/quota/configs/edge", content=YAML)
+    second = await client.put("/v1/quota/configs/edge", content=YAML)
+    assert second.status_code == 200
+    assert second.headers["etag"] != first.headers["etag"]
+
+
+async def test_a_change_can_depend_on_what_was_read(client):
+    etag = (await client.put("/v1/quota/configs/edge", content=YAML)).headers["etag"]
+    fresh = await client.put("/v1/quota/configs/edge", content=YAML, headers={"if-match": etag})
+    assert fresh.status_code == 200
+    stale = await client.put("/v1/quota/configs/edge", content=YAML, headers={"if-match": etag})
+    assert stale.status_code == 412
+    assert (await client.delete("/v1/quota/configs/edge", headers={"if-match": etag})).status_code == 412
+    assert (await client.get("/v1/quota/configs/edge")).headers["etag"] == fresh.headers["etag"]
+
+
+async def test_what_is_deleted_is_gone(client):
+    etag = (await client.put("/v1/quota/configs/edge", content=YAML)).headers["etag"]
+    deleted = await client.delete("/v1/quota/configs/edge", headers={"if-match": etag})
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert (await client.get("/v1/quota/configs/edge")).status_code == 404
+    assert (await client.delete("/v1/quota/configs/edge")).status_code == 404
+
+
+async def test_pages_list_every_domain_in_order(client):
+    for domain in ("c", "a", "shop/eg/http", "b"):
+        response = await client.put(f"/v1/quota/configs/{domain}", content=f"domain: {domain}")
+        assert response.status_code == 201
+    seen, cursor = [], None
+    while True:
+        page = (
+            await client.get("/v1/quota/configs", params={"limit": 2, **({"cursor": cursor} if cursor else {})})
+        ).json()
+        seen += [item["domain"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert seen == ["a", "b", "c", "shop/eg/http"]
+
+
+async def test_a_domain_with_slashes_has_its_own_place(client):
+    made = await client.put("/v1/quota/configs/shop/eg/http", content="domain: shop/eg/http")
+    assert made.headers["location"] == "/v1/quota/configs/shop/eg/http"
+    assert (await client.get("/v1/quota/configs/shop%2Feg%2Fhttp")).json()["domain"] == "shop/eg/http"
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ("", ""),
+        ("domain: edge\n---\ndomain: edge", ""),
+        ("domain: edge\ndomain: edge", "line 2, column 1"),
+        ("domain: other", "domain"),
+        ("domain: edge\ndescriptors: [{key: a, value: b, weight: 1}]", "descriptors[0].weight"),
+    ],
+)
+async def test_a_bad_document_is_refused_with_the_place_of_its_fault(client, content, path):
+    response = await client.put("/v1/quota/configs/edge", content=content)
+    assert response.status_code == 400
+    assert [violation["path"] for violation in response.json()["violations"]] == [path]
+    assert (await client.get("/v1/quota/configs/edge")).status_code == 404
+
+
+async def test_a_database_that_is_away_is_told_as_such(client, configs):
+    configs.away = True
+    assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 503
+    assert (await client.get("/v1/quota/configs")).status_code == 503
