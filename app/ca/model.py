@@ -1,9 +1,37 @@
-"""The values of the CA: what was issued, and what vouches for it."""
+"""The values of the CA: who vouches, what was issued, what may be asked for."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import Enum
 
 from app.core.spiffe import SpiffeId, TrustDomain
+
+
+class KeyAlgorithm(Enum):
+    """The kinds of key that an authority signs with."""
+
+    P256 = "ec-p256"
+    P384 = "ec-p384"
+
+
+class Surface(Enum):
+    """What an issuance was asked through."""
+
+    ISTIO_CA = "istio_ca"
+    SDS = "sds"
+    SERVING = "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class CaConfig:
+    """What the operator sets. `default_ttl` is for callers that ask for none; `max_ttl` bounds what they may ask."""
+
+    trust_domain: TrustDomain
+    key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
+    root_ttl: timedelta = timedelta(days=3650)
+    signer_ttl: timedelta = timedelta(days=365)
+    default_ttl: timedelta = timedelta(hours=24)
+    max_ttl: timedelta = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +50,132 @@ class WorkloadSvid:
 
 @dataclass(frozen=True, slots=True)
 class TrustBundle:
-    """The root certificates (PEM, one each) that vouch for the SVIDs of a trust domain."""
+    """The root certificates (PEM, one each) that vouch for the SVIDs of a trust domain.
+
+    `sequence` grows whenever the roots change.
+    """
 
     trust_domain: TrustDomain
     roots: tuple[str, ...]
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A self-signed root of the trust domain. `generation` counts them from 1; `certificate` is PEM."""
+
+    id: str
+    generation: int
+    trust_domain: TrustDomain
+    certificate: str
+    not_before: datetime
+    not_after: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A signing authority: its certificate (PEM) stands under the root `root_id`."""
+
+    id: str
+    root_id: str
+    certificate: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningRequest:
+    """A signing authority that waits for the holder of the root's key. `request` is a CSR in PEM."""
+
+    id: str
+    root_id: str
+    request: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedSvid:
+    """The record of one issued SVID. `serial` is hexadecimal; `fingerprint` the SHA-256 of the DER, hexadecimal.
+
+    `number` grows with every issuance of the database; it is None until the record is stored.
+    """
+
+    serial: str
+    spiffe_id: SpiffeId
+    signer_id: str
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+    issued_at: datetime
+    surface: Surface
+    token_id: str | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedChain:
+    """What an issuance hands out: `chain` is PEM, leaf first, then each intermediate; `bundle` vouches for it."""
+
+    spiffe_id: SpiffeId
+    chain: tuple[str, ...]
+    bundle: TrustBundle
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """A token that proves one identity once. Only the SHA-256 of its secret is kept."""
+
+    id: str
+    spiffe_id: SpiffeId
+    created_at: datetime
+    expires_at: datetime
+    redeemed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedJoinToken:
+    """A new join token with its secret, which is shown this once."""
+
+    token: JoinToken
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySpec:
+    """What an operator says of an identity: lifetime and DNS names of its SVIDs, and a hint for its holder.
+
+    `ttl` None leaves the lifetime to the caller and the default.
+    """
+
+    spiffe_id: SpiffeId
+    ttl: timedelta | None = None
+    dns_names: tuple[str, ...] = ()
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored entry. `version` counts its changes from 1."""
+
+    id: str
+    spec: EntrySpec
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CaStatus:
+    """The CA as an operator sees it. `signer_id` is the authority that signs here; if None, `waiting_for` says why."""
+
+    trust_domain: TrustDomain
+    roots: tuple[Root, ...]
+    signers: tuple[Signer, ...]
+    root_key_held: bool
+    signer_id: str | None
+    waiting_for: str | None
+    default_ttl: timedelta
+    max_ttl: timedelta

@@ -1,9 +1,26 @@
 """What the CA's parts need from outside, as Protocols."""
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
-from app.ca.model import TrustBundle, WorkloadSvid
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from app.ca.model import (
+    Entry,
+    EntrySpec,
+    IssuedSvid,
+    JoinToken,
+    KeyAlgorithm,
+    Root,
+    Signer,
+    SigningRequest,
+    TrustBundle,
+    WorkloadSvid,
+)
 from app.core.caller import Caller
+from app.core.spiffe import SpiffeId
 
 
 class SecretSession(Protocol):
@@ -28,3 +45,145 @@ class SecretSource(Protocol):
     def open(self, caller: Caller) -> SecretSession:
         """Return the session of a stream that `caller` opened."""
         ...
+
+
+class KeyStore(Protocol):
+    """Where the private keys of authorities are kept, each under the id of its authority."""
+
+    async def create(self, algorithm: KeyAlgorithm) -> EllipticCurvePrivateKey:
+        """Make and keep a new key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
+        ...
+
+    async def load(self, authority: str) -> EllipticCurvePrivateKey | None:
+        """Return the key of an authority, None if it is not kept here.
+
+        Raises PreconditionError if what is kept is not safe to use.
+        """
+        ...
+
+    async def remove(self, authority: str) -> None:
+        """Forget a key that was never put to use. Does nothing if it is not kept here."""
+        ...
+
+
+class BundlePublisher(Protocol):
+    """Puts the trust bundle where those who verify us find it."""
+
+    async def publish(self, bundle: TrustBundle) -> None:
+        """Put the bundle in the place of the one before. Raises PreconditionError if that cannot be done."""
+        ...
+
+
+class AuthorityRepository(Protocol):
+    """The stored authorities."""
+
+    async def roots(self) -> Sequence[Root]:
+        """Return every root, oldest generation first."""
+        ...
+
+    async def add_root(self, root: Root) -> None:
+        """Store a root. The transaction ends with ConflictError if its generation is taken."""
+        ...
+
+    async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
+        """Return the signing authorities under a root that end after `now`, the one that lasts longest first."""
+        ...
+
+    async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
+        """Return at most `limit` requests that wait for the holder of the root's key, oldest first."""
+        ...
+
+    async def add_signing_request(self, request: SigningRequest) -> None:
+        """Store a request."""
+        ...
+
+    async def answer_signing_request(self, signer: Signer) -> bool:
+        """Store the certificate that a request was waiting for. Returns False if it has been answered already."""
+        ...
+
+    async def remove_signing_request(self, request_id: str) -> None:
+        """Remove a request that cannot be answered."""
+        ...
+
+
+class IssuanceRepository(Protocol):
+    """The record of every SVID."""
+
+    async def add_svid(self, svid: IssuedSvid) -> None:
+        """Record an SVID. The transaction ends with ConflictError if its serial number is taken."""
+        ...
+
+    async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
+        """Return at most `limit` records numbered below `before`, the newest first, of one id or of all."""
+        ...
+
+    async def forget_svids(self, ended_before: datetime) -> int:
+        """Remove the records of SVIDs that ended before the time, and return how many there were."""
+        ...
+
+
+class JoinTokenRepository(Protocol):
+    """The stored join tokens."""
+
+    async def add_token(self, token: JoinToken, secret_hash: bytes) -> None:
+        """Store a token under the SHA-256 of its secret."""
+        ...
+
+    async def token_by_hash(self, secret_hash: bytes) -> JoinToken | None:
+        """Return the token whose secret has this SHA-256, if there is one."""
+        ...
+
+    async def tokens(self, after: str | None, limit: int) -> Sequence[JoinToken]:
+        """Return at most `limit` tokens with ids above `after`, in the order of their ids."""
+        ...
+
+    async def redeem_token(self, token_id: str, now: datetime) -> bool:
+        """Mark a token as used at `now`. Returns False if there is none that is unused and has not expired.
+
+        Of any number of transactions that try this for one token at once, one is told True.
+        """
+        ...
+
+    async def remove_token(self, token_id: str) -> bool:
+        """Remove a token. Returns False if there was none."""
+        ...
+
+    async def forget_tokens(self, expired_before: datetime) -> int:
+        """Remove the tokens that expired before the time, and return how many there were."""
+        ...
+
+
+class EntryRepository(Protocol):
+    """The stored entries."""
+
+    async def add_entry(self, entry: Entry) -> None:
+        """Store a new entry. The transaction ends with ConflictError if its SPIFFE ID has one."""
+        ...
+
+    async def entry(self, entry_id: str) -> Entry | None:
+        """Return the entry with this id, if there is one."""
+        ...
+
+    async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
+        """Return the entry of a SPIFFE ID, if there is one."""
+        ...
+
+    async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
+        """Return at most `limit` entries whose SPIFFE IDs stand after the one given, in the database's order."""
+        ...
+
+    async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> bool:
+        """Store `spec` and count up the version. Returns False if there is no entry with this id and version."""
+        ...
+
+    async def remove_entry(self, entry_id: str, version: int | None) -> bool:
+        """Remove an entry. Returns False if there is none with this id and, unless None, this version."""
+        ...
+
+
+class CaRepository(AuthorityRepository, IssuanceRepository, JoinTokenRepository, EntryRepository, Protocol):
+    """Everything that the CA stores, in one transaction."""
+
+
+CaTransactions = Callable[[], AbstractAsyncContextManager[CaRepository]]
+"""Opens a transaction that commits when its block ends and rolls back when it raises."""

@@ -1,0 +1,190 @@
+"""What our certificates look like, as values, and the builders that spell them.
+
+X509-SVID standard, sections 3 and 4; RFC 5280, section 4.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from app.ca.model import KeyAlgorithm
+from app.ca.rules.csr import SubjectKey
+from app.core.spiffe import SpiffeId, TrustDomain
+
+SERIAL_BITS = 128
+# RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
+MAX_NAME_LENGTH = 64
+# A signing certificate signs leaves and nothing else.
+SIGNER_PATH_LENGTH = 0
+# RFC 7093, section 2, method 1: the leftmost 160 bits of the SHA-256 of the key.
+KEY_ID_BYTES = 20
+# How much of an authority's id stands in its name, for people who read certificates.
+SHOWN_ID_LENGTH = 8
+
+AuthorityKey = ec.EllipticCurvePrivateKey
+
+_LEAF_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    key_encipherment=True,  # Istio's leaves have it, and so do what its users pin
+    content_commitment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+_AUTHORITY_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    key_encipherment=False,
+    content_commitment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+_LEAF_EXTENDED_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+_LEAF_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
+_CURVES: dict[KeyAlgorithm, type[ec.EllipticCurve]] = {
+    KeyAlgorithm.P256: ec.SECP256R1,
+    KeyAlgorithm.P384: ec.SECP384R1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LeafProfile:
+    """A workload's certificate. `common_name` asks for the SPIFFE ID as common name, where it is short enough."""
+
+    spiffe_id: SpiffeId
+    public_key: SubjectKey
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    common_name: bool = False
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityProfile:
+    """An authority's certificate. `path_length` None sets no bound on the authorities beneath it."""
+
+    trust_domain: TrustDomain
+    title: str
+    public_key: ec.EllipticCurvePublicKey
+    serial: int
+    not_before: datetime
+    not_after: datetime
+    path_length: int | None
+
+
+def new_authority_key(algorithm: KeyAlgorithm) -> AuthorityKey:
+    """Return a new private key of the kind."""
+    return ec.generate_private_key(_CURVES[algorithm]())
+
+
+def key_id(public_key: SubjectKey) -> bytes:
+    """Return the key identifier of a public key (RFC 7093, section 2, method 1)."""
+    match public_key:
+        case ec.EllipticCurvePublicKey():
+            encoding, form = serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        case rsa.RSAPublicKey():
+            encoding, form = serialization.Encoding.DER, serialization.PublicFormat.PKCS1
+        case _:
+            encoding, form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
+    return hashlib.sha256(public_key.public_bytes(encoding, form)).digest()[:KEY_ID_BYTES]
+
+
+def authority_id(public_key: SubjectKey) -> str:
+    """Return the id of the authority that holds a key: its key identifier, in hexadecimal."""
+    return key_id(public_key).hex()
+
+
+def signing_hash(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
+    """Return the hash that goes with a key's strength (FIPS 186-5, section 6.1.1)."""
+    return hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256()
+
+
+def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.CertificateBuilder:
+    """Return the builder of a leaf under `issuer` (X509-SVID, sections 3.1 and 4)."""
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(profile.spiffe_id))]
+    names += [x509.DNSName(name) for name in profile.dns_names]
+    names += [x509.IPAddress(address) for address in profile.ip_addresses]
+    return (
+        x509.CertificateBuilder()
+        .serial_number(profile.serial)
+        .issuer_name(issuer.subject)
+        .subject_name(_leaf_subject(profile))
+        .not_valid_before(profile.not_before)
+        .not_valid_after(profile.not_after)
+        .public_key(profile.public_key)
+        .add_extension(_LEAF_USAGE, critical=True)
+        .add_extension(_LEAF_EXTENDED_USAGE, critical=False)
+        .add_extension(_LEAF_CONSTRAINTS, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(key_id(profile.public_key)), critical=False)
+        .add_extension(_authority_key_identifier(issuer), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+    )
+
+
+def authority_builder(profile: AuthorityProfile, issuer: x509.Certificate | None) -> x509.CertificateBuilder:
+    """Return the builder of an authority's certificate: a root if `issuer` is None (X509-SVID, section 3.2)."""
+    subject = authority_subject(profile.trust_domain, profile.title, profile.public_key)
+    identifier = x509.SubjectKeyIdentifier(key_id(profile.public_key))
+    own_key = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
+    spiffe_id = x509.UniformResourceIdentifier(str(profile.trust_domain.id))
+    return (
+        x509.CertificateBuilder()
+        .serial_number(profile.serial)
+        .issuer_name(issuer.subject if issuer else subject)
+        .subject_name(subject)
+        .not_valid_before(profile.not_before)
+        .not_valid_after(profile.not_after)
+        .public_key(profile.public_key)
+        .add_extension(_AUTHORITY_USAGE, critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=profile.path_length), critical=True)
+        .add_extension(identifier, critical=False)
+        .add_extension(_authority_key_identifier(issuer) if issuer else own_key, critical=False)
+        .add_extension(x509.SubjectAlternativeName([spiffe_id]), critical=False)
+    )
+
+
+def authority_subject(trust_domain: TrustDomain, title: str, public_key: SubjectKey) -> x509.Name:
+    """Return an authority's name: organisation its trust domain, common name its title and the start of its id."""
+    common_name = f"Meshward {title} {authority_id(public_key)[:SHOWN_ID_LENGTH]}"
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+    if len(trust_domain.name) <= MAX_NAME_LENGTH:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain.name))
+    return x509.Name(attributes)
+
+
+def authority_csr(trust_domain: TrustDomain, title: str, key: AuthorityKey) -> str:
+    """Return the PEM request with which an authority asks the holder of the root's key for its certificate."""
+    subject = authority_subject(trust_domain, title, key.public_key())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, signing_hash(key))
+    return pem(csr)
+
+
+def pem(document: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """Return the PEM form."""
+    return document.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _leaf_subject(profile: LeafProfile) -> x509.Name:
+    text = str(profile.spiffe_id)
+    if not profile.common_name or len(text) > MAX_NAME_LENGTH:
+        return x509.Name([])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)

@@ -1,0 +1,47 @@
+"""When a certificate ends and when it is replaced."""
+
+from datetime import datetime, timedelta
+
+from app.core.errors import InvalidInputError, Violation
+
+# Certificates start a little before they are made, for peers whose clocks are behind.
+BACKDATE = timedelta(minutes=2)
+# Half of the life, give or take a tenth of that half, so that a fleet that started together does not renew together.
+RENEWAL_SHARE = 0.5
+RENEWAL_JITTER = 0.1
+# A signing certificate is replaced when less than this share of its life is left.
+SIGNER_RENEWAL_SHARE = 1 / 3
+
+
+def granted_ttl(requested_seconds: int, entry: timedelta | None, default: timedelta, maximum: timedelta) -> timedelta:
+    """Return the lifetime to grant.
+
+    `requested_seconds` zero or less means that the caller leaves it to us: what its entry says, else the default. An
+    entry also bounds what may be had. Raises InvalidInputError if the request is above `maximum`.
+    """
+    if requested_seconds > maximum.total_seconds():
+        problem = f"{requested_seconds} s is above the maximum of {int(maximum.total_seconds())} s"
+        raise InvalidInputError(f"the requested validity is refused: {problem}", Violation("ttl_seconds", problem))
+    granted = min(entry or default, maximum)
+    if requested_seconds <= 0:
+        return granted
+    requested = timedelta(seconds=requested_seconds)
+    return requested if entry is None else min(requested, granted)
+
+
+def validity(
+    now: datetime, ttl: timedelta, issuer_not_before: datetime, issuer_not_after: datetime
+) -> tuple[datetime, datetime]:
+    """Return notBefore and notAfter of a certificate made now, inside its issuer's, in the whole seconds of X.509."""
+    not_before = max(now - BACKDATE, issuer_not_before).replace(microsecond=0)
+    return not_before, min(now + ttl, issuer_not_after).replace(microsecond=0)
+
+
+def renewal_time(issued_at: datetime, not_after: datetime, jitter: float) -> datetime:
+    """Return when to replace a certificate: at half of its life, moved by `jitter` in -1.0 to 1.0."""
+    return issued_at + (not_after - issued_at) * (RENEWAL_SHARE * (1 + RENEWAL_JITTER * jitter))
+
+
+def signer_is_due(now: datetime, not_before: datetime, not_after: datetime, root_not_after: datetime) -> bool:
+    """Whether a signing certificate is to be replaced: less than a third is left, and a new one would last longer."""
+    return now > not_after - (not_after - not_before) * SIGNER_RENEWAL_SHARE and not_after < root_not_after

@@ -1,0 +1,254 @@
+"""The authorities of the trust domain: one root for all replicas, and a signing authority for each data directory.
+
+Certificates are shared through the database; private keys never leave the data directory that made them. Whoever
+lacks the root's key asks for its signing certificate through the database, and whoever holds it answers.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+import structlog
+from cryptography import x509
+
+from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest, TrustBundle
+from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
+from app.ca.rules.authority import (
+    ROOT_TITLE,
+    SIGNER_TITLE,
+    check_in_force,
+    check_trust_domain,
+    make_root,
+    sign_authority,
+)
+from app.ca.rules.profile import SERIAL_BITS, AuthorityKey, authority_csr, authority_id
+from app.ca.rules.rotation import signer_is_due
+from app.ca.rules.validation import check_authority, parse_certificate
+from app.ca.service.signal import Signal
+from app.core.clock import Clock
+from app.core.errors import ConflictError, InternalError, InvalidInputError, UnavailableError
+from app.telemetry.metrics import Metrics
+
+# Requests read in one pass: more data directories than any installation has, and signed in a fraction of a second.
+MAX_REQUESTS_PER_PASS = 1000
+
+Value = TypeVar("Value")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSigner:
+    """What signs here: the authority, its certificate and key, and the root above it."""
+
+    signer: Signer
+    certificate: x509.Certificate
+    key: AuthorityKey
+    root: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database said in this pass about the authorities under the newest root."""
+
+    roots: tuple[Root, ...]
+    signers: tuple[Signer, ...]
+    requests: tuple[SigningRequest, ...]
+
+    @property
+    def root(self) -> Root:
+        return self.roots[-1]
+
+
+class Authorities:
+    """Makes, renews and offers the authorities. `changed` fires when the trust bundle does."""
+
+    def __init__(
+        self,
+        config: CaConfig,
+        transactions: CaTransactions,
+        keys: KeyStore,
+        publisher: BundlePublisher,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self.changed = Signal()
+        self._config, self._transactions, self._keys = config, transactions, keys
+        self._publisher, self._clock, self._metrics = publisher, clock, metrics
+        self._held: dict[str, AuthorityKey] = {}
+        self._known: _Known | None = None
+        self._bundle: TrustBundle | None = None
+        self._active: ActiveSigner | None = None
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What this replica waits for before it can issue, as a sentence; None once it can."""
+        if self._active is not None:
+            return None
+        if self._known is None:
+            return "the CA has not started"
+        root_id = self._known.root.id
+        return (
+            f"the signing certificate waits for the replica that holds the key of root {root_id}: "
+            f"start it, or put its file keys/{root_id}.pem into this data directory"
+        )
+
+    def status(self) -> CaStatus:
+        """Return the CA as an operator sees it. Raises UnavailableError before the first pass."""
+        known = self._require(self._known)
+        return CaStatus(
+            trust_domain=self._config.trust_domain,
+            roots=known.roots,
+            signers=known.signers,
+            root_key_held=known.root.id in self._held,
+            signer_id=self._active.signer.id if self._active else None,
+            waiting_for=self.waiting_for,
+            default_ttl=self._config.default_ttl,
+            max_ttl=self._config.max_ttl,
+        )
+
+    def bundle(self) -> TrustBundle:
+        """Return the trust bundle. Raises UnavailableError before the first pass."""
+        return self._require(self._bundle)
+
+    def active(self) -> ActiveSigner:
+        """Return what signs here.
+
+        Raises UnavailableError while there is nothing that can, and PreconditionError where the clock stands outside
+        the life of the root or of the signing certificate.
+        """
+        active = self._require(self._active)
+        now = self._clock.now()
+        check_in_force("root", active.root.not_valid_before_utc, active.root.not_valid_after_utc, now)
+        check_in_force("signing", active.signer.not_before, active.signer.not_after, now)
+        return active
+
+    async def start(self) -> None:
+        """Find or make the authorities. Afterwards there is a bundle, and `waiting_for` says whether issuing can begin.
+
+        Raises PreconditionError if the clock stands outside the root's life, the database belongs to another trust
+        domain, or a key cannot be kept or trusted.
+        """
+        await self.maintain()
+        root = self._require(self._known).root
+        check_in_force("root", root.not_before, root.not_after, self._clock.now())
+
+    async def maintain(self) -> None:
+        """Make one pass: see what other replicas did, answer their requests, renew what is due."""
+        now = self._clock.now()
+        known = await self._read(now) or await self._make_root(now)
+        check_trust_domain(known.roots, self._config.trust_domain)
+        root_key = await self._key(known.root.id)
+        known = await self._request_signer(known, now)
+        if root_key is not None and known.requests:
+            known = await self._answer_requests(known, root_key, now)
+        self._known = known
+        await self._publish(known.roots)
+        await self._activate(known)
+
+    async def _read(self, now: datetime) -> _Known | None:
+        async with self._transactions() as repository:
+            roots = await repository.roots()
+            if not roots:
+                return None
+            newest = roots[-1].id
+            signers = await repository.signers(newest, now)
+            requests = await repository.signing_requests(newest, MAX_REQUESTS_PER_PASS)
+            return _Known(tuple(roots), tuple(signers), tuple(requests))
+
+    async def _make_root(self, now: datetime) -> _Known:
+        """Offer a new root to the database, which takes one: the key is kept before its certificate can be seen."""
+        key = await self._keys.create(self._config.key_algorithm)
+        root = make_root(self._config, key, new_serial(), now)
+        try:
+            async with self._transactions() as repository:
+                await repository.add_root(root)
+            log.info("ca_root_made", root=root.id, trust_domain=str(root.trust_domain))
+        except ConflictError:
+            await self._keys.remove(root.id)
+        known = await self._read(now)
+        if known is None:
+            raise InternalError("the root of the CA was stored and is not there")
+        return known
+
+    async def _request_signer(self, known: _Known, now: datetime) -> _Known:
+        best = await self._best(known)
+        if best is not None and not signer_is_due(now, best[0].not_before, best[0].not_after, known.root.not_after):
+            return known
+        for request in known.requests:
+            if await self._key(request.id) is not None:
+                return known
+        key = await self._keys.create(self._config.key_algorithm)
+        csr = authority_csr(self._config.trust_domain, SIGNER_TITLE, key)
+        request = SigningRequest(authority_id(key.public_key()), known.root.id, csr, now)
+        async with self._transactions() as repository:
+            await repository.add_signing_request(request)
+        self._held[request.id] = key
+        return _Known(known.roots, known.signers, (*known.requests, request))
+
+    async def _answer_requests(self, known: _Known, root_key: AuthorityKey, now: datetime) -> _Known:
+        check_in_force("root", known.root.not_before, known.root.not_after, now)
+        async with self._transactions() as repository:
+            for request in known.requests:
+                try:
+                    signer = sign_authority(request, known.root, root_key, self._config, new_serial(), now)
+                except InvalidInputError as error:
+                    log.warning("ca_signing_request_refused", authority=request.id, reason=error.message)
+                    await repository.remove_signing_request(request.id)
+                    continue
+                if await repository.answer_signing_request(signer):
+                    log.info("ca_signer_signed", authority=signer.id, not_after=signer.not_after.isoformat())
+        return await self._read(now) or known
+
+    async def _best(self, known: _Known) -> tuple[Signer, AuthorityKey] | None:
+        for signer in known.signers:
+            key = await self._key(signer.id)
+            if key is not None:
+                return signer, key
+        return None
+
+    async def _key(self, authority: str) -> AuthorityKey | None:
+        # What is not here now may be put here later, so only what was found is remembered.
+        if authority not in self._held:
+            key = await self._keys.load(authority)
+            if key is None:
+                return None
+            self._held[authority] = key
+        return self._held[authority]
+
+    async def _publish(self, roots: Sequence[Root]) -> None:
+        bundle = TrustBundle(
+            self._config.trust_domain, tuple(root.certificate for root in roots), sequence=roots[-1].generation
+        )
+        if bundle != self._bundle:
+            await self._publisher.publish(bundle)
+            self._bundle = bundle
+            self.changed.fire()
+
+    async def _activate(self, known: _Known) -> None:
+        best = await self._best(known)
+        if best is None or (self._active is not None and self._active.signer == best[0]):
+            return
+        signer, key = best
+        root, certificate = parse_certificate(known.root.certificate), parse_certificate(signer.certificate)
+        try:
+            check_authority(root, self._config.trust_domain, root)
+            check_authority(certificate, self._config.trust_domain, root)
+        except InvalidInputError as error:
+            raise InternalError(f"the stored signing certificate {signer.id} is not valid: {error.message}") from error
+        self._active = ActiveSigner(signer, certificate, key, root)
+        self._metrics.authority_expiry.set((ROOT_TITLE,), known.root.not_after.timestamp())
+        self._metrics.authority_expiry.set((SIGNER_TITLE,), signer.not_after.timestamp())
+        log.info("ca_signer_active", authority=signer.id, not_after=signer.not_after.isoformat())
+
+    def _require(self, value: Value | None) -> Value:
+        if value is None:
+            raise UnavailableError(f"the CA is not ready: {self.waiting_for}")
+        return value
+
+
+def new_serial() -> int:
+    """Return a random serial number of 128 bits, which is never zero (RFC 5280, section 4.1.2.2)."""
+    return secrets.randbits(SERIAL_BITS) or 1

@@ -1,0 +1,74 @@
+"""Join tokens: a secret that proves one identity once."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from hashlib import sha256
+
+from app.ca.model import CaConfig, CreatedJoinToken, JoinToken
+from app.ca.ports import CaTransactions
+from app.ca.rules.names import check_workload_id
+from app.core.caller import Caller, Credential
+from app.core.clock import Clock
+from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, Violation
+from app.core.spiffe import SpiffeId
+
+DEFAULT_TTL = timedelta(minutes=10)
+MIN_TTL = timedelta(seconds=1)
+# A secret that lies about for longer than a day is a password.
+MAX_TTL = timedelta(hours=24)
+SECRET_BYTES = 32
+# What is longer is none of ours; bounds the hashing that a stranger can ask for.
+MAX_SECRET_LENGTH = 256
+
+
+class JoinTokens:
+    """Makes, lists, removes and checks join tokens."""
+
+    def __init__(self, config: CaConfig, transactions: CaTransactions, clock: Clock) -> None:
+        self._config, self._transactions, self._clock = config, transactions, clock
+
+    async def create(self, spiffe_id: SpiffeId, ttl: timedelta = DEFAULT_TTL) -> CreatedJoinToken:
+        """Return a new token for a workload's id, with its secret, which is not kept.
+
+        Raises InvalidInputError if no workload of ours can hold the id, or `ttl` is not between a second and a day.
+        """
+        check_workload_id(spiffe_id, self._config.trust_domain)
+        if not MIN_TTL <= ttl <= MAX_TTL:
+            problem = f"between {MIN_TTL.total_seconds():.0f} and {MAX_TTL.total_seconds():.0f} seconds"
+            raise InvalidInputError("the lifetime of a join token is out of bounds", Violation("ttl_seconds", problem))
+        now = self._clock.now()
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        token = JoinToken(secrets.token_hex(16), spiffe_id, now, now + ttl)
+        async with self._transactions() as repository:
+            await repository.add_token(token, _hash(secret))
+        return CreatedJoinToken(token, secret)
+
+    async def check(self, secret: str) -> Caller:
+        """Return the caller that a secret proves, without using the token up.
+
+        Raises UnauthenticatedError, with one message for every reason, if it is unknown, used up or expired.
+        """
+        token = None
+        if len(secret) <= MAX_SECRET_LENGTH:
+            # The lookup is by hash: what its timing tells of a hash tells nothing of a secret of 256 bits.
+            async with self._transactions() as repository:
+                token = await repository.token_by_hash(_hash(secret))
+        if token is None or token.redeemed_at is not None or token.expires_at <= self._clock.now():
+            raise UnauthenticatedError("the join token is unknown, used up or expired: make a new one")
+        return Caller(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
+
+    async def page(self, after: str | None, limit: int) -> Sequence[JoinToken]:
+        """Return at most `limit` tokens with ids above `after`, in the order of their ids."""
+        async with self._transactions() as repository:
+            return await repository.tokens(after, limit)
+
+    async def delete(self, token_id: str) -> None:
+        """Remove a token, which then proves nothing. Raises NotFoundError if there is none."""
+        async with self._transactions() as repository:
+            if not await repository.remove_token(token_id):
+                raise NotFoundError(f"there is no join token {token_id}")
+
+
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode("utf-8", "surrogateescape")).digest()

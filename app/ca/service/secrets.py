@@ -1,0 +1,119 @@
+"""The secrets that the control plane itself serves over SDS: an SVID with a key made here for each stream."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from app.ca.model import Surface, TrustBundle, WorkloadSvid
+from app.ca.rules.rotation import renewal_time
+from app.ca.service.authorities import Authorities
+from app.ca.service.issuance import Issuance
+from app.core.caller import Caller, Credential
+from app.core.clock import Clock
+from app.core.errors import InternalError, PreconditionError, UnavailableError
+
+# How long to wait before a renewal that failed is tried again, while the SVID in use is still good.
+RENEWAL_RETRY = timedelta(seconds=5)
+# The wall clock may be set while we wait, so it is looked at this often.
+MAX_WAIT_SECONDS = 60.0
+
+Sleep = Callable[[float], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+def _any_jitter() -> float:
+    return random.uniform(-1, 1)  # noqa: S311 - spreads load, protects nothing
+
+
+class IssuedSecrets:
+    """A SecretSource over the CA."""
+
+    def __init__(
+        self,
+        issuance: Issuance,
+        authorities: Authorities,
+        clock: Clock,
+        sleep: Sleep = asyncio.sleep,
+        jitter: Callable[[], float] = _any_jitter,
+    ) -> None:
+        self._issuance, self._authorities, self._clock = issuance, authorities, clock
+        self._sleep, self._jitter = sleep, jitter
+
+    def open(self, caller: Caller) -> "IssuedSecretSession":
+        """Return the session of a stream that `caller` opened. Nothing is issued until it asks."""
+        return IssuedSecretSession(caller, self._issuance, self._authorities, self._clock, self._sleep, self._jitter)
+
+
+class IssuedSecretSession:
+    """The SecretSession of one stream. It is used by one task at a time."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        issuance: Issuance,
+        authorities: Authorities,
+        clock: Clock,
+        sleep: Sleep,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._caller, self._issuance, self._authorities = caller, issuance, authorities
+        self._clock, self._sleep, self._jitter = clock, sleep, jitter
+        self._svid: WorkloadSvid | None = None
+        self._renew_at: datetime | None = None
+        self._wake_at: datetime | None = None
+        self._bundle_seen = authorities.changed.count
+
+    async def svid(self) -> WorkloadSvid:
+        """Return the caller's current SVID: made on first use, renewed when it is due.
+
+        A renewal that fails for a reason that may pass is tried again later, as long as the SVID in use is good.
+        Raises UnauthenticatedError if the caller proves nothing, UnavailableError or PreconditionError if nothing can
+        be issued now.
+        """
+        now = self._clock.now()
+        if self._svid is not None and self._renew_at is not None and now < self._renew_at:
+            return self._svid
+        try:
+            self._svid = await self._issuance.issue_with_new_key(self._caller, Surface.SDS)
+        except (UnavailableError, PreconditionError, InternalError) as error:
+            if self._svid is None or now >= self._svid.not_after:
+                raise
+            log.warning("sds_renewal_failed", spiffe_id=str(self._svid.spiffe_id), reason=error.message)
+            self._renew_at = self._wake_at = now + RENEWAL_RETRY
+            return self._svid
+        # The token is used up; the stream has proven who it is and goes on as that.
+        self._caller = Caller(Credential.SVID, self._svid.spiffe_id)
+        self._renew_at = self._wake_at = renewal_time(now, self._svid.not_after, self._jitter())
+        return self._svid
+
+    async def bundle(self) -> TrustBundle:
+        """Return the current trust bundle. Raises UnavailableError before the CA has started."""
+        self._bundle_seen = self._authorities.changed.count
+        return self._authorities.bundle()
+
+    async def wait_for_change(self) -> None:
+        """Return once the bundle has been replaced since it was asked for, or the SVID is due to be.
+
+        That an SVID is due is said once: whoever does not ask for the next one is not woken for it again.
+        """
+        changed = asyncio.ensure_future(self._authorities.changed.wait_beyond(self._bundle_seen))
+        try:
+            while not changed.done() and (seconds := self._seconds_left()) > 0:
+                due = asyncio.ensure_future(self._sleep(min(seconds, MAX_WAIT_SECONDS)))
+                try:
+                    await asyncio.wait({changed, due}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    due.cancel()
+        finally:
+            changed.cancel()
+        if self._seconds_left() <= 0:
+            self._wake_at = None
+
+    def _seconds_left(self) -> float:
+        if self._wake_at is None:
+            return MAX_WAIT_SECONDS
+        return (self._wake_at - self._clock.now()).total_seconds()
