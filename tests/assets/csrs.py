@@ -1,0 +1,38 @@
+"""Certificate requests as callers make them, good and bad."""
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+
+def csr_for(key, *, common_name=None, sans=(), algorithm=None):
+    """The PEM request that `key` signs."""
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
+    if sans:
+        builder = builder.add_extension(x509.SubjectAlternativeName(list(sans)), critical=False)
+    if algorithm is None and not isinstance(key, ed25519.Ed25519PrivateKey):
+        algorithm = hashes.SHA256()
+    return builder.sign(key, algorithm).public_bytes(Encoding.PEM).decode()
+
+
+def csr(**named):
+    """The PEM request of a new P-256 key."""
+    return csr_for(ec.generate_private_key(ec.SECP256R1()), **named)
+
+
+def tampered(pem):
+    """The same request with one bit of its signature turned over."""
+    der = bytearray(x509.load_pem_x509_csr(pem.encode()).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    return as_pem(bytes(der))
+
+
+def as_pem(der):
+    import base64
+    import textwrap
+
+    body = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"

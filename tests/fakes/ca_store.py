@@ -1,0 +1,171 @@
+"""The CA's stores in memory: a repository whose transactions roll back, a key store, a place for the bundle."""
+
+import asyncio
+import copy
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from app.ca.model import Entry
+from app.ca.rules.profile import authority_id, new_authority_key
+from app.core.errors import ConflictError, UnavailableError
+
+
+class MemoryTransactions:
+    """Transactions over one MemoryRepository, one at a time, as an immediate transaction of SQLite has it.
+
+    `away` makes the next ones fail as a database that cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        self.state = MemoryRepository()
+        self.away = False
+        self._lock = asyncio.Lock()
+
+    def __call__(self):
+        return self._begin()
+
+    @asynccontextmanager
+    async def _begin(self):
+        if self.away:
+            raise UnavailableError("the database is away")
+        async with self._lock:
+            before = copy.deepcopy(self.state.__dict__)
+            try:
+                yield self.state
+            except BaseException:
+                self.state.__dict__ = before
+                raise
+
+
+class MemoryRepository:
+    def __init__(self) -> None:
+        self._roots, self._signers, self._requests = {}, {}, {}
+        self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
+        self._numbers = 0
+
+    async def roots(self):
+        return sorted(self._roots.values(), key=lambda root: root.generation)
+
+    async def add_root(self, root):
+        if any(other.generation == root.generation for other in self._roots.values()):
+            raise ConflictError("the generation is taken")
+        self._roots[root.id] = root
+
+    async def signers(self, root_id, now):
+        found = [signer for signer in self._signers.values() if signer.root_id == root_id and signer.not_after > now]
+        return sorted(found, key=lambda signer: (-signer.not_after.timestamp(), signer.id))
+
+    async def signing_requests(self, root_id, limit):
+        found = [request for request in self._requests.values() if request.root_id == root_id]
+        return sorted(found, key=lambda request: (request.created_at, request.id))[:limit]
+
+    async def add_signing_request(self, request):
+        self._requests[request.id] = request
+
+    async def answer_signing_request(self, signer):
+        if self._requests.pop(signer.id, None) is None:
+            return False
+        self._signers[signer.id] = signer
+        return True
+
+    async def remove_signing_request(self, request_id):
+        self._requests.pop(request_id, None)
+
+    async def add_svid(self, svid):
+        if any(other.serial == svid.serial for other in self._svids):
+            raise ConflictError("the serial number is taken")
+        self._numbers += 1
+        self._svids.append(replace(svid, number=self._numbers))
+
+    async def svids(self, before, limit, spiffe_id):
+        found = [
+            svid
+            for svid in reversed(self._svids)
+            if (before is None or svid.number < before) and (spiffe_id is None or svid.spiffe_id == spiffe_id)
+        ]
+        return found[:limit]
+
+    async def forget_svids(self, ended_before):
+        kept = [svid for svid in self._svids if svid.not_after >= ended_before]
+        forgotten, self._svids = len(self._svids) - len(kept), kept
+        return forgotten
+
+    async def add_token(self, token, secret_hash):
+        if secret_hash in self._hashes:
+            raise ConflictError("the secret is taken")
+        self._tokens[token.id], self._hashes[secret_hash] = token, token.id
+
+    async def token_by_hash(self, secret_hash):
+        return self._tokens.get(self._hashes.get(secret_hash))
+
+    async def tokens(self, after, limit):
+        return [self._tokens[key] for key in sorted(self._tokens) if after is None or key > after][:limit]
+
+    async def redeem_token(self, token_id, now):
+        token = self._tokens.get(token_id)
+        if token is None or token.redeemed_at is not None or token.expires_at <= now:
+            return False
+        self._tokens[token_id] = replace(token, redeemed_at=now)
+        return True
+
+    async def remove_token(self, token_id):
+        return self._tokens.pop(token_id, None) is not None
+
+    async def forget_tokens(self, expired_before):
+        stale = [token.id for token in self._tokens.values() if token.expires_at < expired_before]
+        for token_id in stale:
+            del self._tokens[token_id]
+        return len(stale)
+
+    async def add_entry(self, entry):
+        if any(other.spec.spiffe_id == entry.spec.spiffe_id for other in self._entries.values()):
+            raise ConflictError("the id has an entry")
+        self._entries[entry.id] = entry
+
+    async def entry(self, entry_id):
+        return self._entries.get(entry_id)
+
+    async def entry_of(self, spiffe_id):
+        return next((entry for entry in self._entries.values() if entry.spec.spiffe_id == spiffe_id), None)
+
+    async def entries(self, after, limit):
+        found = sorted(self._entries.values(), key=lambda entry: str(entry.spec.spiffe_id))
+        return [entry for entry in found if after is None or str(entry.spec.spiffe_id) > after][:limit]
+
+    async def replace_entry(self, entry_id, spec, version, now):
+        found = self._entries.get(entry_id)
+        if found is None or found.version != version:
+            return False
+        self._entries[entry_id] = Entry(entry_id, spec, version + 1, found.created_at, now)
+        return True
+
+    async def remove_entry(self, entry_id, version):
+        found = self._entries.get(entry_id)
+        if found is None or version not in {None, found.version}:
+            return False
+        del self._entries[entry_id]
+        return True
+
+
+class MemoryKeyStore:
+    def __init__(self) -> None:
+        self.keys = {}
+
+    async def create(self, algorithm):
+        key = new_authority_key(algorithm)
+        self.keys[authority_id(key.public_key())] = key
+        return key
+
+    async def load(self, authority):
+        return self.keys.get(authority)
+
+    async def remove(self, authority):
+        self.keys.pop(authority, None)
+
+
+class MemoryPublisher:
+    def __init__(self) -> None:
+        self.published = []
+
+    async def publish(self, bundle):
+        self.published.append(bundle)

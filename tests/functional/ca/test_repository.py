@@ -1,0 +1,259 @@
+"""One contract for every store of the CA: both databases, and the fake that unit tests stand on."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest, Surface
+from app.ca.repository import SqlCaRepository
+from app.core.errors import ConflictError
+from app.core.spiffe import SpiffeId, TrustDomain
+from app.db.base import Base
+from app.db.engine import create_engine
+from app.db.transactions import Transactions
+from tests.fakes.ca_store import MemoryTransactions
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
+ROOT = Root("a" * 40, 1, TrustDomain("example.org"), "PEM of the root", NOW, NOW + 10 * HOUR, NOW)
+REQUEST = SigningRequest("b" * 40, ROOT.id, "PEM of the request", NOW)
+SIGNER = Signer(REQUEST.id, ROOT.id, "PEM of the signer", NOW, NOW + 5 * HOUR)
+TOKEN = JoinToken("1" * 32, CART, NOW, NOW + HOUR)
+ENTRY = Entry("2" * 32, EntrySpec(CART, timedelta(seconds=90), ("cart.shop",), "main"), 1, NOW, NOW)
+
+
+def svid(number, spiffe_id=CART, not_after=NOW + HOUR):
+    return IssuedSvid(
+        serial=f"{number:032x}",
+        spiffe_id=spiffe_id,
+        signer_id=SIGNER.id,
+        fingerprint="f" * 64,
+        not_before=NOW,
+        not_after=not_after,
+        issued_at=NOW,
+        surface=Surface.SDS,
+        token_id=TOKEN.id,
+    )
+
+
+def spiffe_id(name):
+    return SpiffeId.parse(f"spiffe://example.org/{name}")
+
+
+@pytest.fixture(params=["fake", "sqlite", "postgresql"])
+def store_url(request, tmp_path):
+    match request.param:
+        case "fake":
+            return None
+        case "sqlite":
+            return f"sqlite+aiosqlite:///{tmp_path / 'meshward.db'}"
+        case _:
+            return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def store(store_url):
+    """The transactions of an empty store, once of each kind."""
+    if store_url is None:
+        yield MemoryTransactions()
+        return
+    engine = create_engine(store_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield Transactions(engine, SqlCaRepository)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def signing_store(store):
+    """A store with a root and a signing authority, which records of SVIDs refer to."""
+    async with store() as repository:
+        await repository.add_root(ROOT)
+        await repository.add_signing_request(REQUEST)
+        await repository.answer_signing_request(SIGNER)
+    return store
+
+
+async def test_a_root_is_read_back_as_it_was_stored(store):
+    async with store() as repository:
+        await repository.add_root(ROOT)
+    async with store() as repository:
+        assert list(await repository.roots()) == [ROOT]
+
+
+async def test_a_generation_of_roots_is_taken_once(store):
+    async with store() as repository:
+        await repository.add_root(ROOT)
+    with pytest.raises(ConflictError):
+        async with store() as repository:
+            await repository.add_root(Root("c" * 40, 1, TrustDomain("example.org"), "other", NOW, NOW, NOW))
+    async with store() as repository:
+        assert list(await repository.roots()) == [ROOT]
+
+
+async def test_a_signing_request_waits_until_it_is_answered_once(store):
+    async with store() as repository:
+        await repository.add_root(ROOT)
+        await repository.add_signing_request(REQUEST)
+    async with store() as repository:
+        assert list(await repository.signing_requests(ROOT.id, 10)) == [REQUEST]
+        assert list(await repository.signers(ROOT.id, NOW)) == []
+        assert await repository.answer_signing_request(SIGNER)
+    async with store() as repository:
+        assert not await repository.answer_signing_request(SIGNER)
+        assert list(await repository.signing_requests(ROOT.id, 10)) == []
+        assert list(await repository.signers(ROOT.id, NOW)) == [SIGNER]
+        assert list(await repository.signers(ROOT.id, SIGNER.not_after)) == []
+
+
+async def test_the_signer_that_lasts_longest_comes_first(signing_store):
+    async with signing_store() as repository:
+        await repository.add_signing_request(SigningRequest("d" * 40, ROOT.id, "PEM", NOW))
+        later = Signer("d" * 40, ROOT.id, "PEM", NOW, NOW + 6 * HOUR)
+        await repository.answer_signing_request(later)
+        assert list(await repository.signers(ROOT.id, NOW)) == [later, SIGNER]
+
+
+async def test_a_request_that_cannot_be_answered_is_removed_but_never_a_signer(signing_store):
+    async with signing_store() as repository:
+        await repository.add_signing_request(SigningRequest("d" * 40, ROOT.id, "PEM", NOW))
+        await repository.remove_signing_request("d" * 40)
+        await repository.remove_signing_request(SIGNER.id)
+        assert list(await repository.signing_requests(ROOT.id, 10)) == []
+        assert list(await repository.signers(ROOT.id, NOW)) == [SIGNER]
+
+
+async def test_svids_come_newest_first_in_pages_and_by_identity(signing_store):
+    async with signing_store() as repository:
+        for number in range(1, 6):
+            await repository.add_svid(svid(number, spiffe_id(f"w{number % 2}")))
+    async with signing_store() as repository:
+        first = await repository.svids(None, 2, None)
+        rest = await repository.svids(first[-1].number, 10, None)
+        assert [int(item.serial, 16) for item in (*first, *rest)] == [5, 4, 3, 2, 1]
+        assert [int(item.serial, 16) for item in await repository.svids(None, 10, spiffe_id("w0"))] == [4, 2]
+        assert first[0].token_id == TOKEN.id
+        assert first[0].surface is Surface.SDS
+
+
+async def test_a_serial_number_is_recorded_once(signing_store):
+    async with signing_store() as repository:
+        await repository.add_svid(svid(7))
+    with pytest.raises(ConflictError):
+        async with signing_store() as repository:
+            await repository.add_svid(svid(7))
+
+
+async def test_records_past_their_retention_are_forgotten(signing_store):
+    async with signing_store() as repository:
+        await repository.add_svid(svid(1, not_after=NOW - HOUR))
+        await repository.add_svid(svid(2, not_after=NOW + HOUR))
+        await repository.add_token(TOKEN, b"1" * 32)
+        assert await repository.forget_svids(NOW) == 1
+        assert await repository.forget_tokens(NOW) == 0
+        assert await repository.forget_tokens(NOW + 2 * HOUR) == 1
+        assert [int(item.serial, 16) for item in await repository.svids(None, 10, None)] == [2]
+
+
+async def test_a_token_is_found_by_the_hash_of_its_secret_alone(store):
+    async with store() as repository:
+        await repository.add_token(TOKEN, b"1" * 32)
+    async with store() as repository:
+        assert await repository.token_by_hash(b"1" * 32) == TOKEN
+        assert await repository.token_by_hash(b"2" * 32) is None
+
+
+async def test_a_token_is_redeemed_once_and_not_after_its_end(store):
+    async with store() as repository:
+        await repository.add_token(TOKEN, b"1" * 32)
+        assert not await repository.redeem_token(TOKEN.id, TOKEN.expires_at)
+        assert not await repository.redeem_token("9" * 32, NOW)
+        assert await repository.redeem_token(TOKEN.id, NOW)
+        assert not await repository.redeem_token(TOKEN.id, NOW)
+    async with store() as repository:
+        assert (await repository.token_by_hash(b"1" * 32)).redeemed_at == NOW
+
+
+async def test_a_redemption_that_rolls_back_leaves_the_token_unused(store):
+    async with store() as repository:
+        await repository.add_token(TOKEN, b"1" * 32)
+    with pytest.raises(ConflictError):
+        async with store() as repository:
+            assert await repository.redeem_token(TOKEN.id, NOW)
+            raise ConflictError("something else went wrong")
+    async with store() as repository:
+        assert await repository.redeem_token(TOKEN.id, NOW)
+
+
+async def test_of_many_redemptions_at_once_one_succeeds(store):
+    async with store() as repository:
+        await repository.add_token(TOKEN, b"1" * 32)
+
+    async def redeem():
+        async with store() as repository:
+            return await repository.redeem_token(TOKEN.id, NOW)
+
+    assert sorted(await asyncio.gather(*(redeem() for _ in range(8)))) == [False] * 7 + [True]
+
+
+async def test_tokens_are_listed_in_pages_and_removed_once(store):
+    async with store() as repository:
+        for number in range(5):
+            await repository.add_token(JoinToken(f"{number:032x}", CART, NOW, NOW + HOUR), bytes([number]) * 32)
+    async with store() as repository:
+        first = await repository.tokens(None, 2)
+        rest = await repository.tokens(first[-1].id, 10)
+        assert [int(token.id, 16) for token in (*first, *rest)] == [0, 1, 2, 3, 4]
+        assert await repository.remove_token(first[0].id)
+        assert not await repository.remove_token(first[0].id)
+
+
+async def test_an_entry_is_read_back_as_it_was_stored(store):
+    bare = Entry("3" * 32, EntrySpec(spiffe_id("bare")), 1, NOW, NOW)
+    async with store() as repository:
+        await repository.add_entry(ENTRY)
+        await repository.add_entry(bare)
+    async with store() as repository:
+        assert await repository.entry(ENTRY.id) == ENTRY
+        assert await repository.entry_of(CART) == ENTRY
+        assert await repository.entry(bare.id) == bare
+        assert await repository.entry_of(spiffe_id("none")) is None
+
+
+async def test_an_identity_has_one_entry(store):
+    async with store() as repository:
+        await repository.add_entry(ENTRY)
+    with pytest.raises(ConflictError):
+        async with store() as repository:
+            await repository.add_entry(Entry("4" * 32, EntrySpec(CART), 1, NOW, NOW))
+
+
+async def test_entries_are_listed_by_identity_in_pages(store):
+    async with store() as repository:
+        for number, name in enumerate(["c", "a", "b"]):
+            await repository.add_entry(Entry(f"{number:032x}", EntrySpec(spiffe_id(name)), 1, NOW, NOW))
+    async with store() as repository:
+        first = await repository.entries(None, 2)
+        rest = await repository.entries(str(first[-1].spec.spiffe_id), 2)
+        assert [entry.spec.spiffe_id.path for entry in (*first, *rest)] == ["/a", "/b", "/c"]
+
+
+async def test_an_entry_is_replaced_only_at_the_version_that_was_read(store):
+    async with store() as repository:
+        await repository.add_entry(ENTRY)
+        assert not await repository.replace_entry(ENTRY.id, EntrySpec(CART), 2, NOW)
+        assert await repository.replace_entry(ENTRY.id, EntrySpec(CART, hint="new"), 1, NOW + HOUR)
+        assert not await repository.replace_entry(ENTRY.id, EntrySpec(CART), 1, NOW)
+    async with store() as repository:
+        changed = Entry(ENTRY.id, EntrySpec(CART, hint="new"), 2, NOW, NOW + HOUR)
+        assert await repository.entry(ENTRY.id) == changed
+
+
+async def test_an_entry_is_removed_only_at_the_version_asked_for(store):
+    async with store() as repository:
+        await repository.add_entry(ENTRY)
+        assert not await repository.remove_entry(ENTRY.id, 2)
+        assert await repository.remove_entry(ENTRY.id, 1)
+        assert not await repository.remove_entry(ENTRY.id, None)
