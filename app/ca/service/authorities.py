@@ -4,6 +4,7 @@ Certificates are shared through the database; private keys never leave the data 
 lacks the root's key asks for its signing certificate through the database, and whoever holds it answers.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ class _Known:
 
 
 class Authorities:
-    """Makes, renews and offers the authorities. `changed` fires when the trust bundle does."""
+    """Makes, renews and offers the authorities.
+
+    `changed` fires when the trust bundle changes; `ready` is set once there is something to sign with.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class Authorities:
         metrics: Metrics,
     ) -> None:
         self.changed = Signal()
+        self.ready = asyncio.Event()
         self._config, self._transactions, self._keys = config, transactions, keys
         self._publisher, self._clock, self._metrics = publisher, clock, metrics
         self._held: dict[str, AuthorityKey] = {}
@@ -239,6 +244,7 @@ class Authorities:
         except InvalidInputError as error:
             raise InternalError(f"the stored signing certificate {signer.id} is not valid: {error.message}") from error
         self._active = ActiveSigner(signer, certificate, key, root)
+        self.ready.set()
         self._metrics.authority_expiry.set((ROOT_TITLE,), known.root.not_after.timestamp())
         self._metrics.authority_expiry.set((SIGNER_TITLE,), signer.not_after.timestamp())
         log.info("ca_signer_active", authority=signer.id, not_after=signer.not_after.isoformat())

@@ -72,8 +72,8 @@ async def maintained(*services):
 
 async def until_ready(*services):
     async with asyncio.timeout(20):
-        while any(service.authorities.waiting_for for service in services):
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(service.authorities.ready.wait() for service in services))
+    assert not any(service.authorities.waiting_for for service in services)
 
 
 async def test_two_replicas_that_start_at_once_make_one_root_and_both_issue(replica, tmp_path):

@@ -179,10 +179,14 @@ async def test_a_token_is_redeemed_once_and_not_after_its_end(store):
 async def test_a_redemption_that_rolls_back_leaves_the_token_unused(store):
     async with store() as repository:
         await repository.add_token(TOKEN, b"1" * 32)
-    with pytest.raises(ConflictError):
+
+    async def redeem_and_fail():
         async with store() as repository:
             assert await repository.redeem_token(TOKEN.id, NOW)
             raise ConflictError("something else went wrong")
+
+    with pytest.raises(ConflictError):
+        await redeem_and_fail()
     async with store() as repository:
         assert await repository.redeem_token(TOKEN.id, NOW)
 
