@@ -53,7 +53,7 @@ class RateLimitRpc:
         """Answer a RateLimitRequest with a RateLimitResponse.
 
         Raises RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no descriptors and no
-        configuration loaded; InvalidInputError for a request beyond a bound or against the contract of rls.proto;
+        configuration loaded; InvalidInputError for a request beyond a bound or an override without a unit;
         UnavailableError if the counters are away. An error is the sidecar's to decide on, by its failure mode.
         """
         try:
@@ -81,11 +81,12 @@ def _descriptors(request: Any) -> list[Descriptor]:
 
 
 def _descriptor(message: Any, index: int) -> Descriptor:
+    # There may be none, against the contract of ratelimit.proto: Envoy sends it so where `skip_if_absent` skipped all.
     entries = tuple([(entry.key, entry.value) for entry in message.entries])
-    if not 1 <= len(entries) <= MAX_ENTRIES:
-        raise _refusal(f"descriptors[{index}].entries", f"must be 1 to {MAX_ENTRIES}")
+    if len(entries) > MAX_ENTRIES:
+        raise _refusal(f"descriptors[{index}].entries", f"are more than {MAX_ENTRIES}")
     for key, value in entries:
-        if not 1 <= len(key) <= MAX_KEY_LENGTH or len(value) > MAX_VALUE_LENGTH:
+        if len(key) > MAX_KEY_LENGTH or len(value) > MAX_VALUE_LENGTH:
             raise _entry_refusal(index, entries)
     hits = message.hits_addend.value if message.HasField("hits_addend") else None
     override = _override(message.limit, index) if message.HasField("limit") else None
@@ -102,8 +103,8 @@ def _override(limit: Any, index: int) -> RateLimit:
 def _entry_refusal(index: int, entries: tuple[Entry, ...]) -> InvalidInputError:
     for number, (key, value) in enumerate(entries):
         path = f"descriptors[{index}].entries[{number}]"
-        if not 1 <= len(key) <= MAX_KEY_LENGTH:
-            return _refusal(f"{path}.key", f"must have 1 to {MAX_KEY_LENGTH} characters")
+        if len(key) > MAX_KEY_LENGTH:
+            return _refusal(f"{path}.key", f"must have at most {MAX_KEY_LENGTH} characters")
         if len(value) > MAX_VALUE_LENGTH:
             return _refusal(f"{path}.value", f"must have at most {MAX_VALUE_LENGTH} characters")
     raise AssertionError("one of the entries was found to be out of bounds")

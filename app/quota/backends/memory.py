@@ -71,4 +71,4 @@ def _bounded(key: CounterKey) -> CounterKey:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8))
         digest.update(encoded)
-    return (digest.hexdigest(),)  # no key that is kept as it is has one part alone: the domain and an entry make three
+    return (digest.hexdigest(), "")  # no key that is kept as it is has two parts: it has one, and two for each entry

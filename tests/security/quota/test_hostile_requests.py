@@ -57,8 +57,6 @@ def request(*entries, descriptors=1, domain="edge"):
     [
         (request(("path", "/"), descriptors=MAX_DESCRIPTORS + 1), "descriptors"),
         (request(*[("path", "/")] * (MAX_ENTRIES + 1)), "descriptors[0].entries"),
-        (request(), "descriptors[0].entries"),
-        (request(("path", "/"), ("", "v")), "descriptors[0].entries[1].key"),
         (request(("k" * (MAX_KEY_LENGTH + 1), "v")), "descriptors[0].entries[0].key"),
         (request(("path", "v" * (MAX_VALUE_LENGTH + 1))), "descriptors[0].entries[0].value"),
     ],
@@ -70,9 +68,17 @@ async def test_what_is_beyond_a_bound_is_refused_with_its_path(rpc, counters, me
     assert counters.keys() == 0
 
 
+@pytest.mark.parametrize("entries", [[], [("", "")], [("", "v"), ("path", "/")]])
+async def test_an_empty_descriptor_or_key_matches_nothing(rpc, counters, entries):
+    answer = await rpc.ShouldRateLimit(request(*entries), CONTEXT)
+    assert answer.overall_code == OK
+    assert not answer.statuses[0].HasField("current_limit")
+    assert counters.keys() == 0
+
+
 async def test_one_bad_descriptor_leaves_the_others_uncounted(rpc, counters):
     message = request(("path", "/"))
-    message.descriptors.add()
+    message.descriptors.add().entries.add(key="k" * (MAX_KEY_LENGTH + 1))
     with pytest.raises(InvalidInputError):
         await rpc.ShouldRateLimit(message, CONTEXT)
     assert counters.keys() == 0

@@ -1,0 +1,66 @@
+"""The rate limit service on a real port, over counters and configurations in memory and a clock that stands still."""
+
+from contextlib import asynccontextmanager
+
+from envoy.service.ratelimit.v3 import rls_pb2
+
+from app.core.errors import UnauthenticatedError
+from app.core.spiffe import TrustDomain
+from app.quota.backends.memory import MemoryCounters
+from app.quota.rpc import RateLimitRpc
+from app.quota.rules.headers import HeaderStyle
+from app.quota.service import QuotaService
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.limits import RateLimiter
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
+from app.transport.mesh import MeshApplication
+from app.transport.serving import MeshListener
+from app.transport.sockets import listen
+from tests.fakes.clock import ManualClock
+from tests.fakes.quota import MemoryConfigs
+
+
+class ServedQuota:
+    """What a test needs to know of the served service."""
+
+    def __init__(self, counters=None):
+        self.clock = ManualClock()
+        self.metrics = Metrics()
+        self.service = QuotaService(MemoryConfigs(), counters or MemoryCounters(), self.clock, self.metrics)
+        self.port = 0
+
+    def application(self):
+        rpc = Rpc(
+            "envoy.service.ratelimit.v3.RateLimitService",
+            "ShouldRateLimit",
+            Kind.UNARY,
+            rls_pb2.RateLimitRequest,
+            rls_pb2.RateLimitResponse,
+            RateLimitRpc(self.service, self.metrics, HeaderStyle.BOTH).ShouldRateLimit,
+            Authentication.MESH,
+            UNLIMITED,
+        )
+        authenticator = Authenticator(
+            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=_no_tokens
+        )
+        limiter = RateLimiter(self.clock.monotonic)
+        grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
+        return MeshApplication(grpc, {}, authenticator)
+
+
+async def _no_tokens(_):
+    raise UnauthenticatedError("there are no join tokens here")
+
+
+@asynccontextmanager
+async def served_quota(counters=None):
+    served = ServedQuota(counters)
+    listener = MeshListener(listen("127.0.0.1:0"), served.application())
+    await listener.start()
+    served.port = listener.port
+    try:
+        yield served
+    finally:
+        await listener.stop()
