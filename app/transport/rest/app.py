@@ -1,0 +1,133 @@
+"""The admin API as an ASGI application, made out of the route table and nothing else."""
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from app.core.errors import MeshwardError
+from app.telemetry.metrics import Metrics
+from app.transport.rest.authentication import TokenAuthenticator
+from app.transport.rest.edge import Edge
+from app.transport.rest.health import Health
+from app.transport.rest.problems import MEDIA_TYPE, from_error, from_http_exception, from_validation_error
+from app.transport.rest.routes import Access, Route
+
+METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECURITY_SCHEME = "adminToken"
+
+Authenticate = Callable[[Request], None]
+"""Returns if the request may pass, raises UnauthenticatedError or PermissionDeniedError otherwise."""
+
+
+class ViolationBody(BaseModel):
+    """One thing wrong with the request: where it stands and what is wrong."""
+
+    path: str
+    problem: str
+
+
+class ProblemBody(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    violations: list[ViolationBody] | None = None
+
+
+def create_app(
+    routes: Iterable[Route],
+    *,
+    authenticator: TokenAuthenticator,
+    health: Health,
+    metrics: Metrics,
+    metrics_public: bool,
+) -> FastAPI:
+    """Return the application that serves `routes` and the frame's own: health, metrics and the OpenAPI document.
+
+    Raises ValueError if two rows have one method and path.
+    """
+    app = FastAPI(
+        title="Meshward admin API", version=version("meshward"), openapi_url=None, docs_url=None, redoc_url=None
+    )
+    rows = (*_frame_routes(app, health, metrics, metrics_public=metrics_public), *routes)
+    _check_unique(rows)
+    requirements: dict[Access, Authenticate | None] = {
+        Access.PUBLIC: None,
+        Access.ADMIN: authenticator.authenticate,
+    }
+    for row in rows:
+        _add(app, row, requirements[row.access])
+    app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class
+    app.add_exception_handler(HTTPException, from_http_exception)  # type: ignore[arg-type]  # as above
+    app.add_exception_handler(RequestValidationError, from_validation_error)  # type: ignore[arg-type]  # as above
+    app.add_middleware(Edge, metrics=metrics)
+    return app
+
+
+def _frame_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_public: bool) -> Sequence[Route]:
+    async def render_metrics() -> Response:
+        return Response(metrics.render(), media_type=METRICS_MEDIA_TYPE)
+
+    async def openapi() -> dict[str, Any]:
+        return _describe(app)
+
+    return (
+        Route("GET", "/healthz", health.healthz, Access.PUBLIC, tag="health"),
+        Route("GET", "/readyz", health.readyz, Access.PUBLIC, tag="health"),
+        Route("GET", "/metrics", render_metrics, Access.PUBLIC if metrics_public else Access.ADMIN, tag="health"),
+        Route("GET", "/openapi.json", openapi, Access.ADMIN, tag="documentation"),
+    )
+
+
+def _check_unique(rows: Iterable[Route]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        if (row.method, row.path) in seen:
+            raise ValueError(f"{row.method} {row.path} stands in the table twice")
+        seen.add((row.method, row.path))
+
+
+def _add(app: FastAPI, row: Route, authenticate: Authenticate | None) -> None:
+    app.router.add_api_route(
+        row.path,
+        row.endpoint,
+        methods=[row.method],
+        status_code=row.status,
+        tags=[row.tag] if row.tag else None,
+        responses={"default": {"description": "What went wrong", "content": {MEDIA_TYPE: {}}, "model": ProblemBody}},
+        openapi_extra={"security": [{_SECURITY_SCHEME: []}]} if authenticate else {"security": []},
+        route_class_override=_guarded(authenticate) if authenticate else None,
+    )
+
+
+def _guarded(authenticate: Authenticate) -> type[APIRoute]:
+    class GuardedRoute(APIRoute):
+        """A route that authenticates before the body is read; a dependency would come after it."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def authenticated(request: Request) -> Response:
+                authenticate(request)
+                return await handle(request)
+
+            return authenticated
+
+    return GuardedRoute
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes[_SECURITY_SCHEME] = {"type": "http", "scheme": "bearer"}
+    return document

@@ -1,0 +1,113 @@
+"""The admin token: who bears it may use the admin API.
+
+It lies in a private file of the data dir; the process keeps its SHA-256 alone, and takes up a new one as soon as the
+file is replaced.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+import structlog
+from fastapi import Request
+
+from app.core.errors import ConflictError, MeshwardError, NotFoundError, PreconditionError, UnauthenticatedError
+from app.core.private_files import create_private_file, read_private_file, replace_private_file
+
+TOKEN_BYTES = 32
+# Fewer characters than this cannot hold 128 random bits; more are not a token.
+MIN_TOKEN_LENGTH = 22
+MAX_TOKEN_LENGTH = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+def ensure_token(path: Path) -> None:
+    """Make the file with a new token of 256 random bits if there is none yet. Raises PreconditionError if it cannot."""
+    try:
+        read_token(path)
+    except NotFoundError:
+        try:
+            create_private_file(path, _new_token())
+        except ConflictError:
+            read_token(path)  # another process was first; its file must do
+
+
+def rotate_token(path: Path) -> None:
+    """Put a new token in the file's place; the one before ends with the server's next request."""
+    replace_private_file(path, _new_token())
+
+
+def read_token(path: Path) -> str:
+    """Return the token in the file.
+
+    Raises NotFoundError if there is no file, and PreconditionError if others can read it or it holds no token.
+    """
+    content = read_private_file(path)
+    token = content.decode("ascii", errors="replace").strip()
+    if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH or not token.isascii() or not token.isprintable():
+        raise PreconditionError(f"{path} holds no token: run meshward admin token --rotate")
+    return token
+
+
+class TokenAuthenticator:
+    """Admits requests that bear the token in `path`; every other one is refused with the same sentence."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the token. Raises as `read_token` does."""
+        self._path = path
+        self._stamp = self._stat()
+        self._digest: bytes | None = _digest(read_token(path).encode())
+
+    def authenticate(self, request: Request) -> None:
+        """Return if the request bears the token. Raises UnauthenticatedError otherwise; what it bore is not logged."""
+        reason = self._refusal(request.headers.getlist("authorization"))
+        if reason is None:
+            return
+        client = request.client.host if request.client else ""
+        _log.warning("admin_authentication_failed", reason=reason, client=client, path=request.url.path)
+        raise UnauthenticatedError("send the admin token as `Authorization: Bearer …`; `meshward admin token` finds it")
+
+    def _refusal(self, headers: list[str]) -> str | None:
+        if len(headers) != 1:
+            return "no_credential" if not headers else "several_credentials"
+        scheme, _, token = headers[0].partition(" ")
+        if scheme.lower() != "bearer":
+            return "not_a_bearer_token"
+        if len(token) > MAX_TOKEN_LENGTH:
+            return "wrong_token"
+        self._reload_if_replaced()
+        # HTTP header values reach us as ISO 8859-1. Digests have one length, so that comparing them tells nothing.
+        presented = _digest(token.strip().encode("latin-1", errors="replace"))
+        if self._digest is None or not hmac.compare_digest(presented, self._digest):
+            return "wrong_token"
+        return None
+
+    def _reload_if_replaced(self) -> None:
+        stamp = self._stat()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._digest = _digest(read_token(self._path).encode())
+            _log.info("admin_token_replaced")
+        except MeshwardError as error:
+            self._digest = None
+            _log.error("admin_token_unusable", problem=error.message)
+
+    def _stat(self) -> tuple[int, ...] | None:
+        try:
+            status = os.lstat(self._path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode, status.st_uid
+
+
+def _new_token() -> bytes:
+    return secrets.token_urlsafe(TOKEN_BYTES).encode() + b"\n"
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,138 @@
+"""What every request to the admin API passes: an id, a bound on its body, the answer's headers, log and metrics."""
+
+import asyncio
+import re
+import uuid
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.telemetry.metrics import Metrics
+from app.transport.rest.problems import HttpError, problem
+
+# Documents of policies and quota are bounded at half of it; nothing else comes near.
+MAX_BODY_BYTES = 2 << 20
+# From the first byte of the body to the last; a client that trickles holds nothing for longer.
+BODY_TIMEOUT_SECONDS = 30.0
+REQUEST_ID_HEADER = "x-request-id"
+# Methods that metrics tell apart; the rest is what a hostile client makes up.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER = "other"
+# Probes and scrapes, which would fill the log.
+_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# An id of a caller is taken over only if it is harmless wherever it may be printed.
+_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# Answers are data for the caller alone: not cached, not guessed at, not framed, not run.
+SECURITY_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class Edge:
+    """The outermost ASGI layer. Whatever fails inside becomes a problem with the request's id, and never more."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3); other kinds of scope pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        started = perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            try:
+                await self._app(scope, exchange.receive, exchange.send)
+            except Exception:
+                _log.exception("request_crashed", method=scope["method"], path=scope["path"])
+                if exchange.started:
+                    raise  # the server cuts the answer off
+                await exchange.crash()
+            finally:
+                self._account(scope, exchange.status, perf_counter() - started)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", OTHER)
+        method = scope["method"] if scope["method"] in _METHODS else OTHER
+        self._metrics.http_requests.add((method, route, str(status)))
+        log = _log.debug if scope["path"] in _QUIET_PATHS else _log.info
+        client = scope["client"][0] if scope.get("client") else ""
+        milliseconds = round(seconds * 1000, 2)
+        log("http_request", method=method, path=scope["path"], status=status, ms=milliseconds, client=client)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        self.request_id = given if _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        self.started = False
+        scope.setdefault("state", {})["request_id"] = self.request_id
+        self._receive, self._send = receive, send
+        self._scope = scope
+        self._read = 0
+        self._complete = False
+        self._deadline: float | None = None
+
+    async def receive(self) -> Message:
+        """Hand on the next piece of the body. Raises HttpError if it is too large, or too slow."""
+        if self._complete:
+            return await self._receive()
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_SECONDS
+            self._check_size(_declared_length(self._scope))
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in time") from error
+        self._read += len(message.get("body", b""))
+        self._check_size(self._read)
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Hand on a piece of the answer, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            headers[REQUEST_ID_HEADER] = self.request_id
+            if not self._complete and self.status >= HTTPStatus.BAD_REQUEST:
+                # What is left of the body is not waited for.
+                headers["connection"] = "close"
+        await self._send(message)
+
+    async def crash(self) -> None:
+        """Answer 500 without a word of what happened."""
+        answer = problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of Meshward's own; the log has it by request_id", self.request_id
+        )
+        await answer(self._scope, self._receive, self.send)
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size > MAX_BODY_BYTES:
+            raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _declared_length(scope: Scope) -> int:
+    text: Any = Headers(scope=scope).get("content-length", "")
+    # Only a hint, to refuse early; the server rejects what is not a number, and the bytes are counted anyway.
+    return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(1 << 63)) else 0

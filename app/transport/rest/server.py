@@ -1,0 +1,94 @@
+"""Serving the admin API with uvicorn inside the process's own event loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from app.core.errors import InternalError
+
+# Connections that are open at once; people and pipelines need a handful, and each costs memory.
+MAX_CONNECTIONS = 512
+# Of a connection on which nobody asks anything.
+KEEP_ALIVE_SECONDS = 30
+# A request line with its headers; a bearer token and a cursor fit many times.
+MAX_HEAD_BYTES = 32 << 10
+START_SECONDS = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class AdminListener:
+    """The admin port: a listening socket and the server that answers on it. Owns the socket."""
+
+    def __init__(self, listener: socket.socket, application: ASGIApp, *, grace_seconds: float) -> None:
+        """Prepare to serve; requests in flight have `grace_seconds` to end when the listener is stopped."""
+        self._listener = listener
+        self._server = _Server(_config(application, grace_seconds))
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that the socket is bound to."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Start to serve. Raises InternalError if the server does not come up."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="admin-api")
+        started = asyncio.create_task(self._server.up.wait())
+        try:
+            await asyncio.wait({self._task, started}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            started.cancel()
+        if not self._server.up.is_set():
+            await self.stop()
+            raise InternalError("the admin listener did not start; the log says why")
+
+    async def stop(self) -> None:
+        """Take no new connections, let requests in flight end within the grace time, and close."""
+        self._server.should_exit = True
+        task, self._task = self._task, None
+        if task is not None:
+            try:
+                await task
+            except Exception:  # noqa: BLE001 - the process is on its way out, the other listeners end too
+                _log.warning("admin_server_stopped_late", exc_info=True)
+        self._listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Says when it is up, and leaves the process's signals to who started it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _config(application: ASGIApp, grace_seconds: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(grace_seconds)),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
