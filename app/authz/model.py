@@ -1,0 +1,244 @@
+"""The values of authorization: policies as they were written, requests as they are judged, and verdicts.
+
+An attribute of a request that is None was not told by whoever asks. A rule that needs it never grants and always
+denies: what cannot be checked is not allowed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol
+
+from app.core.decision import Decision
+
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+Labels = tuple[tuple[str, str], ...]
+"""Label pairs in the order of their keys."""
+
+
+class Action(Enum):
+    """What a policy does with a request that one of its rules matches."""
+
+    ALLOW = "ALLOW"
+    DENY = "DENY"
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """`values` and `notValues` of one field: one of `any_of` must match (if there are any), none of `none_of` may."""
+
+    any_of: tuple[str, ...] = ()
+    none_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The same for address blocks."""
+
+    any_of: tuple[IpNetwork, ...] = ()
+    none_of: tuple[IpNetwork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The same for ports."""
+
+    any_of: tuple[int, ...] = ()
+    none_of: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who sends: every field that is set must match. Service accounts are `namespace/name`."""
+
+    principals: Patterns = Patterns()
+    namespaces: Patterns = Patterns()
+    service_accounts: Patterns = Patterns()
+    trust_domains: Patterns = Patterns()
+    ip_blocks: Networks = Networks()
+    remote_ip_blocks: Networks = Networks()
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is asked for: every field that is set must match."""
+
+    hosts: Patterns = Patterns()
+    methods: Patterns = Patterns()
+    paths: Patterns = Patterns()
+    ports: Ports = Ports()
+
+
+class Attribute(Enum):
+    """What a condition looks at, by the name that its key has in a document."""
+
+    SOURCE_IP = "source.ip"
+    REMOTE_IP = "remote.ip"
+    SOURCE_PRINCIPAL = "source.principal"
+    SOURCE_NAMESPACE = "source.namespace"
+    SOURCE_SERVICE_ACCOUNT = "source.serviceAccount"
+    SOURCE_TRUST_DOMAIN = "source.trustDomain"
+    DESTINATION_IP = "destination.ip"
+    DESTINATION_PORT = "destination.port"
+    SNI = "connection.sni"
+    HEADER = "request.headers"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One entry of `when`. `header` is the lower-case name if the attribute is HEADER."""
+
+    attribute: Attribute
+    values: Patterns | Networks | Ports
+    header: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """OR of the sources, AND OR of the operations, AND all conditions; an empty part is always true."""
+
+    sources: tuple[Source, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationPolicy:
+    """One policy document, parsed. It is for the workloads whose labels include `selector`."""
+
+    namespace: str
+    name: str
+    action: Action
+    selector: Labels = ()
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`, by which decisions and messages call the policy."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A peer's verified SPIFFE id in the forms that rules ask for.
+
+    `principal` is the id without `spiffe://`. `namespaces` holds every X that stands in its path as `/ns/X/`.
+    """
+
+    principal: str
+    trust_domain: str = ""
+    namespaces: tuple[str, ...] = ()
+
+
+ANONYMOUS = Identity("")
+"""The peer proved no identity, as over plaintext."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The destination of a request. `labels` is None if they were not told."""
+
+    namespace: str
+    labels: Labels | None = None
+
+
+class Headers(Protocol):
+    """Request headers by lower-case name."""
+
+    def get(self, name: str, /) -> tuple[str, ...] | None:
+        """Return the values of the header in order, None if the request has none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckInput:
+    """One HTTP request to be judged, parsed.
+
+    `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
+    behind the proxy may make, see `rules.paths`. `host` is the authority in lower case, with its port if it has one.
+    """
+
+    workload: Workload | None
+    source: Identity | None
+    method: str
+    path: str | None
+    host: str | None
+    headers: Headers = field(default_factory=dict[str, tuple[str, ...]])
+    other_paths: tuple[str, ...] = ()
+    source_ip: IpAddress | None = None
+    remote_ip: IpAddress | None = None
+    destination_ip: IpAddress | None = None
+    destination_port: int | None = None
+    sni: str | None = None
+
+
+class Cause(Enum):
+    """Why a decision came out as it did, for the metrics."""
+
+    POLICY = "policy"
+    NO_POLICY = "no_policy"
+    NO_MATCH = "no_match"
+    UNKNOWN_WORKLOAD = "unknown_workload"
+    MALFORMED = "malformed"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision and its cause."""
+
+    decision: Decision
+    cause: Cause
+
+
+class UnknownWorkload(Enum):
+    """What to do with a check whose destination cannot be told: deny it, or apply the root namespace's policies."""
+
+    DENY = "deny"
+    ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthzOptions:
+    """How policies are applied.
+
+    `root_namespace`: its policies apply to every workload. `trust_domain` and `trust_domain_aliases`: a principal of
+    one of them, or of `cluster.local`, in a policy stands for all of them. `every_reading`: a request must pass under
+    every reading of its path and method that a server may make, not under the normalised one alone.
+    """
+
+    root_namespace: str = "istio-system"
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    unknown_workload: UnknownWorkload = UnknownWorkload.DENY
+    every_reading: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A policy as it is stored: its document as given, and the revision that wrote it, which is its version."""
+
+    namespace: str
+    name: str
+    document: Mapping[str, object]
+    version: int
+    updated_at: datetime
+
+
+class Change(Enum):
+    """What applying a document did."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedPolicy:
+    """A stored policy and what was done to it."""
+
+    policy: StoredPolicy
+    change: Change

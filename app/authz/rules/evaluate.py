@@ -1,0 +1,87 @@
+"""The decision: DENY first, then ALLOW, for every reading of the request.
+
+Istio's order (AuthorizationPolicy, "Access Control"): a DENY policy that matches denies; with no ALLOW policy the
+request is allowed; an ALLOW policy that matches allows; otherwise it is denied.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice, product
+
+from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
+from app.authz.rules.index import PolicyIndex, WorkloadRules
+from app.core.decision import Decision, Outcome
+
+# Headers by which frameworks let a request name a method other than the one it was sent with.
+METHOD_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
+# Methods that are tried for one request. No framework takes more than one; a list is cut, and its tail is no method.
+MAX_METHODS = 4
+
+_NO_POLICY = Verdict(Decision(Outcome.ALLOW, "no ALLOW policy applies to the workload"), Cause.NO_POLICY)
+_NO_MATCH = Verdict(Decision(Outcome.DENY, "no rule of the workload's ALLOW policies matches"), Cause.NO_MATCH)
+_UNKNOWN = Verdict(
+    Decision(
+        Outcome.DENY,
+        "the destination workload is not told: the check has neither destination.principal nor meshward.namespace",
+    ),
+    Cause.UNKNOWN_WORKLOAD,
+)
+_UNKNOWN_LABELS = Verdict(
+    Decision(
+        Outcome.DENY,
+        "the destination workload's labels are not told, and policies select by labels: "
+        "the check has neither destination.labels nor meshward.labels",
+    ),
+    Cause.UNKNOWN_WORKLOAD,
+)
+
+
+def evaluate(index: PolicyIndex, request: CheckInput, options: AuthzOptions) -> Verdict:
+    """Return the verdict on `request`: a denial if it is denied under any reading of its path and method."""
+    workload = request.workload
+    if workload is None:
+        if options.unknown_workload is UnknownWorkload.DENY:
+            return _UNKNOWN
+        rules = index.root_rules()
+    elif workload.labels is None and index.selects_by_labels(workload.namespace):
+        return _UNKNOWN_LABELS
+    else:
+        rules = index.rules_for(workload)
+    verdict = _judge(rules, request)
+    if verdict.decision.outcome is Outcome.DENY or not options.every_reading:
+        return verdict
+    for other in _other_readings(rules, request):
+        denial = _judge(rules, other)
+        if denial.decision.outcome is Outcome.DENY:
+            return denial
+    return verdict
+
+
+def _judge(rules: WorkloadRules, request: CheckInput) -> Verdict:
+    if not rules.deny.is_empty:
+        denied = rules.deny.first(request)
+        if denied is not None:
+            return denied
+    if not rules.has_allow_policy:
+        return _NO_POLICY
+    return rules.allow.first(request) or _NO_MATCH
+
+
+def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[CheckInput]:
+    methods = _methods(request) if rules.looks_at_methods else ()
+    if not methods and not request.other_paths:
+        return
+    paths = (request.path, *request.other_paths)
+    for path, method in product(paths, (request.method, *methods)):
+        yield replace(request, path=path, method=method)
+
+
+def _methods(request: CheckInput) -> tuple[str, ...]:
+    """Return the methods that the request names in headers, other than its own."""
+    named = (
+        method.strip().upper()
+        for header in METHOD_OVERRIDES
+        for value in request.headers.get(header) or ()
+        for method in value.split(",", MAX_METHODS)
+    )
+    return tuple(islice(dict.fromkeys(method for method in named if method not in {"", request.method}), MAX_METHODS))

@@ -1,0 +1,132 @@
+"""Reading a document field by field, collecting every violation instead of stopping at the first."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.core.errors import Violation
+
+# What one message lists; a document with more than this is wrong as a whole.
+MAX_VIOLATIONS = 100
+# Istio's bounds on lists of rules and of sources in a rule.
+MAX_ITEMS = 512
+# Values that one field of a rule may list; a longer list is better told by a pattern.
+MAX_VALUES = 4096
+# No name, path, host or header value that a policy means is longer.
+MAX_VALUE_LENGTH = 4096
+
+
+@dataclass(slots=True)
+class Problems:
+    """What was found wrong so far."""
+
+    found: list[Violation] = field(default_factory=list)
+
+    def add(self, path: str, problem: str) -> None:
+        """Note a problem of the field at `path`."""
+        if len(self.found) < MAX_VIOLATIONS:
+            self.found.append(Violation(path, problem))
+
+
+def kind_of(value: object) -> str:
+    """Return what a person calls the type of `value`."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "a mapping"
+
+
+@dataclass(slots=True)
+class Reader:
+    """One mapping of a document. What is taken is known; `close` reports the rest as unknown."""
+
+    value: dict[str, object]
+    path: str
+    problems: Problems
+    taken: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def open(value: object, path: str, problems: Problems) -> "Reader | None":
+        """Return a reader of `value`, or None, with the problem noted, if it is not a mapping."""
+        if not isinstance(value, dict):
+            problems.add(path, f"must be a mapping, not {kind_of(value)}")
+            return None
+        return Reader(value, path, problems)
+
+    def at(self, name: str) -> str:
+        """Return the path of the field `name`."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there, even if it is empty."""
+        return name in self.value
+
+    def refuse(self, name: str, problem: str) -> None:
+        """Note a problem of the field `name`."""
+        self.taken.add(name)
+        self.problems.add(self.at(name), problem)
+
+    def take(self, name: str) -> object:
+        """Return the field's value, None if it is absent, and remember that it is known."""
+        self.taken.add(name)
+        return self.value.get(name)
+
+    def child(self, name: str) -> "Reader | None":
+        """Return a reader of the mapping at `name`, None if it is absent or wrong."""
+        return Reader.open(self.take(name), self.at(name), self.problems) if self.has(name) else None
+
+    def text(self, name: str) -> str | None:
+        """Return the string at `name`, None if it is absent or wrong."""
+        value = self.take(name)
+        if not self.has(name):
+            return None
+        if not isinstance(value, str):
+            self.problems.add(self.at(name), f"must be a string, not {kind_of(value)}")
+            return None
+        return value
+
+    def items(self, name: str, limit: int = MAX_ITEMS) -> Iterator[tuple[str, object]]:
+        """Yield path and value of each item of the list at `name`; nothing if it is absent or wrong."""
+        value = self.take(name)
+        if not self.has(name):
+            return
+        if not isinstance(value, list):
+            self.problems.add(self.at(name), f"must be a list, not {kind_of(value)}")
+        elif len(value) > limit:
+            self.problems.add(self.at(name), f"has {len(value)} items, more than the {limit} that are allowed")
+        else:
+            for index, item in enumerate(value):
+                yield f"{self.at(name)}[{index}]", item
+
+    def texts(self, name: str, limit: int = MAX_VALUES) -> Iterator[tuple[str, str]]:
+        """Yield path and value of each string of the list at `name`; an empty list or string is a problem.
+
+        Istio takes an empty list for an absent one, so that "nobody" would mean "anybody"; here it is refused.
+        """
+        if self.value.get(name) == []:
+            self.refuse(name, "must not be empty: leave it out, or say what it lists")
+            return
+        for path, item in self.items(name, limit):
+            if not isinstance(item, str):
+                self.problems.add(path, f"must be a string, not {kind_of(item)}: put it in quotes")
+            elif not item:
+                self.problems.add(path, "must not be empty")
+            elif len(item) > MAX_VALUE_LENGTH:
+                self.problems.add(path, f"is longer than {MAX_VALUE_LENGTH} characters")
+            else:
+                yield path, item
+
+    def close(self) -> None:
+        """Note every field that was not taken as unknown."""
+        known = ", ".join(sorted(self.taken))
+        for name in self.value:
+            if name not in self.taken:
+                self.problems.add(self.at(name), f"is not a field that is known here (known are {known})")

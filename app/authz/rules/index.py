@@ -1,0 +1,192 @@
+"""The index: for a workload, its rules; for a request, the few of them that can match at all.
+
+An index is a snapshot that never changes in meaning; the tables of a workload are made on its first request and kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+from app.authz.model import Action, CheckInput, Labels, Verdict, Workload
+from app.authz.rules.compile import CompiledPolicy, CompiledRule, Dimension
+from app.authz.rules.match import without_port
+
+# Workloads, by namespace and labels, whose tables are kept; beyond that they are all made anew. A mesh has fewer kinds
+# of workloads than this, and hostile labels cannot claim more memory.
+MAX_WORKLOADS = 4096
+
+Numbered = tuple[int, CompiledRule]
+Table = dict[str, list[Numbered]]
+
+
+class RuleTable:
+    """Rules in the order in which they are reported, found by what a request is like."""
+
+    def __init__(self, rules: Iterable[CompiledRule]) -> None:
+        numbered = list(enumerate(rules))
+        self._rest = [(number, rule) for number, rule in numbered if rule.dimension is Dimension.NOTHING]
+        tables = {dimension: _table(numbered, dimension) for dimension in Dimension}
+        self._paths = tables[Dimension.PATH]
+        self._principals = tables[Dimension.PRINCIPAL]
+        self._hosts = tables[Dimension.HOST]
+        self._namespaces = tables[Dimension.NAMESPACE]
+        self._prefixes = _prefix_tables(numbered)
+        self._by_path = [entry for entry in numbered if entry[1].dimension is Dimension.PATH]
+        self._by_host = [entry for entry in numbered if entry[1].dimension is Dimension.HOST]
+        self._by_identity = [
+            entry for entry in numbered if entry[1].dimension in {Dimension.PRINCIPAL, Dimension.NAMESPACE}
+        ]
+        self.is_empty = not numbered
+
+    def first(self, request: CheckInput) -> Verdict | None:
+        """Return the verdict of the first rule that matches, None if none does."""
+        for _, rule in self._candidates(request):
+            if rule.test(request):
+                return rule.verdict
+        return None
+
+    def _candidates(self, request: CheckInput) -> list[Numbered]:
+        found = [self._rest] if self._rest else []
+        if self._by_path:
+            self._find_by_path(request.path, found)
+        if self._by_identity:
+            self._find_by_identity(request, found)
+        if self._by_host:
+            self._find_by_host(request.host, found)
+        match found:
+            case []:
+                return []
+            case [only]:
+                return only
+            case _:
+                return sorted(chain.from_iterable(found), key=_number)
+
+    def _find_by_path(self, path: str | None, found: list[list[Numbered]]) -> None:
+        if path is None:
+            found.append(self._by_path)
+            return
+        if path in self._paths:
+            found.append(self._paths[path])
+        for length, table in self._prefixes:
+            if rules := table.get(path[:length]):
+                found.append(rules)
+
+    def _find_by_identity(self, request: CheckInput, found: list[list[Numbered]]) -> None:
+        source = request.source
+        if source is None:
+            found.append(self._by_identity)
+            return
+        if source.principal in self._principals:
+            found.append(self._principals[source.principal])
+        if self._namespaces:
+            found.extend(self._namespaces[name] for name in source.namespaces if name in self._namespaces)
+
+    def _find_by_host(self, host: str | None, found: list[list[Numbered]]) -> None:
+        if host is None:
+            found.append(self._by_host)
+            return
+        found.extend(self._hosts[name] for name in {host, without_port(host)} if name in self._hosts)
+
+
+def _number(entry: Numbered) -> int:
+    return entry[0]
+
+
+def _table(numbered: Iterable[Numbered], dimension: Dimension) -> Table:
+    table: Table = {}
+    for entry in numbered:
+        if entry[1].dimension is dimension:
+            for key in dict.fromkeys(entry[1].keys):
+                table.setdefault(key, []).append(entry)
+    return table
+
+
+def _prefix_tables(numbered: Iterable[Numbered]) -> list[tuple[int, Table]]:
+    """Return a table for each length of prefix, so that a path is cut once a length, not compared once a prefix."""
+    tables: dict[int, Table] = {}
+    for entry in numbered:
+        for prefix in dict.fromkeys(entry[1].prefixes):
+            tables.setdefault(len(prefix), {}).setdefault(prefix, []).append(entry)
+    return sorted(tables.items())
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRules:
+    """The rules that apply to one workload."""
+
+    deny: RuleTable
+    allow: RuleTable
+    has_allow_policy: bool
+    looks_at_methods: bool
+
+    @staticmethod
+    def of(policies: Iterable[CompiledPolicy]) -> "WorkloadRules":
+        """Put the rules of `policies` into tables, in the order of the policies' names."""
+        applied = sorted(policies, key=lambda policy: (policy.namespace, policy.name))
+        allowing = [policy for policy in applied if policy.action is Action.ALLOW]
+        denying = [policy for policy in applied if policy.action is Action.DENY]
+        return WorkloadRules(
+            RuleTable(rule for policy in denying for rule in policy.rules),
+            RuleTable(rule for policy in allowing for rule in policy.rules),
+            bool(allowing),
+            any(policy.looks_at_methods for policy in applied),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The policies of one namespace together with the root namespace's."""
+
+    policies: tuple[CompiledPolicy, ...]
+    has_selectors: bool
+    made: dict[Labels, WorkloadRules] = field(default_factory=dict)
+
+
+class PolicyIndex:
+    """Every policy, by the workloads that it is for. `policies` are those in force, `root` the root namespace."""
+
+    def __init__(self, policies: Mapping[str, CompiledPolicy], root: str) -> None:
+        self._root = root
+        by_namespace: dict[str, list[CompiledPolicy]] = {root: []}
+        for policy in policies.values():
+            by_namespace.setdefault(policy.namespace, []).append(policy)
+        everywhere = by_namespace[root]
+        self._scopes = {
+            namespace: _scope(everywhere if namespace == root else [*everywhere, *own])
+            for namespace, own in by_namespace.items()
+        }
+        self._kept = 0
+
+    def selects_by_labels(self, namespace: str) -> bool:
+        """Whether a workload's labels decide which policies are for it."""
+        return self._scope(namespace).has_selectors
+
+    def rules_for(self, workload: Workload) -> WorkloadRules:
+        """Return the rules for `workload`; without labels, the policies without a selector alone."""
+        scope = self._scope(workload.namespace)
+        labels = (workload.labels or ()) if scope.has_selectors else ()
+        rules = scope.made.get(labels)
+        return self._make(scope, labels) if rules is None else rules
+
+    def root_rules(self) -> WorkloadRules:
+        """Return the root namespace's rules for a workload of which nothing is known."""
+        return self.rules_for(Workload(self._root))
+
+    def _scope(self, namespace: str) -> _Scope:
+        return self._scopes.get(namespace) or self._scopes[self._root]
+
+    def _make(self, scope: _Scope, labels: Labels) -> WorkloadRules:
+        if self._kept >= MAX_WORKLOADS:
+            for each in self._scopes.values():
+                each.made.clear()
+            self._kept = 0
+        pairs = set(labels)
+        rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.selector))
+        scope.made[labels] = rules
+        self._kept += 1
+        return rules
+
+
+def _scope(policies: Iterable[CompiledPolicy]) -> _Scope:
+    found = tuple(policies)
+    return _Scope(found, any(policy.selector for policy in found))

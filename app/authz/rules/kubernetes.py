@@ -1,0 +1,127 @@
+"""The metadata of a Kubernetes object, checked as its API server checks it."""
+
+import re
+
+from app.authz.model import Labels
+from app.authz.rules.fields import Problems, Reader, kind_of
+
+DEFAULT_NAMESPACE = "default"
+
+# Kubernetes' bounds: names of objects, namespaces, label prefixes, names and values, all annotations together.
+MAX_NAME_LENGTH = 253
+MAX_LABEL_LENGTH = 63
+MAX_ANNOTATIONS_LENGTH = 256 * 1024
+MAX_LABELS = 256
+
+_DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
+_NAMESPACE = re.compile(_DNS_LABEL)
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+# What the API server writes into an object and `kubectl get -o yaml` shows; it says nothing about the policy.
+_SERVER_FIELDS = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name an object: a DNS subdomain (RFC 1123)."""
+    return len(text) <= MAX_NAME_LENGTH and _SUBDOMAIN.fullmatch(text) is not None
+
+
+def is_namespace(text: str) -> bool:
+    """Whether `text` can name a namespace: a DNS label (RFC 1123)."""
+    return _NAMESPACE.fullmatch(text) is not None
+
+
+def is_label_key(text: str) -> bool:
+    """Whether `text` can be a label's key: a name, after a DNS subdomain and a slash if it has one."""
+    prefix, slash, name = text.rpartition("/")
+    return _LABEL.fullmatch(name) is not None and (is_name(prefix) if slash else not prefix)
+
+
+def is_label_value(text: str) -> bool:
+    """Whether `text` can be a label's value: empty, or a name."""
+    return not text or _LABEL.fullmatch(text) is not None
+
+
+def read_labels(reader: Reader, name: str) -> Labels:
+    """Return the label pairs in the mapping at `name`, in the order of their keys."""
+    labels = reader.child(name)
+    if labels is None:
+        return ()
+    pairs = []
+    if len(labels.value) > MAX_LABELS:
+        reader.refuse(name, f"has more than {MAX_LABELS} labels")
+        return ()
+    for key, value in labels.value.items():
+        if not is_label_key(key):
+            labels.refuse(key, "is not a label key as Kubernetes defines it")
+        elif not isinstance(value, str):
+            labels.refuse(key, f"must be a string, not {kind_of(value)}: put it in quotes")
+        elif not is_label_value(value):
+            labels.refuse(key, f"value {value!r} is not a label value: up to 63 letters, digits, '-', '_' and '.'")
+        else:
+            pairs.append((key, value))
+    return tuple(sorted(pairs))
+
+
+def read_metadata(document: Reader, problems: Problems) -> tuple[str, str, dict[str, str]]:
+    """Return namespace, name and annotations from `metadata`; what is wrong is noted and comes back empty."""
+    metadata = document.child("metadata")
+    if metadata is None:
+        if not document.has("metadata"):
+            problems.add(document.at("metadata"), "is missing: a policy needs metadata.name")
+        return "", "", {}
+    for name in _SERVER_FIELDS:
+        metadata.take(name)
+    read_labels(metadata, "labels")
+    names = _read_namespace(metadata), _read_name(metadata)
+    annotations = _read_annotations(metadata)
+    metadata.close()
+    return *names, annotations
+
+
+def _read_name(metadata: Reader) -> str:
+    if metadata.has("generateName"):
+        metadata.refuse("generateName", "is not supported: give the policy a name")
+    if not metadata.has("name"):
+        metadata.refuse("name", "is missing")
+        return ""
+    name = metadata.text("name")
+    if name is not None and not is_name(name):
+        metadata.refuse("name", f"{name!r} is not a DNS subdomain: lower-case letters, digits, '-' and '.'")
+    return name or ""
+
+
+def _read_namespace(metadata: Reader) -> str:
+    namespace = metadata.text("namespace") if metadata.has("namespace") else DEFAULT_NAMESPACE
+    if namespace is not None and not is_namespace(namespace):
+        metadata.refuse("namespace", f"{namespace!r} is not a DNS label: up to 63 lower-case letters, digits and '-'")
+    return namespace or ""
+
+
+def _read_annotations(metadata: Reader) -> dict[str, str]:
+    annotations = metadata.child("annotations")
+    if annotations is None:
+        return {}
+    found = {}
+    for key, value in annotations.value.items():
+        if not is_label_key(key.lower()):
+            annotations.refuse(key, "is not an annotation key as Kubernetes defines it")
+        elif not isinstance(value, str):
+            annotations.refuse(key, f"must be a string, not {kind_of(value)}: put it in quotes")
+        else:
+            found[key] = value
+    if sum(map(len, found)) + sum(map(len, found.values())) > MAX_ANNOTATIONS_LENGTH:
+        metadata.refuse("annotations", f"are longer than {MAX_ANNOTATIONS_LENGTH} characters together")
+    return found

@@ -1,0 +1,118 @@
+"""The parts of a request as they come from outside become the values that rules look at."""
+
+import re
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+
+from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels
+from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
+from app.core.errors import InvalidInputError
+from app.core.spiffe import SpiffeId
+
+# Identities, addresses and authorities that were read lately; bounds what hostile input can claim.
+READ_CACHE_SIZE = 4096
+# The longest text form of an address, an IPv6 one with a zone.
+MAX_ADDRESS_LENGTH = 64
+# A DNS name of 253 characters, a dot, a colon and a port.
+MAX_AUTHORITY_LENGTH = 261
+# Labels of one workload, as in a policy's selector, and their text.
+MAX_LABELS = 256
+MAX_LABELS_LENGTH = 64 * 1024
+
+_METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+,;=.-]*[a-z0-9_~!$&'()*+,;=-])\.?(:[0-9]{1,5})?")
+
+
+@lru_cache(maxsize=READ_CACHE_SIZE)
+def read_identity(spiffe_id: str) -> Identity:
+    """Return the peer's identity from its verified SPIFFE id; the empty text is a peer without one.
+
+    Raises InvalidInputError if the text is not a SPIFFE id: a name of another kind is no identity in this mesh.
+    """
+    return identity_of(SpiffeId.parse(spiffe_id)) if spiffe_id else ANONYMOUS
+
+
+def identity_of(spiffe_id: SpiffeId) -> Identity:
+    """Return the identity in the forms that rules ask for."""
+    segments = spiffe_id.path.split("/")
+    namespaces = tuple(segments[index + 1] for index in range(len(segments) - 2) if segments[index] == "ns")
+    return Identity(spiffe_id.principal, spiffe_id.trust_domain.name, namespaces)
+
+
+@lru_cache(maxsize=READ_CACHE_SIZE)
+def read_address(text: str) -> IpAddress | None:
+    """Return the address, an IPv4 one where it is mapped into IPv6; None if the text is none, such as a pipe's."""
+    if len(text) > MAX_ADDRESS_LENGTH:
+        return None
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def read_method(text: str) -> str:
+    """Return the method. Raises InvalidInputError if it is none, or in lower case, which Envoy answers with 400."""
+    if _METHOD.fullmatch(text) is None:
+        raise InvalidInputError("the method is not one in upper case")
+    return text
+
+
+def read_authority(text: str) -> str | None:
+    """Return host and port in lower case, without the dot that ends a fully qualified name; None if there is none.
+
+    Raises InvalidInputError if the text is not an authority without user information (RFC 3986, section 3.2).
+    """
+    if not text:
+        return None
+    if len(text) > MAX_AUTHORITY_LENGTH:
+        raise InvalidInputError("the authority is longer than a host and a port can be")
+    return _read_authority(text)
+
+
+@lru_cache(maxsize=READ_CACHE_SIZE)
+def _read_authority(text: str) -> str:
+    found = _AUTHORITY.fullmatch(text.lower()) if text.isascii() else None
+    if found is None:
+        raise InvalidInputError("the authority is not a host with an optional port")
+    return f"{found[1]}{found[2] or ''}"
+
+
+def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, hops: int) -> IpAddress | None:
+    """Return the address of the client that `hops` trusted proxies stand in front of, None if it is not told.
+
+    Each proxy appends the peer it saw to `x-forwarded-for`, Envoy itself last: the client's is the entry `hops` places
+    before the last one. Without trusted proxies it is the connection's own.
+    """
+    if hops == 0:
+        return source
+    entries = ",".join(forwarded or ()).rsplit(",", hops + 1)
+    return read_address(entries[-1 - hops].strip()) if len(entries) > hops else None
+
+
+def read_namespace(text: str) -> str:
+    """Return the namespace. Raises InvalidInputError if it is none."""
+    if not is_namespace(text):
+        raise InvalidInputError("the destination's namespace is not a DNS label")
+    return text
+
+
+def read_label_list(text: str) -> Labels:
+    """Return the labels in `app=shop,version=v1`: pairs with commas between them and no spaces; none if it is empty.
+
+    Raises InvalidInputError if a pair is not a label as Kubernetes defines it or a key stands twice.
+    """
+    if len(text) > MAX_LABELS_LENGTH:
+        raise InvalidInputError(f"the destination's labels are longer than {MAX_LABELS_LENGTH} characters")
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if len(pairs) > MAX_LABELS:
+        raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
+    labels: dict[str, str] = {}
+    for key, equals, value in pairs:
+        if not equals or not is_label_key(key) or not is_label_value(value):
+            raise InvalidInputError("the destination's labels are not written as app=shop,version=v1")
+        if key in labels:
+            raise InvalidInputError(f"the destination's label {key} is given twice")
+        labels[key] = value
+    return tuple(sorted(labels.items()))

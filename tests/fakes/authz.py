@@ -1,0 +1,85 @@
+"""Requests and policies as tests write them."""
+
+from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
+from app.authz.rules.compile import compile_policy
+from app.authz.rules.evaluate import evaluate
+from app.authz.rules.index import PolicyIndex
+from app.authz.rules.parse import parse_policies
+from app.authz.rules.paths import read_path
+from app.authz.rules.request import read_address, read_authority, read_identity, read_method
+from app.core.documents import parse_documents
+
+SHOP = Workload("shop", (("app", "shop"),))
+DEFAULTS = AuthzOptions()
+
+
+def index_of(text: str, options: AuthzOptions = DEFAULTS) -> PolicyIndex:
+    """The index of the policies in YAML."""
+    policies = parse_policies(parse_documents(text.encode())) if text.strip() else ()
+    return PolicyIndex({policy.key: compile_policy(policy, options) for policy in policies}, options.root_namespace)
+
+
+def policy(spec: str, name: str = "p", namespace: str = "shop") -> str:
+    """A policy document around a spec in YAML's flow form."""
+    return f"""---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {spec}
+"""
+
+
+def request(  # a request as a person thinks of it
+    path: str = "/",
+    *,
+    method: str = "GET",
+    host: str = "shop.example.org",
+    source: str | None = "spiffe://cluster.local/ns/web/sa/front",
+    headers: dict[str, tuple[str, ...]] | None = None,
+    workload: Workload | None = SHOP,
+    source_ip: str | None = "10.1.2.3",
+    remote_ip: str | None = None,
+    destination_ip: str | None = "10.9.9.9",
+    port: int | None = 8080,
+    sni: str | None = None,
+) -> CheckInput:
+    """The input of a check; `source` "" is a peer without identity, None one that was not told."""
+    reading = read_path(path)
+    assert not reading.problem, reading.problem
+    return CheckInput(
+        workload=workload,
+        source=None if source is None else read_identity(source),
+        method=read_method(method),
+        path=reading.path,
+        other_paths=reading.others,
+        host=read_authority(host),
+        headers=headers or {},
+        source_ip=read_address(source_ip) if source_ip else None,
+        remote_ip=read_address(remote_ip or source_ip or ""),
+        destination_ip=read_address(destination_ip) if destination_ip else None,
+        destination_port=port,
+        sni=sni,
+    )
+
+
+def verdict(text: str, check: CheckInput, options: AuthzOptions = DEFAULTS) -> Verdict:
+    return evaluate(index_of(text, options), check, options)
+
+
+def allowed(text: str, check: CheckInput, options: AuthzOptions = DEFAULTS) -> bool:
+    return verdict(text, check, options).decision.allowed
+
+
+def matches(rule: str, check: CheckInput) -> bool:
+    """Whether one rule grants a request, its policy being the only one."""
+    return allowed(policy(f"{{rules: [{rule}]}}"), check)
+
+
+def refuses(rule: str, check: CheckInput) -> bool:
+    """Whether one rule of a DENY policy denies a request."""
+    return not allowed(policy(f"{{action: DENY, rules: [{rule}]}}"), check)
+
+
+def workload(namespace: str, **labels: str) -> Workload:
+    pairs: Labels = tuple(sorted(labels.items()))
+    return Workload(namespace, pairs)

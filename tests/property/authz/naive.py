@@ -1,0 +1,204 @@
+"""The same decisions without any index: every policy, rule and value is walked, with regular expressions."""
+
+import re
+
+from app.authz.model import (
+    Action,
+    Attribute,
+    AuthorizationPolicy,
+    AuthzOptions,
+    CheckInput,
+    Networks,
+    Patterns,
+    Rule,
+)
+
+
+def decide(policies: list[AuthorizationPolicy], check: CheckInput, options: AuthzOptions) -> bool:
+    """Whether the request is allowed, one reading of it alone."""
+    labels = dict(check.workload.labels or ())
+    applied = [
+        policy
+        for policy in policies
+        if policy.namespace in {check.workload.namespace, options.root_namespace}
+        and all(labels.get(key) == value for key, value in policy.selector)
+    ]
+
+    def hit(action: Action) -> bool:
+        return any(
+            rule_matches(rule, check, action, options) for p in applied if p.action is action for rule in p.rules
+        )
+
+    if hit(Action.DENY):
+        return False
+    return not any(policy.action is Action.ALLOW for policy in applied) or hit(Action.ALLOW)
+
+
+def rule_matches(rule: Rule, check: CheckInput, action: Action, options: AuthzOptions) -> bool:
+    froms = [all(fields) for fields in (source_fields(s, check, action, options) for s in rule.sources)]
+    tos = [all(fields) for fields in (operation_fields(o, check, action) for o in rule.operations)]
+    whens = [condition_matches(c, check, action, options) for c in rule.conditions]
+    return (any(froms) or not froms) and (any(tos) or not tos) and all(whens)
+
+
+def source_fields(source, check, action, options):
+    yield identity(source.principals, check, action, lambda value: principal_expression(value, options))
+    yield identity(source.namespaces, check, action, namespace_expression)
+    yield identity(source.service_accounts, check, action, account_expression)
+    yield identity(source.trust_domains, check, action, trust_domain_expression)
+    yield network(source.ip_blocks, check.source_ip, action)
+    yield network(source.remote_ip_blocks, check.remote_ip, action)
+
+
+def operation_fields(operation, check, action):
+    yield plain(operation.methods, [check.method], action)
+    path = check.path
+    yield plain(operation.paths, None if path is None else [path], action, path_expression, lax_end="/?")
+    yield plain(operation.hosts, None if check.host is None else [check.host], action, lax_end="(?::[0-9]+)?")
+    yield told(
+        operation.ports.any_of,
+        operation.ports.none_of,
+        check.destination_port,
+        action,
+        lambda values, port: port in values,
+    )
+
+
+def condition_matches(condition, check, action, options):
+    values = condition.values
+    match condition.attribute:
+        case Attribute.SOURCE_IP:
+            return network(values, check.source_ip, action)
+        case Attribute.REMOTE_IP:
+            return network(values, check.remote_ip, action)
+        case Attribute.DESTINATION_IP:
+            return network(values, check.destination_ip, action)
+        case Attribute.DESTINATION_PORT:
+            return told(values.any_of, values.none_of, check.destination_port, action, lambda all_, one: one in all_)
+        case Attribute.SOURCE_PRINCIPAL:
+            return identity(values, check, action, lambda value: principal_expression(value, options))
+        case Attribute.SOURCE_NAMESPACE:
+            return identity(values, check, action, namespace_expression)
+        case Attribute.SOURCE_SERVICE_ACCOUNT:
+            return identity(values, check, action, account_expression)
+        case Attribute.SOURCE_TRUST_DOMAIN:
+            return identity(values, check, action, trust_domain_expression)
+        case Attribute.SNI:
+            return plain(values, None if check.sni is None else [check.sni], action)
+    return header(values, check.headers.get(condition.header), action)
+
+
+def string_expression(value: str) -> str:
+    if value == "*":
+        return ".+"
+    if value.startswith("*"):
+        return ".*" + re.escape(value[1:])
+    if value.endswith("*"):
+        return re.escape(value[:-1]) + ".*"
+    return re.escape(value)
+
+
+def path_expression(value: str) -> str:
+    if "{" not in value:
+        return string_expression(value)
+    segment = r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]"
+    escaped = re.escape(value)
+    return escaped.replace(re.escape("{**}"), segment.replace("]", "/]") + "*").replace(re.escape("{*}"), segment + "+")
+
+
+def principal_expression(value: str, options: AuthzOptions) -> str:
+    domains = [options.trust_domain, *options.trust_domain_aliases]
+    domain, _, path = value.partition("/")
+    if value.count("/") == 4 and domain in {*domains, "cluster.local"}:
+        return "spiffe://(?:" + "|".join(map(re.escape, domains)) + ")/" + re.escape(path).replace(r"\*", ".*")
+    if value.startswith("*") and value != "*":
+        return string_expression(value)
+    return "spiffe://" + string_expression(value)
+
+
+def namespace_expression(value: str) -> str:
+    return ".*/ns/" + ".*".join(map(re.escape, value.split("*"))) + "/.*"
+
+
+def account_expression(value: str) -> str:
+    namespace, name = value.split("/")
+    return f"spiffe://.+/ns/{re.escape(namespace)}/(.+/|)sa/{re.escape(name)}(/.+)?"
+
+
+def trust_domain_expression(value: str) -> str:
+    return "spiffe://" + "[^/]*".join(map(re.escape, value.split("*"))) + "/.*"
+
+
+def identity(patterns: Patterns, check: CheckInput, action: Action, expression) -> bool:
+    if patterns == Patterns():
+        return True
+    if check.source is None:
+        return action is Action.DENY
+
+    def hit(values):
+        return check.source.principal != "" and any(
+            re.fullmatch(expression(value), f"spiffe://{check.source.principal}") for value in values
+        )
+
+    if patterns.any_of and not hit(patterns.any_of):
+        return False
+    if not patterns.none_of:
+        return True
+    if not check.source.principal:
+        return action is Action.DENY or "*" in patterns.none_of
+    return not hit(patterns.none_of)
+
+
+def told(any_of, none_of, value, action, hit) -> bool:
+    if not any_of and not none_of:
+        return True
+    if value is None:
+        return action is Action.DENY
+    return (not any_of or hit(any_of, value)) and (not none_of or not hit(none_of, value))
+
+
+def network(networks: Networks, address, action: Action) -> bool:
+    return told(
+        networks.any_of, networks.none_of, address, action, lambda values, one: any(one in value for value in values)
+    )
+
+
+def plain(patterns: Patterns, values, action: Action, expression=string_expression, lax_end="") -> bool:
+    """A field of one value: the lax end is let through where a match leads to a denial."""
+
+    def hit(all_, value, *, wide):
+        end = lax_end if wide else ""
+        return any(
+            re.fullmatch(expression(one) + (end if not one.endswith("*") else ""), value) is not None for one in all_
+        )
+
+    if patterns == Patterns():
+        return True
+    if values is None:
+        return action is Action.DENY
+    (value,) = values
+    denies = action is Action.DENY
+    return (not patterns.any_of or hit(patterns.any_of, value, wide=denies)) and not (
+        patterns.none_of and hit(patterns.none_of, value, wide=not denies)
+    )
+
+
+def header(patterns: Patterns, values, action: Action) -> bool:
+    def hit(all_, *, wide):
+        if "*" in all_:
+            return values is not None
+        if values is None:
+            return False
+        joined = ",".join(values)
+        matched = [any(re.fullmatch(string_expression(one), v, re.DOTALL) for one in all_) for v in (joined, *values)]
+        if not wide:
+            return all(matched)
+        parts = [part.strip() for part in joined.split(",")]
+        return any(matched) or any(
+            re.fullmatch(string_expression(one), part, re.DOTALL) for one in all_ for part in parts
+        )
+
+    denies = action is Action.DENY
+    return (not patterns.any_of or hit(patterns.any_of, wide=denies)) and not (
+        patterns.none_of and hit(patterns.none_of, wide=not denies)
+    )

@@ -1,0 +1,160 @@
+"""The index decides as a walk over everything does, and the laws of ALLOW and DENY hold."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.authz.model import (
+    ANONYMOUS,
+    Action,
+    Attribute,
+    AuthorizationPolicy,
+    AuthzOptions,
+    CheckInput,
+    Condition,
+    Networks,
+    Operation,
+    Patterns,
+    Ports,
+    Rule,
+    Source,
+    Workload,
+)
+from app.authz.rules.compile import compile_policy
+from app.authz.rules.evaluate import evaluate
+from app.authz.rules.index import PolicyIndex
+from app.authz.rules.request import read_identity
+from tests.property.authz import naive
+
+OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)
+
+
+def lists(values):
+    """No values, or one to three of them: few enough of each kind that they often meet."""
+    return st.lists(st.sampled_from(values), max_size=3, unique=True).map(tuple)
+
+
+def patterns(values):
+    return st.builds(Patterns, lists(values), lists(values))
+
+
+PRINCIPALS = ["td/ns/a/sa/x", "cluster.local/ns/a/sa/x", "old/ns/b/sa/y", "other/ns/a/sa/x", "td/ns/*", "*/sa/x", "*"]
+IDS = ["spiffe://td/ns/a/sa/x", "spiffe://old/ns/b/sa/y", "spiffe://other/ns/a/sa/x", "spiffe://td/c/1/ns/a/n/sa/x/2"]
+NAMESPACES = ["a", "b", "*", "a*", "*b", "c"]
+ACCOUNTS = ["a/x", "b/y", "b/x"]
+DOMAINS = ["td", "old", "*", "o*", "*d"]
+HOSTS = ["h", "h:80", "h:*", "*.org", "*", "x.org"]
+PATHS = ["/", "/a", "/a/", "/a*", "/a/*", "*.js", "*", "/{*}", "/a/{**}", "/{*}/b/{**}/c", "*/b"]
+REQUEST_PATHS = ["/", "/a", "/a/", "/a/b", "/a/b.js", "/a/b/", "/x/b/c", "/x/b/1/2/c", "/b"]
+METHODS = ["GET", "POST", "G*", "*", "*T"]
+VALUES = ["1", "1*", "*2", "*", "1,2"]
+HEADER_VALUES = [("1",), ("2",), ("1", "2"), ("1,2",), ("1, 2",), ("",), ("12", "1")]
+BLOCKS = [ip_network(text) for text in ("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "2001:db8::/32", "192.0.2.1/32")]
+ADDRESSES = [ip_address(text) for text in ("10.1.2.3", "10.2.3.4", "192.0.2.1", "2001:db8::1", "::1")]
+
+networks = st.builds(Networks, lists(BLOCKS), lists(BLOCKS))
+ports = st.builds(Ports, lists([80, 443]), lists([80, 443]))
+sources = st.builds(
+    Source,
+    patterns(PRINCIPALS),
+    patterns(NAMESPACES) | st.just(Patterns()),
+    patterns(ACCOUNTS) | st.just(Patterns()),
+    patterns(DOMAINS) | st.just(Patterns()),
+    networks | st.just(Networks()),
+    networks | st.just(Networks()),
+)
+operations = st.builds(
+    Operation, patterns(HOSTS) | st.just(Patterns()), patterns(METHODS) | st.just(Patterns()), patterns(PATHS), ports
+)
+conditions = st.one_of(
+    st.builds(Condition, st.just(Attribute.HEADER), patterns(VALUES), st.sampled_from(["x-a", "x-b"])),
+    st.builds(Condition, st.just(Attribute.SOURCE_PRINCIPAL), patterns(PRINCIPALS)),
+    st.builds(Condition, st.just(Attribute.SOURCE_NAMESPACE), patterns(NAMESPACES)),
+    st.builds(Condition, st.just(Attribute.SOURCE_SERVICE_ACCOUNT), patterns(ACCOUNTS)),
+    st.builds(Condition, st.just(Attribute.SOURCE_TRUST_DOMAIN), patterns(DOMAINS)),
+    st.builds(
+        Condition, st.sampled_from([Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.DESTINATION_IP]), networks
+    ),
+    st.builds(Condition, st.just(Attribute.DESTINATION_PORT), ports),
+    st.builds(Condition, st.just(Attribute.SNI), patterns(["h", "*.org", "*"])),
+)
+rules = st.builds(
+    Rule,
+    st.lists(sources, max_size=2).map(tuple),
+    st.lists(operations, max_size=2).map(tuple),
+    st.lists(conditions, max_size=2).map(tuple),
+)
+policies = st.builds(
+    AuthorizationPolicy,
+    st.sampled_from(["shop", "istio-system", "other"]),
+    st.sampled_from("abcdef"),
+    st.sampled_from(Action),
+    st.sampled_from([(), (("app", "x"),), (("app", "x"), ("v", "1"))]),
+    st.lists(rules, max_size=3).map(tuple),
+)
+policy_sets = st.lists(policies, max_size=6, unique_by=lambda policy: policy.key)
+labels = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["x", "1"])).map(
+    lambda d: tuple(sorted(d.items()))
+)
+requests = st.builds(
+    CheckInput,
+    workload=st.builds(Workload, st.sampled_from(["shop", "other", "empty"]), labels),
+    source=st.sampled_from([None, ANONYMOUS, *map(read_identity, IDS)]),
+    method=st.sampled_from(["GET", "POST"]),
+    path=st.sampled_from([None, *REQUEST_PATHS]),
+    host=st.sampled_from([None, "h", "h:80", "x.org", "x.org:443"]),
+    headers=st.dictionaries(st.sampled_from(["x-a", "x-b"]), st.sampled_from(HEADER_VALUES)),
+    source_ip=st.sampled_from([None, *ADDRESSES]),
+    remote_ip=st.sampled_from([None, *ADDRESSES]),
+    destination_ip=st.sampled_from([None, *ADDRESSES]),
+    destination_port=st.sampled_from([None, 80, 443]),
+    sni=st.sampled_from([None, "h", "x.org"]),
+)
+
+
+def index_of(found, options=OPTIONS):
+    return PolicyIndex({policy.key: compile_policy(policy, options) for policy in found}, options.root_namespace)
+
+
+def allows(found, check, options=OPTIONS):
+    return evaluate(index_of(found, options), check, options).decision.allowed
+
+
+@settings(max_examples=120, deadline=None)
+@given(policy_sets, st.lists(requests, min_size=1, max_size=8))
+def test_the_index_agrees_with_a_walk_over_everything(found, checks):
+    index = index_of(found)
+    for check in checks:
+        assert evaluate(index, check, OPTIONS).decision.allowed == naive.decide(found, check, OPTIONS)
+
+
+@settings(max_examples=120, deadline=None)
+@given(rules, st.sampled_from(Action), requests)
+def test_one_rule_agrees_with_a_walk_over_everything(rule, action, check):
+    found = [AuthorizationPolicy("shop", "a", action, (), (rule,))]
+    check = replace(check, workload=Workload("shop", ()))
+    assert allows(found, check) == naive.decide(found, check, OPTIONS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policy_sets, policies, requests)
+def test_one_more_deny_policy_never_allows_what_was_denied(found, extra, check):
+    more = [*found, replace(extra, name="extra", action=Action.DENY)]
+    assert allows(found, check) or not allows(more, check)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policy_sets.flatmap(lambda found: st.tuples(st.just(found), st.permutations(found))), requests)
+def test_the_order_of_policies_changes_neither_decision_nor_reason(orders, check):
+    first, second = (evaluate(index_of(found), check, OPTIONS) for found in orders)
+    assert first == second
+
+
+@settings(max_examples=40, deadline=None)
+@given(policy_sets, requests, st.lists(st.sampled_from(REQUEST_PATHS), max_size=2))
+def test_a_request_that_reads_in_several_ways_is_allowed_if_it_is_under_each(found, check, others):
+    strict = replace(OPTIONS, every_reading=True)
+    each = [allows(found, replace(check, path=path)) for path in (check.path, *others)]
+    assert allows(found, replace(check, other_paths=tuple(others)), strict) == all(each)

@@ -1,0 +1,120 @@
+"""The order of the actions, the policies that apply to a workload, and what is reported."""
+
+import pytest
+
+from app.authz.model import AuthzOptions, Cause, UnknownWorkload, Workload
+from app.authz.rules import index as index_module
+from app.authz.rules.evaluate import evaluate
+from tests.fakes.authz import allowed, index_of, policy, request, verdict, workload
+
+ALLOW_ALL = "{rules: [{}]}"
+DENY_ALL = "{action: DENY, rules: [{}]}"
+GET = "{rules: [{to: [{operation: {methods: [GET]}}]}]}"
+
+
+def test_no_policy_allows():
+    found = verdict("", request())
+    assert (found.decision.allowed, found.cause) == (True, Cause.NO_POLICY)
+
+
+def test_an_allow_policy_that_matches_allows_and_says_by_which_rule():
+    found = verdict(policy("{rules: [{to: [{operation: {methods: [PUT]}}]}, {}]}"), request())
+    assert found.decision.allowed
+    assert (found.decision.policy, found.decision.rule, found.cause) == ("shop/p", "rules[1]", Cause.POLICY)
+
+
+def test_with_an_allow_policy_what_does_not_match_is_denied():
+    found = verdict(policy(GET), request(method="PUT"))
+    assert not found.decision.allowed
+    assert (found.decision.policy, found.cause) == ("", Cause.NO_MATCH)
+
+
+def test_a_policy_without_rules_denies_everything():
+    assert verdict(policy("{}"), request()).cause is Cause.NO_MATCH
+    assert verdict(policy("{rules: []}"), request()).cause is Cause.NO_MATCH
+
+
+def test_deny_comes_before_allow():
+    found = verdict(policy(ALLOW_ALL, name="a") + policy(DENY_ALL, name="z"), request())
+    assert not found.decision.allowed
+    assert (found.decision.policy, found.decision.rule) == ("shop/z", "rules[0]")
+
+
+def test_the_first_rule_by_policy_name_is_reported_however_the_rules_are_found():
+    text = "".join(
+        policy(f"{{action: DENY, rules: [{rule}]}}", name=name)
+        for name, rule in [
+            ("d", "{}"),
+            ("c", "{to: [{operation: {paths: ['/a*']}}]}"),
+            ("b", "{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}"),
+            ("a", "{to: [{operation: {hosts: [shop.example.org]}}]}"),
+        ]
+    )
+    assert verdict(text, request("/a")).decision.policy == "shop/a"
+    assert verdict(text, request("/a", host="x")).decision.policy == "shop/b"
+    assert verdict(text, request("/a", host="x", source="")).decision.policy == "shop/c"
+    assert verdict(text, request("/b", host="x", source="")).decision.policy == "shop/d"
+
+
+def test_a_policy_is_for_its_namespace_alone_and_the_root_namespaces_for_all():
+    assert not allowed(policy(DENY_ALL, namespace="shop"), request())
+    assert allowed(policy(DENY_ALL, namespace="other"), request())
+    assert not allowed(policy(DENY_ALL, namespace="istio-system"), request())
+    assert allowed(policy(DENY_ALL, namespace="istio-system"), request(), AuthzOptions(root_namespace="mesh"))
+
+
+def test_a_selector_takes_workloads_whose_labels_include_it():
+    text = policy("{selector: {matchLabels: {app: shop, v: '1'}}, action: DENY, rules: [{}]}")
+    assert not allowed(text, request(workload=workload("shop", app="shop", v="1", x="y")))
+    assert allowed(text, request(workload=workload("shop", app="shop")))
+    assert allowed(text, request(workload=workload("shop", app="shop", v="2")))
+    assert allowed(text, request(workload=workload("shop")))
+
+
+def test_a_selector_of_a_root_policy_selects_in_every_namespace():
+    text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}", namespace="istio-system")
+    assert not allowed(text, request(workload=workload("anywhere", app="shop")))
+    assert allowed(text, request(workload=workload("anywhere", app="x")))
+
+
+def test_an_unknown_workload_is_denied_with_that_reason():
+    found = verdict("", request(workload=None))
+    assert (found.decision.allowed, found.cause) == (False, Cause.UNKNOWN_WORKLOAD)
+    assert "destination workload is not told" in found.decision.reason
+
+
+def test_an_unknown_workload_gets_the_root_policies_alone_where_that_is_chosen():
+    options = AuthzOptions(unknown_workload=UnknownWorkload.ROOT)
+    assert allowed(policy(DENY_ALL), request(workload=None), options)
+    assert not allowed(policy(DENY_ALL, namespace="istio-system"), request(workload=None), options)
+
+
+@pytest.mark.parametrize("namespace", ["shop", "istio-system"])
+def test_labels_that_are_not_told_deny_where_policies_select_by_them(namespace):
+    text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}", namespace=namespace)
+    found = verdict(text, request(workload=Workload("shop", None)))
+    assert (found.decision.allowed, found.cause) == (False, Cause.UNKNOWN_WORKLOAD)
+
+
+def test_labels_that_are_not_told_do_not_matter_where_no_policy_selects_by_them():
+    assert allowed(policy(ALLOW_ALL), request(workload=Workload("shop", None)))
+
+
+def test_the_memory_for_workloads_is_bounded(monkeypatch):
+    monkeypatch.setattr(index_module, "MAX_WORKLOADS", 3)
+    index = index_of(policy("{selector: {matchLabels: {app: bad}}, action: DENY, rules: [{}]}"))
+    for number in range(20):
+        check = request(workload=workload("shop", app=f"a{number}"))
+        assert evaluate(index, check, AuthzOptions()).decision.allowed
+    assert not evaluate(index, request(workload=workload("shop", app="bad")), AuthzOptions()).decision.allowed
+    assert sum(len(scope.made) for scope in index._scopes.values()) <= 3
+
+
+def test_a_check_tries_only_the_rules_that_its_request_can_match():
+    text = "".join(
+        policy(f"{{rules: [{{to: [{{operation: {{paths: ['/p{number}', '/q{number}/*']}}}}]}}]}}", name=f"p{number}")
+        for number in range(200)
+    )
+    rules = index_of(text).rules_for(request().workload)
+    assert [rule.verdict.decision.policy for _, rule in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
+    assert rules.allow._candidates(request("/other")) == []

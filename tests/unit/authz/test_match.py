@@ -1,0 +1,335 @@
+"""Istio's match rules, field by field: what a rule grants, and what the same rule denies."""
+
+import pytest
+
+from app.authz.model import AuthzOptions
+from tests.fakes.authz import allowed, matches, policy, refuses, request
+
+FRONT = "spiffe://cluster.local/ns/web/sa/front"
+
+
+def source(field: str, *values: str) -> str:
+    return f"{{from: [{{source: {{{field}: [{', '.join(repr(value) for value in values)}]}}}}]}}"
+
+
+def operation(field: str, *values: str) -> str:
+    return f"{{to: [{{operation: {{{field}: [{', '.join(repr(value) for value in values)}]}}}}]}}"
+
+
+def when(key: str, *values: str, field: str = "values") -> str:
+    return f"{{when: [{{key: '{key}', {field}: [{', '.join(repr(value) for value in values)}]}}]}}"
+
+
+def both(rule: str, check) -> bool:
+    """Whether the rule matches, where granting and denying agree."""
+    granted, denied = matches(rule, check), refuses(rule, check)
+    assert granted == denied
+    return granted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("cluster.local/ns/web/sa/front", True),
+        ("cluster.local/ns/web/sa/fron", False),
+        ("cluster.local/ns/web/*", True),
+        ("cluster.local/ns/we*", True),
+        ("*/sa/front", True),
+        ("*/sa/fron", False),
+        ("*", True),
+        ("cluster.local/*/sa/front", False),
+        ("Cluster.local/ns/web/sa/front", False),
+        ("other.org/ns/web/sa/front", False),
+    ],
+)
+def test_principals_match_exactly_by_prefix_by_suffix_or_by_presence(pattern, expected):
+    assert both(source("principals", pattern), request()) is expected
+    assert both(when("source.principal", pattern), request()) is expected
+    assert both(source("notPrincipals", pattern), request()) is not expected
+
+
+def test_a_peer_without_identity_has_no_principal_namespace_or_account():
+    plaintext = request(source="")
+    for field, value in [
+        ("principals", "*"),
+        ("namespaces", "*"),
+        ("serviceAccounts", "front"),
+        ("trustDomains", "*"),
+    ]:
+        assert not both(source(field, value), plaintext)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("notPrincipals", "cluster.local/ns/evil/sa/x"),
+        ("notNamespaces", "evil"),
+        ("notServiceAccounts", "evil/x"),
+        ("notTrustDomains", "evil"),
+    ],
+)
+def test_plaintext_is_denied_as_not_somebody_but_never_granted_as_not_somebody(field, value):
+    assert refuses(source(field, value), request(source=""))
+    assert not matches(source(field, value), request(source=""))
+
+
+def test_plaintext_is_granted_where_a_rule_speaks_of_peers_without_identity():
+    assert both(source("notPrincipals", "*"), request(source=""))
+    assert not both(source("notPrincipals", "*"), request())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("web", True), ("we", False), ("w*", True), ("*b", True), ("w*b", True), ("*", True), ("x*", False)],
+)
+def test_namespaces_match_anywhere_in_the_id_with_stars_in_the_middle(pattern, expected):
+    assert both(source("namespaces", pattern), request()) is expected
+    assert both(when("source.namespace", pattern), request()) is expected
+    assert both(source("notNamespaces", pattern), request()) is not expected
+
+
+def test_namespaces_of_ids_that_are_longer_than_istios_match_as_istios_expression_does():
+    check = request(source="spiffe://td/cell/1/ns/web/sa/front/v/2")
+    assert both(source("namespaces", "web"), check)
+    assert not both(source("namespaces", "1"), check)
+    assert not both(source("namespaces", "web"), request(source="spiffe://td/ns/web"))
+
+
+@pytest.mark.parametrize(
+    ("account", "spiffe_id", "expected"),
+    [
+        ("web/front", FRONT, True),
+        ("front", FRONT, False),
+        ("front", "spiffe://td/ns/shop/sa/front", True),
+        ("web/front", "spiffe://td/ns/web/sa/frontend", False),
+        ("web/front", "spiffe://td/ns/web/cell/1/sa/front/x", True),
+        ("web/front", "spiffe://td/sa/front/ns/web/x", False),
+    ],
+)
+def test_service_accounts_take_the_policys_namespace_and_match_whole_segments(account, spiffe_id, expected):
+    assert both(source("serviceAccounts", account), request(source=spiffe_id)) is expected
+    assert both(when("source.serviceAccount", account), request(source=spiffe_id)) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("cluster.local", True), ("cluster", False), ("cluster.*", True), ("*l", True), ("*", True)],
+)
+def test_trust_domains_match_as_a_whole(pattern, expected):
+    assert both(source("trustDomains", pattern), request()) is expected
+    assert both(when("source.trustDomain", pattern), request()) is expected
+
+
+@pytest.mark.parametrize(
+    ("block", "address", "expected"),
+    [
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.4", False),
+        ("10.0.0.0/8", "10.255.0.1", True),
+        ("10.0.0.1/8", "10.255.0.1", True),
+        ("0.0.0.0/0", "203.0.113.9", True),
+        ("0.0.0.0/0", "2001:db8::1", False),
+        ("2001:db8::/32", "2001:db8:1::1", True),
+        ("10.0.0.0/8", "::ffff:10.1.1.1", True),
+        ("::ffff:10.0.0.0/104", "10.1.1.1", True),
+    ],
+)
+def test_addresses_match_by_block_also_when_mapped_into_ipv6(block, address, expected):
+    assert both(source("ipBlocks", block), request(source_ip=address)) is expected
+    assert both(source("notIpBlocks", block), request(source_ip=address)) is not expected
+    assert both(when("source.ip", block), request(source_ip=address)) is expected
+    assert both(when("destination.ip", block), request(destination_ip=address)) is expected
+
+
+def test_the_remote_address_is_told_apart_from_the_connections():
+    check = request(source_ip="10.0.0.1", remote_ip="203.0.113.9")
+    assert both(source("remoteIpBlocks", "203.0.113.0/24"), check)
+    assert not both(source("ipBlocks", "203.0.113.0/24"), check)
+    assert both(when("remote.ip", "203.0.113.9"), check)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("/admin", "/admin", True),
+        ("/admin", "/admin?x=1", True),
+        ("/admin", "/adminx", False),
+        ("/admin", "/Admin", False),
+        ("/admin*", "/admin/x", True),
+        ("/admin*", "/admin", True),
+        ("/admin/*", "/admin", False),
+        ("*.js", "/a/b.js", True),
+        ("*.js", "/a/b.jsx", False),
+        ("*", "/", True),
+        ("/a/*/c", "/a/b/c", False),
+        ("/a/*/c", "/a/*/c", True),
+        ("*a*", "/xa*", True),
+        ("*a*", "/xab", False),
+    ],
+)
+def test_paths_match_without_their_query(pattern, path, expected):
+    assert both(operation("paths", pattern), request(path)) is expected
+    assert both(operation("notPaths", pattern), request(path)) is not expected
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "expected"),
+    [
+        ("/a/{*}/c", "/a/b/c", True),
+        ("/a/{*}/c", "/a/b/b/c", False),
+        ("/a/{*}/c", "/a/c", False),
+        ("/a/{**}", "/a/b/c", True),
+        ("/a/{**}", "/a/", True),
+        ("/a/{**}", "/a", False),
+        ("/{*}/x/{**}/y", "/1/x/2/3/y", True),
+        ("/a.b/{*}", "/aXb/c", False),
+        ("/store/{**}/cart", "/store/cart", False),
+    ],
+)
+def test_path_templates_match_segments(template, path, expected):
+    assert matches(operation("paths", template), request(path)) is expected
+
+
+def test_an_empty_segment_fills_an_operator_for_many_where_one_reading_is_asked_for():
+    text = policy("{rules: [{to: [{operation: {paths: ['/store/{**}/cart']}}]}]}")
+    assert allowed(text, request("/store//cart"), AuthzOptions(every_reading=False))
+    assert not allowed(text, request("/store//cart"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("GET", True), ("G*", True), ("*T", True), ("*", True), ("POST", False)]
+)
+def test_methods_match(pattern, expected):
+    assert both(operation("methods", pattern), request()) is expected
+    assert both(operation("notMethods", pattern), request()) is not expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "expected"),
+    [
+        ("shop.example.org", "SHOP.example.ORG", True),
+        ("Shop.Example.Org", "shop.example.org", True),
+        ("shop.example.org", "shop.example.org.", True),
+        ("shop.example.org:*", "shop.example.org:8080", True),
+        ("*.example.org", "shop.example.org", True),
+        ("*.example.org", "example.org", False),
+        ("shop.*", "shop.example.org", True),
+        ("*", "shop.example.org", True),
+        ("shop.example.org", "shop.example.org.evil.org", False),
+        ("[::1]:80", "[::1]:80", True),
+    ],
+)
+def test_hosts_match_without_case(pattern, host, expected):
+    assert both(operation("hosts", pattern), request(host=host)) is expected
+
+
+def test_a_host_with_a_port_is_granted_only_as_written_and_denied_also_without():
+    check = request(host="shop.example.org:8080")
+    assert not matches(operation("hosts", "shop.example.org"), check)
+    assert refuses(operation("hosts", "shop.example.org"), check)
+    assert not matches(operation("notHosts", "shop.example.org"), check)
+    assert refuses(operation("notHosts", "shop.example.org"), check)
+
+
+def test_ports_match():
+    assert both(operation("ports", "80", "8080"), request(port=8080))
+    assert not both(operation("ports", "80"), request(port=8080))
+    assert both(operation("notPorts", "80"), request(port=8080))
+    assert both(when("destination.port", "8080"), request(port=8080))
+
+
+def test_the_server_name_is_compared_with_its_case():
+    assert both(when("connection.sni", "a.example.org"), request(sni="a.example.org"))
+    assert not both(when("connection.sni", "A.example.org"), request(sni="a.example.org"))
+    assert both(when("connection.sni", "*.example.org"), request(sni="a.example.org"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values", "expected"),
+    [
+        ("v1", ("v1",), True),
+        ("v1", ("V1",), False),
+        ("v*", ("v1",), True),
+        ("*1", ("v1",), True),
+        ("*", ("",), True),
+        ("*", None, False),
+        ("v1", None, False),
+        ("a,b", ("a,b",), True),
+        ("v*", ("",), False),
+    ],
+)
+def test_headers_match_with_the_case_of_the_value_and_without_that_of_the_name(pattern, values, expected):
+    check = request(headers={} if values is None else {"x-version": values})
+    assert both(when("request.headers[X-Version]", pattern), check) is expected
+    assert both(when("request.headers[x-version]", pattern, field="notValues"), check) is not expected
+
+
+def test_a_repeated_header_is_granted_if_every_value_matches_and_denied_if_one_does():
+    for values in [("user", "admin"), ("user,admin",), ("user, admin",), ("admin", "user")]:
+        check = request(headers={"x-role": values})
+        assert not matches(when("request.headers[x-role]", "admin"), check)
+        assert refuses(when("request.headers[x-role]", "admin"), check)
+        assert not matches(when("request.headers[x-role]", "admin", field="notValues"), check)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        source("principals", "*"),
+        source("notPrincipals", "x"),
+        source("ipBlocks", "0.0.0.0/0"),
+        source("notIpBlocks", "192.0.2.1"),
+        source("remoteIpBlocks", "0.0.0.0/0"),
+        operation("ports", "80"),
+        operation("notPorts", "80"),
+        operation("hosts", "a"),
+        operation("notHosts", "a"),
+        when("connection.sni", "a"),
+        when("connection.sni", "a", field="notValues"),
+        when("destination.ip", "10.0.0.0/8"),
+    ],
+)
+def test_what_the_check_does_not_tell_never_grants_and_always_denies(rule):
+    untold = request(source=None, source_ip=None, destination_ip=None, port=None, host="")
+    assert not matches(rule, untold)
+    assert refuses(rule, untold)
+
+
+def test_values_are_alternatives_fields_and_conditions_add_up_and_items_are_alternatives():
+    rule = """{from: [{source: {namespaces: [web], ipBlocks: [10.0.0.0/8]}}, {source: {namespaces: [batch]}}],
+               to: [{operation: {methods: [GET, HEAD], paths: [/a, /b]}}],
+               when: [{key: 'request.headers[x-v]', values: ['1']}, {key: destination.port, values: ['8080']}]}"""
+    headers = {"x-v": ("1",)}
+    assert both(rule, request("/a", headers=headers))
+    assert both(rule, request("/b", method="HEAD", headers=headers, source="spiffe://td/ns/batch/sa/x"))
+    assert not both(rule, request("/c", headers=headers))
+    assert not both(rule, request("/a", method="PUT", headers=headers))
+    assert not both(rule, request("/a"))
+    assert not both(rule, request("/a", headers=headers, port=80))
+    assert not both(rule, request("/a", headers=headers, source_ip="192.0.2.1"))
+
+
+def test_values_and_not_values_of_one_field_both_hold():
+    rule = "{to: [{operation: {paths: ['/a*'], notPaths: ['/a/secret*']}}]}"
+    assert both(rule, request("/a/b"))
+    assert not both(rule, request("/a/secret/1"))
+
+
+@pytest.mark.parametrize(
+    ("principal", "source_id", "expected"),
+    [
+        ("cluster.local/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", True),
+        ("cluster.local/ns/web/sa/front", "spiffe://old.example.org/ns/web/sa/front", True),
+        ("old.example.org/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", True),
+        ("example.org/ns/web/sa/front", "spiffe://cluster.local/ns/web/sa/front", False),
+        ("other.org/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", False),
+        ("cluster.local/ns/web/*", "spiffe://example.org/ns/web/sa/front", False),
+        ("*old.example.org/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", True),
+        ("*old.example.org/ns/web/sa/front", "spiffe://x.old.example.org/ns/web/sa/front", True),
+    ],
+)
+def test_a_local_trust_domain_stands_for_its_aliases_in_principals_of_five_segments(principal, source_id, expected):
+    options = AuthzOptions(trust_domain="example.org", trust_domain_aliases=("old.example.org",))
+    for rule in (source("principals", principal), when("source.principal", principal)):
+        assert allowed(policy(f"{{rules: [{rule}]}}"), request(source=source_id), options) is expected
+        assert allowed(policy(f"{{action: DENY, rules: [{rule}]}}"), request(source=source_id), options) is not expected

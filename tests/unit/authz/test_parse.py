@@ -1,0 +1,198 @@
+"""AuthorizationPolicy documents: what is accepted, and every refusal with the path of the field."""
+
+import pytest
+
+from app.authz.model import Action, Attribute, Patterns
+from app.authz.rules.parse import parse_policies, parse_policy
+from app.core.documents import parse_documents
+from app.core.errors import InvalidInputError
+from tests.fakes.authz import policy
+
+
+def parse(text: str):
+    return parse_policies(parse_documents(text.encode()))
+
+
+def paths_of(text: str) -> list[str]:
+    with pytest.raises(InvalidInputError) as caught:
+        parse(text)
+    return [violation.path for violation in caught.value.violations]
+
+
+FULL = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: httpbin
+  namespace: foo
+  labels: {team: a, app.kubernetes.io/part-of: shop}
+  annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}', istio.io/dry-run: "false"}
+  uid: 8f3a
+  creationTimestamp: null
+  managedFields: []
+spec:
+  selector: {matchLabels: {app: httpbin, version: v1}}
+  action: DENY
+  rules:
+  - from:
+    - source:
+        principals: [cluster.local/ns/default/sa/curl]
+        notIpBlocks: [10.0.0.0/8]
+    - source: {serviceAccounts: [curl, other/curl]}
+    to:
+    - operation: {methods: [GET], paths: ["/info*"], hosts: ["Example.org"], notPorts: ["80"]}
+    when:
+    - key: request.headers[X-Token]
+      values: [a, b*]
+      notValues: [bad]
+status: {}
+"""
+
+
+def test_a_document_as_istio_users_write_it_is_read():
+    (found,) = parse(FULL)
+    assert (found.key, found.action) == ("foo/httpbin", Action.DENY)
+    assert found.selector == (("app", "httpbin"), ("version", "v1"))
+    (rule,) = found.rules
+    assert rule.sources[0].principals == Patterns(("cluster.local/ns/default/sa/curl",))
+    assert rule.sources[1].service_accounts == Patterns(("foo/curl", "other/curl"))
+    assert rule.operations[0].hosts == Patterns(("example.org",))
+    assert rule.operations[0].ports.none_of == (80,)
+    (condition,) = rule.conditions
+    assert (condition.attribute, condition.header) == (Attribute.HEADER, "x-token")
+    assert condition.values == Patterns(("a", "b*"), ("bad",))
+
+
+def test_namespace_action_and_version_have_istios_defaults():
+    found = parse_policy(
+        {
+            "apiVersion": "security.istio.io/v1beta1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "a"},
+            "spec": {},
+        }
+    )
+    assert (found.namespace, found.action, found.rules, found.selector) == ("default", Action.ALLOW, (), ())
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("{actions: DENY}", "spec.actions"),
+        ("{action: BLOCK, rules: [{}]}", "spec.action"),
+        ("{action: AUDIT, rules: [{}]}", "spec.action"),
+        ("{action: CUSTOM, provider: {name: x}, rules: [{}]}", "spec.action"),
+        ("{action: allow, rules: [{}]}", "spec.action"),
+        ("{action: DENY}", "spec.rules"),
+        ("{action: DENY, rules: []}", "spec.rules"),
+        ("{rules: {}}", "spec.rules"),
+        ("{rules: [null]}", "spec.rules[0]"),
+        ("{rules: [{form: []}]}", "spec.rules[0].form"),
+        ("{rules: [{from: []}]}", "spec.rules[0].from"),
+        ("{rules: [{to: []}]}", "spec.rules[0].to"),
+        ("{rules: [{when: []}]}", "spec.rules[0].when"),
+        ("{rules: [{from: [{}]}]}", "spec.rules[0].from[0].source"),
+        ("{rules: [{from: [{source: {}}]}]}", "spec.rules[0].from[0].source"),
+        ("{rules: [{from: [{source: null}]}]}", "spec.rules[0].from[0].source"),
+        ("{rules: [{to: [{operation: {}}]}]}", "spec.rules[0].to[0].operation"),
+        ("{rules: [{to: [{operation: {method: [GET]}}]}]}", "spec.rules[0].to[0].operation.method"),
+        ("{rules: [{to: [{operation: {methods: GET}}]}]}", "spec.rules[0].to[0].operation.methods"),
+        ("{rules: [{to: [{operation: {methods: [GET, '']}}]}]}", "spec.rules[0].to[0].operation.methods[1]"),
+        ("{rules: [{to: [{operation: {methods: [GET, get]}}]}]}", "spec.rules[0].to[0].operation.methods[1]"),
+        ("{rules: [{to: [{operation: {methods: []}}]}]}", "spec.rules[0].to[0].operation.methods"),
+        ("{rules: [{to: [{operation: {ports: [8080]}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
+        ("{rules: [{to: [{operation: {ports: ['0']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
+        ("{rules: [{to: [{operation: {ports: ['65536']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
+        ("{rules: [{to: [{operation: {ports: ['٨٠']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
+        ("{rules: [{to: [{operation: {paths: ['/a/{**}/{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {paths: ['/a/{*}b']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {paths: ['/a*/{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {paths: ['/{id}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {paths: ['/a?b=1']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {paths: [admin]}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
+        ("{rules: [{to: [{operation: {hosts: ['http://a']}}]}]}", "spec.rules[0].to[0].operation.hosts[0]"),
+        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
+        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/255.0.0.0]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
+        ("{rules: [{from: [{source: {principals: ['spiffe://a/b']}}]}]}", "spec.rules[0].from[0].source.principals[0]"),
+        ("{rules: [{from: [{source: {principals: []}}]}]}", "spec.rules[0].from[0].source.principals"),
+        ("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "spec.rules[0].from[0].source.requestPrincipals"),
+        (
+            "{rules: [{from: [{source: {serviceAccounts: [a], namespaces: [b]}}]}]}",
+            "spec.rules[0].from[0].source.serviceAccounts",
+        ),
+        ("{rules: [{from: [{source: {serviceAccounts: ['a*']}}]}]}", "spec.rules[0].from[0].source.serviceAccounts[0]"),
+        (
+            f"{{rules: [{{from: [{{source: {{serviceAccounts: [{', '.join(['a'] * 17)}]}}}}]}}]}}",
+            "spec.rules[0].from[0].source.serviceAccounts",
+        ),
+        ("{rules: [{when: [{key: a.b, values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: source.ip}]}]}", "spec.rules[0].when[0].values"),
+        ("{rules: [{when: [{key: source.ip, values: [x]}]}]}", "spec.rules[0].when[0].values[0]"),
+        ("{rules: [{when: [{key: destination.port, notValues: [http]}]}]}", "spec.rules[0].when[0].notValues[0]"),
+        ("{rules: [{when: [{key: 'request.headers[]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'request.headers[:path]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'request.headers[Host]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'request.headers[a]b', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'request.auth.claims[iss]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: source.ip, value: ['1.1.1.1']}]}]}", "spec.rules[0].when[0].value"),
+        ("{selector: {matchLabels: {app: '*'}}}", "spec.selector.matchLabels.app"),
+        ("{selector: {matchLabels: {'a b': c}}}", "spec.selector.matchLabels.a b"),
+        ("{selector: {matchLabels: {app: 1}}}", "spec.selector.matchLabels.app"),
+        ("{selector: {matchExpressions: []}}", "spec.selector.matchExpressions"),
+        ("{targetRefs: [{kind: Service, name: a}]}", "spec.targetRefs"),
+        (f"{{rules: [{', '.join(['{}'] * 513)}]}}", "spec.rules"),
+    ],
+)
+def test_what_is_wrong_in_a_spec_is_refused_with_its_path(spec, path):
+    assert path in paths_of(policy(spec))
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("a: 1", "apiVersion"),
+        ("apiVersion: security.istio.io/v2\nkind: AuthorizationPolicy", "apiVersion"),
+        ("apiVersion: security.istio.io/v1\nkind: PeerAuthentication", "kind"),
+        ("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy", "metadata"),
+        ("metadata: {}", "metadata.name"),
+        ("metadata: {name: Upper}", "metadata.name"),
+        ("metadata: {name: a, namespace: 'a.b'}", "metadata.namespace"),
+        ("metadata: {name: a, namespace: ../x}", "metadata.namespace"),
+        ("metadata: {generateName: a-}", "metadata.generateName"),
+        ("metadata: {name: a, lables: {}}", "metadata.lables"),
+        ("metadata: {name: a, labels: {x: 1}}", "metadata.labels.x"),
+        ("metadata: {name: a, annotations: {x: 1}}", "metadata.annotations.x"),
+        ("metadata: {name: a, annotations: {istio.io/dry-run: 'true'}}", "metadata.annotations.istio.io/dry-run"),
+        ("metadata: {name: a}", "spec"),
+        ("extra: 1", "extra"),
+    ],
+)
+def test_what_is_wrong_around_a_spec_is_refused_with_its_path(text, path):
+    assert path in paths_of(text)
+
+
+def test_all_violations_of_all_documents_are_told_at_once():
+    text = policy("{action: X}", name="a") + policy(
+        "{rules: [{to: [{operation: {ports: [x, '1', y]}}]}], y: 1}", name="b"
+    )
+    assert paths_of(text) == [
+        "documents[0].spec.action",
+        "documents[1].spec.rules[0].to[0].operation.ports[0]",
+        "documents[1].spec.rules[0].to[0].operation.ports[2]",
+        "documents[1].spec.y",
+    ]
+
+
+def test_two_documents_for_one_policy_are_refused():
+    assert paths_of(policy("{}") + policy("{}")) == ["documents[1]"]
+
+
+def test_no_document_is_refused():
+    assert paths_of("---\n") == [""]
+
+
+def test_a_message_says_where_and_what_and_how_many_more():
+    with pytest.raises(InvalidInputError, match=r"spec\.action: 'X' is not an action.*\(and 1 more\)"):
+        parse(policy("{action: X, y: 1}"))
