@@ -4,6 +4,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+from app.core.errors import UnavailableError
 from app.demo.sidecar import Address
 
 HOST = "127.0.0.1"
@@ -13,7 +14,7 @@ def choose_addresses(usual: Mapping[str, int]) -> dict[str, Address]:
     """Return a free address on this machine for each name, its usual port if that is free.
 
     All are held until the last is chosen, so that no two are the same. Another process may still take one before it
-    is used: whoever starts the listeners starts again with other ports then.
+    is used: whoever starts the listeners starts again with other ports then. Raises UnavailableError if none is free.
     """
     with ExitStack() as held:
         return {name: Address(HOST, _hold(held, port)) for name, port in usual.items()}
@@ -30,4 +31,4 @@ def _hold(held: ExitStack, port: int) -> int:
             continue
         chosen: int = listener.getsockname()[1]
         return chosen
-    raise OSError(f"no free port on {HOST}")
+    raise UnavailableError(f"no free port on {HOST}: end some of the programs that listen there")

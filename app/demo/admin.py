@@ -1,5 +1,6 @@
 """What the demo says to the control plane's admin API, and asks each sidecar's own admin port."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,13 @@ class AdminApi:
 
     async def set_entry(self, spiffe_id: SpiffeId, x509_svid_ttl_seconds: int) -> None:
         """Have SVIDs of `spiffe_id` live that long from the next one on, whatever was said before."""
+        found = await self._call("GET", "/v1/entries", params={"spiffe_id": str(spiffe_id)})
+        entry = {"spiffe_id": str(spiffe_id), "x509_svid_ttl_seconds": x509_svid_ttl_seconds}
+        items = found.json()["items"]
+        if items:
+            await self._call("PUT", f"/v1/entries/{items[0]['id']}", json=entry)
+        else:
+            await self._call("POST", "/v1/entries", json=entry)
 
     async def create_join_token(self, spiffe_id: SpiffeId) -> str:
         """Return the secret of a new join token for `spiffe_id`."""
@@ -57,14 +65,16 @@ class AdminApi:
         method: str,
         path: str,
         *,
+        params: Mapping[str, str] | None = None,
         json: object = None,
         content: str | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         token = self._token_file.read_text(encoding="ascii").strip()
         answer = await self._client.request(
             method,
             self._url + path,
+            params=params,
             json=json,
             content=content,
             headers={"authorization": f"Bearer {token}", **(headers or {})},

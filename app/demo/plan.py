@@ -63,6 +63,11 @@ class Plan:
         """The policy that the user may apply."""
         return self.directory / "close-news.yaml"
 
+    @property
+    def curl_file(self) -> Path:
+        """What `curl -K` takes to be the admin, so that the token stands in no command line."""
+        return self.directory / "admin.curl"
+
     def socket(self, workload: str) -> Path:
         """Return the Unix socket of the agent of `workload`."""
         return self.directory / f"{workload}.sock"

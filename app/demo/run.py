@@ -1,6 +1,7 @@
 """`meshward demo`: start the mesh, look at it, stay up if asked to, and leave nothing behind."""
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.clock import Clock, SystemClock
+from app.core.errors import PreconditionError
+from app.core.private_files import read_private_file, replace_private_file
 from app.demo.addresses import choose_addresses
 from app.demo.binary import envoy_binary
 from app.demo.children import ChildEndedError, Children
 from app.demo.documents import CLOSE_NEWS
-from app.demo.guide import guide
+from app.demo.guide import curl_configuration, guide
 from app.demo.load import SteadyLoad
 from app.demo.mesh import Mesh, http_client
 from app.demo.plan import USUAL_PORTS, Plan
@@ -26,6 +29,9 @@ from app.demo.story import steps
 ATTEMPTS = 3
 # A shell's convention: 128 and the number of the signal that ended the command.
 SIGNAL_EXIT = 128
+
+# A Unix socket's path has room for 107 bytes on Linux and 103 on macOS; the demo's own part of it takes the rest.
+MAX_PLACE_BYTES = 64
 
 _PORT_TAKEN = re.compile(r"address already in use|port \d+ on \S+ is in use", re.IGNORECASE)
 
@@ -54,7 +60,7 @@ class Demo:
         return 1
 
     async def _attempt(self) -> Failure | None:
-        directory = Path(tempfile.mkdtemp(prefix="meshward-demo-"))
+        directory = make_directory()
         plan = Plan(directory, choose_addresses(USUAL_PORTS), self.envoy)
         plan.close_news_file.write_text(CLOSE_NEWS, encoding="utf-8")
         plan.logs.mkdir()
@@ -74,6 +80,8 @@ class Demo:
         failure = await run_steps(todo, mesh.children, self.clock, self.style, self.write)
         if failure or self.check:
             return failure
+        token = read_private_file(mesh.plan.admin_token).decode().strip()
+        replace_private_file(mesh.plan.curl_file, curl_configuration(token).encode())
         self.write(guide(mesh.plan))
         return await self._stay(mesh)
 
@@ -94,11 +102,16 @@ class Demo:
 def run(*, check: bool) -> int:
     """Run the demo on this process's output until it is done or a signal ends it. Return the exit code.
 
-    Raises PreconditionError if there is no Envoy to run.
+    Raises PreconditionError if there is no Envoy to run, or no place for the files.
     """
     write = _writer()
     demo = Demo(check, envoy_binary(), SystemClock(), style_of(sys.stdout), write)
-    return asyncio.run(_until_signal(demo, write))
+    try:
+        return asyncio.run(_until_signal(demo, write))
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is left of it must not be written once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGNAL_EXIT + signal.SIGPIPE
 
 
 async def _until_signal(demo: Demo, write: Write) -> int:
@@ -119,6 +132,18 @@ async def _until_signal(demo: Demo, write: Write) -> int:
     except asyncio.CancelledError:
         # To stay up until Ctrl-C is what was asked for; a check that is cut short has not seen everything.
         return SIGNAL_EXIT + received[0] if demo.check else 0
+
+
+def make_directory() -> Path:
+    """Return a new directory, ours alone, for one demo. Raises PreconditionError if there is no place for it."""
+    place = tempfile.gettempdir()
+    advice = "set TMPDIR to another directory"
+    if len(place.encode()) > MAX_PLACE_BYTES:
+        raise PreconditionError(f"the path {place} is too long for the Unix sockets of the demo: {advice}")
+    try:
+        return Path(tempfile.mkdtemp(prefix="meshward-demo-", dir=place))
+    except OSError as error:
+        raise PreconditionError(f"cannot make a directory in {place}: {error.strerror}; {advice}") from error
 
 
 def port_taken(failure: Failure) -> bool:

@@ -1,9 +1,11 @@
+import json
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from app.demo.admin import AdminApi, EnvoyAdmin
+from app.demo.plan import WEB
 from app.demo.sidecar import Address
 from app.demo.steps import UnexpectedError
 
@@ -33,6 +35,23 @@ async def test_the_admin_token_is_sent(token_file):
     assert (request.method, str(request.url)) == ("POST", "http://127.0.0.1:15014/v1/policies")
     assert request.headers["authorization"] == "Bearer secret"
     assert request.headers["content-type"] == "application/yaml"
+
+
+@pytest.mark.parametrize(
+    ("stored", "change"), [([], ("POST", "/v1/entries")), ([{"id": "7"}], ("PUT", "/v1/entries/7"))]
+)
+async def test_an_entry_is_made_or_replaced(token_file, stored, change):
+    seen = []
+
+    def answer(request):
+        seen.append(request)
+        return httpx.Response(200, json={"items": stored})
+
+    await AdminApi(client(answer), ADDRESS, token_file).set_entry(WEB, 10)
+    looked, changed = seen
+    assert dict(looked.url.params) == {"spiffe_id": str(WEB)}
+    assert (changed.method, changed.url.path) == change
+    assert json.loads(changed.content) == {"spiffe_id": str(WEB), "x509_svid_ttl_seconds": 10}
 
 
 async def test_a_refusal_says_what_was_asked_and_what_was_answered(token_file):

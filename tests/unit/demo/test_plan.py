@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from app.demo.binary import envoy_binary
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
 from app.demo.guide import guide
 from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
-from app.demo.run import port_taken
+from app.demo.run import make_directory, port_taken
 from app.demo.sidecar import Address
 from app.demo.steps import Failure
 
@@ -82,7 +83,7 @@ def test_the_guide_names_every_address_and_identity(plan):
         assert str(plan.addresses[name]) in text
     assert str(WEB) in text
     assert str(API) in text
-    assert str(plan.admin_token) in text
+    assert str(plan.curl_file) in text
 
 
 def test_a_missing_envoy_is_told_with_how_to_install_it():
@@ -93,6 +94,23 @@ def test_a_missing_envoy_is_told_with_how_to_install_it():
 def test_a_package_without_a_binary_is_told_too():
     with pytest.raises(PreconditionError, match="has no Envoy for this machine"):
         envoy_binary("pytest")
+
+
+def test_a_directory_is_ours_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.demo.run.MAX_PLACE_BYTES", 500)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = make_directory()
+    assert directory.parent == tmp_path
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_that_is_missing_or_too_long_for_sockets_is_told(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/place")
+    with pytest.raises(PreconditionError, match=r"cannot make a directory in /no/such/place: .*TMPDIR"):
+        make_directory()
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 64)
+    with pytest.raises(PreconditionError, match="too long for the Unix sockets"):
+        make_directory()
 
 
 @pytest.mark.parametrize(
