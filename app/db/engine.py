@@ -31,14 +31,22 @@ POSTGRES_DRIVER = "postgresql+asyncpg"
 _BEGIN_OPTION = "sqlite_begin"
 
 
-def create_engine(url: str | URL, *, command_timeout: float | None = POSTGRES_COMMAND_TIMEOUT_SECONDS) -> AsyncEngine:
+def create_engine(
+    url: str | URL,
+    *,
+    command_timeout: float | None = POSTGRES_COMMAND_TIMEOUT_SECONDS,
+    busy_timeout_ms: int = SQLITE_BUSY_TIMEOUT_MS,
+) -> AsyncEngine:
     """Return an engine for `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`.
 
-    `command_timeout` is what one statement may take on PostgreSQL, in seconds; None is without end, for migrations.
+    `command_timeout` is what one statement may take on PostgreSQL, in seconds, None without end; `busy_timeout_ms` how
+    long a writer of another process is waited for on SQLite.
     Raises InvalidInputError, without repeating the URL's password, if the URL is of another kind.
     """
     parsed = parse_url(url)
-    return _sqlite(parsed) if parsed.drivername == SQLITE_DRIVER else _postgres(parsed, command_timeout)
+    return (
+        _sqlite(parsed, busy_timeout_ms) if parsed.drivername == SQLITE_DRIVER else _postgres(parsed, command_timeout)
+    )
 
 
 def parse_url(url: str | URL) -> URL:
@@ -95,7 +103,7 @@ def place_of(url: URL) -> str:
     return f"the PostgreSQL database {url.database!r} at {host}{port}"
 
 
-def _sqlite(url: URL) -> AsyncEngine:
+def _sqlite(url: URL, busy_timeout_ms: int) -> AsyncEngine:
     # One connection: SQLite has one writer, and waiting in the pool's queue is fair and wakes at once, where waiting
     # for each other's file lock is a poll.
     engine = create_async_engine(
@@ -111,7 +119,7 @@ def _sqlite(url: URL) -> AsyncEngine:
         except sqlite3.Error as error:
             raise DatabaseAwayError(f"cannot open {place_of(url)}: {error}") from error
         try:
-            _prepare_sqlite(connection)
+            _prepare_sqlite(connection, busy_timeout_ms)
         except sqlite3.Error as error:
             connection.close()
             raise DatabaseAwayError(f"cannot use {place_of(url)}: {error}") from error
@@ -122,13 +130,13 @@ def _sqlite(url: URL) -> AsyncEngine:
     return engine
 
 
-def _prepare_sqlite(connection: Any) -> None:
+def _prepare_sqlite(connection: Any, busy_timeout_ms: int) -> None:
     # The driver's own BEGIN comes late and deferred: a reader that then writes while another one has written fails
     # at once, whatever the timeout. Ours is sent by _begin_sqlite.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
+        f"busy_timeout={busy_timeout_ms}",
         "journal_mode=WAL",
         "synchronous=FULL",  # what was answered as done survives a power cut
         "foreign_keys=ON",

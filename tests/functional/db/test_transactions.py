@@ -139,10 +139,9 @@ async def test_a_database_that_went_away_is_unavailable_and_comes_back(postgres_
     await engine.dispose()
 
 
-async def test_a_writer_of_another_process_that_takes_too_long_makes_us_unavailable(tmp_path, monkeypatch):
-    monkeypatch.setattr("app.db.engine.SQLITE_BUSY_TIMEOUT_MS", 1)
+async def test_a_writer_of_another_process_that_takes_too_long_makes_us_unavailable(tmp_path):
     url = f"sqlite+aiosqlite:///{tmp_path / 'a.db'}"
-    one, two = create_engine(url), create_engine(url)
+    one, two = create_engine(url), create_engine(url, busy_timeout_ms=1)
     async with one.begin() as connection:
         await connection.run_sync(metadata.create_all)
         with pytest.raises(UnavailableError):
