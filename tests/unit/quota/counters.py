@@ -31,6 +31,7 @@ class CounterStoreContract:
             ("d", "k" + long, ""),
             ("d" + long, "k", ""),
             ("d", long, "k"),
+            (long,),
         ]
         assert await counters.add([Hit(key, MINUTE, 0, 1) for key in keys]) == [1] * len(keys)
         assert await counters.add([Hit(keys[0], MINUTE, 0, 1)]) == [2]
