@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.authz.rules.parse import parse_policies
+from app.core.documents import parse_documents
 from app.core.errors import PreconditionError
 from app.demo.binary import envoy_binary
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
@@ -12,6 +14,7 @@ from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
 from app.demo.run import make_directory, port_taken
 from app.demo.sidecar import Address
 from app.demo.steps import Failure
+from app.quota.rules.parse import parse_config
 
 
 @pytest.fixture
@@ -66,7 +69,14 @@ def test_each_usual_port_is_used_once():
     assert len(set(USUAL_PORTS.values())) == len(USUAL_PORTS)
 
 
-def test_the_documents_are_yaml_about_the_demos_identities():
+def test_the_documents_are_ones_that_the_control_plane_takes():
+    assert [policy.name for policy in parse_policies(parse_documents(POLICIES.encode()))] == ["api-readers", "no-admin"]
+    assert [policy.name for policy in parse_policies(parse_documents(CLOSE_NEWS.encode()))] == ["close-news"]
+    (quota,) = parse_documents(QUOTA.encode())
+    assert parse_config(quota).domain == QUOTA_DOMAIN
+
+
+def test_the_documents_are_about_the_demos_identities():
     for text in (POLICIES, CLOSE_NEWS):
         for document in yaml.safe_load_all(text):
             assert document["metadata"]["namespace"] == WEB.namespace
