@@ -48,6 +48,11 @@ class AdminApi:
         token: str = answer.json()["token"]
         return token
 
+    async def has_issued(self, spiffe_id: SpiffeId) -> bool:
+        """Return whether an SVID of `spiffe_id` was issued for a join token."""
+        answer = await self._call("GET", "/v1/svids", params={"spiffe_id": str(spiffe_id)})
+        return any(svid["join_token_id"] for svid in answer.json()["items"])
+
     async def apply_policies(self, documents: str) -> None:
         """Apply the AuthorizationPolicy documents, YAML, all or none."""
         await self._call("POST", "/v1/policies", content=documents, headers=YAML)

@@ -2,12 +2,13 @@
 
 import asyncio
 import ssl
+from functools import partial
 
 import httpx
 
 from app.core.clock import Clock
 from app.demo.children import ending
-from app.demo.mesh import CONTROL_PLANE, WORKLOADS, Mesh, agent, sidecar
+from app.demo.mesh import CONTROL_PLANE, WORKLOADS, Mesh, agent, sidecar, until
 from app.demo.plan import API, WEB, environment
 from app.demo.steps import UnexpectedError
 from app.demo.stranger import stranger_context, stranger_pem
@@ -26,6 +27,7 @@ async def workloads_attested(mesh: Mesh) -> str:
     async def attest(workload: str) -> None:
         await mesh.admin.set_entry(IDENTITIES[workload], SHORT_SVID_SECONDS)
         await mesh.start_agent(workload, await mesh.admin.create_join_token(IDENTITIES[workload]))
+        await until(partial(mesh.admin.has_issued, IDENTITIES[workload]))
 
     await asyncio.gather(*(attest(workload) for workload in WORKLOADS))
     return ", ".join(str(spiffe_id) for spiffe_id in IDENTITIES.values())

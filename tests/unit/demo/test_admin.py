@@ -54,6 +54,14 @@ async def test_an_entry_is_made_or_replaced(token_file, stored, change):
     assert json.loads(changed.content) == {"spiffe_id": str(WEB), "x509_svid_ttl_seconds": 10}
 
 
+@pytest.mark.parametrize(
+    ("svids", "issued"), [([], False), ([{"join_token_id": None}], False), ([{"join_token_id": "7"}], True)]
+)
+async def test_an_svid_that_a_join_token_was_given_for_is_told_from_others(token_file, svids, issued):
+    admin = AdminApi(client(lambda request: httpx.Response(200, json={"items": svids})), ADDRESS, token_file)
+    assert await admin.has_issued(WEB) is issued
+
+
 async def test_a_refusal_says_what_was_asked_and_what_was_answered(token_file):
     admin = AdminApi(client(lambda request: httpx.Response(403, text="no")), ADDRESS, token_file)
     with pytest.raises(UnexpectedError) as caught:
