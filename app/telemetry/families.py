@@ -67,6 +67,23 @@ class Gauge(Collector):
         yield family
 
 
+class Series:
+    """One series of a histogram."""
+
+    __slots__ = ("_counts", "_sums", "_values")
+
+    def __init__(self, counts: list[int], sums: dict[tuple[str, ...], float], values: tuple[str, ...]) -> None:
+        self._counts = counts
+        self._sums = sums
+        self._values = values
+        sums.setdefault(values, 0.0)
+
+    def observe(self, seconds: float) -> None:
+        """Count one event that took `seconds`."""
+        self._counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self._sums[self._values] += seconds
+
+
 class Histogram(Collector):
     """Counts durations in buckets by label values."""
 
@@ -78,14 +95,14 @@ class Histogram(Collector):
 
     def observe(self, values: tuple[str, ...], seconds: float) -> None:
         """Count one event that took `seconds`."""
-        counts = self._counts.get(values)
-        if counts is None:
-            if len(self._counts) >= MAX_SERIES:
-                values = self._other
-            counts = self._counts.setdefault(values, [0] * (len(LATENCY_BUCKETS) + 1))
-            self._sums.setdefault(values, 0.0)
-        counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self._sums[values] += seconds
+        self.series(values).observe(seconds)
+
+    def series(self, values: tuple[str, ...]) -> "Series":
+        """Return the series with these label values, for a caller that observes it often."""
+        if values not in self._counts and len(self._counts) >= MAX_SERIES:
+            values = self._other
+        counts = self._counts.setdefault(values, [0] * (len(LATENCY_BUCKETS) + 1))
+        return Series(counts, self._sums, values)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the family for a scrape."""

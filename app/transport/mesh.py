@@ -34,6 +34,10 @@ class Mount:
     application: Application
     authentication: Authentication
 
+    def holds(self, path: str) -> bool:
+        """Whether `path` is the mount's."""
+        return path == self.prefix or path.startswith(f"{self.prefix}/")
+
 
 class MeshApplication:
     """Dispatches a request to gRPC or to the mount that its path lies under; everything else is 404."""
@@ -41,15 +45,22 @@ class MeshApplication:
     def __init__(self, grpc: GrpcApplication, mounts: Iterable[Mount], authenticator: Authenticator) -> None:
         self._grpc = grpc
         self._mounts = tuple(mounts)
+        for mount in self._mounts:
+            if any(mount.holds(path) for path in grpc.table):
+                raise ValueError(f"an RPC lies under the mount {mount.prefix}")
         self._authenticator = authenticator
 
     def generation(self) -> tuple[Application, "asyncio.Future[None]"]:
         """Return the ASGI application for one server, and the future that ends its open streams when it is done."""
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        grpc, rpcs = self._grpc, self._grpc.table
 
         async def application(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
-                await self._dispatch(scope, receive, send, drained)
+                if scope["path"] in rpcs and _is_grpc(scope):
+                    await grpc(scope, receive, send, drained)
+                else:
+                    await self._dispatch(scope, receive, send, drained)
             elif scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
 
@@ -58,17 +69,17 @@ class MeshApplication:
     async def _dispatch(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, drained: "asyncio.Future[None]"
     ) -> None:
-        if _is_grpc(scope):
-            await self._grpc(scope, receive, send, drained)
-            return
+        # Mounts come first: a check of a gRPC request over HTTP carries its content type, and a gRPC refusal is an
+        # HTTP 200, which an HTTP client takes for a yes.
         path = scope["path"]
         for mount in self._mounts:
-            if path == mount.prefix or path.startswith(f"{mount.prefix}/"):
+            if mount.holds(path):
                 await self._enter(mount, scope, receive, send)
                 return
-        await _plain(
-            send, 404, f"there is nothing here for {scope['method']}; gRPC needs content-type application/grpc"
-        )
+        if _is_grpc(scope):
+            await self._grpc(scope, receive, send, drained)
+        else:
+            await _plain(send, 404, "there is nothing here; gRPC needs POST and content-type application/grpc")
 
     async def _enter(self, mount: Mount, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         try:

@@ -15,6 +15,9 @@ BEARER = "bearer "
 # A join token is a few dozen characters; anything much longer is not looked up.
 MAX_TOKEN_LENGTH = 512
 
+# Members of an enumeration, looked up once: before Python 3.12 each look-up costs a tenth of a microsecond.
+_PUBLIC, _MESH, _IDENTITY = Authentication.PUBLIC, Authentication.MESH, Authentication.IDENTITY
+
 CheckToken = Callable[[str], Awaitable[Caller]]
 
 
@@ -39,13 +42,13 @@ class Authenticator:
 
         Raises UnauthenticatedError with the reason if neither can be.
         """
-        if demand is Authentication.PUBLIC:
+        if demand is _PUBLIC:
             return ANONYMOUS
         if peer.svid is not None:
             return self._by_svid(peer)
-        if demand is Authentication.IDENTITY:
+        if demand is _IDENTITY:
             return None
-        if demand is Authentication.MESH and not peer.tls and (peer.local or self._trust_plaintext):
+        if demand is _MESH and not peer.tls and (peer.local or self._trust_plaintext):
             return LOOPBACK
         raise UnauthenticatedError("this call needs a client certificate: an SVID of this trust domain")
 

@@ -36,13 +36,13 @@ class CallContext:
         "trailing_metadata",
     )
 
-    def __init__(  # noqa: PLR0913 - plain data, given by name
+    def __init__(  # noqa: PLR0913 - plain data
         self,
         method: str,
         peer: str,
         metadata: Metadata | None = None,
-        *,
         headers: Headers = (),
+        *,
         tls: bool = False,
         client_chain: tuple[str, ...] = (),
         peer_id: SpiffeId | None = None,

@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import quote
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -43,6 +44,7 @@ def parse_metadata(headers: Headers) -> Metadata:
     return metadata
 
 
+@lru_cache(maxsize=256)  # a client sends the same few, by configuration
 def parse_timeout(value: bytes) -> float:
     """Return the seconds of a `grpc-timeout`. Raises RpcError INTERNAL if it is malformed."""
     match = _TIMEOUT.fullmatch(value)

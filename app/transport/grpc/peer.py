@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from app.core.errors import MeshwardError, UnauthenticatedError
 from app.core.spiffe import SpiffeId
 
-# Client certificates whose identity is remembered; a node has a few hundred workloads.
+# Connections and client certificates whose identity is remembered; a node has a few hundred workloads.
 PEER_CACHE_SIZE = 4096
 # A leaf that is longer is refused before it is parsed.
 MAX_CERTIFICATE_PEM_BYTES = 16 * 1024
@@ -41,16 +41,20 @@ class Peer:
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:
     """Return the peer of an ASGI http scope. Takes the TLS chain only if the server verified it."""
-    client = scope.get("client")
+    extensions = scope.get("extensions")
+    tls = extensions.get("tls") if extensions else None
+    if tls is None:
+        return _peer(scope.get("client"), False, ())
+    chain = () if tls.get("client_cert_error") else tuple(tls.get("client_cert_chain") or ())
+    return _peer(scope.get("client"), True, chain)
+
+
+@lru_cache(maxsize=PEER_CACHE_SIZE)
+def _peer(client: tuple[str, int] | None, tls: bool, chain: tuple[str, ...]) -> Peer:  # noqa: FBT001
+    """Return the peer of a connection: its calls share one value."""
     host, port = client or ("unix", 0)
     address = f"{host}:{port}" if client else "unix"
-    tls = scope["extensions"].get("tls") if scope.get("extensions") else None
-    if tls is None:
-        return Peer(address, is_local(host), tls=False)
-    chain = tuple(tls.get("client_cert_chain") or ())
-    if not chain or tls.get("client_cert_error"):
-        return Peer(address, is_local(host), tls=True)
-    return Peer(address, is_local(host), tls=True, chain=chain, svid=read_svid(chain[0]))
+    return Peer(address, is_local(host), tls=tls, chain=chain, svid=read_svid(chain[0]) if chain else None)
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

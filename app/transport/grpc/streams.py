@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from app.core.errors import MeshwardError
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.framing import FrameReader, frame
+from app.transport.grpc.framing import HEADER_BYTES, IDENTITY, FrameReader, frame
 from app.transport.grpc.metadata import encode_metadata, error_trailers
 from app.transport.grpc.status import Code, RpcError
 from app.transport.grpc.supervision import Receive
@@ -20,6 +20,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+_REQUEST = "http.request"
 _END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -81,27 +82,92 @@ class RequestStream(AsyncIterator[Message]):
         return await self._receive()
 
 
-class ResponseStream:
-    """What goes back: headers once, messages, then the status, as trailers or in the headers if nothing went before."""
+class Exchange:
+    """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back."""
 
-    __slots__ = ("_context", "_send", "_started", "_trailers_only")
+    __slots__ = (
+        "_context",
+        "_drained",
+        "_read",
+        "_receive",
+        "_send",
+        "_started",
+        "_trailers_only",
+        "_until_read",
+        "encoding",
+    )
 
-    def __init__(self, send: Send, context: CallContext, *, trailers_only: bool = True) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        context: CallContext,
+        drained: "asyncio.Future[None]",
+        trailers_only: bool,  # noqa: FBT001 - the hot path passes by position
+    ) -> None:
+        self.encoding = IDENTITY
+        self._receive = receive
         self._send = send
         self._context = context
+        self._drained = drained
         self._trailers_only = trailers_only
         self._started = False
+        self._read = False
+        self._until_read: asyncio.Event | None = None
 
-    async def message(self, payload: bytes) -> None:
+    async def one_request(self, message_type: type[Message], max_bytes: int) -> Message:
+        """Read the one message of a request (statuscodes.md: any other number is UNIMPLEMENTED)."""
+        event = await self._receive()
+        body = event.get("body", b"")
+        size = len(body) - HEADER_BYTES
+        # Nearly every call: one uncompressed message, whole, and the end of the stream with it or right after it.
+        if 0 <= size <= max_bytes and body[0] == 0 and int.from_bytes(body[1:HEADER_BYTES]) == size:
+            if event.get("more_body"):
+                event = await self._receive()
+                if event.get("body") or event.get("more_body") or event["type"] != _REQUEST:
+                    raise _wrong_number(event)
+            payload = body[HEADER_BYTES:]
+        else:
+            payload = await self._one_payload(event, max_bytes)
+        self._read = True
+        if self._until_read is not None:
+            self._until_read.set()
+        return decode(message_type, payload)
+
+    async def _one_payload(self, event: Any, max_bytes: int) -> bytes:
+        """Gather the one message of a request that came in pieces, compressed, or not at all."""
+        reader = FrameReader(self.encoding, max_bytes)
+        messages: list[bytes] = []
+        while event["type"] == _REQUEST:
+            messages += reader.feed(event.get("body", b""))
+            if len(messages) > 1 or not event.get("more_body"):
+                break
+            event = await self._receive()
+        if len(messages) <= 1 and event["type"] == _REQUEST:
+            reader.close()
+        if len(messages) != 1 or event["type"] != _REQUEST:
+            raise _wrong_number(event)
+        return messages[0]
+
+    def requests(self, message_type: type[Message], max_bytes: int) -> RequestStream:
+        """Return the messages that the client streams."""
+        return RequestStream(self._receive, FrameReader(self.encoding, max_bytes), message_type, self._drained)
+
+    async def only_answer(self, payload: bytes) -> None:
+        """Send the one message of a unary answer and end with OK."""
+        send, context = self._send, self._context
+        if context.initial_metadata:
+            await self._start()
+        else:
+            self._started = True
+            await send(_START)
+        await send({"type": "http.response.body", "body": frame(payload), "more_body": False})
+        await send(self._ok() if context.trailing_metadata else OK_TRAILERS)
+
+    async def answer(self, payload: bytes) -> None:
         """Send one message of a stream, and the headers before the first."""
         await self._start()
         await self._send({"type": "http.response.body", "body": frame(payload), "more_body": True})
-
-    async def only_message(self, payload: bytes) -> None:
-        """Send the one message of a unary answer and end with OK."""
-        await self._start()
-        await self._send({"type": "http.response.body", "body": frame(payload), "more_body": False})
-        await self._send(self._ok())
 
     async def finish(self) -> None:
         """End a stream with OK."""
@@ -112,6 +178,8 @@ class ResponseStream:
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (gRPC over HTTP/2, "Responses")."""
         trailers = [*error_trailers(code, error), *encode_metadata(self._context.trailing_metadata)]
+        if not self._trailers_only and not self._read:
+            await self._discard()
         if self._trailers_only and not self._started:
             headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -120,6 +188,31 @@ class ResponseStream:
         await self._start()
         await self._send(_END_OF_BODY)
         await self._send({"type": "http.response.trailers", "headers": trailers})
+
+    async def _discard(self) -> None:
+        """Read the request to its end, unseen, for a server that cannot answer before that."""
+        event: Any = {"type": _REQUEST, "more_body": True}
+        while event["type"] == _REQUEST and event.get("more_body"):
+            event = await self._receive()
+
+    async def until_gone(self) -> RpcError:
+        """Wait, once the request has been read, until the client goes away; return the error that ends the call."""
+        if not self._read:
+            self._until_read = asyncio.Event()
+            await self._until_read.wait()
+        while (await self._receive())["type"] == _REQUEST:
+            continue
+        return RpcError(Code.CANCELLED, "the client went away")
+
+    async def until_gone_or_drained(self) -> RpcError:
+        """Wait until the client goes away or the server drains; return the error that ends the stream."""
+        gone = asyncio.create_task(self.until_gone())
+        waited_for: set[asyncio.Future[Any]] = {gone, self._drained}
+        try:
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            return gone.result() if gone.done() else RpcError(Code.UNAVAILABLE, "the server drains: connect again")
+        finally:
+            gone.cancel()
 
     async def _start(self) -> None:
         if self._started:
@@ -136,3 +229,9 @@ class ResponseStream:
             return OK_TRAILERS
         headers = [(b"grpc-status", b"0"), *encode_metadata(self._context.trailing_metadata)]
         return {"type": "http.response.trailers", "headers": headers}
+
+
+def _wrong_number(event: Any) -> RpcError:
+    if event["type"] != _REQUEST:
+        return RpcError(Code.CANCELLED, "the client went away")
+    return RpcError(Code.UNIMPLEMENTED, "this method takes exactly one message")
