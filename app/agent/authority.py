@@ -1,0 +1,132 @@
+"""Calls to the control plane: CreateCertificate over TLS, proved by a join token or by the SVID that is held."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from app.agent.model import Identity, JoinToken
+from app.agent.ports import Proof
+from app.core.errors import (
+    InvalidInputError,
+    MeshwardError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from app.proto.istio import ca_pb2
+
+METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+# Connecting, both handshakes and the answer together; a control plane that needs longer is as good as away.
+CALL_TIMEOUT_SECONDS = 10.0
+# How much of the server's own text goes into a message.
+MAX_REASON = 300
+
+_KINDS: dict[Status, type[MeshwardError]] = {
+    Status.UNAUTHENTICATED: UnauthenticatedError,
+    Status.PERMISSION_DENIED: PermissionDeniedError,
+    Status.INVALID_ARGUMENT: InvalidInputError,
+    # The address is served by something that is no control plane.
+    Status.UNIMPLEMENTED: PreconditionError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the control plane is, and the name that its certificate must be for."""
+
+    host: str
+    port: int
+    name: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class MeshAuthority:
+    """The control plane's certificate service. An implementation of `app.agent.ports.CertificateAuthority`.
+
+    `bootstrap_roots` (PEM) vouches for the server as long as the agent holds no identity; afterwards the bundle that
+    came with the identity does.
+    """
+
+    def __init__(self, server: Server, bootstrap_roots: str, timeout: float = CALL_TIMEOUT_SECONDS) -> None:
+        self._server = server
+        self._bootstrap_roots = bootstrap_roots
+        self._timeout = timeout
+
+    async def certify(self, csr: str, proof: Proof) -> tuple[str, ...]:
+        """Return the `cert_chain` for a PEM request; see the Protocol for what it raises."""
+        metadata = {"authorization": f"Bearer {proof.secret}"} if isinstance(proof, JoinToken) else {}
+        # grpclib lets the name to verify be set by its configuration alone; the authority is the address.
+        channel = Channel(
+            self._server.host,
+            self._server.port,
+            ssl=self._tls(proof),
+            config=Configuration(ssl_target_name_override=self._server.name),
+        )
+        method = UnaryUnaryMethod(channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse)
+        try:
+            with self._errors():
+                async with asyncio.timeout(self._timeout):
+                    answer = await method(ca_pb2.IstioCertificateRequest(csr=csr), metadata=metadata)
+        finally:
+            channel.close()
+        return tuple(answer.cert_chain)
+
+    def _tls(self, proof: Proof) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        if isinstance(proof, JoinToken):
+            context.load_verify_locations(cadata=self._bootstrap_roots)
+        else:
+            context.load_verify_locations(cadata="".join(proof.bundle.roots))
+            _load_identity(context, proof)
+        return context
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what grpclib, TLS and the network raise into this project's errors."""
+        try:
+            yield
+        except GRPCError as error:
+            kind = _KINDS.get(error.status, UnavailableError)
+            reason = (error.message or "no reason given")[:MAX_REASON]
+            raise kind(f"the control plane at {self._server} answered {error.status.name}: {reason}") from error
+        except ssl.SSLCertVerificationError as error:
+            raise PreconditionError(
+                f"the server at {self._server} is not trusted ({error.verify_message}): check the trust bundle, and "
+                f"that its certificate is for {self._server.name} (--server-name)"
+            ) from error
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"the control plane at {self._server} did not answer in {self._timeout} s"
+            ) from error
+        except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
+            raise UnavailableError(f"the control plane at {self._server} cannot be reached: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason[:MAX_REASON]
+
+
+def _load_identity(context: ssl.SSLContext, identity: Identity) -> None:
+    """Give the key and chain to OpenSSL, which reads them from a file alone: one that is never on a disk."""
+    descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(identity.svid.private_key + "".join(identity.svid.chain).encode("ascii"))
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,185 @@
+"""Keeping the identity: enrolling, renewing with a new key each time, and living through outages."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from app.agent.model import Identity, JoinToken
+from app.agent.ports import CertificateAuthority, IdentityKeeping, Proof, TokenSource, Waiter
+from app.agent.renewal import Action, Need, Renewal
+from app.agent.request import accept_answer, make_request
+from app.agent.secrets import HeldSecrets
+from app.core.clock import Clock
+from app.core.errors import (
+    InvalidInputError,
+    MeshwardError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from app.core.spiffe import SpiffeId
+
+log = structlog.get_logger()
+
+# What asking again with the same token, server and bundle will not mend.
+FINAL = (UnauthenticatedError, PermissionDeniedError, InvalidInputError, PreconditionError)
+
+
+class AsyncioWaiter:
+    """Lets time pass on the event loop."""
+
+    async def wait(self, seconds: float) -> None:
+        """Return after `seconds`."""
+        await asyncio.sleep(seconds)
+
+
+def chance() -> float:
+    """Return a random number in [0, 1), from the system's source."""
+    return secrets.randbelow(1 << 30) / (1 << 30)
+
+
+class IdentityKeeper:
+    """Runs the renewal of one identity; every decision of when is `Renewal`'s.
+
+    Log events: `control_plane_away`, `certificate_refused` and `control_plane_back`, `svid_issued`, `svid_expired`,
+    `svid_not_saved`; each once per change of state rather than once per attempt.
+    """
+
+    def __init__(
+        self,
+        authority: CertificateAuthority,
+        store: IdentityKeeping,
+        tokens: TokenSource,
+        held: HeldSecrets,
+        *,
+        clock: Clock,
+        waiter: Waiter,
+        chance: Callable[[], float] = chance,
+    ) -> None:
+        self._authority, self._store, self._tokens, self._held = authority, store, tokens, held
+        self._clock, self._waiter, self._chance = clock, waiter, chance
+        self._renewal = Renewal()
+        self._refused: JoinToken | None = None
+        self._trouble: type[MeshwardError] | None = None
+        self._expiry_told = False
+        self._serving = False
+
+    def resume(self, identity: Identity) -> None:
+        """Take up an identity that was saved before."""
+        self._held.hold(identity)
+        self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
+
+    async def obtain(self) -> Identity:
+        """Return the identity in force, enrolling first if there is none.
+
+        An outage is waited out. Raises PreconditionError if there is no join token to enrol with, and whatever the
+        control plane refused the enrolment with.
+        """
+        while True:
+            identity = self._held.identity
+            if identity is not None and not self._renewal.expired(self._clock.now()):
+                return identity
+            action = self._next()
+            if action.need is Need.TOKEN:
+                raise PreconditionError(self._token_wanted())
+            try:
+                await self._take(action)
+            except FINAL as error:
+                raise type(error)(f"enrolment failed: {error.message}") from error
+
+    async def keep(self) -> None:
+        """Renew for as long as the task runs. Nothing that goes wrong ends it: what is held is served meanwhile."""
+        self._serving = True
+        while True:
+            # A refusal while running may be a fault that an operator mends; it was logged, and is tried again later.
+            with suppress(*FINAL):
+                await self._take(self._next())
+
+    def _next(self) -> Action:
+        now, token = self._clock.now(), False
+        if self._renewal.not_after is None or self._renewal.expired(now):
+            self._tell_expiry()
+            token = self._token() is not None
+        return self._renewal.next(now, self._clock.monotonic(), token=token)
+
+    async def _take(self, action: Action) -> None:
+        match action.need:
+            case Need.WAIT | Need.TOKEN:
+                await self._waiter.wait(action.seconds)
+            case Need.ENROL:
+                await self._certify(self._token())
+            case Need.RENEW:
+                await self._certify(self._held.identity)
+
+    async def _certify(self, proof: Proof | None) -> None:
+        """Ask once. Raises what is FINAL; anything else was an outage, and the next attempt waits."""
+        if proof is None:
+            return
+        request = make_request()
+        try:
+            answer = await self._authority.certify(request.csr, proof)
+            identity = accept_answer(request.private_key, answer, self._clock.now(), self._expected(proof))
+        except FINAL as error:
+            self._refused = proof if isinstance(proof, JoinToken) else None
+            self._failed("certificate_refused", error)
+            raise
+        except MeshwardError as error:
+            self._failed("control_plane_away", error)
+        else:
+            self._succeeded(identity)
+
+    def _expected(self, proof: Proof) -> SpiffeId | None:
+        """Return who the answer must be for; a token may start anew as somebody else before anything was served."""
+        identity = self._held.identity
+        if identity is None or (isinstance(proof, JoinToken) and not self._serving):
+            return None
+        return identity.svid.spiffe_id
+
+    def _succeeded(self, identity: Identity) -> None:
+        self._held.hold(identity)
+        self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
+        self._expiry_told = False
+        if self._trouble is not None:
+            self._trouble = None
+            log.info("control_plane_back")
+        log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
+        try:
+            self._store.save(identity)
+        except PreconditionError as error:
+            log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message says all there is to say
+
+    def _failed(self, event: str, error: MeshwardError) -> None:
+        self._renewal = self._renewal.failed(self._clock.monotonic(), self._chance())
+        if type(error) is not self._trouble:
+            self._trouble = type(error)
+            log.warning(event, reason=error.message)
+
+    def _tell_expiry(self) -> None:
+        identity = self._held.identity
+        if identity is not None and not self._expiry_told:
+            self._expiry_told = True
+            log.error("svid_expired", spiffe_id=str(identity.svid.spiffe_id), reason=self._token_wanted())
+            self._held.wake()
+
+    def _token(self) -> JoinToken | None:
+        """Return a token that was not refused before. Raises InvalidInputError before there is an identity to serve."""
+        try:
+            token = self._tokens.read()
+        except InvalidInputError as error:
+            if self._held.identity is None:
+                raise
+            log.warning("join_token_unreadable", reason=error.message)
+            return None
+        return None if token == self._refused else token
+
+    def _token_wanted(self) -> str:
+        identity = self._held.identity
+        if identity is None:
+            return "there is no saved identity and no join token: make one with `meshward token create`"
+        return (
+            f"the SVID of {identity.svid.spiffe_id} expired at {identity.svid.not_after.isoformat()} and can no longer "
+            "renew itself: make a new join token with `meshward token create`"
+        )

@@ -1,0 +1,20 @@
+"""The values of the agent: the identity that it holds and what it proves itself with."""
+
+from dataclasses import dataclass, field
+
+from app.ca.model import TrustBundle, WorkloadSvid
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the agent holds for its workload: the SVID with its key, and the bundle that vouches for its peers."""
+
+    svid: WorkloadSvid
+    bundle: TrustBundle
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """Proof of a first enrolment. Single use."""
+
+    secret: str = field(repr=False)

@@ -1,0 +1,127 @@
+"""The agent's side of a certification: a key and its request, and what an answer must be to be taken."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from app.agent.model import Identity
+from app.ca.model import TrustBundle, WorkloadSvid
+from app.ca.rules.validation import parse_certificate, verify_svid
+from app.core.errors import InvalidInputError, PreconditionError
+from app.core.spiffe import SpiffeId
+
+# A leaf and the bundle.
+MIN_ANSWER_PARTS = 2
+# A leaf, the signing certificates of a deep hierarchy, and the bundle.
+MAX_ANSWER_PARTS = 8
+# Roots of one trust domain: the current one, the next one, and room for a slow migration.
+MAX_ROOTS = 64
+# A bundle of that many roots with RSA keys is about 128 KB.
+MAX_BUNDLE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A new P-256 key (PEM, PKCS#8) and the PEM certificate signing request made with it."""
+
+    private_key: bytes = field(repr=False)
+    csr: str
+
+
+def make_request() -> KeyRequest:
+    """Return a new key and its request. The request names nobody: who asks is told by what it is sent with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return KeyRequest(pem, csr.public_bytes(Encoding.PEM).decode("ascii"))
+
+
+def accept_answer(
+    private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None = None
+) -> Identity:
+    """Return the identity that `answer` (the `cert_chain` of Istio's CA) gives to the holder of `private_key`.
+
+    Raises PreconditionError, saying what is wrong, unless all of this holds:
+
+    1. it has a leaf and a bundle (pilot-agent refuses less), and not more parts than any hierarchy needs;
+    2. its last part is one or more well-formed certificates, the roots;
+    3. the leaf is for our key;
+    4. the chain is a valid X509-SVID under those roots at `now`;
+    5. its SPIFFE ID is the `expected` one, if there is one: nobody changes who it is by renewing.
+    """
+    try:
+        return _read_answer(private_key, answer, now, expected)
+    except InvalidInputError as error:
+        raise PreconditionError(f"the control plane's answer is refused: {error.message}") from error
+
+
+def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None) -> Identity:
+    if not MIN_ANSWER_PARTS <= len(answer) <= MAX_ANSWER_PARTS:  # 1
+        raise InvalidInputError(f"it has {len(answer)} parts instead of a chain and the roots")
+    roots = parse_roots(answer[-1])  # 2
+    chain = tuple(parse_certificate(part) for part in answer[:-1])
+    if _public(chain[0].public_key()) != _public(load_key(private_key).public_key()):  # 3
+        raise InvalidInputError("its certificate is for another key")
+    domain = _claimed_id(chain[0]).trust_domain
+    svid = verify_svid(chain, roots, domain, now)  # 4
+    if expected is not None and svid.spiffe_id != expected:  # 5
+        raise InvalidInputError(f"it is for {svid.spiffe_id}, not for {expected}")
+    return Identity(
+        WorkloadSvid(
+            spiffe_id=svid.spiffe_id,
+            chain=tuple(_pem(certificate) for certificate in chain),
+            private_key=private_key,
+            not_before=chain[0].not_valid_before_utc,
+            not_after=svid.not_after,
+        ),
+        TrustBundle(domain, tuple(_pem(root) for root in roots)),
+    )
+
+
+def parse_roots(pem: str) -> tuple[x509.Certificate, ...]:
+    """Return the certificates of a PEM bundle. Raises InvalidInputError if there is none, or too many, or a bad one."""
+    if len(pem) > MAX_BUNDLE_BYTES or not pem.isascii():
+        raise InvalidInputError(f"a trust bundle is PEM of at most {MAX_BUNDLE_BYTES} bytes")
+    try:
+        roots = x509.load_pem_x509_certificates(pem.encode("ascii"))
+    except ValueError as error:
+        raise InvalidInputError("the trust bundle holds no well-formed PEM certificate") from error
+    if len(roots) > MAX_ROOTS:
+        raise InvalidInputError(f"the trust bundle holds more than {MAX_ROOTS} certificates")
+    return tuple(roots)
+
+
+def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return the private key of a PEM document. Raises InvalidInputError if it is not one of ours."""
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError("the private key is not well-formed PEM") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InvalidInputError("the private key is not an elliptic curve key")
+    return key
+
+
+def _claimed_id(leaf: x509.Certificate) -> SpiffeId:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        raise InvalidInputError("its certificate carries no SPIFFE ID") from error
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        return SpiffeId.parse(uri)
+    raise InvalidInputError("its certificate carries no SPIFFE ID")
+
+
+def _public(key: object) -> bytes:
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return b""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")

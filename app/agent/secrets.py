@@ -1,0 +1,97 @@
+"""What the agent's SDS streams take their secrets from: the identity that the agent holds now."""
+
+import asyncio
+
+from app.agent.model import Identity
+from app.ca.model import TrustBundle, WorkloadSvid
+from app.core.caller import Caller
+from app.core.clock import Clock
+from app.core.errors import UnavailableError
+
+
+class HeldSecrets:
+    """The identity in force, shared by every stream. An implementation of `app.ca.ports.SecretSource`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._identity: Identity | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def identity(self) -> Identity | None:
+        """The identity that is held, which may have expired; None before the first."""
+        return self._identity
+
+    def hold(self, identity: Identity) -> None:
+        """Put `identity` in force and wake every stream."""
+        self._identity = identity
+        self.wake()
+
+    def wake(self) -> None:
+        """Let every stream look again, as when the identity has expired."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def open(self, caller: Caller) -> "HeldSession":
+        """Return the session of a stream. Every caller that was admitted is the one workload of this agent."""
+        del caller
+        return HeldSession(self)
+
+    def svid(self) -> WorkloadSvid:
+        """Return the SVID in force. Raises UnavailableError, saying why, if there is none or it has expired."""
+        svid = self._held().svid
+        if self.expired(svid):
+            raise UnavailableError(
+                f"the SVID of {svid.spiffe_id} expired at {svid.not_after.isoformat()} and the agent could not renew "
+                "it in time: see its log"
+            )
+        return svid
+
+    def bundle(self) -> TrustBundle:
+        """Return the trust bundle in force. Raises UnavailableError before the first enrolment."""
+        return self._held().bundle
+
+    def expired(self, svid: WorkloadSvid) -> bool:
+        """Whether `svid` has ended."""
+        return self._clock.now() >= svid.not_after
+
+    async def change(self) -> None:
+        """Return after the next `hold` or `wake`."""
+        await self._changed.wait()
+
+    def _held(self) -> Identity:
+        if self._identity is None:
+            raise UnavailableError("the agent has not been enrolled yet")
+        return self._identity
+
+
+class HeldSession:
+    """One stream's view of the identity in force."""
+
+    def __init__(self, source: HeldSecrets) -> None:
+        self._source = source
+        self._svid: WorkloadSvid | None = None
+        self._bundle: TrustBundle | None = None
+
+    async def svid(self) -> WorkloadSvid:
+        """Return the SVID in force. Raises UnavailableError if it has expired."""
+        self._svid = self._source.svid()
+        return self._svid
+
+    async def bundle(self) -> TrustBundle:
+        """Return the trust bundle in force."""
+        self._bundle = self._source.bundle()
+        return self._bundle
+
+    async def wait_for_change(self) -> None:
+        """Return once the SVID or the bundle answered last is no longer in force."""
+        while not self._outdated():
+            await self._source.change()
+
+    def _outdated(self) -> bool:
+        identity = self._source.identity
+        if identity is None:
+            return False
+        if self._bundle is not None and self._bundle != identity.bundle:
+            return True
+        return self._svid is not None and (self._svid != identity.svid or self._source.expired(self._svid))

@@ -1,0 +1,140 @@
+"""CreateCertificate over real TLS."""
+
+import asyncio
+import socket
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from app.agent.authority import MeshAuthority, Server
+from app.agent.model import JoinToken
+from app.agent.request import accept_answer, make_request
+from app.core.clock import SystemClock
+from app.core.errors import (
+    InvalidInputError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
+
+TOKEN = JoinToken("token-1")
+
+
+@pytest.fixture
+def ca():
+    return MeshCa()
+
+
+@pytest.fixture
+async def server(ca):
+    async with MeshServer(ca, {"token-1"}).running() as server:
+        yield server
+
+
+def authority(server, ca, name="localhost", timeout=5.0):
+    return MeshAuthority(Server("127.0.0.1", server.port, name), ca.roots, timeout)
+
+
+async def enrolled(server, ca):
+    made = make_request()
+    answer = await authority(server, ca).certify(made.csr, TOKEN)
+    return accept_answer(made.private_key, answer, SystemClock().now())
+
+
+async def test_a_token_is_shown_first_and_the_svid_afterwards(server, ca):
+    identity = await enrolled(server, ca)
+    made = make_request()
+    answer = await authority(server, ca).certify(made.csr, identity)
+    assert str(accept_answer(made.private_key, answer, SystemClock().now()).svid.spiffe_id) == CART
+    assert server.seen == ["token-1", CART]
+
+
+async def test_with_an_identity_its_bundle_vouches_for_the_server_and_the_first_one_no_longer_counts(server, ca):
+    identity = await enrolled(server, ca)
+    await authority(server, MeshCa()).certify(make_request().csr, identity)
+
+
+async def test_a_token_works_once(server, ca):
+    await enrolled(server, ca)
+    with pytest.raises(UnauthenticatedError, match="unknown, used or expired"):
+        await enrolled(server, ca)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+async def test_the_servers_certificate_must_be_for_its_name(server, ca, name):
+    await authority(server, ca, name).certify(make_request().csr, TOKEN)
+
+
+async def test_a_server_of_another_name_is_not_told_the_token(server, ca):
+    with pytest.raises(PreconditionError, match=r"not trusted.*--server-name"):
+        await authority(server, ca, "mesh.example.org").certify(make_request().csr, TOKEN)
+    assert server.seen == []
+
+
+async def test_a_server_of_another_root_is_not_told_the_token(server):
+    with pytest.raises(PreconditionError, match=r"not trusted.*check the trust bundle"):
+        await authority(server, MeshCa()).certify(make_request().csr, TOKEN)
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (Status.UNAUTHENTICATED, UnauthenticatedError),
+        (Status.PERMISSION_DENIED, PermissionDeniedError),
+        (Status.INVALID_ARGUMENT, InvalidInputError),
+        (Status.UNIMPLEMENTED, PreconditionError),
+        *[
+            (status, UnavailableError)
+            for status in (
+                Status.CANCELLED,
+                Status.UNKNOWN,
+                Status.DEADLINE_EXCEEDED,
+                Status.RESOURCE_EXHAUSTED,
+                Status.FAILED_PRECONDITION,
+                Status.ABORTED,
+                Status.INTERNAL,
+                Status.UNAVAILABLE,
+            )
+        ],
+    ],
+)
+async def test_what_the_server_answers_is_told_as_its_kind_with_its_reason(server, ca, status, kind):
+    server.refusal = GRPCError(status, "because")
+    with pytest.raises(kind, match=f"{status.name}: because"):
+        await authority(server, ca).certify(make_request().csr, TOKEN)
+
+
+async def test_a_port_without_a_server_may_have_one_later(ca):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        await MeshAuthority(Server("127.0.0.1", port, "localhost"), ca.roots).certify(make_request().csr, TOKEN)
+
+
+async def test_a_server_that_says_nothing_is_given_up(ca):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_server = Server("127.0.0.1", silent.getsockname()[1], "localhost")
+        with pytest.raises(UnavailableError, match=r"did not answer in 0\.2 s"):
+            await MeshAuthority(silent_server, ca.roots, 0.2).certify(make_request().csr, TOKEN)
+
+
+async def test_a_server_that_speaks_something_else_is_unavailable(ca):
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        address = listener.sockets[0].getsockname()
+        with pytest.raises(UnavailableError, match="cannot be reached"):
+            await MeshAuthority(Server(*address, "localhost"), ca.roots, 5).certify(make_request().csr, TOKEN)
+
+
+async def test_a_name_that_does_not_resolve_is_unavailable(ca):
+    with pytest.raises(UnavailableError):
+        await MeshAuthority(Server("no-such-host.invalid", 1, "x"), ca.roots, 5).certify(make_request().csr, TOKEN)

@@ -1,0 +1,288 @@
+"""Enrolment, renewal and outages, with time that moves only when the agent waits."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.agent.keeper import IdentityKeeper
+from app.agent.model import Identity, JoinToken
+from app.agent.secrets import HeldSecrets
+from app.agent.tokens import GivenToken, NoToken
+from app.core.caller import LOOPBACK
+from app.core.errors import (
+    InvalidInputError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from tests.fakes.clock import ManualClock
+from tests.fakes.mesh_ca import CART, FakeAuthority
+from tests.fakes.waiter import ManualWaiter
+
+PATIENCE = 5
+AWAY = UnavailableError("the control plane at ca:15012 cannot be reached")
+
+
+class Memory:
+    """Keeps identities in memory; `failure`, if set, is raised instead."""
+
+    def __init__(self) -> None:
+        self.saved: list[Identity] = []
+        self.failure = None
+
+    def save(self, identity):
+        if self.failure:
+            raise self.failure
+        self.saved.append(identity)
+
+
+class World:
+    def __init__(self, tokens=None) -> None:
+        self.clock = ManualClock()
+        self.authority = FakeAuthority(self.clock)
+        self.memory = Memory()
+        self.held = HeldSecrets(self.clock)
+        self.waiter = ManualWaiter(self.clock)
+        self.keeper = self.another(tokens or GivenToken("token-1"))
+
+    def another(self, tokens):
+        return IdentityKeeper(
+            self.authority, self.memory, tokens, self.held, clock=self.clock, waiter=self.waiter, chance=lambda: 0.5
+        )
+
+    def proofs(self):
+        return [proof for proof, _ in self.authority.calls]
+
+    @asynccontextmanager
+    async def keeping(self, waits):
+        """The agent at work until it has waited this many times."""
+        self.waiter.limit = len(self.waiter.waits) + waits
+        self.waiter.exhausted.clear()
+        task = asyncio.ensure_future(self.keeper.keep())
+        exhausted = asyncio.ensure_future(self.waiter.exhausted.wait())
+        done, _ = await asyncio.wait({task, exhausted}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {exhausted}, task
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def events(logs):
+    return [entry["event"] for entry in logs]
+
+
+async def test_a_token_is_redeemed_once_and_the_identity_is_saved_and_held(world):
+    identity = await world.keeper.obtain()
+    assert str(identity.svid.spiffe_id) == CART
+    assert world.proofs() == [JoinToken("token-1")]
+    assert world.memory.saved == [identity]
+    assert world.held.identity is identity
+
+
+async def test_it_renews_at_half_life_with_a_new_key_and_its_own_svid(world):
+    first = await world.keeper.obtain()
+    async with world.keeping(waits=61):  # half an hour in waits of half a minute, and one more
+        pass
+    second = world.held.identity
+    assert world.proofs() == [JoinToken("token-1"), first]
+    assert second.svid.private_key != first.svid.private_key
+    assert world.authority.calls[0][1] != world.authority.calls[1][1]
+    assert second.svid.not_after - first.svid.not_after == timedelta(minutes=30)
+    assert world.memory.saved == [first, second]
+
+
+async def test_an_outage_at_first_is_waited_out_with_growing_pauses_and_told_once(world):
+    world.authority.failure = AWAY
+
+    def recover():
+        if len(world.waiter.waits) == 5:
+            world.authority.failure = None
+
+    world.waiter.hook = recover
+    with capture_logs() as logs:
+        await world.keeper.obtain()
+    assert world.waiter.waits == [pytest.approx(0.4375 * 2**n) for n in range(5)]
+    assert events(logs) == ["control_plane_away", "control_plane_back", "svid_issued"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        UnauthenticatedError("token unknown"),
+        PermissionDeniedError("banned"),
+        InvalidInputError("bad request"),
+        PreconditionError("the server is not trusted"),
+    ],
+)
+async def test_a_refusal_at_the_first_enrolment_ends_it_with_its_reason(world, refusal):
+    world.authority.failure = refusal
+    with pytest.raises(type(refusal), match=f"enrolment failed: {refusal.message}"):
+        await world.keeper.obtain()
+    assert len(world.authority.calls) == 1
+    assert world.waiter.waits == []
+
+
+async def test_without_a_token_and_an_identity_it_says_what_to_do():
+    world = World(NoToken())
+    with pytest.raises(PreconditionError, match="meshward token create"):
+        await world.keeper.obtain()
+    assert world.authority.calls == []
+
+
+async def test_a_saved_identity_is_taken_up_without_a_token(world):
+    identity = await world.keeper.obtain()
+    restarted = world.another(NoToken())
+    restarted.resume(identity)
+    assert await restarted.obtain() is identity
+    assert len(world.authority.calls) == 1
+
+
+async def test_an_expired_saved_identity_wants_a_new_token_and_says_so(world):
+    identity = await world.keeper.obtain()
+    world.clock.advance(3601)
+    restarted = world.another(NoToken())
+    restarted.resume(identity)
+    with pytest.raises(PreconditionError, match=rf"{CART} expired at 2026-01-01T13:00.*meshward token create"):
+        await restarted.obtain()
+
+
+async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_somebody_else(world):
+    identity = await world.keeper.obtain()
+    world.clock.advance(3601)
+    world.authority.token = "token-2"
+    world.authority.names = {"uris": ("spiffe://example.org/ns/shop/sa/till",)}
+    restarted = world.another(GivenToken("token-2"))
+    restarted.resume(identity)
+    assert str((await restarted.obtain()).svid.spiffe_id) == "spiffe://example.org/ns/shop/sa/till"
+
+
+async def test_while_the_control_plane_is_away_the_svid_is_served_and_attempts_are_told_once(world):
+    identity = await world.keeper.obtain()
+    world.authority.failure = AWAY
+    session = world.held.open(LOOPBACK)
+    with capture_logs() as logs:
+        async with world.keeping(waits=75):
+            assert await session.svid() is identity.svid
+    assert events(logs) == ["control_plane_away"]
+    assert len(world.authority.calls) > 5
+
+
+async def test_it_recovers_when_the_control_plane_comes_back(world):
+    first = await world.keeper.obtain()
+    world.authority.failure = AWAY
+    async with world.keeping(waits=70):
+        pass
+    world.authority.failure = None
+    with capture_logs() as logs:
+        async with world.keeping(waits=10):
+            pass
+    assert events(logs) == ["control_plane_back", "svid_issued"]
+    assert world.held.identity is not first
+
+
+@pytest.mark.parametrize("refusal", [UnauthenticatedError("banned"), PreconditionError("another root"), AWAY])
+async def test_nothing_that_the_control_plane_answers_ends_a_running_agent(world, refusal):
+    identity = await world.keeper.obtain()
+    world.authority.failure = refusal
+    async with world.keeping(waits=70):
+        assert world.held.identity is identity
+
+
+async def test_an_svid_that_expires_while_cut_off_is_no_longer_given_out_and_streams_are_told(world):
+    await world.keeper.obtain()
+    world.authority.failure = AWAY
+    session = world.held.open(LOOPBACK)
+    await session.svid()
+    waiting = asyncio.ensure_future(session.wait_for_change())
+    with capture_logs() as logs:
+        async with world.keeping(waits=300):
+            await asyncio.wait_for(waiting, PATIENCE)
+            with pytest.raises(UnavailableError, match=f"{CART} expired at 2026-01-01T13:00"):
+                await session.svid()
+            assert await session.bundle()
+    assert events(logs) == ["control_plane_away", "svid_expired"]
+
+
+async def test_a_token_that_appears_after_expiry_is_redeemed_while_running(world):
+    class Drop:
+        token = None
+
+        def read(self):
+            return self.token
+
+    drop = Drop()
+    identity = await world.keeper.obtain()
+    world.keeper = world.another(drop)
+    world.keeper.resume(identity)
+    world.clock.advance(3601)
+    async with world.keeping(waits=3):
+        assert world.held.identity is identity
+    drop.token = JoinToken("wrong")
+    async with world.keeping(waits=50):
+        pass
+    assert world.proofs().count(JoinToken("wrong")) == 1  # what was refused is not sent again
+    drop.token, world.authority.token = JoinToken("token-2"), "token-2"
+    async with world.keeping(waits=5):
+        assert world.held.identity is not identity
+
+
+async def test_a_token_file_that_turns_bad_does_not_end_a_running_agent(world):
+    class Bad:
+        def read(self):
+            raise InvalidInputError("two words")
+
+    identity = await world.keeper.obtain()
+    world.keeper = world.another(Bad())
+    world.keeper.resume(identity)
+    world.clock.advance(3601)
+    async with world.keeping(waits=5):
+        assert world.held.identity is identity
+
+
+async def test_nobody_becomes_somebody_else_by_renewing(world):
+    identity = await world.keeper.obtain()
+    world.authority.names = {"uris": ("spiffe://example.org/ns/shop/sa/till",)}
+    with capture_logs() as logs:
+        async with world.keeping(waits=70):
+            pass
+    assert world.held.identity is identity
+    assert "is for spiffe://example.org/ns/shop/sa/till, not for" in logs[0]["reason"]
+
+
+async def test_an_identity_that_cannot_be_saved_is_served_all_the_same(world):
+    world.memory.failure = PreconditionError("cannot write identity.json: No space left on device")
+    with capture_logs() as logs:
+        identity = await world.keeper.obtain()
+    assert world.held.identity is identity
+    assert "svid_not_saved" in events(logs)
+
+
+async def test_new_roots_are_taken_from_a_renewal(world):
+    first = await world.keeper.obtain()
+    old = world.authority.ca
+    world.authority.ca = type(old)(world.clock.now())
+    async with world.keeping(waits=61):
+        pass
+    assert world.held.identity.bundle.roots != first.bundle.roots
+
+
+async def test_no_key_and_no_token_is_logged(world):
+    with capture_logs() as logs:
+        identity = await world.keeper.obtain()
+        world.authority.failure = AWAY
+        async with world.keeping(waits=200):
+            pass
+    assert "token-1" not in repr(logs)
+    assert "PRIVATE KEY" not in repr(logs) + repr(identity) + repr(JoinToken("token-1"))
+    assert "token-1" not in repr(JoinToken("token-1")) + repr(GivenToken("token-1"))

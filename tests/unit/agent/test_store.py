@@ -1,0 +1,108 @@
+"""The identity on disk."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from app.agent.request import accept_answer, make_request
+from app.agent.store import IDENTITY_FILE, IdentityStore
+from app.core.errors import PreconditionError
+from tests.fakes.clock import ManualClock
+from tests.fakes.mesh_ca import MeshCa
+
+NOW = ManualClock().now()
+CA = MeshCa(NOW)
+
+
+def identity(ttl=timedelta(hours=1)):
+    made = make_request()
+    return accept_answer(made.private_key, CA.answer(made.csr, NOW, ttl), NOW)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "agent"
+
+
+@pytest.fixture
+def store(directory):
+    store = IdentityStore(directory)
+    with store.locked():
+        yield store
+
+
+def test_what_is_saved_is_loaded_and_the_last_one_wins(store):
+    assert store.load(NOW) is None
+    first, second = identity(), identity()
+    store.save(first)
+    assert store.load(NOW) == first
+    store.save(second)
+    assert store.load(NOW) == second
+
+
+def test_directory_and_file_are_for_their_owner_alone(store, directory):
+    store.save(identity())
+    assert directory.stat().st_mode & 0o777 == 0o700
+    for path in directory.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_expired_identity_is_still_loaded(store):
+    saved = identity()
+    store.save(saved)
+    assert store.load(NOW + timedelta(days=30)) == saved
+    assert store.load(NOW - timedelta(days=300)) == saved
+
+
+def test_a_directory_or_a_file_that_others_may_read_is_refused(store, directory):
+    store.save(identity())
+    (directory / IDENTITY_FILE).chmod(0o640)
+    with pytest.raises(PreconditionError, match="chmod 600"):
+        store.load(NOW)
+    directory.chmod(0o755)
+    with pytest.raises(PreconditionError, match="chmod 700"), IdentityStore(directory).locked():
+        pass
+
+
+def test_a_second_agent_is_kept_out_until_the_first_has_gone(directory):
+    first, second = IdentityStore(directory), IdentityStore(directory)
+    with first.locked(), pytest.raises(PreconditionError, match="another agent uses the data dir"), second.locked():
+        pass
+    with second.locked():
+        pass
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda document: document | {"extra": 1},
+        lambda document: document | {"private_key": make_request().private_key.decode()},
+        lambda document: document | {"private_key": 7},
+        lambda document: document | {"private_key": "é"},
+        lambda document: document | {"chain": []},
+        lambda document: document | {"chain": document["chain"][:1]},
+        lambda document: document | {"chain": None},
+        lambda document: document | {"roots": [MeshCa(NOW).roots]},
+        lambda document: document | {"roots": []},
+        lambda document: {},
+        lambda document: [],
+        lambda document: None,
+    ],
+)
+def test_a_damaged_file_is_refused_with_what_to_do(store, directory, damage):
+    store.save(identity())
+    path = directory / IDENTITY_FILE
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(
+        PreconditionError, match=r"identity\.json does not hold a usable identity .*: remove it and enrol"
+    ):
+        store.load(NOW)
+
+
+def test_half_a_file_is_refused(store, directory):
+    store.save(identity())
+    path = directory / IDENTITY_FILE
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(PreconditionError, match="usable identity"):
+        store.load(NOW)
