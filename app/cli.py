@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,44 @@ def demo(
     from app.demo.run import run  # noqa: PLC0415 - other commands start faster without it
 
     raise typer.Exit(run(check=check))
+
+
+@cli.command()
+def agent(  # noqa: PLR0913 - each option is a parameter
+    *,
+    server: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
+    trust_bundle: Annotated[Path, typer.Option(help="The roots that vouch for it: bundle.pem of its data dir.")],
+    server_name: Annotated[str | None, typer.Option(help="DNS name in its certificate, if not HOST.")] = None,
+    join_token_file: Annotated[Path | None, typer.Option(help="File with the join token.")] = None,
+    join_token: Annotated[
+        str | None,
+        typer.Option(help="The join token itself, which other users can then see; better: MESHWARD_JOIN_TOKEN."),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where the identity is kept; mode 0700.")] = Path(".meshward-agent"),
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to serve SDS on; agent.sock in the data dir.")
+    ] = None,
+    allow_uid: Annotated[
+        list[int] | None,
+        typer.Option(help="User that may have the identity, instead of this one and root; repeatable."),
+    ] = None,
+) -> None:
+    """Hold a workload's identity: get its key certified, renew it, and serve it to Envoy over SDS."""
+    from app.agent.options import agent_options  # noqa: PLC0415 - other commands start faster without it
+    from app.agent.run import run  # noqa: PLC0415 - as above
+
+    run(
+        agent_options(
+            server=server,
+            server_name=server_name,
+            trust_bundle=trust_bundle,
+            join_token=join_token,
+            join_token_file=join_token_file,
+            data_dir=data_dir,
+            socket=socket,
+            allow_uid=allow_uid,
+        )
+    )
 
 
 @envoy.command("bootstrap")

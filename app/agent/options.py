@@ -1,0 +1,102 @@
+"""What the agent is started with."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.agent.authority import Server
+from app.agent.request import MAX_BUNDLE_BYTES, parse_roots
+from app.agent.tokens import GivenToken, NoToken, TokenFile
+from app.core.errors import InvalidInputError
+
+TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, not a token
+DEFAULT_PORT = 15012
+MAX_PORT = 65_535
+SOCKET_FILE = "agent.sock"
+# The largest user id of Linux; the one above it means nobody at all (setuid(2)).
+MAX_UID = 2**32 - 2
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """The agent's options, each checked.
+
+    `trust_bundle` vouches for the server at the first enrolment; `allowed_uids` are the users that get the identity.
+    """
+
+    server: Server
+    trust_bundle: Path
+    data_dir: Path
+    socket: Path
+    tokens: GivenToken | TokenFile | NoToken
+    allowed_uids: frozenset[int]
+
+
+def agent_options(  # noqa: PLR0913 - each command line option is a parameter
+    *,
+    server: str,
+    server_name: str | None,
+    trust_bundle: Path,
+    join_token: str | None,
+    join_token_file: Path | None,
+    data_dir: Path,
+    socket: Path | None,
+    allow_uid: Sequence[int] | None,
+) -> AgentOptions:
+    """Return what the command line and the environment say. Raises InvalidInputError, naming the option at fault."""
+    for uid in allow_uid or ():
+        if not 0 <= uid <= MAX_UID:
+            raise InvalidInputError(f"--allow-uid {uid} is no user id: use 0 to {MAX_UID}")
+    return AgentOptions(
+        server=parse_server(server, server_name),
+        trust_bundle=trust_bundle,
+        data_dir=data_dir,
+        socket=socket or data_dir / SOCKET_FILE,
+        tokens=choose_tokens(join_token, join_token_file, os.environ.get(TOKEN_VARIABLE)),
+        allowed_uids=frozenset(allow_uid or (os.geteuid(), 0)),
+    )
+
+
+def parse_server(address: str, name: str | None) -> Server:
+    """Return the server behind `host:port`, `host` or `[v6]:port`. Raises InvalidInputError if it is none of them."""
+    found = _ADDRESS.fullmatch(address)
+    port = int(found["port"] or DEFAULT_PORT) if found else 0
+    if found is None or not 1 <= port <= MAX_PORT:
+        raise InvalidInputError(f"the server {address!r} is not an address: write host:port, as mesh.example.org:15012")
+    host = found["v6"] or found["host"]
+    return Server(host, port, name or host)
+
+
+def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> GivenToken | TokenFile | NoToken:
+    """Return where the join token comes from: the option, the file or the environment, in this order.
+
+    Raises InvalidInputError if both options are given.
+    """
+    if given is not None and file is not None:
+        raise InvalidInputError("--join-token and --join-token-file are both given: use one of them")
+    if given is not None:
+        return GivenToken(given)
+    if file is not None:
+        return TokenFile(file)
+    return GivenToken(environment) if environment else NoToken()
+
+
+def read_trust_bundle(path: Path) -> str:
+    """Return the PEM of the roots in a file. Raises InvalidInputError if it cannot be read or holds none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot read the trust bundle {path}: {error.strerror}; copy bundle.pem from the server's data dir"
+        ) from error
+    text = content.decode("utf-8", "replace")
+    try:
+        parse_roots(text)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}") from error
+    return text
