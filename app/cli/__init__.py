@@ -109,7 +109,3 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
 def main() -> None:
     """Run the command line."""
     cli()
-
-
-if __name__ == "__main__":
-    main()
