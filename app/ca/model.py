@@ -147,11 +147,11 @@ class CreatedJoinToken:
 class EntrySpec:
     """What an operator says of an identity: lifetime and DNS names of its SVIDs, and a hint for its holder.
 
-    `ttl` None leaves the lifetime to the caller and the default.
+    `x509_svid_ttl` None leaves the lifetime to the caller and the default.
     """
 
     spiffe_id: SpiffeId
-    ttl: timedelta | None = None
+    x509_svid_ttl: timedelta | None = None
     dns_names: tuple[str, ...] = ()
     hint: str = ""
 

@@ -252,13 +252,13 @@ def _token(row: JoinTokenRow) -> JoinToken:
 
 def _said(spec: EntrySpec) -> dict[str, Any]:
     return {
-        "ttl_seconds": None if spec.ttl is None else int(spec.ttl.total_seconds()),
+        "x509_svid_ttl_seconds": None if spec.x509_svid_ttl is None else int(spec.x509_svid_ttl.total_seconds()),
         "dns_names": list(spec.dns_names),
         "hint": spec.hint,
     }
 
 
 def _entry(row: EntryRow) -> Entry:
-    ttl = None if row.ttl_seconds is None else timedelta(seconds=row.ttl_seconds)
+    ttl = None if row.x509_svid_ttl_seconds is None else timedelta(seconds=row.x509_svid_ttl_seconds)
     spec = EntrySpec(SpiffeId.parse(row.spiffe_id), ttl, tuple(row.dns_names), row.hint)
     return Entry(row.id, spec, row.version, row.created_at, row.updated_at)

@@ -83,7 +83,7 @@ class EntryRow(Base):
 
     id: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), primary_key=True)
     spiffe_id: Mapped[str] = mapped_column(String(MAX_ID_BYTES), unique=True)
-    ttl_seconds: Mapped[int | None] = mapped_column(Integer)
+    x509_svid_ttl_seconds: Mapped[int | None] = mapped_column(Integer)
     dns_names: Mapped[list[str]] = mapped_column(JSON)
     hint: Mapped[str] = mapped_column(Text)
     version: Mapped[int] = mapped_column(Integer)

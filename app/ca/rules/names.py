@@ -19,6 +19,7 @@ MIN_WILDCARD_LABELS = 3
 RESERVED_PATH = "/meshward"
 SERVER_PATH = f"{RESERVED_PATH}/server"
 
+_RANDOM_ID = re.compile(r"[0-9a-f]{32}")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -38,11 +39,18 @@ def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
 def check_entry(spec: EntrySpec, trust_domain: TrustDomain, max_ttl: timedelta) -> None:
     """Check what an operator says of an identity. Raises InvalidInputError that names every field at fault."""
     check_workload_id(spec.spiffe_id, trust_domain)
-    violations = [*_ttl_violations(spec.ttl, max_ttl), *_dns_violations(spec.dns_names)]
-    if len(spec.hint.encode()) > MAX_HINT_BYTES:
+    violations = [*_ttl_violations(spec.x509_svid_ttl, max_ttl), *_dns_violations(spec.dns_names)]
+    if len(spec.hint.encode("utf-8", "surrogatepass")) > MAX_HINT_BYTES:
         violations.append(Violation("hint", f"longer than {MAX_HINT_BYTES} bytes"))
+    if not spec.hint.isprintable():
+        violations.append(Violation("hint", "has characters that cannot be printed"))
     if violations:
         raise InvalidInputError("the entry is not valid", *violations)
+
+
+def is_random_id(text: str) -> bool:
+    """Whether `text` has the form of the ids that entries and join tokens are given."""
+    return _RANDOM_ID.fullmatch(text) is not None
 
 
 def dns_name_problem(name: str) -> str | None:
@@ -67,7 +75,7 @@ def dns_name_problem(name: str) -> str | None:
 def _ttl_violations(ttl: timedelta | None, max_ttl: timedelta) -> list[Violation]:
     if ttl is None or timedelta(seconds=1) <= ttl <= max_ttl:
         return []
-    return [Violation("ttl_seconds", f"between 1 and {int(max_ttl.total_seconds())} seconds")]
+    return [Violation("x509_svid_ttl_seconds", f"between 1 and {int(max_ttl.total_seconds())} seconds")]
 
 
 def _dns_violations(names: tuple[str, ...]) -> list[Violation]:

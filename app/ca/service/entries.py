@@ -47,8 +47,8 @@ class Entries:
         async with self._transactions() as repository:
             return await repository.entries(after, limit)
 
-    async def replace(self, entry_id: str, spec: EntrySpec, version: int) -> Entry:
-        """Put `spec` in the place of what the entry says, if `version` is the one that the caller read.
+    async def replace(self, entry_id: str, spec: EntrySpec, version: int | None) -> Entry:
+        """Put `spec` in the place of what the entry says, if it has `version` or that is None.
 
         Raises InvalidInputError for the fields at fault, NotFoundError if there is no such entry, ConflictError if it
         has changed since.
@@ -62,9 +62,11 @@ class Entries:
                 problem = f"an entry keeps its id, {found.spec.spiffe_id}: make another entry"
                 raise InvalidInputError("the entry is of another identity", Violation("spiffe_id", problem))
             now = self._clock.now()
-            if found.version != version or not await repository.replace_entry(entry_id, spec, version, now):
+            if version not in {None, found.version}:
                 raise _changed(entry_id)
-        return Entry(entry_id, spec, version + 1, found.created_at, now)
+            if not await repository.replace_entry(entry_id, spec, found.version, now):
+                raise _changed(entry_id)
+        return Entry(entry_id, spec, found.version + 1, found.created_at, now)
 
     async def delete(self, entry_id: str, version: int | None) -> None:
         """Remove an entry, if it has `version` or that is None.

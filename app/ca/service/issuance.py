@@ -143,7 +143,7 @@ class Issuance:
         entry = await repository.entry_of(subject.spiffe_id)
         spec = entry.spec if entry else None
         config = self._config
-        ttl = granted_ttl(ttl_seconds, spec.ttl if spec else None, config.default_ttl, config.max_ttl)
+        ttl = granted_ttl(ttl_seconds, spec.x509_svid_ttl if spec else None, config.default_ttl, config.max_ttl)
         signer = active.signer
         not_before, not_after = validity(self._clock.now(), ttl, signer.not_before, signer.not_after)
         return LeafProfile(

@@ -71,4 +71,4 @@ class JoinTokens:
 
 
 def _hash(secret: str) -> bytes:
-    return sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()

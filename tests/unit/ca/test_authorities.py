@@ -1,0 +1,192 @@
+"""Making, keeping, renewing and refusing authorities."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
+from app.ca.rules.profile import authority_csr, authority_id, new_authority_key
+from app.ca.service import CaService
+from app.core.caller import Caller, Credential
+from app.core.errors import PreconditionError, UnavailableError
+from app.core.spiffe import SpiffeId, TrustDomain
+from app.telemetry.metrics import Metrics
+from tests.assets.csrs import csr
+from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
+
+HOLDER = Caller(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
+DAY = 24 * 3600
+
+
+def replica(config, transactions, clock, keys=None, publisher=None):
+    return CaService(config, transactions, keys or MemoryKeyStore(), publisher or MemoryPublisher(), clock, Metrics())
+
+
+async def test_before_the_start_nothing_is_issued_and_the_reason_is_told(config, transactions, clock):
+    ca = replica(config, transactions, clock)
+    assert ca.authorities.waiting_for == "the CA has not started"
+    with pytest.raises(UnavailableError, match="has not started"):
+        await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)
+    with pytest.raises(UnavailableError):
+        ca.authorities.bundle()
+
+
+async def test_the_first_start_makes_a_root_of_ten_years_and_a_signer_of_one(ca, clock, keys):
+    status = ca.authorities.status()
+    (root,), (signer,) = status.roots, status.signers
+    assert root.not_after == clock.now() + timedelta(days=3650)
+    assert signer.not_after == clock.now() + timedelta(days=365)
+    assert signer.root_id == root.id
+    assert status.signer_id == signer.id
+    assert status.root_key_held
+    assert set(keys.keys) == {root.id, signer.id}
+    assert ca.authorities.ready.is_set()
+
+
+@pytest.mark.parametrize(("algorithm", "curve"), [(KeyAlgorithm.P256, "secp256r1"), (KeyAlgorithm.P384, "secp384r1")])
+async def test_authorities_have_keys_of_the_kind_that_is_set(transactions, clock, algorithm, curve):
+    ca = replica(CaConfig(TrustDomain("example.org"), key_algorithm=algorithm), transactions, clock)
+    await ca.start()
+    root = x509.load_pem_x509_certificate(ca.authorities.bundle().roots[0].encode())
+    assert root.public_key().curve.name == curve
+    assert ca.authorities.active().key.curve.name == curve
+    assert (await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)).spiffe_id == HOLDER.spiffe_id
+
+
+async def test_the_bundle_is_published_at_start_and_again_only_when_it_changes(ca, publisher):
+    await ca.maintain()
+    assert publisher.published == [ca.authorities.bundle()]
+
+
+async def test_a_signer_is_replaced_with_a_new_key_when_a_third_of_its_life_is_left(ca, clock, keys):
+    first = ca.authorities.active().signer
+    issued = await ca.issuance.issue(HOLDER, csr(), 90 * DAY, Surface.ISTIO_CA)
+    third = (first.not_after - first.not_before) / 3
+    clock.advance((first.not_after - third - clock.now()).total_seconds())
+    await ca.maintain()
+    assert ca.authorities.active().signer == first
+    clock.advance(1)
+    await ca.maintain()
+    second = ca.authorities.active().signer
+    assert second.id != first.id
+    assert {first.id, second.id} <= set(keys.keys)
+    clock.turn_back(200 * DAY)
+    assert ca.issuance.authenticate(issued.chain) == HOLDER.spiffe_id
+
+
+async def test_a_signer_that_ends_with_its_root_is_not_replaced_for_ever(ca, clock):
+    root = ca.authorities.status().roots[0]
+    for _ in range(12):
+        clock.advance(300 * DAY)
+        await ca.maintain()
+    assert ca.authorities.active().signer.not_after == root.not_after
+    count = len(ca.authorities.status().signers)
+    clock.advance(20 * DAY)
+    await ca.maintain()
+    assert len(ca.authorities.status().signers) == count
+
+
+async def test_a_restart_goes_on_with_the_keys_it_finds(ca, config, transactions, keys, clock):
+    again = replica(config, transactions, clock, keys)
+    await again.start()
+    assert again.authorities.active().signer == ca.authorities.active().signer
+    assert again.authorities.bundle() == ca.authorities.bundle()
+
+
+async def test_another_trust_domain_than_the_databases_is_refused(ca, transactions, keys, clock):
+    other = replica(CaConfig(TrustDomain("other.org")), transactions, clock, keys)
+    with pytest.raises(PreconditionError, match=r"example\.org, and other\.org is configured"):
+        await other.start()
+
+
+async def test_a_clock_before_the_root_refuses_to_start(ca, config, transactions, keys, clock):
+    clock.turn_back(3600)
+    with pytest.raises(PreconditionError, match="set the clock right"):
+        await replica(config, transactions, clock, keys).start()
+
+
+async def test_an_expired_root_refuses_to_start(ca, config, transactions, keys, clock):
+    clock.advance(3651 * DAY)
+    with pytest.raises(PreconditionError, match="root certificate expired"):
+        await replica(config, transactions, clock, keys).start()
+
+
+async def test_without_the_roots_key_a_replica_says_what_it_waits_for(ca, config, transactions, clock):
+    two = replica(config, transactions, clock)
+    await two.start()
+    root = ca.authorities.status().roots[0].id
+    assert f"keys/{root}.pem" in two.authorities.waiting_for
+    assert not two.authorities.status().root_key_held
+    for _ in range(3):
+        await two.maintain()
+    assert len(await transactions.state.signing_requests(root, 10)) == 1
+
+
+async def test_the_roots_key_put_into_the_data_directory_ends_the_wait(ca, config, transactions, keys, clock):
+    restored = MemoryKeyStore()
+    two = replica(config, transactions, clock, restored)
+    await two.start()
+    root = ca.authorities.status().roots[0].id
+    restored.keys[root] = keys.keys[root]
+    await two.maintain()
+    assert two.authorities.waiting_for is None
+
+
+@pytest.mark.parametrize("request_", ["nonsense", csr()], ids=["not a CSR", "of another key"])
+async def test_a_signing_request_that_is_not_an_authoritys_is_removed_and_not_signed(ca, transactions, clock, request_):
+    root = ca.authorities.status().roots[0].id
+    async with transactions() as repository:
+        await repository.add_signing_request(SigningRequest("e" * 40, root, request_, clock.now()))
+    await ca.maintain()
+    async with transactions() as repository:
+        assert await repository.signing_requests(root, 10) == []
+        assert len(await repository.signers(root, clock.now())) == 1
+
+
+async def test_a_bad_request_does_not_keep_a_good_one_waiting(ca, transactions, clock):
+    root = ca.authorities.status().roots[0].id
+    key = new_authority_key(KeyAlgorithm.P256)
+    good = SigningRequest(
+        authority_id(key.public_key()), root, authority_csr(TrustDomain("example.org"), "signer", key), clock.now()
+    )
+    async with transactions() as repository:
+        await repository.add_signing_request(SigningRequest("e" * 40, root, "nonsense", clock.now()))
+        await repository.add_signing_request(good)
+    await ca.maintain()
+    assert good.id in {signer.id for signer in ca.authorities.status().signers}
+
+
+async def test_a_lost_race_leaves_no_key_behind(config, transactions, clock):
+    """Between reading that there is no root and storing one, another replica stores its own."""
+    other = replica(config, transactions, clock)
+    keys = MemoryKeyStore()
+    create = keys.create
+
+    async def create_late(algorithm):
+        key = await create(algorithm)
+        if not other.authorities.ready.is_set():
+            await other.start()
+        return key
+
+    keys.create = create_late
+    ca = replica(config, transactions, clock, keys)
+    await ca.start()
+    assert ca.authorities.bundle() == other.authorities.bundle()
+    (request,) = await transactions.state.signing_requests(ca.authorities.status().roots[0].id, 10)
+    assert set(keys.keys) == {request.id}
+
+
+async def test_a_database_that_goes_away_keeps_no_root_key_from_its_certificate(config, transactions, clock):
+    """Whether the certificate was stored is not known then, so its key stays."""
+    keys = MemoryKeyStore()
+    create = keys.create
+
+    async def create_and_lose_the_database(algorithm):
+        transactions.away = True
+        return await create(algorithm)
+
+    keys.create = create_and_lose_the_database
+    with pytest.raises(UnavailableError):
+        await replica(config, transactions, clock, keys).start()
+    assert len(keys.keys) == 1

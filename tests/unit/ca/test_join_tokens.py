@@ -1,0 +1,83 @@
+"""Join tokens: what they prove, for how long, and what is kept of them."""
+
+from datetime import timedelta
+
+import pytest
+
+from app.core.caller import Caller, Credential
+from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from app.core.spiffe import SpiffeId
+
+CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
+
+
+async def test_a_token_proves_its_identity_any_number_of_times_until_it_is_used(ca):
+    created = await ca.join_tokens.create(CART)
+    for _ in range(3):
+        caller = await ca.join_tokens.check(created.secret)
+        assert caller == Caller(Credential.JOIN_TOKEN, CART, created.token.id)
+
+
+async def test_the_secret_has_256_bits_and_is_neither_kept_nor_shown(ca, transactions):
+    created = await ca.join_tokens.create(CART)
+    assert len(created.secret) >= 43
+    assert created.secret not in repr(transactions.state.__dict__)
+    assert created.secret not in repr(created)
+
+
+async def test_a_token_lasts_ten_minutes_by_default(ca, clock):
+    created = await ca.join_tokens.create(CART)
+    clock.advance(599)
+    assert (await ca.join_tokens.check(created.secret)).spiffe_id == CART
+    clock.advance(1)
+    with pytest.raises(UnauthenticatedError):
+        await ca.join_tokens.check(created.secret)
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta(days=1, seconds=1), timedelta.max])
+async def test_a_lifetime_out_of_bounds_is_refused(ca, ttl):
+    with pytest.raises(InvalidInputError):
+        await ca.join_tokens.create(CART, ttl)
+
+
+@pytest.mark.parametrize(
+    "spiffe_id",
+    [
+        "spiffe://other.org/ns/shop/sa/cart",
+        "spiffe://example.org",
+        "spiffe://example.org/meshward",
+        "spiffe://example.org/meshward/server",
+    ],
+)
+async def test_a_token_is_made_for_workloads_of_this_trust_domain_alone(ca, spiffe_id):
+    with pytest.raises(InvalidInputError) as refusal:
+        await ca.join_tokens.create(SpiffeId.parse(spiffe_id))
+    assert refusal.value.violations[0].path == "spiffe_id"
+
+
+@pytest.mark.parametrize("secret", ["", "x", "é", "\ud800", "\x00", "a" * 257, "a" * 100_000])
+async def test_a_secret_that_is_none_of_ours_proves_nothing(ca, secret):
+    await ca.join_tokens.create(CART)
+    with pytest.raises(UnauthenticatedError):
+        await ca.join_tokens.check(secret)
+
+
+async def test_one_message_for_every_reason(ca, clock):
+    used, expired = await ca.join_tokens.create(CART), await ca.join_tokens.create(CART, timedelta(seconds=1))
+    clock.advance(1)
+    messages = set()
+    for secret in ("unknown", expired.secret):
+        with pytest.raises(UnauthenticatedError) as refusal:
+            await ca.join_tokens.check(secret)
+        messages.add(refusal.value.message)
+    assert len(messages) == 1
+    assert used.secret not in messages
+
+
+async def test_a_deleted_token_proves_nothing(ca):
+    created = await ca.join_tokens.create(CART)
+    await ca.join_tokens.delete(created.token.id)
+    with pytest.raises(UnauthenticatedError):
+        await ca.join_tokens.check(created.secret)
+    with pytest.raises(NotFoundError):
+        await ca.join_tokens.delete(created.token.id)
