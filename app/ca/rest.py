@@ -77,7 +77,7 @@ class AuthoritiesView(BaseModel):
 
 
 class EntryInput(Input):
-    """What to say of an identity. Without `x509_svid_ttl_seconds` its holder asks for a lifetime, or takes the default."""
+    """What to say of an identity. Without `x509_svid_ttl_seconds` its holder may ask for a lifetime."""
 
     spiffe_id: SpiffeIdText
     x509_svid_ttl_seconds: Seconds | None = None

@@ -1,8 +1,11 @@
 """Certificate requests as callers make them, good and bad."""
 
+import base64
+import textwrap
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -13,7 +16,7 @@ def csr_for(key, *, common_name=None, sans=(), algorithm=None):
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
     if sans:
         builder = builder.add_extension(x509.SubjectAlternativeName(list(sans)), critical=False)
-    if algorithm is None and not isinstance(key, ed25519.Ed25519PrivateKey):
+    if algorithm is None and not isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey):
         algorithm = hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(Encoding.PEM).decode()
 
@@ -30,9 +33,6 @@ def tampered(pem):
     return as_pem(bytes(der))
 
 
-def as_pem(der):
-    import base64
-    import textwrap
-
+def as_pem(der, label="CERTIFICATE REQUEST"):
     body = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
-    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n"
+    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"

@@ -7,11 +7,11 @@ whether a common name is wanted.
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from app.ca.rules.parsing import MALFORMED
 from app.core.errors import InvalidInputError, Violation
 
 # An RSA-4096 request with a few names is about 2 KB; anything longer is refused before it is parsed.
@@ -54,7 +54,7 @@ def parse_csr(pem: str) -> CertificateRequest:
         _check_hash(csr)
         signed = csr.is_signature_valid
         wants_common_name = _has_common_name(csr)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except MALFORMED as error:
         raise _refused("not a well-formed PKCS#10 request") from error
     if not signed:
         raise _refused("its signature was not made with the key that it names")

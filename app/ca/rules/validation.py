@@ -11,10 +11,10 @@ from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from app.ca.rules.csr import accepted_key
+from app.ca.rules.parsing import MALFORMED
 from app.core.errors import InvalidInputError
 from app.core.spiffe import SCHEME, SpiffeId, TrustDomain
 
@@ -57,7 +57,7 @@ def parse_certificate(text: str) -> x509.Certificate:
         raise InvalidInputError(f"a certificate is PEM of at most {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_pem_x509_certificate(text.encode("ascii"))
-    except ValueError as error:
+    except MALFORMED as error:
         raise InvalidInputError("the certificate is not well-formed PEM") from error
 
 
@@ -81,7 +81,7 @@ def verify_svid(
         raise InvalidInputError(f"a chain has 1 to {MAX_CHAIN_LENGTH} certificates, not {len(chain)}")
     try:
         return _verify(chain, roots, trust_domain, now)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except MALFORMED as error:
         raise InvalidInputError("the certificate is not well-formed") from error
 
 
@@ -95,7 +95,7 @@ def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, is
         _check_critical(certificate)
         if not _issued_by(certificate, issuer):
             raise InvalidInputError("the signing certificate was not signed by its root")
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except MALFORMED as error:
         raise InvalidInputError("the signing certificate is not well-formed") from error
 
 
@@ -175,7 +175,7 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         return False
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError):
+    except MALFORMED:
         return False
     return True
 

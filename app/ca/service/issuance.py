@@ -8,7 +8,6 @@ from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -16,6 +15,7 @@ from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface, WorkloadSvi
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import SERVER_PATH, check_workload_id
+from app.ca.rules.parsing import MALFORMED
 from app.ca.rules.profile import LeafProfile, leaf_builder, pem, signing_hash
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.rules.validation import parse_certificate, parse_chain, verify_svid
@@ -167,7 +167,7 @@ class Issuance:
             )
         except InvalidInputError as error:
             raise InternalError(f"the SVID that was signed is not valid and is held back: {error.message}") from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except MALFORMED as error:
             raise InternalError("the SVID could not be signed") from error
         if verified.spiffe_id != profile.spiffe_id:
             raise InternalError("the SVID that was signed is another identity's and is held back")

@@ -13,7 +13,7 @@ from app.core.errors import PreconditionError, UnavailableError
 from app.core.spiffe import SpiffeId, TrustDomain
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
+from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
 
 HOLDER = Caller(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
 DAY = 24 * 3600
