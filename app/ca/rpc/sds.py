@@ -4,7 +4,6 @@ It knows nothing of how messages travel: the mesh ports and the agent's Unix soc
 """
 
 import asyncio
-import ipaddress
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from app.ca.rpc.sds_stream import StreamExchange
 from app.core.errors import PermissionDeniedError, UnauthenticatedError
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.peer import is_local
 
 # How much of a peer's own text (its node id, its error) goes into a log line.
 MAX_LOGGED = 512
@@ -150,23 +150,11 @@ def _catalog(context: CallContext) -> Catalog:
 
 
 def _check_private(context: CallContext) -> None:
-    if not context.tls and not on_this_machine(context.peer):
+    host = context.peer.rpartition(":")[0] or context.peer
+    if not context.tls and not is_local(host):
         raise PermissionDeniedError(
             f"a private key is not sent to {context.peer} over plaintext: use the TLS port, or ask from this machine"
         )
-
-
-def on_this_machine(peer: str) -> bool:
-    """Whether a peer, as CallContext spells it, reached us over a Unix socket or a loopback address."""
-    if peer == "unix":
-        return True
-    host = peer.rpartition(":")[0].strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _stream_name() -> str:
