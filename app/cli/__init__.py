@@ -1,11 +1,13 @@
 """The command line: parses, calls, prints."""
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from app.core.errors import MeshwardError
 from app.demo.sidecar import Protocol
 
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -54,11 +56,19 @@ def agent(  # noqa: PLR0913 - each option is a parameter
         list[int] | None,
         typer.Option(help="User that may have the identity, instead of this one and root; repeatable."),
     ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(envvar="MESHWARD_LOG_LEVEL", help="What is logged.")
+    ] = "info",
+    log_format: Annotated[
+        Literal["json", "console", "auto"], typer.Option(envvar="MESHWARD_LOG_FORMAT", help="How it is logged.")
+    ] = "auto",
 ) -> None:
     """Hold a workload's identity: get its key certified, renew it, and serve it to Envoy over SDS."""
     from app.agent.options import agent_options  # noqa: PLC0415 - other commands start faster without it
     from app.agent.run import run  # noqa: PLC0415 - as above
+    from app.telemetry.logs import configure  # noqa: PLC0415 - as above
 
+    configure(log_level, log_format)
     run(
         agent_options(
             server=server,
@@ -107,5 +117,9 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
 
 
 def main() -> None:
-    """Run the command line."""
-    cli()
+    """Run the command line. What Meshward itself refuses is one sentence on standard error and exit code 1."""
+    try:
+        cli()
+    except MeshwardError as error:
+        typer.echo(f"meshward: {error.message}", err=True)
+        sys.exit(1)
