@@ -188,10 +188,14 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision and its cause."""
+    """A decision and its cause. `labels` are both as the metrics name them."""
 
     decision: Decision
     cause: Cause
+    labels: tuple[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", (self.decision.outcome.value, self.cause.value))
 
 
 class UnknownWorkload(Enum):

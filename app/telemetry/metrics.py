@@ -16,7 +16,7 @@ class Metrics:
         )
         self.decisions = Counter(
             "meshward_authz_decisions",
-            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload or error",
+            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, malformed or error",
             ("outcome", "cause"),
         )
         self.policies = Gauge("meshward_authz_policies", "Policies in force")

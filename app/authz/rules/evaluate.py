@@ -78,10 +78,9 @@ def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[Check
 
 def _methods(request: CheckInput) -> tuple[str, ...]:
     """Return the methods that the request names in headers, other than its own."""
-    named = (
-        method.strip().upper()
-        for header in METHOD_OVERRIDES
-        for value in request.headers.get(header) or ()
-        for method in value.split(",", MAX_METHODS)
-    )
+    get = request.headers.get
+    values = [value for header in METHOD_OVERRIDES if (found := get(header)) is not None for value in found]
+    if not values:
+        return ()
+    named = (method.strip().upper() for value in values for method in value.split(",", MAX_METHODS))
     return tuple(islice(dict.fromkeys(method for method in named if method not in {"", request.method}), MAX_METHODS))

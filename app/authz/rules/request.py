@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels
+from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
 from app.core.errors import InvalidInputError
 from app.core.spiffe import SpiffeId
@@ -17,7 +17,7 @@ MAX_ADDRESS_LENGTH = 64
 MAX_AUTHORITY_LENGTH = 261
 # Labels of one workload, as in a policy's selector, and their text.
 MAX_LABELS = 256
-MAX_LABELS_LENGTH = 64 * 1024
+MAX_LABELS_LENGTH = 8 * 1024
 
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+,;=.-]*[a-z0-9_~!$&'()*+,;=-])\.?(:[0-9]{1,5})?")
@@ -91,20 +91,41 @@ def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, 
     return read_address(entries[-1 - hops].strip()) if len(entries) > hops else None
 
 
-def read_namespace(text: str) -> str:
-    """Return the namespace. Raises InvalidInputError if it is none."""
-    if not is_namespace(text):
-        raise InvalidInputError("the destination's namespace is not a DNS label")
-    return text
+@lru_cache(maxsize=READ_CACHE_SIZE)
+def namespace_of(spiffe_id: str) -> str | None:
+    """Return the namespace in a workload's SPIFFE id, None if it has not the form `/ns/NS/sa/SA`.
+
+    Raises InvalidInputError if the text is not a SPIFFE id.
+    """
+    return SpiffeId.parse(spiffe_id).namespace
 
 
-def read_label_list(text: str) -> Labels:
+def read_workload(verified: str | None, named: str | None, labels: Labels | None) -> Workload | None:
+    """Return the destination: its namespace from its SPIFFE id, or else as the proxy's configuration names it.
+
+    None if neither tells it. Raises InvalidInputError if they tell two, or the name is no namespace.
+    """
+    if named is not None:
+        if not is_namespace(named):
+            raise InvalidInputError("meshward.namespace is not a DNS label")
+        if verified is not None and verified != named:
+            raise InvalidInputError("meshward.namespace is not the namespace of the destination's SPIFFE id")
+    namespace = verified or named
+    return None if namespace is None else Workload(namespace, labels)
+
+
+def read_labels(text: str) -> Labels:
     """Return the labels in `app=shop,version=v1`: pairs with commas between them and no spaces; none if it is empty.
 
     Raises InvalidInputError if a pair is not a label as Kubernetes defines it or a key stands twice.
     """
     if len(text) > MAX_LABELS_LENGTH:
         raise InvalidInputError(f"the destination's labels are longer than {MAX_LABELS_LENGTH} characters")
+    return _read_labels(text)
+
+
+@lru_cache(maxsize=READ_CACHE_SIZE)
+def _read_labels(text: str) -> Labels:
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
     if len(pairs) > MAX_LABELS:
         raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")

@@ -1,0 +1,260 @@
+"""Envoy's external authorization over gRPC (envoy/service/auth/v3/external_auth.proto).
+
+The source is the peer that Envoy verified: `source.principal`, or the URI name of `source.certificate`, and where both
+are sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
+the caller itself, if it proved an SVID. Its labels are `destination.labels`, or the context extension `meshward.labels`
+(`app=shop,version=v1`).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+
+from app.authz.model import ANONYMOUS, CheckInput, Headers, Identity, IpAddress, Labels, Workload
+from app.authz.rules.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
+from app.authz.rules.paths import read_path
+from app.authz.rules.request import (
+    MAX_LABELS,
+    identity_of,
+    namespace_of,
+    read_address,
+    read_authority,
+    read_identity,
+    read_labels,
+    read_method,
+    read_workload,
+    remote_address,
+)
+from app.authz.service import PolicyService
+from app.core.decision import Decision
+from app.core.errors import InvalidInputError
+from app.core.spiffe import SpiffeId
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.peer import MAX_CERTIFICATE_PEM_BYTES, PEER_CACHE_SIZE, read_svid
+from app.transport.grpc.status import Code
+
+NAMESPACE_EXTENSION = "meshward.namespace"
+LABELS_EXTENSION = "meshward.labels"
+# Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
+MAX_KEPT_ANSWERS = 4096
+# A percent-encoded byte takes three characters.
+MAX_ENCODED_CERTIFICATE = 3 * MAX_CERTIFICATE_PEM_BYTES
+
+# Destinations that were read lately: a sidecar asks about one, or a few if its workload has several ports.
+MAX_KNOWN_DESTINATIONS = 2048
+MAX_KNOWN_DESTINATION = 2048
+NOT_NAMED = None, None
+
+_FORBIDDEN = 403
+_Peer: Any = attribute_context_pb2.AttributeContext.Peer
+_Response: Any = external_auth_pb2.CheckResponse
+
+
+class AuthorizationRpc:
+    """The handlers of `envoy.service.auth.v3.Authorization`.
+
+    `tell_client`: the client of a check is told which rule decided, in `x-meshward-decision` and the body of a denial.
+    `trusted_hops`: proxies in front of Envoy whose `x-forwarded-for` entries are believed, see `remote_address`.
+    """
+
+    def __init__(self, service: PolicyService, *, tell_client: bool = False, trusted_hops: int = 0) -> None:
+        self._service = service
+        self._tell_client = tell_client
+        self._trusted_hops = trusted_hops
+        self._kept: dict[str, Any] = {}
+
+    async def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
+        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403. Never raises.
+
+        An error would be the sidecar's to decide on, by its `failure_mode_allow`.
+        """
+        attributes = request.attributes
+        try:
+            decision = self._service.check(_read(attributes, context, self._trusted_hops))
+        except InvalidInputError as error:
+            decision = self._service.malformed(error.message)
+        except Exception:  # noqa: BLE001 - as the docstring says
+            decision = self._service.failed()
+        answer = self._kept.get(decision.reason) or self._keep(decision)
+        if decision.allowed:
+            return answer
+        response = _Response()
+        response.CopyFrom(answer)
+        http = attributes.request.http
+        response.denied_response.body = denial_body(decision, http.method, http.path, tell=self._tell_client)
+        return response
+
+    def _keep(self, decision: Decision) -> Any:
+        """Return the answer to `decision`, kept by its reason, which no two decisions share."""
+        if len(self._kept) >= MAX_KEPT_ANSWERS:
+            self._kept.clear()
+        answer = self._kept[decision.reason] = _answer(decision, tell=self._tell_client)
+        return answer
+
+
+def _answer(decision: Decision, *, tell: bool) -> Any:
+    response = _Response()
+    metadata = response.dynamic_metadata
+    metadata["meshward.decision"] = decision.outcome.value
+    metadata["meshward.reason"] = decision.reason
+    if decision.policy:
+        metadata["meshward.policy"] = decision.policy
+        metadata["meshward.rule"] = decision.rule
+    if decision.allowed:
+        response.status.code = Code.OK
+        response.ok_response.SetInParent()
+        headers = response.ok_response.response_headers_to_add
+    else:
+        response.status.code = Code.PERMISSION_DENIED
+        response.denied_response.status.code = _FORBIDDEN
+        headers = response.denied_response.headers
+        _add(headers, "content-type", CONTENT_TYPE)
+    if tell:
+        _add(headers, DECISION_HEADER, decision_header(decision))
+    return response
+
+
+def _add(headers: Any, key: str, value: str) -> None:
+    option = headers.add()
+    option.header.key = key
+    option.header.value = value
+    option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInput:
+    """Return what rules look at. Raises InvalidInputError for a request that cannot be judged."""
+    if not attributes.request.HasField("http"):
+        raise InvalidInputError("it is not an HTTP request; TCP connections are not supported yet")
+    http = attributes.request.http
+    source = attributes.source
+    method = read_method(http.method)
+    target = http.path
+    path, other_paths = (None, ()) if not target and method == "CONNECT" else _read_path(target)
+    headers = _headers(http)
+    source_ip = read_address(source.address.socket_address.address)
+    at = _destination(attributes, context)
+    return CheckInput(
+        workload=at.workload,
+        source=_source(source),
+        method=method,
+        path=path,
+        host=read_authority(http.host),
+        headers=headers,
+        other_paths=other_paths,
+        source_ip=source_ip,
+        remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), trusted_hops)
+        if trusted_hops
+        else source_ip,
+        destination_ip=at.address,
+        destination_port=at.port,
+        sni=attributes.tls_session.sni or None,
+    )
+
+
+def _read_path(target: str) -> tuple[str, tuple[str, ...]]:
+    reading = read_path(target)
+    if reading.problem:
+        raise InvalidInputError(reading.problem)
+    return reading.path, reading.others
+
+
+def _source(source: Any) -> Identity:
+    principal, certificate = source.principal, source.certificate
+    if not certificate:
+        return read_identity(principal) if principal else ANONYMOUS
+    certified = _certified(certificate)
+    if principal and read_identity(principal) != certified:
+        raise InvalidInputError("the source's principal is not the identity in its certificate")
+    return certified
+
+
+@lru_cache(maxsize=PEER_CACHE_SIZE)
+def _certified(encoded: str) -> Identity:
+    """Return the identity in a percent-encoded PEM certificate, which must be an SVID."""
+    if len(encoded) > MAX_ENCODED_CERTIFICATE:
+        raise InvalidInputError("the source's certificate is too long")
+    svid = read_svid(unquote(encoded))
+    if svid.spiffe_id is None:
+        raise InvalidInputError(f"the source has no SVID: {svid.problem}")
+    return identity_of(svid.spiffe_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """What a check says of its destination."""
+
+    workload: Workload | None
+    address: IpAddress | None
+    port: int | None
+
+
+def _destination(attributes: Any, context: CallContext) -> _Destination:
+    extensions = attributes.context_extensions
+    named, labels = (extensions.get(NAMESPACE_EXTENSION), extensions.get(LABELS_EXTENSION)) if extensions else NOT_NAMED
+    # A sidecar's destination is the same on every call, and its bytes are read faster than its fields.
+    peer = attributes.destination.SerializePartialToString()
+    read = _known_destination if len(peer) <= MAX_KNOWN_DESTINATION else _read_destination
+    return read(peer, context.caller.spiffe_id, named, labels)
+
+
+def _read_destination(
+    serialized: bytes, caller: SpiffeId | None, named: str | None, listed: str | None
+) -> _Destination:
+    peer = _Peer.FromString(serialized)
+    verified = namespace_of(peer.principal) if peer.principal else None
+    if verified is None and named is None and caller is not None:
+        verified = caller.namespace
+    at = peer.address.socket_address
+    workload = read_workload(verified, named, _labels(peer.labels, listed))
+    return _Destination(workload, read_address(at.address), at.port_value or None)
+
+
+_known_destination = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(_read_destination)
+
+
+def _labels(told: Any, listed: str | None) -> Labels | None:
+    if not told:
+        return None if listed is None else read_labels(listed)
+    if len(told) > MAX_LABELS:
+        raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
+    return tuple(sorted(told.items()))
+
+
+class _Headers:
+    """The header map of a check, read where a rule asks for a header and nowhere else."""
+
+    __slots__ = ("_map",)
+
+    def __init__(self, header_map: Any) -> None:
+        self._map = header_map
+
+    def get(self, name: str, /) -> tuple[str, ...] | None:
+        value = self._map.get(name)
+        return None if value is None else (value,)
+
+
+class _RawHeaders:
+    """The headers as they came, repeated ones apart, with bytes that are not UTF-8 kept as they are."""
+
+    __slots__ = ("_by_name", "_headers")
+
+    def __init__(self, headers: Any) -> None:
+        self._headers = headers
+        self._by_name: dict[str, list[str]] | None = None
+
+    def get(self, name: str, /) -> tuple[str, ...] | None:
+        if self._by_name is None:
+            self._by_name = {}
+            for header in self._headers:
+                value = header.raw_value.decode("utf-8", "surrogateescape") if header.raw_value else header.value
+                self._by_name.setdefault(header.key.lower(), []).append(value)
+        values = self._by_name.get(name)
+        return None if values is None else tuple(values)
+
+
+def _headers(http: Any) -> Headers:
+    raw = http.header_map.headers
+    return _RawHeaders(raw) if raw else _Headers(http.headers)

@@ -1,0 +1,27 @@
+"""What a client is told: a body that says what was denied, and by which rule only where that is wanted."""
+
+from app.core.decision import Decision
+
+DECISION_HEADER = "x-meshward-decision"
+CONTENT_TYPE = "text/plain; charset=utf-8"
+# Of method and path in a body: enough to recognise them.
+MAX_SHOWN_REQUEST = 200
+
+
+def denial_body(decision: Decision, method: str, path: str, *, tell: bool) -> str:
+    """Return the text for a denied client; with `tell` it has the reason, and so the policy and the rule."""
+    request = f"{method} {path.partition('?')[0]}"[:MAX_SHOWN_REQUEST]
+    if not method or not request.isascii() or not request.isprintable():
+        request = "The request"
+    if tell:
+        return f"{request} was denied: {decision.reason}.\n"
+    return (
+        f"{request} was denied by the mesh's authorization policy.\n"
+        "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
+    )
+
+
+def decision_header(decision: Decision) -> str:
+    """Return the value of `x-meshward-decision`: `deny; policy=shop/no-admin; rule=rules[0]`."""
+    outcome = decision.outcome.value
+    return f"{outcome}; policy={decision.policy}; rule={decision.rule}" if decision.policy else outcome

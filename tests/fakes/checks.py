@@ -1,0 +1,59 @@
+"""Checks as Envoy sends them, and a service with policies in force to answer them."""
+
+from envoy.service.auth.v3 import external_auth_pb2
+
+from app.authz.model import AuthzOptions
+from app.authz.service import PolicyService
+from app.core.documents import parse_documents
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.context import CallContext
+from tests.fakes.clock import ManualClock
+from tests.fakes.policy_store import MemoryPolicies
+
+FRONT = "spiffe://cluster.local/ns/web/sa/front"
+API = "spiffe://cluster.local/ns/shop/sa/api"
+
+
+async def policy_service(text: str = "", options: AuthzOptions | None = None, metrics: Metrics | None = None):
+    service = PolicyService(MemoryPolicies(), ManualClock(), metrics or Metrics(), options or AuthzOptions())
+    await service.load()
+    if text:
+        await service.apply(parse_documents(text.encode()))
+    return service
+
+
+def check_request(
+    path: str = "/",
+    *,
+    method: str = "GET",
+    host: str = "shop.example.org",
+    principal: str = FRONT,
+    destination: str = API,
+    headers: dict[str, str] | None = None,
+    raw_headers: list[tuple[str, bytes]] | None = None,
+    labels: dict[str, str] | None = None,
+    extensions: dict[str, str] | None = None,
+):
+    request = external_auth_pb2.CheckRequest()
+    attributes = request.attributes
+    attributes.source.address.socket_address.address = "10.1.2.3"
+    attributes.source.address.socket_address.port_value = 40000
+    attributes.source.principal = principal
+    attributes.destination.address.socket_address.address = "10.9.9.9"
+    attributes.destination.address.socket_address.port_value = 8080
+    attributes.destination.principal = destination
+    attributes.destination.labels.update({"app": "shop"} if labels is None else labels)
+    attributes.context_extensions.update(extensions or {})
+    http = attributes.request.http
+    http.method, http.path, http.host, http.protocol = method, path, host, "HTTP/1.1"
+    http.headers.update(headers or {})
+    for key, value in raw_headers or []:
+        http.header_map.headers.add(key=key, raw_value=value)
+    return request
+
+
+def context(caller=None) -> CallContext:
+    made = CallContext("/envoy.service.auth.v3.Authorization/Check", "127.0.0.1:40000", {})
+    if caller is not None:
+        made.caller = caller
+    return made

@@ -1,0 +1,211 @@
+"""What of a CheckRequest is read, and what a CheckResponse says."""
+
+from urllib.parse import quote
+
+import pytest
+
+from app.authz import rpc as rpc_module
+from app.authz.rpc import AuthorizationRpc
+from app.core.caller import Caller, Credential
+from app.core.spiffe import SpiffeId
+from app.telemetry.metrics import Metrics
+from tests.fakes.authz import policy
+from tests.fakes.checks import API, FRONT, check_request, context, policy_service
+
+DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
+FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
+
+
+async def answer(text, request, *, caller=None, **options):
+    rpc = AuthorizationRpc(await policy_service(text), **options)
+    return await rpc.Check(request, context(caller))
+
+
+async def allows(text, request, **options) -> bool:
+    response = await answer(text, request, **options)
+    assert response.HasField("ok_response") == (response.status.code == 0)
+    return response.status.code == 0
+
+
+def metadata(response) -> dict[str, str]:
+    return dict(response.dynamic_metadata.items())
+
+
+async def test_an_allowed_request_is_ok_and_says_which_rule_allowed_it_to_the_proxy_alone():
+    response = await answer(FROM_FRONT, check_request())
+    assert response.status.code == 0
+    assert metadata(response) == {
+        "meshward.decision": "allow",
+        "meshward.reason": "allowed by rules[0] of policy shop/front",
+        "meshward.policy": "shop/front",
+        "meshward.rule": "rules[0]",
+    }
+    assert not response.ok_response.response_headers_to_add
+    assert not response.ok_response.headers
+
+
+async def test_a_denied_request_is_403_with_a_body_that_helps_and_does_not_name_the_policy():
+    response = await answer(DENY_ADMIN, check_request("/admin?token=secret"))
+    denied = response.denied_response
+    assert (response.status.code, denied.status.code) == (7, 403)
+    assert denied.body.startswith("GET /admin was denied")
+    assert "no-admin" not in denied.body
+    assert "secret" not in denied.body
+    assert {h.header.key: h.header.value for h in denied.headers} == {"content-type": "text/plain; charset=utf-8"}
+    assert metadata(response)["meshward.policy"] == "shop/no-admin"
+
+
+async def test_the_client_is_told_the_rule_where_that_is_chosen():
+    denied = (await answer(DENY_ADMIN, check_request("/admin"), tell_client=True)).denied_response
+    headers = {h.header.key: h.header.value for h in denied.headers}
+    assert headers["x-meshward-decision"] == "deny; policy=shop/no-admin; rule=rules[0]"
+    assert "rules[0] of policy shop/no-admin" in denied.body
+    allowed = (await answer(FROM_FRONT, check_request(), tell_client=True)).ok_response
+    assert [h.header.value for h in allowed.response_headers_to_add] == ["allow; policy=shop/front; rule=rules[0]"]
+
+
+async def test_a_kept_answer_is_not_changed_by_the_next_denial():
+    rpc = AuthorizationRpc(await policy_service(policy("{action: DENY, rules: [{}]}")))
+    first = await rpc.Check(check_request("/one"), context())
+    second = await rpc.Check(check_request("/two"), context())
+    assert first.denied_response.body.startswith("GET /one ")
+    assert second.denied_response.body.startswith("GET /two ")
+
+
+async def test_the_answers_that_are_kept_are_bounded(monkeypatch):
+    monkeypatch.setattr(rpc_module, "MAX_KEPT_ANSWERS", 2)
+    rpc = AuthorizationRpc(await policy_service())
+    for number in range(5):
+        assert (await rpc.Check(check_request(principal=f"CN={number}"), context())).status.code == 7
+    assert len(rpc._kept) <= 2
+
+
+@pytest.mark.parametrize(
+    "principal", ["CN=front", "front.web.svc", "spiffe://UPPER/ns/web/sa/front", "spiffe://a/../b"]
+)
+async def test_a_principal_that_is_no_spiffe_id_is_denied_even_without_policies(principal):
+    assert not await allows("", check_request(principal=principal))
+
+
+async def test_a_peer_without_identity_is_judged_as_one():
+    assert await allows("", check_request(principal=""))
+    assert not await allows(FROM_FRONT, check_request(principal=""))
+
+
+async def test_the_destination_is_told_by_its_principal_an_extension_or_the_caller():
+    for kind in (
+        check_request("/admin"),
+        check_request("/admin", destination="", extensions={"meshward.namespace": "shop"}),
+    ):
+        assert not await allows(DENY_ADMIN, kind)
+    sidecar = Caller(Credential.SVID, SpiffeId.parse(API))
+    assert not await allows(DENY_ADMIN, check_request("/admin", destination=""), caller=sidecar)
+    assert await allows(DENY_ADMIN, check_request("/", destination=""), caller=sidecar)
+
+
+async def test_a_destination_that_is_not_told_or_told_twice_over_is_denied():
+    untold = await answer("", check_request(destination=""))
+    assert "destination workload is not told" in metadata(untold)["meshward.reason"]
+    assert not await allows("", check_request(extensions={"meshward.namespace": "other"}))
+    assert not await allows("", check_request(destination="", extensions={"meshward.namespace": "No NS"}))
+    assert not await allows("", check_request(destination="spiffe://td/other-form"))
+
+
+async def test_labels_come_from_the_destination_or_an_extension():
+    text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}")
+    assert not await allows(text, check_request(labels={"app": "shop", "v": "1"}))
+    assert await allows(text, check_request(labels={"app": "other"}))
+    assert not await allows(text, check_request(labels={}, extensions={"meshward.labels": "v=1,app=shop"}))
+    assert await allows(text, check_request(labels={}, extensions={"meshward.labels": "app=other"}))
+    assert await allows(text, check_request(labels={}, extensions={"meshward.labels": ""}))
+    assert not await allows(text, check_request(labels={}))
+
+
+@pytest.mark.parametrize("labels", ["app", "app=shop,", "app=a,app=b", " app=shop", "=x", "app=a b", "a=" + "x" * 64])
+async def test_labels_that_are_not_written_as_labels_deny(labels):
+    assert not await allows("", check_request(labels={}, extensions={"meshward.labels": labels}))
+
+
+async def test_headers_are_read_from_either_form():
+    text = policy("{rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}")
+    assert await allows(text, check_request(headers={"x-role": "admin"}))
+    assert await allows(text, check_request(raw_headers=[("X-Role", b"admin")]))
+    assert not await allows(text, check_request(headers={"x-role": "user"}))
+    assert not await allows(text, check_request(raw_headers=[("x-role", b"admin"), ("x-role", b"user")]))
+    assert not await allows(text, check_request())
+
+
+async def test_addresses_ports_and_server_name_are_read():
+    text = policy(
+        "{rules: [{from: [{source: {ipBlocks: [10.1.0.0/16], remoteIpBlocks: [10.1.2.3]}}],"
+        " to: [{operation: {ports: ['8080']}}],"
+        " when: [{key: destination.ip, values: [10.9.9.9]}, {key: connection.sni, values: [shop.example.org]}]}]}"
+    )
+    request = check_request()
+    assert not await allows(text, request)
+    request.attributes.tls_session.sni = "shop.example.org"
+    assert await allows(text, request)
+    request.attributes.destination.address.socket_address.port_value = 8081
+    assert not await allows(text, request)
+
+
+async def test_the_remote_address_is_taken_from_as_many_hops_as_are_trusted():
+    text = policy("{rules: [{from: [{source: {remoteIpBlocks: [203.0.113.9]}}]}]}")
+    forwarded = {"x-forwarded-for": "203.0.113.9, 10.0.0.1"}
+    assert await allows(text, check_request(headers=forwarded), trusted_hops=1)
+    assert not await allows(text, check_request(headers=forwarded), trusted_hops=0)
+    assert not await allows(text, check_request(headers=forwarded), trusted_hops=2)
+    spoofed = {"x-forwarded-for": "203.0.113.9, 198.51.100.7, 10.0.0.1"}
+    assert not await allows(text, check_request(headers=spoofed), trusted_hops=1)
+
+
+async def test_what_is_not_http_or_not_readable_is_denied_and_counted():
+    metrics = Metrics()
+    rpc = AuthorizationRpc(await policy_service(metrics=metrics))
+    tcp = check_request()
+    tcp.attributes.request.ClearField("http")
+    for request in (tcp, check_request(method="get"), check_request("//x%zz"), check_request(host="a b")):
+        response = await rpc.Check(request, context())
+        assert (response.status.code, response.denied_response.status.code) == (7, 403)
+    assert metrics.decisions.value("deny", "malformed") == 4
+
+
+async def test_a_connect_without_a_path_is_judged_without_one():
+    assert await allows("", check_request("", method="CONNECT"))
+    assert not await allows(DENY_ADMIN, check_request("", method="CONNECT"))
+    assert not await allows("", check_request("", method="GET"))
+
+
+async def test_a_fault_of_our_own_is_a_denial_and_not_an_error(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(rpc_module, "read_path", broken)
+    response = await answer("", check_request())
+    assert (response.status.code, response.denied_response.status.code) == (7, 403)
+    assert "broken" not in str(response)
+
+
+async def test_a_certificate_must_be_an_svid_and_agree_with_the_principal(monkeypatch):
+    from app.transport.grpc.peer import PeerSvid
+
+    def read(pem):
+        assert pem == "PEM of front\n"
+        return PeerSvid(SpiffeId.parse(FRONT), None)
+
+    monkeypatch.setattr(rpc_module, "read_svid", read)
+    rpc_module._certified.cache_clear()
+    request = check_request(principal="")
+    request.attributes.source.certificate = quote("PEM of front\n")
+    assert await allows(FROM_FRONT, request)
+    request.attributes.source.principal = "spiffe://cluster.local/ns/web/sa/other"
+    assert not await allows("", request)
+    rpc_module._certified.cache_clear()
+
+
+async def test_a_certificate_that_cannot_be_read_is_denied():
+    request = check_request(principal="")
+    request.attributes.source.certificate = "nonsense"
+    assert not await allows("", request)
+    request.attributes.source.certificate = "x" * 1_000_000
+    assert not await allows("", request)
