@@ -1,13 +1,28 @@
 import pytest
 
+from app.ca.backends.disk import BundleFile, DiskKeyStore
+from app.ca.model import CaConfig
 from app.ca.repository import SqlCaRepository
+from app.ca.service import CaService
+from app.core.clock import SystemClock
+from app.core.spiffe import TrustDomain
 from app.db.base import Base
 from app.db.transactions import Transactions
+from app.telemetry.metrics import Metrics
 
 
 @pytest.fixture
-async def transactions(engine):
-    """The CA's transactions on an empty database, once of each kind."""
+async def ca(engine, tmp_path):
+    """A started CA on an empty database, once of each kind, with its keys on disk and the machine's clock."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    return Transactions(engine, SqlCaRepository)
+    service = CaService(
+        CaConfig(TrustDomain("example.org")),
+        Transactions(engine, SqlCaRepository),
+        DiskKeyStore(tmp_path / "keys"),
+        BundleFile(tmp_path / "bundle.pem"),
+        SystemClock(),
+        Metrics(),
+    )
+    await service.start()
+    return service

@@ -1,0 +1,30 @@
+"""Many callers at once, on real databases."""
+
+import asyncio
+
+from cryptography.x509 import load_pem_x509_certificate
+
+from app.ca.model import Surface
+from app.core.caller import Caller, Credential
+from app.core.spiffe import SpiffeId
+from tests.assets.csrs import csr
+
+CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
+HOLDER = Caller(Credential.SVID, CART)
+
+
+async def test_concurrent_issuances_are_all_recorded(ca):
+    issued = await asyncio.gather(*(ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA) for _ in range(20)))
+    records = await ca.records.page(None, 100)
+    serials = {load_pem_x509_certificate(one.chain[0].encode()).serial_number for one in issued}
+    assert {int(record.serial, 16) for record in records} == serials
+    assert len(serials) == 20
+
+
+async def test_two_redemptions_of_one_token_at_once_give_one_svid(ca):
+    created = await ca.join_tokens.create(CART)
+    caller = await ca.join_tokens.check(created.secret)
+    attempts = (ca.issuance.issue(caller, csr(), 0, Surface.ISTIO_CA) for _ in range(8))
+    results = await asyncio.gather(*attempts, return_exceptions=True)
+    assert sum(not isinstance(result, Exception) for result in results) == 1
+    assert len(await ca.records.page(None, 100)) == 1
