@@ -11,8 +11,10 @@ from app.agent.authority import MeshAuthority
 from app.agent.keeper import AsyncioWaiter, IdentityKeeper
 from app.agent.listener import EVERYBODY, OWNER_ONLY, check_free, listening
 from app.agent.options import AgentOptions, read_trust_bundle
-from app.agent.sds import SecretServer, SecretService, check_platform
+from app.agent.peer import check_platform
+from app.agent.sds import SecretService
 from app.agent.secrets import HeldSecrets
+from app.agent.server import SecretServer
 from app.agent.store import IdentityStore
 from app.core.clock import Clock, SystemClock
 from app.telemetry.metrics import Metrics

@@ -1,32 +1,25 @@
-"""SDS on a Unix socket, by grpclib: its transport tells which user is on the other side."""
+"""The RPCs of SDS for the users on this machine that are allowed to have the identity."""
 
-import asyncio
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
-from weakref import WeakSet
 
 import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
-from grpclib.protocol import H2Protocol
-from grpclib.server import Server, Stream
+from grpclib.server import Stream
 
+from app.agent.peer import peer_uid
 from app.agent.secrets import HeldSecrets
 from app.ca.rpc.sds import SecretDiscovery
 from app.core.caller import Caller, Credential
-from app.core.errors import MeshwardError, PermissionDeniedError, PreconditionError
+from app.core.errors import MeshwardError, PermissionDeniedError
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import code_of
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
-
-# struct ucred of unix(7): pid, uid, gid.
-_UCRED = struct.Struct("iII")
 
 log = structlog.get_logger()
 
@@ -73,54 +66,24 @@ class SecretService:
     def _admitted(self, stream: Stream[Any, Any], method: str) -> Iterator[CallContext]:
         """Check who calls, and turn what the call raises into a gRPC status."""
         try:
-            yield self._context(peer_uid(stream), f"/{SERVICE}/{method}")
+            yield self._context(stream, f"/{SERVICE}/{method}")
         except MeshwardError as error:
             log.info("sds_call_refused", method=method, reason=error.message)
             raise GRPCError(Status(code_of(error)), error.message) from error
 
-    def _context(self, uid: int, method: str) -> CallContext:
-        if uid not in self._allowed_uids:
+    def allows(self, uid: int) -> bool:
+        """Whether a user may have the identity."""
+        return uid in self._allowed_uids
+
+    def _context(self, stream: Stream[Any, Any], method: str) -> CallContext:
+        uid = peer_uid(stream.peer._transport)  # noqa: SLF001 - grpclib has no other way to the connection
+        if not self.allows(uid):
             raise PermissionDeniedError(
                 f"user {uid} may not have this workload's identity: allow it with --allow-uid {uid}"
             )
         identity = self._held.identity
         owner = identity.svid.spiffe_id if identity else None
         return CallContext(method=method, peer="unix", metadata={}, caller=Caller(Credential.LOOPBACK, owner))
-
-
-def check_platform() -> None:
-    """Raise PreconditionError on a system that does not tell who is behind a Unix socket."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        raise PreconditionError("the agent needs Linux: this system does not tell which user is behind a Unix socket")
-
-
-def peer_uid(stream: Stream[Any, Any]) -> int:
-    """Return the user that opened the connection, as the kernel noted it (SO_PEERCRED)."""
-    transport = stream.peer._transport  # noqa: SLF001 - grpclib has no other way to the socket
-    peer = transport.get_extra_info("socket")
-    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(uid)
-
-
-class SecretServer(Server):
-    """grpclib's server, which by itself leaves its connections open when it closes."""
-
-    def __init__(self, service: SecretService) -> None:
-        super().__init__([service])
-        self._protocols: WeakSet[H2Protocol] = WeakSet()
-
-    def _protocol_factory(self) -> H2Protocol:
-        protocol = super()._protocol_factory()
-        self._protocols.add(protocol)
-        return protocol
-
-    async def stop(self) -> None:
-        """Accept nothing more, end every call, and close every connection."""
-        self.close()
-        await asyncio.gather(*(handler.wait_closed() for handler in self._handlers))
-        for protocol in self._protocols:
-            protocol.connection.close()
-        await self.wait_closed()
 
 
 async def _relay(engine: Engine, stream: Stream[Any, Any], context: CallContext) -> None:

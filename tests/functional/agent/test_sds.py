@@ -12,8 +12,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from app.agent.listener import EVERYBODY, OWNER_ONLY, check_free, listening
 from app.agent.request import accept_answer, make_request
-from app.agent.sds import SERVICE, SecretServer, SecretService
+from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
+from app.agent.server import SecretServer
 from app.core.errors import InvalidInputError, PreconditionError
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock

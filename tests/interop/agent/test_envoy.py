@@ -13,8 +13,9 @@ from app.agent.listener import OWNER_ONLY, listening
 from app.agent.options import AgentOptions
 from app.agent.request import accept_answer, make_request
 from app.agent.run import serve
-from app.agent.sds import SecretServer, SecretService
+from app.agent.sds import SecretService
 from app.agent.secrets import HeldSecrets
+from app.agent.server import SecretServer
 from app.agent.tokens import GivenToken
 from app.core.clock import SystemClock
 from app.telemetry.metrics import Metrics

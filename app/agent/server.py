@@ -1,0 +1,80 @@
+"""The server on the Unix socket, by grpclib: its transport tells which user is on the other side."""
+
+import asyncio
+from typing import Any
+
+from grpclib.config import Configuration
+from grpclib.protocol import H2Protocol
+from grpclib.server import Server
+
+from app.agent.peer import peer_uid
+from app.agent.sds import SecretService
+
+# Connections that all users together may hold who are not allowed to have the identity.
+MAX_STRANGERS = 16
+# What a connection, and each call on it, may send before it is read; a discovery request is a few hundred bytes.
+_WINDOW_BYTES = 65_535
+
+_CONFIGURATION = Configuration(http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES)
+
+
+class SecretServer(Server):
+    """grpclib's server, which by itself takes any number of connections and leaves them open when it closes.
+
+    A user that is not allowed is told so on its first few connections; more of them are cut off unheard, so that it
+    cannot keep the agent from others.
+    """
+
+    def __init__(self, service: SecretService) -> None:
+        super().__init__([service], config=_CONFIGURATION)
+        self._service = service
+        self._connections: dict[H2Protocol, int] = {}
+
+    async def stop(self) -> None:
+        """Accept nothing more, end every call, and close every connection."""
+        self.close()
+        await asyncio.gather(*(handler.wait_closed() for handler in self._handlers))
+        for protocol in tuple(self._connections):
+            protocol.connection.close()
+        await self.wait_closed()
+
+    def connected(self, protocol: H2Protocol, uid: int) -> bool:
+        """Take note of a connection, and say whether it may stay."""
+        strangers = sum(not self._service.allows(other) for other in self._connections.values())
+        if not self._service.allows(uid) and strangers >= MAX_STRANGERS:
+            return False
+        self._connections[protocol] = uid
+        return True
+
+    def disconnected(self, protocol: H2Protocol) -> None:
+        """Forget a connection."""
+        self._connections.pop(protocol, None)
+
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        return _Connection(self, made.handler, made.config, made.h2_config)
+
+
+class _Connection(H2Protocol):
+    """grpclib's side of a connection, which the server may refuse before a byte is read."""
+
+    def __init__(self, server: SecretServer, handler: Any, config: Any, h2_config: Any) -> None:
+        super().__init__(handler, config, h2_config)
+        self._server = server
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._refused = not self._server.connected(self, peer_uid(transport))
+        if self._refused:
+            transport.close()
+        else:
+            super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.disconnected(self)
+        if not self._refused:
+            super().connection_lost(exc)
