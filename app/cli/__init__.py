@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line: parses, calls, prints. Each command imports what it uses, so that the others start fast."""
 
 import sys
 from importlib.metadata import version
@@ -7,17 +7,29 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.core.errors import MeshwardError
+from app.cli import check, failures, identity, operation
 from app.demo.sidecar import Protocol
 
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
 envoy = typer.Typer(no_args_is_help=True, help="Configuration for Envoy sidecars.")
 cli.add_typer(envoy, name="envoy")
+cli.add_typer(operation.config, name="config")
+cli.add_typer(operation.db, name="db")
+cli.add_typer(operation.admin, name="admin")
+cli.add_typer(identity.token, name="token")
+cli.add_typer(identity.entry, name="entry")
+cli.add_typer(identity.ca, name="ca")
+cli.add_typer(check.policy, name="policy")
+cli.add_typer(check.quota, name="quota")
 
 
 @cli.callback()
-def root() -> None:
+def root(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", envvar="MESHWARD_DEBUG", help="Show tracebacks.")] = False,
+) -> None:
     """Identity, authorization and quota for a service mesh of Envoy sidecars."""
+    failures.debug.set(debug)
 
 
 @cli.command("version")
@@ -32,7 +44,7 @@ def demo(
     check: Annotated[bool, typer.Option("--check", help="End when all has been seen; exit 0 only if it was.")] = False,
 ) -> None:
     """Start a real mesh on this machine: control plane, two workloads and their Envoy sidecars."""
-    from app.demo.run import run  # noqa: PLC0415 - other commands start faster without it
+    from app.demo.run import run
 
     raise typer.Exit(run(check=check))
 
@@ -64,9 +76,9 @@ def agent(  # noqa: PLR0913 - each option is a parameter
     ] = "auto",
 ) -> None:
     """Hold a workload's identity: get its key certified, renew it, and serve it to Envoy over SDS."""
-    from app.agent.options import agent_options  # noqa: PLC0415 - other commands start faster without it
-    from app.agent.run import run  # noqa: PLC0415 - as above
-    from app.telemetry.logs import configure  # noqa: PLC0415 - as above
+    from app.agent.options import agent_options
+    from app.agent.run import run
+    from app.telemetry.logs import configure
 
     configure(log_level, log_format)
     run(
@@ -98,8 +110,8 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     admin: Annotated[str, typer.Option(help="HOST:PORT of Envoy's admin port.")] = "127.0.0.1:15000",
 ) -> None:
     """Print the bootstrap of a sidecar, for envoy -c. Addresses are HOST:PORT."""
-    from app.demo.envoy import bootstrap_json  # noqa: PLC0415 - other commands start faster without it
-    from app.demo.options import BootstrapOptions, sidecar_of  # noqa: PLC0415 - as above
+    from app.demo.envoy import bootstrap_json
+    from app.demo.options import BootstrapOptions, sidecar_of
 
     options = BootstrapOptions(
         spiffe_id=spiffe_id,
@@ -117,9 +129,5 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
 
 
 def main() -> None:
-    """Run the command line. What Meshward itself refuses is one sentence on standard error and exit code 1."""
-    try:
-        cli()
-    except MeshwardError as error:
-        typer.echo(f"meshward: {error.message}", err=True)
-        sys.exit(1)
+    """Run the command line and exit with its status."""
+    sys.exit(failures.guarded(lambda: cli(prog_name="meshward")))

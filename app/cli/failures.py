@@ -1,0 +1,64 @@
+"""How a command fails: one sentence on standard error and a status, never a traceback that nobody asked for.
+
+1: it could not be done, and the sentence says why. 2: it was typed wrongly. 70 (EX_SOFTWARE of sysexits.h): a fault of
+Meshward's own, whose traceback is in a file. 130: Ctrl-C.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from app.core.errors import MeshwardError
+
+FAILURE = 1
+OWN_FAULT = 70
+INTERRUPTED = 130
+
+debug: ContextVar[bool] = ContextVar("debug", default=False)
+"""Whether `--debug` was given: tracebacks are shown."""
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run `command`, say what went wrong if something did, and return the status to exit with."""
+    try:
+        command()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else FAILURE if ended.code else 0
+    except MeshwardError as error:
+        _tell(sentences(error))
+        if debug.get():
+            traceback.print_exc()
+        return FAILURE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain about it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:  # noqa: BLE001 - the last place where a fault of our own can become a sentence
+        _tell(_own_fault(error))
+        return OWN_FAULT
+    return 0
+
+
+def sentences(error: MeshwardError) -> str:
+    """Return the error's message, and below it each violation that the message does not already tell."""
+    told = [f"  {violation}" for violation in error.violations if str(violation) not in error.message]
+    return "\n".join([error.message, *told])
+
+
+def _own_fault(error: Exception) -> str:
+    sentence = f"a fault of Meshward's own: {type(error).__name__}: {error}"
+    if debug.get():
+        traceback.print_exc()
+        return sentence
+    with tempfile.NamedTemporaryFile("w", prefix="meshward-", suffix=".log", delete=False) as file:
+        traceback.print_exc(file=file)
+    return f"{sentence}; the traceback is in {file.name}"
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"meshward: {text}\n")

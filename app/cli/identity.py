@@ -1,0 +1,120 @@
+"""Commands on identities, through the admin API of the running control plane."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import Config, Form, Output, Server, admin_client
+from app.cli.render import show_item, show_items
+from app.core.errors import InvalidInputError, NotFoundError, Violation
+
+if TYPE_CHECKING:
+    from app.cli.admin import AdminClient
+
+SPIFFE_PREFIX = "spiffe://"
+ENTRY_COLUMNS = ("id", "spiffe_id", "x509_svid_ttl_seconds", "dns_names", "hint")
+
+token = typer.Typer(no_args_is_help=True, help="Join tokens, with which agents prove who they are, once.")
+entry = typer.Typer(no_args_is_help=True, help="Entries: what is said of an identity's certificates.")
+ca = typer.Typer(no_args_is_help=True, help="The certificate authority.")
+
+Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID of the entry.")]
+
+
+@token.command("create")
+def token_create(
+    *,
+    spiffe_id: Annotated[str, typer.Option(help="For whom it is: spiffe://…")],
+    ttl: Annotated[str, typer.Option(help="How long it can be used.")] = "10m",
+    output: Output = Form.TABLE,
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Make a join token. It is printed once, alone on its line, and works once."""
+    created = admin_client(config, server).post(
+        "/v1/join-tokens", {"spiffe_id": spiffe_id, "ttl_seconds": _seconds("--ttl", ttl)}
+    )
+    if output is Form.JSON:
+        show_item(created, output)
+        return
+    typer.echo(f"for {created['spiffe_id']}, until {created['expires_at']}", err=True)
+    typer.echo(created["token"])
+
+
+@entry.command("create")
+def entry_create(
+    *,
+    spiffe_id: Annotated[str, typer.Option(help="Whose entry it is: spiffe://…")],
+    ttl: Annotated[str | None, typer.Option(help="How long its certificates live, such as 1h.")] = None,
+    dns_name: Annotated[list[str], typer.Option(help="DNS name in its certificates; may be repeated.")] = [],  # noqa: B006 - typer
+    hint: Annotated[str, typer.Option(help="A word for whoever has several identities.")] = "",
+    output: Output = Form.TABLE,
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Say how an identity's certificates are to be."""
+    body = {
+        "spiffe_id": spiffe_id,
+        "x509_svid_ttl_seconds": None if ttl is None else _seconds("--ttl", ttl),
+        "dns_names": dns_name,
+        "hint": hint,
+    }
+    show_item(admin_client(config, server).post("/v1/entries", body), output)
+
+
+@entry.command("list")
+def entry_list(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
+    """List the entries, in the order of their SPIFFE IDs."""
+    show_items(list(admin_client(config, server).items("/v1/entries")), ENTRY_COLUMNS, output)
+
+
+@entry.command("show")
+def entry_show(subject: Subject, *, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
+    """Show one entry."""
+    client = admin_client(config, server)
+    show_item(client.get(_entry_path(client, subject)), output)
+
+
+@entry.command("delete")
+def entry_delete(subject: Subject, *, config: Config = None, server: Server = None) -> None:
+    """Delete one entry; certificates that are out stay good until they end."""
+    client = admin_client(config, server)
+    client.delete(_entry_path(client, subject))
+    typer.echo(f"deleted {subject}")
+
+
+@ca.command("show")
+def ca_show(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
+    """Show the state of the certificate authority, its roots and its signing certificates."""
+    client = admin_client(config, server)
+    state, authorities = client.get("/v1/ca"), client.get("/v1/ca/authorities")
+    if output is Form.JSON:
+        show_item({**state, **authorities}, output)
+        return
+    show_item(state, output)
+    rows = [{"kind": kind, **item} for kind in ("root", "signer") for item in authorities[f"{kind}s"]]
+    typer.echo()
+    show_items(rows, ("kind", "id", "not_before", "not_after"), output)
+
+
+def _entry_path(client: "AdminClient", subject: str) -> str:
+    from app.cli.admin import path_segment
+
+    if not subject.startswith(SPIFFE_PREFIX):
+        return f"/v1/entries/{path_segment(subject)}"
+    found = list(client.items("/v1/entries", spiffe_id=subject))
+    if not found:
+        raise NotFoundError(f"there is no entry for {subject}")
+    return f"/v1/entries/{path_segment(found[0]['id'])}"
+
+
+def _seconds(option: str, text: str) -> int:
+    from app.settings.values import parse_duration
+
+    try:
+        seconds = int(parse_duration(text).total_seconds())
+    except ValueError as error:
+        raise InvalidInputError(f"{option} {error}", Violation(option, str(error))) from error
+    if seconds < 1:
+        raise InvalidInputError(f"{option} must be one second or more", Violation(option, "must be one second or more"))
+    return seconds

@@ -1,0 +1,90 @@
+"""Commands of whoever runs the control plane: settings, database, admin token. They need no running server."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import Config, Form, Output, load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from app.settings import Settings
+
+config = typer.Typer(no_args_is_help=True, help="The settings in force.")
+db = typer.Typer(no_args_is_help=True, help="The database.")
+admin = typer.Typer(no_args_is_help=True, help="The admin API.")
+
+
+@config.command("check")
+def config_check(*, file: Config = None) -> None:
+    """Check the settings; exit 0 if the control plane can start with them."""
+    load_settings(file)
+    typer.echo("the settings are valid")
+
+
+@config.command("show")
+def config_show(*, output: Output = Form.TABLE, file: Config = None) -> None:
+    """Print the settings in force as TOML, with where each was read; passwords are left out."""
+    from app.settings.show import as_toml, as_values
+
+    loaded = load_settings(file)
+    typer.echo(json.dumps(as_values(loaded), indent=2) if output is Form.JSON else as_toml(loaded), nl=False)
+
+
+@db.command("upgrade")
+def db_upgrade(*, config: Config = None) -> None:
+    """Bring the database to what this version expects. `meshward serve` does it by itself when it starts."""
+    from app.db.migrate import newest, upgrade
+
+    before = _with_database(load_settings(config).settings, upgrade)
+    typer.echo(f"the database is at step {newest()}" + ("" if before == newest() else f", was {before or 'empty'}"))
+
+
+@db.command("current")
+def db_current(*, config: Config = None) -> None:
+    """Print the step that the database is at, and the one that this version expects."""
+    from app.db.migrate import current, newest
+
+    step = _with_database(load_settings(config).settings, current)
+    typer.echo(f"the database is {f'at step {step}' if step else 'empty'}; this version expects {newest()}")
+
+
+@admin.command("token")
+def admin_token(
+    *,
+    show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Put a new token in the place of the old one.")] = False,
+    config: Config = None,
+) -> None:
+    """Print where the admin token is."""
+    from app.core.private_files import ensure_data_directory
+    from app.transport.rest.authentication import ensure_token, read_token, rotate_token
+
+    data_dir = load_settings(config).settings.data_dir
+    path = data_dir / "admin.token"
+    ensure_data_directory(data_dir)
+    if rotate:
+        rotate_token(path)
+    else:
+        ensure_token(path)
+    typer.echo(read_token(path) if show else str(path))
+
+
+def _with_database(settings: "Settings", use: "Callable[[AsyncEngine], Awaitable[str]]") -> str:
+    from app.core.private_files import ensure_data_directory
+    from app.db.engine import create_engine
+
+    ensure_data_directory(settings.data_dir)
+
+    async def run() -> str:
+        engine = create_engine(settings.database_url)
+        try:
+            return await use(engine)
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(run())

@@ -1,0 +1,127 @@
+"""The commands, run in this process: what they print and with which status they end."""
+
+import json
+
+import pytest
+
+from app.cli import cli
+from app.cli.failures import guarded
+
+
+@pytest.fixture
+def meshward(tmp_path, monkeypatch, capsys):
+    """Run `meshward` with arguments in an empty directory; return status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MESHWARD_CONFIG", "MESHWARD_ADMIN_TOKEN", "MESHWARD_ADMIN_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments):
+        status = guarded(lambda: cli(list(arguments), prog_name="meshward"))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  action: ALLOW
+  rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/web"]}}]}]
+"""
+LIMITS = "domain: mesh\ndescriptors: [{key: path, rate_limit: {unit: minute, requests_per_unit: 5}}]\n"
+
+
+def test_the_version_is_printed(meshward):
+    status, out, _ = meshward("version")
+    assert status == 0
+    assert out.strip()
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["config"], ["token", "create"], ["db", "upgrade", "--nonsense"]])
+def test_what_is_typed_wrongly_ends_with_2(meshward, arguments):
+    assert meshward(*arguments)[0] == 2
+
+
+def test_settings_that_are_right_are_said_to_be(meshward):
+    assert meshward("config", "check")[:2] == (0, "the settings are valid\n")
+
+
+def test_settings_that_are_wrong_are_told_in_one_sentence(meshward, monkeypatch):
+    monkeypatch.setenv("MESHWARD_LOG_LEVEL", "loud")
+    status, out, err = meshward("config", "check")
+    assert (status, out) == (1, "")
+    assert err.startswith("meshward: settings are wrong: log.level (from MESHWARD_LOG_LEVEL): ")
+    assert err.count("\n") == 1
+
+
+def test_settings_are_shown_for_people_and_for_programs(meshward, tmp_path):
+    (tmp_path / "mesh.toml").write_text('trust_domain = "mesh.example"\n')
+    assert 'trust_domain = "mesh.example"  # mesh.toml' in meshward("config", "show", "--config", "mesh.toml")[1]
+    shown = json.loads(meshward("config", "show", "--config", "mesh.toml", "--output", "json")[1])
+    assert shown["trust_domain"] == "mesh.example"
+
+
+def test_the_admin_token_is_made_shown_and_rotated(meshward, tmp_path):
+    status, out, _ = meshward("admin", "token")
+    assert (status, out) == (0, ".meshward/admin.token\n")
+    first = meshward("admin", "token", "--show")[1]
+    assert first.strip() == (tmp_path / ".meshward/admin.token").read_text().strip()
+    second = meshward("admin", "token", "--show", "--rotate")[1]
+    assert first != second == meshward("admin", "token", "--show")[1]
+
+
+def test_an_admin_token_that_others_can_read_is_refused(meshward, tmp_path):
+    meshward("admin", "token")
+    (tmp_path / ".meshward/admin.token").chmod(0o644)
+    status, out, err = meshward("admin", "token", "--show")
+    assert (status, out) == (1, "")
+    assert "chmod 600" in err
+
+
+def test_documents_that_are_right_are_listed(meshward, tmp_path):
+    (tmp_path / "a.yaml").write_text(POLICY)
+    (tmp_path / "q.yaml").write_text(LIMITS)
+    assert meshward("policy", "check", "a.yaml")[:2] == (0, "a.yaml: shop/cart is valid\n")
+    assert meshward("quota", "check", "q.yaml")[:2] == (0, "q.yaml: mesh is valid\n")
+
+
+def test_documents_that_are_wrong_are_told_with_file_and_path(meshward, tmp_path):
+    (tmp_path / "a.yaml").write_text(POLICY)
+    (tmp_path / "b.yaml").write_text(POLICY.replace("principals", "principal"))
+    (tmp_path / "c.yaml").write_text("a: [")
+    (tmp_path / "d.yaml").write_text("")
+    status, _, err = meshward("policy", "check", "a.yaml", "b.yaml", "c.yaml", "d.yaml")
+    assert status == 1
+    assert "b.yaml: spec.rules[0].from[0].source" in err
+    assert "c.yaml: " in err
+    assert "d.yaml: there is no document in it" in err
+    assert "a.yaml: spec" not in err
+    (tmp_path / "q.yaml").write_text(LIMITS.replace("minute", "fortnight"))
+    status, _, err = meshward("quota", "check", "q.yaml")
+    assert status == 1
+    assert err.startswith("meshward: q.yaml: descriptors[0].rate_limit.unit: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["policy", "quota"])
+def test_a_file_that_cannot_be_read_is_named_once(meshward, command):
+    status, _, err = meshward(command, "check", "missing.yaml")
+    assert status == 1
+    assert err == "meshward: cannot read missing.yaml: No such file or directory\n"
+
+
+@pytest.mark.parametrize("ttl", ["3600", "0s", "500ms", "tomorrow"])
+def test_a_time_to_live_that_makes_no_sense_is_refused_before_anything_is_asked(meshward, ttl):
+    meshward("admin", "token")
+    status, _, err = meshward("token", "create", "--spiffe-id", "spiffe://cluster.local/a", "--ttl", ttl)
+    assert status == 1
+    assert err.startswith("meshward: --ttl must be ")
+
+
+def test_without_a_token_the_sentence_says_where_one_is_looked_for(meshward):
+    status, _, err = meshward("entry", "list")
+    assert status == 1
+    assert ".meshward/admin.token" in err
