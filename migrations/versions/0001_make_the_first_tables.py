@@ -13,10 +13,25 @@ depends_on: Sequence[str] | None = None
 
 def upgrade() -> None:
     op.create_table(
+        "authz_policies",
+        sa.Column("namespace", sa.String(length=63), nullable=False),
+        sa.Column("name", sa.String(length=253), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("namespace", "name", name=op.f("pk_authz_policies")),
+    )
+    op.create_table(
+        "authz_revision",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_authz_revision")),
+    )
+    op.create_table(
         "ca_entries",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("spiffe_id", sa.String(length=2048), nullable=False),
-        sa.Column("ttl_seconds", sa.Integer(), nullable=True),
+        sa.Column("x509_svid_ttl_seconds", sa.Integer(), nullable=True),
         sa.Column("dns_names", sa.JSON(), nullable=False),
         sa.Column("hint", sa.Text(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),

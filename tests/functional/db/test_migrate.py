@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+import migrations
 from app.core.errors import PreconditionError, UnavailableError
 from app.db.engine import create_engine
 from app.db.migrate import LOCK_TIMEOUT_MS, POSTGRES_LOCK, current, newest, upgrade
@@ -34,6 +36,13 @@ async def test_an_empty_database_gets_what_the_code_expects(engine):
     assert await current(engine) == newest()
     assert await differences(engine) == []
     assert await tables(engine) == {*METADATA.tables, "alembic_version"}
+
+
+def test_no_tables_are_left_out_of_the_comparison():
+    root = Path(migrations.__file__).parent.parent
+    imported = (root / "migrations" / "tables.py").read_text()
+    for path in (root / "app").glob("*/tables.py"):
+        assert f"import app.{path.parent.name}.tables" in imported
 
 
 async def test_the_comparison_sees_a_table_that_no_migration_makes(engine):
