@@ -26,6 +26,8 @@ MAX_HTTP_BODY_BYTES = 8 * 1024 * 1024
 # Time that a server which was replaced has for its calls in flight.
 RETIRE_SECONDS = 30.0
 START_SECONDS = 10.0
+# Time that a connection has for its handshake and preface, and a request for its headers.
+HEAD_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +53,11 @@ class _Generation:
 class MeshListener:
     """One mesh port: a listening socket and the server that answers on it. Owns the socket."""
 
-    def __init__(self, listener: socket.socket, application: MeshApplication) -> None:
+    def __init__(
+        self, listener: socket.socket, application: MeshApplication, *, grace_seconds: float = RETIRE_SECONDS
+    ) -> None:
         self._listener = listener
+        self._grace_seconds = grace_seconds
         self._application = application
         self._current: _Generation | None = None
         self._retiring: set[asyncio.Task[None]] = set()
@@ -76,7 +81,7 @@ class MeshListener:
             retiring.add_done_callback(self._retiring.discard)
 
     async def stop(self) -> None:
-        """Take no new connections, end open streams, finish the calls in flight within RETIRE_SECONDS, and close."""
+        """Take no new connections, end open streams, finish the calls in flight within the grace, and close."""
         current, self._current = self._current, None
         if current is not None:
             await _retire(current)
@@ -87,7 +92,7 @@ class MeshListener:
     async def _launch(self, tls: TlsMaterial | None) -> _Generation:
         application, drained = self._application.generation()
         with tempfile.TemporaryDirectory(prefix="meshward-tls-") as directory:
-            server = Server(application, _config(self._listener.fileno(), tls, Path(directory)))
+            server = Server(application, _config(self._listener.fileno(), tls, Path(directory), self._grace_seconds))
             task = asyncio.create_task(server.serve())
             generation = _Generation(server, drained, task)
             try:
@@ -111,7 +116,7 @@ async def _retire(generation: _Generation) -> None:
         log.warning("mesh_server_stopped_late", exc_info=True)
 
 
-def _config(descriptor: int, tls: TlsMaterial | None, directory: Path) -> Config:
+def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_seconds: float) -> Config:
     """Return the server's settings; h2corn takes TLS material from files, read before it has started."""
     files: dict[str, Path | str] = {}
     if tls is not None:
@@ -136,7 +141,9 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path) -> Config
         limit_request_head_size=MAX_HEADER_LIST_BYTES,
         limit_request_fields=MAX_HEADER_FIELDS,
         max_request_body_size=MAX_HTTP_BODY_BYTES,
-        timeout_graceful_shutdown=RETIRE_SECONDS,
+        timeout_handshake=HEAD_SECONDS,
+        timeout_request_header=HEAD_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
         date_header=False,
         **files,  # type: ignore[arg-type]  # the four TLS settings, by name
     )

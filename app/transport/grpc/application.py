@@ -22,7 +22,7 @@ from app.transport.grpc.metadata import parse_timeout
 from app.transport.grpc.peer import Peer, read_peer
 from app.transport.grpc.routes import Kind, Rpc, route_table
 from app.transport.grpc.status import Code, RpcError, code_of
-from app.transport.grpc.streams import Exchange, Send
+from app.transport.grpc.streams import H2CORN, Exchange, Send, ServerTraits
 from app.transport.grpc.supervision import Receive, guard, resume, within
 
 # How long a call that is not a stream may take when its client sets no deadline, or a longer one.
@@ -54,8 +54,8 @@ class GrpcApplication:
     """Serves the rows of `rpcs`, and nothing else.
 
     A call is answered only after the table's authentication and rate limit have admitted it. Every error becomes a
-    status; an exception that is not a MeshwardError is logged and becomes INTERNAL without its text. `trailers_only` is
-    for servers that end the stream with the headers when an empty body follows them; others get headers and trailers.
+    status; an exception that is not a MeshwardError is logged and becomes INTERNAL without its text. `server` says what
+    the ASGI server that calls it does.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class GrpcApplication:
         limiter: RateLimiter,
         metrics: Metrics,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        trailers_only: bool = True,
+        server: ServerTraits = H2CORN,
     ) -> None:
         self.table = route_table(rpcs)
         self._authenticator = authenticator
         self._limiter = limiter
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
-        self._trailers_only = trailers_only
+        self._server = server
         runs: dict[Kind, Run] = {
             Kind.UNARY: self._unary,
             Kind.SERVER_STREAM: self._server_stream,
@@ -99,7 +99,7 @@ class GrpcApplication:
         path, raw_headers = scope["path"], scope["headers"]
         peer = read_peer(scope)
         context = CallContext(path, peer.address, None, raw_headers)
-        exchange = Exchange(receive, send, context, drained, self._trailers_only)
+        exchange = Exchange(receive, send, context, drained, self._server)
         served = self._served.get(path)
         if served is None:
             await self._refuse_unknown(context, exchange)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 from google.protobuf.message import DecodeError, Message
@@ -22,6 +23,23 @@ OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _REQUEST = "http.request"
 _END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTraits:
+    """How an ASGI server behaves where the specification leaves it open.
+
+    `trailers_only`: headers that an empty body follows end the stream with them. `answers_early`: a call can be ended
+    before its request has ended. `cancels`: the task of a call whose client went away is cancelled.
+    """
+
+    trailers_only: bool
+    answers_early: bool
+    cancels: bool
+
+
+H2CORN = ServerTraits(trailers_only=True, answers_early=True, cancels=True)
+PLAIN_ASGI = ServerTraits(trailers_only=False, answers_early=False, cancels=False)
 
 
 def decode(message_type: type[Message], payload: bytes) -> Message:
@@ -82,6 +100,24 @@ class RequestStream(AsyncIterator[Message]):
         return await self._receive()
 
 
+class _Body:
+    """The events of a request, for a server that cannot be answered before the request has ended."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Any:
+        event = await self._receive()
+        self._ended = event["type"] != _REQUEST or not event.get("more_body")
+        return event
+
+    async def discard(self) -> None:
+        """Read the request to its end, unseen."""
+        while not self._ended:
+            await self()
+
+
 class Exchange:
     """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back."""
 
@@ -91,8 +127,8 @@ class Exchange:
         "_read",
         "_receive",
         "_send",
+        "_server",
         "_started",
-        "_trailers_only",
         "_until_read",
         "encoding",
     )
@@ -103,14 +139,14 @@ class Exchange:
         send: Send,
         context: CallContext,
         drained: "asyncio.Future[None]",
-        trailers_only: bool,  # noqa: FBT001 - the hot path passes by position
+        server: ServerTraits,
     ) -> None:
         self.encoding = IDENTITY
-        self._receive = receive
+        self._receive = receive if server.answers_early else _Body(receive)
         self._send = send
         self._context = context
         self._drained = drained
-        self._trailers_only = trailers_only
+        self._server = server
         self._started = False
         self._read = False
         self._until_read: asyncio.Event | None = None
@@ -178,9 +214,9 @@ class Exchange:
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (gRPC over HTTP/2, "Responses")."""
         trailers = [*error_trailers(code, error), *encode_metadata(self._context.trailing_metadata)]
-        if not self._trailers_only and not self._read:
-            await self._discard()
-        if self._trailers_only and not self._started:
+        if isinstance(self._receive, _Body):
+            await self._receive.discard()
+        if self._server.trailers_only and not self._started:
             headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send(_END_OF_BODY)
@@ -189,14 +225,13 @@ class Exchange:
         await self._send(_END_OF_BODY)
         await self._send({"type": "http.response.trailers", "headers": trailers})
 
-    async def _discard(self) -> None:
-        """Read the request to its end, unseen, for a server that cannot answer before that."""
-        event: Any = {"type": _REQUEST, "more_body": True}
-        while event["type"] == _REQUEST and event.get("more_body"):
-            event = await self._receive()
-
     async def until_gone(self) -> RpcError:
-        """Wait, once the request has been read, until the client goes away; return the error that ends the call."""
+        """Wait, once the request has been read, until the client goes away; return the error that ends the call.
+
+        Waits for ever on a server that cancels the call's task by itself.
+        """
+        if self._server.cancels:
+            await asyncio.get_running_loop().create_future()
         if not self._read:
             self._until_read = asyncio.Event()
             await self._until_read.wait()

@@ -19,6 +19,7 @@ from app.transport.grpc.health import Health
 from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.reflection import Reflection
 from app.transport.grpc.routes import UNLIMITED, Authentication
+from app.transport.grpc.streams import H2CORN, PLAIN_ASGI
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
@@ -37,7 +38,7 @@ async def check_token(secret: str) -> Caller:
 class Mesh:
     """What a test needs to know of the served application."""
 
-    def __init__(self, *, trailers_only: bool) -> None:
+    def __init__(self, server) -> None:
         self.clock = ManualClock()
         self.metrics = Metrics()
         self.echo = EchoService()
@@ -58,7 +59,7 @@ class Mesh:
             limiter=RateLimiter(self.clock.monotonic),
             metrics=self.metrics,
             max_message_bytes=64 * 1024,
-            trailers_only=trailers_only,
+            server=server,
         )
         self.application = MeshApplication(self.grpc, self.echo.mounts(), authenticator)
         self.port = 0
@@ -66,7 +67,7 @@ class Mesh:
 
 @contextlib.asynccontextmanager
 async def on_h2corn(mesh: Mesh):
-    listener = MeshListener(listen("127.0.0.1:0"), mesh.application)
+    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=3)
     await listener.start()
     mesh.port = listener.port
     try:
@@ -95,13 +96,13 @@ async def on_hypercorn(mesh: Mesh):
 @pytest.fixture(params=["h2corn", "hypercorn"])
 async def mesh(request):
     on_server = on_h2corn if request.param == "h2corn" else on_hypercorn
-    async with on_server(Mesh(trailers_only=request.param == "h2corn")) as served:
+    async with on_server(Mesh(H2CORN if request.param == "h2corn" else PLAIN_ASGI)) as served:
         yield served
 
 
 @pytest.fixture
 async def h2corn_mesh():
-    async with on_h2corn(Mesh(trailers_only=True)) as served:
+    async with on_h2corn(Mesh(H2CORN)) as served:
         yield served
 
 
