@@ -6,6 +6,7 @@ from ipaddress import IPv6Address, ip_address
 
 from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
+from app.authz.rules.values import MAX_PORT
 from app.core.errors import InvalidInputError
 from app.core.spiffe import SpiffeId
 
@@ -50,6 +51,12 @@ def read_address(text: str) -> IpAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def read_port(text: str) -> int | None:
+    """Return the port, None if the text is none."""
+    digits = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT))
+    return int(text) if digits and 1 <= int(text) <= MAX_PORT else None
 
 
 def read_method(text: str) -> str:

@@ -1,0 +1,167 @@
+"""Envoy's external authorization over HTTP: the path of a check is a prefix and the path of the request.
+
+What Envoy sends of itself is little: method, path, host and the headers that `allowed_headers` names; a rule on any
+other header sees it as absent. The rest comes from headers that the proxy's configuration has to set in
+`authorization_request.headers_to_add`, where they replace those of a client:
+
+| header | value | what it is |
+|---|---|---|
+| `x-meshward-namespace` | the namespace | the destination, where the proxy has no SVID |
+| `x-meshward-labels` | `app=shop,version=v1` | the destination's labels |
+| `x-meshward-destination-ip` | `%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%` | the destination's address |
+| `x-meshward-destination-port` | `%DOWNSTREAM_LOCAL_PORT%` | the destination's port |
+| `x-meshward-sni` | `%REQUESTED_SERVER_NAME%` | the server name that the client asked for |
+| `x-meshward-source-ip` | `%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%` | the peer's address, see below |
+
+The destination is the caller itself if it proved an SVID. The peer is believed only if `trust_forwarded_client_cert`
+is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise (SANITIZE_SET) and allow, and its
+address from `x-meshward-source-ip`. Otherwise it is not told, and rules that ask for it never grant and always deny.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from app.authz.model import ANONYMOUS, CheckInput, Identity, Workload
+from app.authz.rules.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
+from app.authz.rules.forwarded import peer_uri
+from app.authz.rules.paths import read_path
+from app.authz.rules.request import (
+    read_address,
+    read_authority,
+    read_identity,
+    read_labels,
+    read_method,
+    read_port,
+    read_workload,
+)
+from app.authz.service import PolicyService
+from app.core.caller import ANONYMOUS as NO_CALLER
+from app.core.caller import Caller
+from app.core.decision import Decision
+from app.core.errors import InvalidInputError
+from app.transport.mesh import CALLER_KEY
+
+PREFIX = "/ext_authz"
+# A body that Envoy sends along is read, so that the stream ends well, and thrown away; not more of it than this.
+MAX_BODY_BYTES = 1024 * 1024
+BODY_TIMEOUT_SECONDS = 5.0
+
+_ALLOWED = 200
+_FORBIDDEN = 403
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class HttpAuthorization:
+    """The ASGI application that is mounted under `prefix`: 200 lets a request pass, 403 does not, nothing else comes.
+
+    `tell_client`: the client of a check is told which rule decided, in `x-meshward-decision` and the body of a denial.
+    """
+
+    def __init__(
+        self,
+        service: PolicyService,
+        *,
+        tell_client: bool = False,
+        trust_forwarded_client_cert: bool = False,
+        prefix: str = PREFIX,
+    ) -> None:
+        self._service = service
+        self._tell_client = tell_client
+        self._trust_peer = trust_forwarded_client_cert
+        self._prefix = prefix.encode()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one check (ASGI 3, http). Whatever goes wrong is a denial: `failure_mode_allow` admits on an error."""
+        decision = self._decide(scope)
+        await _drain(receive)
+        method = scope["method"]
+        headers = [(b"content-type", CONTENT_TYPE.encode())]
+        if self._tell_client:
+            headers.append((DECISION_HEADER.encode(), decision_header(decision).encode()))
+        body = b""
+        if not decision.allowed and method != "HEAD":
+            path = scope["path"].removeprefix(self._prefix.decode())
+            body = denial_body(decision, method, path, tell=self._tell_client).encode()
+        status = _ALLOWED if decision.allowed else _FORBIDDEN
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _decide(self, scope: Mapping[str, Any]) -> Decision:
+        try:
+            return self._service.check(self._read(scope))
+        except InvalidInputError as error:
+            return self._service.malformed(error.message)
+        except Exception:  # noqa: BLE001 - as the docstring of __call__ says
+            return self._service.failed()
+
+    def _read(self, scope: Mapping[str, Any]) -> CheckInput:
+        headers = _headers(scope)
+        raw: bytes = scope["raw_path"]
+        if not raw.startswith(self._prefix + b"/"):
+            raise InvalidInputError("the path of the check does not begin with the prefix as it is")
+        reading = read_path(raw[len(self._prefix) :].decode("ascii", "surrogateescape"))
+        if reading.problem:
+            raise InvalidInputError(reading.problem)
+        source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
+        return CheckInput(
+            workload=_workload(scope, headers),
+            source=self._source(headers),
+            method=read_method(scope["method"]),
+            path=reading.path,
+            other_paths=reading.others,
+            host=read_authority(_single(headers, "host") or ""),
+            headers=headers,
+            source_ip=source_ip,
+            remote_ip=source_ip,
+            destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
+            destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
+            sni=_single(headers, "x-meshward-sni") or None,
+        )
+
+    def _source(self, headers: Mapping[str, tuple[str, ...]]) -> Identity | None:
+        if not self._trust_peer:
+            return None
+        forwarded = _single(headers, "x-forwarded-client-cert")
+        return ANONYMOUS if forwarded is None else read_identity(peer_uri(forwarded))
+
+
+def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("utf-8", "surrogateescape"))
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _single(headers: Mapping[str, tuple[str, ...]], name: str) -> str | None:
+    """Return the header's only value. Raises InvalidInputError if it is repeated: one of them is not the proxy's."""
+    values = headers.get(name)
+    if values is None:
+        return None
+    if len(values) > 1:
+        raise InvalidInputError(f"the header {name} is there {len(values)} times")
+    return values[0]
+
+
+def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]]) -> Workload | None:
+    caller: Caller = scope.get("state", {}).get(CALLER_KEY, NO_CALLER)
+    verified = caller.spiffe_id.namespace if caller.spiffe_id else None
+    labels = _single(headers, "x-meshward-labels")
+    return read_workload(
+        verified, _single(headers, "x-meshward-namespace"), None if labels is None else read_labels(labels)
+    )
+
+
+async def _drain(receive: Receive) -> None:
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            while size <= MAX_BODY_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return  # the answer does not depend on the body

@@ -1,0 +1,177 @@
+"""HTTP checks: what is read of the request, and 200 or 403, nothing else."""
+
+import pytest
+
+from app.authz import asgi
+from app.authz.asgi import HttpAuthorization
+from app.core.caller import Caller, Credential
+from app.core.spiffe import SpiffeId
+from tests.fakes.authz import policy
+from tests.fakes.checks import API, FRONT, policy_service
+
+DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
+FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
+SIDECAR = Caller(Credential.SVID, SpiffeId.parse(API))
+
+
+async def ask(
+    text="",
+    path="/",
+    *,
+    method="GET",
+    caller=SIDECAR,
+    headers=(),
+    host=b"shop.example.org",
+    scope=None,
+    body=(b"",),
+    **options,
+):
+    application = HttpAuthorization(await policy_service(text), **options)
+    raw = f"/ext_authz{path}".encode()
+    full = {
+        "type": "http",
+        "method": method,
+        "path": raw.decode(),
+        "raw_path": raw,
+        "query_string": b"token=secret",
+        "headers": [(b"host", host), *headers],
+        "state": {"meshward.caller": caller} if caller else {},
+        **(scope or {}),
+    }
+    chunks = list(body)
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    async def send(message):
+        sent.append(message)
+
+    await application(full, receive, send)
+    start, end = sent
+    return start["status"], dict(start["headers"]), end["body"].decode(), chunks
+
+
+async def status(*args, **kwargs) -> int:
+    return (await ask(*args, **kwargs))[0]
+
+
+async def test_the_path_after_the_prefix_is_judged_without_its_query():
+    assert await status(DENY_ADMIN, "/hello") == 200
+    assert await status(DENY_ADMIN, "/admin") == 403
+    assert await status(DENY_ADMIN, "/a/%2e%2e/admin") == 403
+
+
+async def test_a_denial_says_what_was_denied_and_the_rule_only_where_that_is_chosen():
+    _, headers, body, _ = await ask(DENY_ADMIN, "/admin")
+    assert body.startswith("GET /admin was denied")
+    assert "no-admin" not in body + str(headers)
+    assert "secret" not in body
+    _, headers, body, _ = await ask(DENY_ADMIN, "/admin", tell_client=True)
+    assert headers[b"x-meshward-decision"] == b"deny; policy=shop/no-admin; rule=rules[0]"
+    assert "no-admin" in body
+
+
+async def test_the_answer_to_a_head_has_no_body():
+    assert (await ask(DENY_ADMIN, "/admin", method="HEAD"))[2] == ""
+
+
+async def test_without_an_svid_the_destination_comes_from_headers_that_the_proxy_sets():
+    named = [(b"x-meshward-namespace", b"shop")]
+    assert await status(DENY_ADMIN, "/admin", caller=None, headers=named) == 403
+    assert await status(DENY_ADMIN, "/hello", caller=None, headers=named) == 200
+    assert await status(DENY_ADMIN, "/hello", caller=None) == 403
+    assert await status(DENY_ADMIN, "/hello", headers=[(b"x-meshward-namespace", b"other")]) == 403
+    assert await status(DENY_ADMIN, "/hello", caller=None, headers=[*named, *named]) == 403
+
+
+async def test_labels_come_from_a_header_that_the_proxy_sets():
+    text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}")
+    assert await status(text, headers=[(b"x-meshward-labels", b"app=shop,v=1")]) == 403
+    assert await status(text, headers=[(b"x-meshward-labels", b"app=other")]) == 200
+    assert await status(text) == 403
+    assert (
+        await status(text, headers=[(b"x-meshward-labels", b"app=other"), (b"x-meshward-labels", b"app=shop")]) == 403
+    )
+
+
+async def test_the_peer_is_believed_only_where_that_is_chosen():
+    forwarded = [(b"x-forwarded-client-cert", b"Hash=ab;URI=" + FRONT.encode())]
+    assert await status(FROM_FRONT, headers=forwarded) == 403
+    assert await status(FROM_FRONT, headers=forwarded, trust_forwarded_client_cert=True) == 200
+    assert await status(FROM_FRONT, trust_forwarded_client_cert=True) == 403
+
+
+async def test_a_rule_that_denies_by_a_peer_that_is_not_told_denies():
+    text = policy("{action: DENY, rules: [{from: [{source: {namespaces: [evil]}}]}]}")
+    assert await status(text) == 403
+    assert await status(text, trust_forwarded_client_cert=True) == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (f"URI={FRONT}", 200),
+        (f'By=spiffe://x/y;Hash=ab;Subject="CN=\\"a,b;c\\",O=x";uri="{FRONT}"', 200),
+        (f"URI=spiffe://cluster.local/ns/a/sa/b,Hash=1;URI={FRONT}", 200),
+        (f"URI={FRONT},URI=spiffe://cluster.local/ns/a/sa/b", 403),
+        (f"URI={FRONT};URI={FRONT}", 403),
+        ("Hash=ab", 403),
+        ("", 403),
+        (f'Subject="URI={FRONT}', 403),
+        (f'Subject="x;URI={FRONT}"', 403),
+        (f"URI={FRONT}\x00", 403),
+        ("URI=" + "x" * 20_000, 403),
+    ],
+)
+async def test_the_peer_is_the_last_element_with_exactly_one_uri(value, expected):
+    headers = [(b"x-forwarded-client-cert", value.encode())]
+    assert await status(FROM_FRONT, headers=headers, trust_forwarded_client_cert=True) == expected
+
+
+async def test_the_peer_header_twice_is_denied():
+    headers = [(b"x-forwarded-client-cert", f"URI={FRONT}".encode())] * 2
+    assert await status(FROM_FRONT, headers=headers, trust_forwarded_client_cert=True) == 403
+
+
+async def test_addresses_and_ports_come_from_headers_that_the_proxy_sets():
+    text = policy(
+        "{rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}], to: [{operation: {ports: ['8080']}}],"
+        " when: [{key: destination.ip, values: [10.9.9.9]}, {key: connection.sni, values: [a]}]}]}"
+    )
+    headers = [
+        (b"x-meshward-source-ip", b"10.1.1.1"),
+        (b"x-meshward-destination-ip", b"10.9.9.9"),
+        (b"x-meshward-destination-port", b"8080"),
+        (b"x-meshward-sni", b"a"),
+    ]
+    assert await status(text, headers=headers, trust_forwarded_client_cert=True) == 200
+    assert await status(text, headers=headers) == 403
+    assert await status(text, headers=headers[:-1], trust_forwarded_client_cert=True) == 403
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"raw_path": b"/ext_authz"},
+        {"raw_path": b"/ext_authz%2fadmin"},
+        {"raw_path": b"/other/ext_authz/admin"},
+        {"raw_path": b"/ext_authz/\xff"},
+        {"raw_path": b"/ext_authz/%00"},
+        {"raw_path": None},
+        {"method": "get"},
+        {"headers": [(b"host", b"a"), (b"host", b"b")]},
+        {"headers": [(b"host", b"a/b")]},
+        {"headers": None},
+    ],
+)
+async def test_what_cannot_be_read_is_403_even_without_policies(scope):
+    assert await status("", "/", scope=scope) == 403
+
+
+async def test_a_body_is_read_within_bounds_and_thrown_away(monkeypatch):
+    monkeypatch.setattr(asgi, "MAX_BODY_BYTES", 10)
+    assert (await ask(body=(b"abc", b"abc", b"")))[3] == []
+    code, _, _, left = await ask(body=[b"x" * 8] * 9)
+    assert code == 200
+    assert len(left) == 7
