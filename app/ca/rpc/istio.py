@@ -45,7 +45,8 @@ class IstioCertificates:
 
 def _is_private(context: CallContext) -> bool:
     """Whether nobody on the way can read the token of this call."""
-    return context.tls or context.peer == "unix" or is_local(context.peer.rpartition(":")[0].strip("[]"))
+    host = context.peer.rpartition(":")[0] or context.peer
+    return context.tls or is_local(host.strip("[]"))
 
 
 def _internal(error: MeshwardError) -> RpcError:

@@ -45,6 +45,10 @@ class CaService:
         """Find or make the authorities. Raises as `Authorities.start` does."""
         await self.authorities.start()
 
+    async def check_ready(self) -> None:
+        """Return if an SVID can be issued now; it is tried. Raises a MeshwardError with the reason otherwise."""
+        self.issuance.check()
+
     async def maintain(self) -> None:
         """Make one pass over what is due: authorities, other replicas' requests, records to forget."""
         await self.authorities.maintain()

@@ -28,6 +28,7 @@ from app.telemetry.metrics import Metrics
 
 # For a caller that asks for no lifetime of its own.
 NO_TTL = 0
+CHECK_TTL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,14 @@ class Issuance:
             )
             ttl_seconds = int(ttl.total_seconds()) if ttl else NO_TTL
             return _with_key(await self._issue(subject, ttl_seconds, Surface.SERVING), key)
+
+    def check(self) -> None:
+        """Sign an SVID and throw it away. Raises as `issue` does if nothing can be issued now."""
+        active = self._authorities.active()
+        signer = active.signer
+        not_before, not_after = validity(self._clock.now(), CHECK_TTL, signer.not_before, signer.not_after)
+        spiffe_id = SpiffeId(self._config.trust_domain, SERVER_PATH)
+        self._sign(LeafProfile(spiffe_id, active.key.public_key(), new_serial(), not_before, not_after), active)
 
     def authenticate(self, chain: Sequence[str]) -> SpiffeId:
         """Return the id that a chain (PEM, leaf first) proves. Raises UnauthenticatedError with the reason."""

@@ -1,9 +1,11 @@
-"""The secrets that the control plane itself serves over SDS: an SVID with a key made here for each stream."""
+"""The secrets that the control plane serves over SDS and on its own listeners: SVIDs with keys made here."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 
 import structlog
 
@@ -21,6 +23,7 @@ RENEWAL_RETRY = timedelta(seconds=5)
 MAX_WAIT_SECONDS = 60.0
 
 Sleep = Callable[[float], Awaitable[None]]
+Issue = Callable[[], Awaitable[WorkloadSvid]]
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +33,7 @@ def _any_jitter() -> float:
 
 
 class IssuedSecrets:
-    """A SecretSource over the CA."""
+    """A SecretSource over the CA, for callers and for the control plane's own listeners."""
 
     def __init__(
         self,
@@ -45,22 +48,45 @@ class IssuedSecrets:
 
     def open(self, caller: Caller) -> "IssuedSecretSession":
         """Return the session of a stream that `caller` opened. Nothing is issued until it asks."""
-        return IssuedSecretSession(caller, self._issuance, self._authorities, self._clock, self._sleep, self._jitter)
+        return self._session(_Stream(self._issuance, caller).issue)
+
+    def serving(
+        self,
+        dns_names: Sequence[str],
+        ip_addresses: Sequence[IPv4Address | IPv6Address],
+        ttl: timedelta | None = None,
+    ) -> "IssuedSecretSession":
+        """Return the session of the control plane's own listeners, whose SVID carries these names and addresses."""
+        return self._session(partial(self._issuance.issue_serving, dns_names, ip_addresses, ttl))
+
+    def _session(self, issue: Issue) -> "IssuedSecretSession":
+        return IssuedSecretSession(issue, self._authorities, self._clock, self._sleep, self._jitter)
+
+
+class _Stream:
+    """Issues to the caller of one stream, which from its first SVID on is known by that: a join token is used up."""
+
+    def __init__(self, issuance: Issuance, caller: Caller) -> None:
+        self._issuance, self._caller = issuance, caller
+
+    async def issue(self) -> WorkloadSvid:
+        svid = await self._issuance.issue_with_new_key(self._caller, Surface.SDS)
+        self._caller = Caller(Credential.SVID, svid.spiffe_id)
+        return svid
 
 
 class IssuedSecretSession:
-    """The SecretSession of one stream. It is used by one task at a time."""
+    """A SecretSession whose SVID `issue` makes. It is used by one task at a time."""
 
     def __init__(
         self,
-        caller: Caller,
-        issuance: Issuance,
+        issue: Issue,
         authorities: Authorities,
         clock: Clock,
         sleep: Sleep,
         jitter: Callable[[], float],
     ) -> None:
-        self._caller, self._issuance, self._authorities = caller, issuance, authorities
+        self._issue, self._authorities = issue, authorities
         self._clock, self._sleep, self._jitter = clock, sleep, jitter
         self._svid: WorkloadSvid | None = None
         self._renew_at: datetime | None = None
@@ -78,15 +104,13 @@ class IssuedSecretSession:
         if self._svid is not None and self._renew_at is not None and now < self._renew_at:
             return self._svid
         try:
-            self._svid = await self._issuance.issue_with_new_key(self._caller, Surface.SDS)
+            self._svid = await self._issue()
         except (UnavailableError, PreconditionError, InternalError) as error:
             if self._svid is None or now >= self._svid.not_after:
                 raise
             log.warning("sds_renewal_failed", spiffe_id=str(self._svid.spiffe_id), reason=error.message)
             self._renew_at = self._wake_at = now + RENEWAL_RETRY
             return self._svid
-        # The token is used up; the stream has proven who it is and goes on as that.
-        self._caller = Caller(Credential.SVID, self._svid.spiffe_id)
         self._renew_at = self._wake_at = renewal_time(now, self._svid.not_after, self._jitter())
         return self._svid
 

@@ -1,12 +1,15 @@
 """The loop that keeps the CA going, and what it forgets."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
-from app.ca.model import Surface
+from app.ca.model import KeyAlgorithm, Surface
+from app.ca.rules.profile import new_authority_key
 from app.core.caller import Caller, Credential
+from app.core.errors import InternalError, PreconditionError
 from app.core.spiffe import SpiffeId
 from tests.assets.csrs import csr
 
@@ -66,3 +69,23 @@ async def test_tokens_are_kept_a_week_after_their_end_and_then_forgotten(ca, clo
     clock.advance(DAY)
     await ca.maintain()
     assert await ca.join_tokens.page(None, 10) == []
+
+
+async def test_a_ca_is_ready_as_long_as_it_can_sign(ca, clock):
+    await ca.check_ready()
+    assert await ca.records.page(None, 10) == []
+    clock.advance(366 * DAY)
+    with pytest.raises(PreconditionError, match="signing certificate expired"):
+        await ca.check_ready()
+    await ca.maintain()
+    await ca.check_ready()
+
+
+async def test_a_ca_whose_signature_is_no_longer_good_is_not_ready(ca):
+    active = ca.authorities.active()
+    ca.authorities._active = replace(active, key=new_authority_key(KeyAlgorithm.P256))
+    with pytest.raises(InternalError, match="held back"):
+        await ca.check_ready()
+    with pytest.raises(InternalError, match="held back"):
+        await ca.issuance.issue(Caller(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
+    assert await ca.records.page(None, 10) == []
