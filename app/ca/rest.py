@@ -215,11 +215,10 @@ class CaRest:
         """Remove an entry."""
         await self._ca.entries.delete(_known_id(entry_id, "entry"), expected_version(if_match))
 
-    async def create_join_token(self, body: JoinTokenInput, response: Response) -> NewJoinTokenView:
+    async def create_join_token(self, body: JoinTokenInput) -> NewJoinTokenView:
         """Make a join token, which proves one identity once. Its secret is in this answer and nowhere else."""
         ttl = timedelta(seconds=body.ttl_seconds)
         created = await self._ca.join_tokens.create(_parse_id(body.spiffe_id), ttl)
-        response.headers["Cache-Control"] = "no-store"
         return NewJoinTokenView(**_token_view(created.token).model_dump(), token=created.secret)
 
     async def list_join_tokens(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> Page[JoinTokenView]:

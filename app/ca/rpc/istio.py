@@ -1,5 +1,7 @@
 """The certificate service that Istio's agents call: `istio.v1.auth.IstioCertificateService`."""
 
+import structlog
+
 from app.ca.model import Surface
 from app.ca.rules.bundle import bundle_pem
 from app.ca.service.issuance import Issuance
@@ -14,6 +16,8 @@ IMPERSONATION_KEY = "ImpersonatedIdentity"
 
 # What a caller that is not let in is told, whatever the reason: the contract keeps it opaque.
 REFUSAL = "authentication failed"
+
+log = structlog.get_logger(__name__)
 
 
 class IstioCertificates:
@@ -30,17 +34,25 @@ class IstioCertificates:
         Raises UnauthenticatedError, without the reason, for a caller that may not have a certificate (another's
         included), InvalidInputError for the CSR or the lifetime, and INTERNAL for whatever keeps the CA from signing.
         """
-        if not _is_private(context) or IMPERSONATION_KEY in request.metadata.fields:
-            raise UnauthenticatedError(REFUSAL)
         try:
+            _check_call(request, context)
             issued = await self._issuance.issue(
                 context.caller, request.csr, request.validity_duration, Surface.ISTIO_CA
             )
         except UnauthenticatedError as error:
+            # The caller is not told why, so the operator is.
+            log.warning("certificate_refused", peer=context.peer, request_id=context.request_id, reason=error.message)
             raise UnauthenticatedError(REFUSAL) from error
         except (UnavailableError, PreconditionError) as error:
             raise _internal(error) from error
         return IstioCertificateResponse(cert_chain=[*issued.chain, bundle_pem(issued.bundle)])
+
+
+def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
+    if not _is_private(context):
+        raise UnauthenticatedError("asked over plaintext from another machine")
+    if IMPERSONATION_KEY in request.metadata.fields:
+        raise UnauthenticatedError("asked in the name of another workload")
 
 
 def _is_private(context: CallContext) -> bool:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,16 +16,18 @@ from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface, WorkloadSvi
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import SERVER_PATH, check_workload_id
-from app.ca.rules.parsing import MALFORMED
-from app.ca.rules.profile import LeafProfile, leaf_builder, pem, signing_hash
+from app.ca.rules.profile import LeafProfile, pem
 from app.ca.rules.rotation import granted_ttl, validity
+from app.ca.rules.signing import sign_leaf
 from app.ca.rules.validation import parse_certificate, parse_chain, verify_svid
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
 from app.core.caller import Caller, Credential
 from app.core.clock import Clock
-from app.core.errors import InternalError, InvalidInputError, MeshwardError, UnauthenticatedError, UnavailableError
+from app.core.errors import InvalidInputError, MeshwardError, UnauthenticatedError, UnavailableError
 from app.core.spiffe import SpiffeId
 from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
 
 # For a caller that asks for no lifetime of its own.
 NO_TTL = 0
@@ -129,19 +132,19 @@ class Issuance:
                 raise UnauthenticatedError("the join token was used already or has expired: make a new one")
             profile = await self._profile(repository, subject, ttl_seconds, active)
             leaf = self._sign(profile, active)
-            await repository.add_svid(
-                IssuedSvid(
-                    serial=f"{profile.serial:032x}",
-                    spiffe_id=subject.spiffe_id,
-                    signer_id=active.signer.id,
-                    fingerprint=sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest(),
-                    not_before=profile.not_before,
-                    not_after=profile.not_after,
-                    issued_at=now,
-                    surface=surface,
-                    token_id=subject.token_id,
-                )
+            record = IssuedSvid(
+                serial=f"{profile.serial:032x}",
+                spiffe_id=subject.spiffe_id,
+                signer_id=active.signer.id,
+                fingerprint=sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest(),
+                not_before=profile.not_before,
+                not_after=profile.not_after,
+                issued_at=now,
+                surface=surface,
+                token_id=subject.token_id,
             )
+            await repository.add_svid(record)
+        log.debug("svid_issued", spiffe_id=str(record.spiffe_id), serial=record.serial, surface=surface.value)
         chain = (pem(leaf), active.signer.certificate)
         bundle = self._authorities.bundle()
         return IssuedChain(subject.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
@@ -167,20 +170,7 @@ class Issuance:
         )
 
     def _sign(self, profile: LeafProfile, active: ActiveSigner) -> x509.Certificate:
-        """Sign, then read back what was signed and check it as any peer would."""
-        try:
-            signed = leaf_builder(profile, active.certificate).sign(active.key, signing_hash(active.key))
-            leaf = x509.load_der_x509_certificate(signed.public_bytes(serialization.Encoding.DER))
-            verified = verify_svid(
-                (leaf, active.certificate), (active.root,), self._config.trust_domain, self._clock.now()
-            )
-        except InvalidInputError as error:
-            raise InternalError(f"the SVID that was signed is not valid and is held back: {error.message}") from error
-        except MALFORMED as error:
-            raise InternalError("the SVID could not be signed") from error
-        if verified.spiffe_id != profile.spiffe_id:
-            raise InternalError("the SVID that was signed is another identity's and is held back")
-        return leaf
+        return sign_leaf(profile, active.certificate, active.key, active.root, self._clock.now())
 
     @contextmanager
     def _counted(self, surface: Surface) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What an SVID looks like, who gets one, and what is left behind when nobody does."""
 
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 
@@ -10,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import EntrySpec, Surface
+from app.ca.rules.profile import leaf_builder
 from app.core.caller import ANONYMOUS, LOOPBACK, Caller, Credential
-from app.core.errors import InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
+from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.core.spiffe import SpiffeId
 from tests.assets.csrs import csr, csr_for
 
@@ -218,6 +220,17 @@ async def test_the_control_planes_own_certificate_carries_its_names_and_addresse
     assert names.get_values_for_type(x509.DNSName) == ["localhost", "istiod.istio-system.svc"]
     assert names.get_values_for_type(x509.IPAddress) == [ip_address("127.0.0.1")]
     assert str(svid.spiffe_id) == "spiffe://example.org/meshward/server"
+
+
+async def test_a_certificate_that_came_out_as_anothers_is_held_back(ca, monkeypatch):
+    def build_anothers(profile, issuer):
+        other = SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")
+        return leaf_builder(replace(profile, spiffe_id=other), issuer)
+
+    monkeypatch.setattr("app.ca.rules.signing.leaf_builder", build_anothers)
+    with pytest.raises(InternalError, match="held back"):
+        await issue(ca)
+    assert await ca.records.page(None, 10) == []
 
 
 async def test_a_clock_before_the_signing_certificate_stops_issuing(ca, clock):

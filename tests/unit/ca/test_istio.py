@@ -2,6 +2,7 @@
 
 import pytest
 from cryptography import x509
+from structlog.testing import capture_logs
 
 from app.ca.rpc.istio import IstioCertificates
 from app.core.caller import ANONYMOUS, Caller, Credential
@@ -58,9 +59,11 @@ async def test_what_the_caller_can_mend_is_invalid_argument(rpc, request_):
     ],
 )
 async def test_who_is_not_let_in_is_not_told_why(rpc, caller):
-    with pytest.raises(UnauthenticatedError) as refusal:
+    with capture_logs() as logs, pytest.raises(UnauthenticatedError) as refusal:
         await rpc(IstioCertificateRequest(csr=csr()), context(caller))
     assert refusal.value.message == "authentication failed"
+    (entry,) = (entry for entry in logs if entry["event"] == "certificate_refused")
+    assert len(entry["reason"]) > len(refusal.value.message)
 
 
 @pytest.mark.parametrize("identity", ["spiffe://example.org/ns/shop/sa/other", str(CART), ""])

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from app.core.caller import Caller, Credential
-from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
 from app.core.spiffe import SpiffeId
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -60,6 +60,14 @@ async def test_a_secret_that_is_none_of_ours_proves_nothing(ca, secret):
     await ca.join_tokens.create(CART)
     with pytest.raises(UnauthenticatedError):
         await ca.join_tokens.check(secret)
+
+
+async def test_what_is_too_long_for_a_secret_is_not_even_looked_up(ca, transactions):
+    transactions.away = True
+    with pytest.raises(UnauthenticatedError):
+        await ca.join_tokens.check("a" * 257)
+    with pytest.raises(UnavailableError):
+        await ca.join_tokens.check("a" * 256)
 
 
 async def test_one_message_for_every_reason(ca, clock):

@@ -228,6 +228,13 @@ def test_a_root_of_the_same_name_and_another_key_vouches_for_nothing():
         verify([leaf(), authority()], [impostor])
 
 
+def test_a_root_that_allows_no_authority_beneath_it_vouches_for_leaves_alone():
+    narrow = authority(subject=ROOT_NAME, key=ROOT_KEY)
+    assert verify([leaf(signing_key=ROOT_KEY, issuer=ROOT_NAME)], [narrow])
+    with pytest.raises(InvalidInputError, match="allows 0"):
+        verify([leaf(), authority()], [narrow])
+
+
 def test_an_empty_bundle_vouches_for_nothing():
     with pytest.raises(InvalidInputError, match="trust bundle"):
         verify([leaf(), authority()], [])
