@@ -82,7 +82,7 @@ def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
         inbound.name,
         cluster=f"{inbound.name}-workload",
         filters=(
-            authorization(inbound.check, CONTROL_PLANE_CLUSTER),
+            authorization(inbound.check, CONTROL_PLANE_CLUSTER, sidecar.labels),
             quota(sidecar.quota_domain, CONTROL_PLANE_CLUSTER),
         ),
         client_certificate=True,
@@ -129,7 +129,7 @@ def _control_plane_cluster(sidecar: Sidecar) -> Document:
         CONTROL_PLANE_CLUSTER,
         _address(sidecar.control_plane.address),
         name_to_look_up=sidecar.control_plane.address.is_name,
-        typed_extension_protocol_options=_http2(),
+        typed_extension_protocol_options=_http2(sidecar.control_plane.connection_seconds),
         transport_socket=sidecar_to_control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
     )
 

@@ -1,5 +1,6 @@
 """The HTTP filters of a sidecar's bootstrap: who asks whom, about what, and how long it waits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.demo.envoy_tls import any_of
@@ -10,6 +11,14 @@ CHECK_TIMEOUT = "1s"
 QUOTA_TIMEOUT = "0.5s"
 # Where HTTP checks are answered; the request's own path follows.
 HTTP_CHECK_PREFIX = "/ext_authz"
+
+# What a check says of the connection, as Envoy's formatters write it.
+HTTP_CHECK_HEADERS = {
+    "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "x-meshward-destination-port": "%DOWNSTREAM_LOCAL_PORT%",
+    "x-meshward-sni": "%REQUESTED_SERVER_NAME%",
+    "x-meshward-source-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+}
 
 Document = dict[str, Any]
 
@@ -40,10 +49,14 @@ def connection_manager(name: str, *, cluster: str, filters: tuple[Document, ...]
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": any_of(_MANAGER, value)}
 
 
-def authorization(protocol: Protocol, cluster: str) -> Document:
-    """Return the external authorization filter, which asks `cluster` over `protocol` and denies if it cannot."""
+def authorization(protocol: Protocol, cluster: str, labels: Mapping[str, str]) -> Document:
+    """Return the external authorization filter, which asks `cluster` over `protocol` and denies if it cannot.
+
+    `labels` are the workload's. An HTTP check has no place for them, nor for addresses: headers that replace the
+    client's carry them. A gRPC check has them from the bootstrap's own metadata.
+    """
     common: Document = {"transport_api_version": "V3", "failure_mode_allow": False}
-    asks = _grpc_check(cluster) if protocol is Protocol.GRPC else _http_check(cluster)
+    asks = _grpc_check(cluster) if protocol is Protocol.GRPC else _http_check(cluster, labels)
     value = any_of(f"{_HTTP}.ext_authz.v3.ExtAuthz", common | asks)
     return {"name": "envoy.filters.http.ext_authz", "typed_config": value}
 
@@ -72,17 +85,23 @@ def _grpc_check(cluster: str) -> Document:
     }
 
 
-def _http_check(cluster: str) -> Document:
+def _http_check(cluster: str, labels: Mapping[str, str]) -> Document:
     server = {"uri": f"https://{cluster}", "cluster": cluster, "timeout": CHECK_TIMEOUT}
+    told = HTTP_CHECK_HEADERS | ({"x-meshward-labels": _listed(labels)} if labels else {})
     client_headers = {"patterns": [{"prefix": "x-meshward-"}, {"exact": "content-type"}]}
     return {
         "http_service": {
             "server_uri": server,
             "path_prefix": HTTP_CHECK_PREFIX,
+            "authorization_request": {"headers_to_add": [{"key": key, "value": told[key]} for key in told]},
             "authorization_response": {"allowed_client_headers": client_headers},
         },
         "allowed_headers": {"patterns": [{"exact": "x-forwarded-client-cert"}]},
     }
+
+
+def _listed(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def _route(cluster: str, *, limited: bool) -> Document:

@@ -15,6 +15,9 @@ MAX_PORT = 65535
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]{2,45})\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})")
 
+# No comma and no percent sign: Envoy writes labels into a header, as a list and through its formatter.
+_LABEL = re.compile(r"[A-Za-z0-9./_-]{1,317}")
+
 Value = TypeVar("Value")
 
 
@@ -92,6 +95,8 @@ def _outbound(text: str) -> Outbound:
 
 def _label(text: str) -> tuple[str, str]:
     key, value = _parts(text, "KEY=VALUE")
+    if not _LABEL.fullmatch(key) or not _LABEL.fullmatch(value):
+        raise InvalidInputError(f"{text!r} has a character other than letters, digits, dot, dash, underscore, slash")
     return key, value
 
 

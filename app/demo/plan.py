@@ -17,8 +17,8 @@ API = SpiffeId(TRUST_DOMAIN, "/ns/demo/sa/api")
 
 # The DNS name in the control plane's certificate that everything in the demo reaches it by.
 CONTROL_PLANE_NAME = "localhost"
-# A new handshake every so often, so that new certificates are used as soon as they are there.
-CONNECTION_SECONDS = 1.0
+# A new handshake every so often: new certificates are used as soon as they are there, and no connection outlives its.
+SHORT_CONNECTION_SECONDS = 1.0
 
 USUAL_PORTS: Mapping[str, int] = {
     "mesh_plaintext": 15010,
@@ -129,20 +129,20 @@ class Plan:
             Inbound("inbound-http-check", at["api_inbound_http_check"], at["api"], Protocol.HTTP),
         )
         outbound = (
-            Outbound("outbound", at["web_outbound"], at["api_inbound"], API, CONNECTION_SECONDS),
+            Outbound("outbound", at["web_outbound"], at["api_inbound"], API, SHORT_CONNECTION_SECONDS),
             Outbound(
                 "outbound-http-check",
                 at["web_outbound_http_check"],
                 at["api_inbound_http_check"],
                 API,
-                CONNECTION_SECONDS,
+                SHORT_CONNECTION_SECONDS,
             ),
         )
         return Sidecar(
             spiffe_id=WEB if workload == "web" else API,
             admin=at[f"{workload}_envoy"],
             sds_socket=str(self.socket(workload)),
-            control_plane=ControlPlane(at["mesh_tls"], CONTROL_PLANE_NAME),
+            control_plane=ControlPlane(at["mesh_tls"], CONTROL_PLANE_NAME, SHORT_CONNECTION_SECONDS),
             inbound=inbound if workload == "api" else (),
             outbound=outbound if workload == "web" else (),
             quota_domain=QUOTA_DOMAIN,

@@ -8,6 +8,9 @@ from types import MappingProxyType
 
 from app.core.spiffe import SpiffeId
 
+# SVIDs live for hours, or for minutes where somebody is careful; a handshake a minute costs nothing.
+CONNECTION_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -63,15 +66,20 @@ class Outbound:
     listen: Address
     peer: Address
     peer_id: SpiffeId
-    connection_seconds: float = 60.0
+    connection_seconds: float = CONNECTION_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """Where the control plane's TLS port is, and the DNS name that its certificate must carry."""
+    """Where the control plane's TLS port is, and the DNS name that its certificate must carry.
+
+    A connection to it is replaced after `connection_seconds`. It must be well below half the life of the sidecar's
+    SVID: the control plane takes no call over a connection that was made with an SVID which has expired since.
+    """
 
     address: Address
     name: str
+    connection_seconds: float = CONNECTION_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

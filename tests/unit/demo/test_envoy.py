@@ -115,6 +115,18 @@ def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_peer_as_t
     assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
 
 
+def test_an_http_check_tells_the_workloads_labels_and_the_connections_addresses():
+    def told(labels):
+        inbound = (Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)
+        check = filters(bootstrap(sidecar(inbound=inbound, labels=labels)), "inbound")["envoy.filters.http.ext_authz"]
+        added = check["http_service"]["authorization_request"]["headers_to_add"]
+        return {header["key"]: header["value"] for header in added}
+
+    assert told({"app": "api", "version": "v1"})["x-meshward-labels"] == "app=api,version=v1"
+    assert told({})["x-meshward-source-ip"] == "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"
+    assert "x-meshward-labels" not in told({})
+
+
 def test_limits_count_by_the_verified_peer_and_the_path_without_its_query():
     route = manager(bootstrap(sidecar()), "inbound")["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
     ((principal, path),) = [limit["actions"] for limit in route["rate_limits"]]
@@ -129,10 +141,11 @@ def test_a_workload_cannot_forge_the_peer_header_on_its_way_out():
     assert list(filters(document, "outbound")) == ["envoy.filters.http.router"]
 
 
-def test_connections_to_a_peer_are_replaced_so_that_new_certificates_are_used():
-    options = cluster(bootstrap(sidecar()), "outbound-peer")["typed_extension_protocol_options"]
+@pytest.mark.parametrize(("name", "duration"), [("outbound-peer", "2.5s"), ("meshward", "60.0s")])
+def test_connections_are_replaced_so_that_no_certificate_in_use_has_expired(name, duration):
+    options = cluster(bootstrap(sidecar()), name)["typed_extension_protocol_options"]
     (http,) = options.values()
-    assert http["common_http_protocol_options"] == {"max_connection_duration": "2.5s"}
+    assert http["common_http_protocol_options"] == {"max_connection_duration": duration}
 
 
 def test_no_listener_shares_its_port_in_silence():

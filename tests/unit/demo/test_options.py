@@ -65,6 +65,8 @@ def test_names_are_looked_up_and_addresses_are_not():
         ({"outbound": ("127.0.0.1:1=127.0.0.1:2",)}, "--outbound"),
         ({"outbound": ("127.0.0.1:1=127.0.0.1:2=spiffe://example.org",)}, "--outbound"),
         ({"label": ("app",)}, "--label"),
+        ({"label": ("app=a,b",)}, "--label"),
+        ({"label": ("app=%REQ(x)%",)}, "--label"),
     ],
 )
 def test_a_wrong_option_is_named(change, option):
