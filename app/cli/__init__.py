@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.cli import check, failures, identity, operation
+from app.cli.options import Config, load_settings
 from app.demo.sidecar import Protocol
 
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -36,6 +37,14 @@ def root(
 def show_version() -> None:
     """Print the version."""
     typer.echo(version("meshward"))
+
+
+@cli.command()
+def serve(*, config: Config = None) -> None:
+    """Run the control plane until it is told to stop (SIGTERM, Ctrl-C)."""
+    from app.main.serve import run
+
+    run(load_settings(config).settings)
 
 
 @cli.command()

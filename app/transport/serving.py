@@ -134,6 +134,7 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_sec
         bind=(f"fd://{descriptor}",),
         grpc=True,
         access_log=False,
+        log_format="json",
         lifespan="off",
         max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         h2_max_header_list_size=MAX_HEADER_LIST_BYTES,

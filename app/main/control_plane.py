@@ -1,0 +1,185 @@
+"""The control plane while it runs: its listeners, and the tasks that keep its parts up to date."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import structlog
+
+from app.ca.ports import SecretSession
+from app.core.errors import MeshwardError, UnavailableError
+from app.main.parts import Parts, make_health
+from app.main.routes import route_table
+from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.health import Health as GrpcHealth
+from app.transport.grpc.limits import RateLimiter
+from app.transport.mesh import MeshApplication
+from app.transport.rest.app import create_app
+from app.transport.rest.authentication import TokenAuthenticator
+from app.transport.rest.server import AdminListener
+from app.transport.serving import MeshListener, TlsMaterial
+from app.transport.sockets import listen
+
+# How soon a change that another replica made is in force here.
+REFRESH_SECONDS = 1.0
+# How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
+SERVING_RETRY_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class ControlPlane:
+    """Starts, keeps going and stops what the parts serve.
+
+    The sockets are bound when it is made, so that a port in use is told before anything else happens.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        settings = parts.settings
+        grace = settings.shutdown_grace.total_seconds()
+        self._parts = parts
+        self._health = make_health(parts, self._mesh_is_served)
+        self._grpc_health = GrpcHealth(SERVICES)
+        grpc = GrpcApplication(
+            rpc_table(parts, self._grpc_health),
+            authenticator=parts.authenticator,
+            limiter=RateLimiter(parts.clock.monotonic),
+            metrics=parts.metrics,
+            max_message_bytes=settings.mesh.max_message_bytes,
+        )
+        mesh = MeshApplication(grpc, mount_table(parts), parts.authenticator)
+        admin = create_app(
+            route_table(parts),
+            authenticator=TokenAuthenticator(settings.data_dir / "admin.token"),
+            health=self._health,
+            metrics=parts.metrics,
+            metrics_public=settings.admin.metrics_public,
+        )
+        self._plaintext = MeshListener(listen(str(settings.mesh.plaintext_bind)), mesh, grace_seconds=grace)
+        self._tls = MeshListener(listen(str(settings.mesh.tls_bind)), mesh, grace_seconds=grace)
+        self._admin = AdminListener(listen(str(settings.admin.bind)), admin, grace_seconds=grace)
+        self._tls_served = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate."""
+        await self._parts.ca.start()
+        for refresh in (self._parts.policies.refresh, self._parts.quotas.refresh):
+            await _try_refresh(refresh)
+        await self._admin.start()
+        await self._plaintext.start()
+        self._keep(self._parts.ca.run(), "ca")
+        self._keep(_refresh_forever(self._parts.policies.refresh), "policies")
+        self._keep(_refresh_forever(self._parts.quotas.refresh), "quotas")
+        self._keep(self._serve_tls(), "serving-certificate")
+        self._keep(self._tell_health(), "health")
+        log.info(
+            "listening",
+            mesh_tls=self._tls.port,
+            mesh_plaintext=self._plaintext.port,
+            admin=self._admin.port,
+            trust_domain=str(self._parts.settings.trust_domain),
+        )
+
+    async def stop(self) -> None:
+        """Say that we end, let calls in flight finish, and close everything."""
+        self._health.drain()
+        self._grpc_health.set_serving(serving=False)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self._tls.stop(), self._plaintext.stop(), self._admin.stop())
+
+    def _keep(self, work: Awaitable[None], name: str) -> None:
+        """Run `work` for as long as we do; that it ends is a fault that ends us."""
+        task = asyncio.ensure_future(work)
+        task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or self.failed.done():
+            return
+        log.error("task_ended", task=task.get_name(), exc_info=task.exception())
+        self.failed.set_result(None)
+
+    async def _mesh_is_served(self) -> None:
+        if not self._tls_served:
+            raise UnavailableError("the mesh TLS port waits for its certificate")
+
+    async def _serve_tls(self) -> None:
+        """Serve the TLS port with a certificate of our own CA, and replace it when it or the bundle changes."""
+        await self._parts.ca.authorities.ready.wait()
+        dns_names, addresses = serving_names(
+            self._parts.settings.mesh.server_names, self._parts.settings.mesh.tls_bind.host
+        )
+        session = self._parts.ca.secrets.serving(dns_names, addresses)
+        while True:
+            try:
+                material = await _material(session)
+                if self._tls_served:
+                    await self._tls.rotate(material)
+                else:
+                    await self._tls.start(material)
+                self._tls_served = True
+                log.info("serving_certificate_replaced", port=self._tls.port)
+                await session.wait_for_change()
+            except MeshwardError as error:
+                log.error("serving_certificate_failed", reason=error.message)  # noqa: TRY400 - a reason, not a crash
+                await asyncio.sleep(SERVING_RETRY_SECONDS)
+
+    async def _tell_health(self) -> None:
+        """Let grpc.health.v1 say what `/readyz` says."""
+        while True:
+            self._grpc_health.set_serving(serving=not await self._health.failures())
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+def serving_names(
+    names: Sequence[str], bound_host: str
+) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
+    """Return the DNS names and the addresses of the serving certificate: those of the settings, and where it is bound.
+
+    An address that stands for every one of the machine is left out; loopback is always in.
+    """
+    dns_names: dict[str, None] = {}
+    addresses: dict[IPv4Address | IPv6Address, None] = {IPv4Address("127.0.0.1"): None, IPv6Address("::1"): None}
+    for name in (*names, bound_host):
+        try:
+            address = ip_address(name)
+        except ValueError:
+            dns_names[name] = None
+        else:
+            if not address.is_unspecified:
+                addresses[address] = None
+    return tuple(dns_names), tuple(addresses)
+
+
+async def _material(session: SecretSession) -> TlsMaterial:
+    svid, bundle = await session.svid(), await session.bundle()
+    return TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
+
+
+async def _try_refresh(refresh: Callable[[], Awaitable[bool]]) -> str:
+    """Refresh once; return why it failed, "" if it did not. What was in force stays in force."""
+    try:
+        await refresh()
+    except MeshwardError as error:
+        return error.message
+    return ""
+
+
+async def _refresh_forever(refresh: Callable[[], Awaitable[bool]]) -> None:
+    failure = ""
+    while True:
+        reason = await _try_refresh(refresh)
+        if reason != failure:
+            if reason:
+                log.error("refresh_failed", reason=reason)
+            else:
+                log.info("refresh_recovered")
+        failure = reason
+        await asyncio.sleep(REFRESH_SECONDS)

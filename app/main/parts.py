@@ -1,0 +1,87 @@
+"""The parts of the control plane, made from settings and given to each other; nothing is started here."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.authz.model import AuthzOptions, UnknownWorkload
+from app.authz.repository import SqlPolicyRepository
+from app.authz.service import PolicyService
+from app.ca.backends.disk import BundleFile, DiskKeyStore
+from app.ca.model import CaConfig
+from app.ca.repository import SqlCaRepository
+from app.ca.service import CaService
+from app.core.clock import Clock
+from app.core.errors import UnavailableError
+from app.db.engine import check_alive, create_engine
+from app.db.transactions import Transactions
+from app.quota.backends.memory import MemoryCounters
+from app.quota.repository import SqlConfigRepository
+from app.quota.service import QuotaService
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.authentication import Authenticator
+from app.transport.rest.health import Check, Health
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the listeners serve and the background tasks keep going."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    engine: AsyncEngine
+    ca: CaService
+    policies: PolicyService
+    quotas: QuotaService
+    authenticator: Authenticator
+
+
+def make_parts(settings: Settings, clock: Clock) -> Parts:
+    """Return the parts. Raises InvalidInputError if a setting does not fit."""
+    metrics = Metrics()
+    engine = create_engine(settings.database_url)
+    ca = CaService(
+        CaConfig(settings.trust_domain, default_ttl=settings.ca.svid_default_ttl, max_ttl=settings.ca.svid_max_ttl),
+        Transactions(engine, SqlCaRepository),
+        DiskKeyStore(settings.data_dir / "keys"),
+        BundleFile(settings.data_dir / "bundle.pem"),
+        clock,
+        metrics,
+    )
+    options = AuthzOptions(
+        root_namespace=settings.authz.root_namespace,
+        trust_domain=settings.trust_domain.name,
+        unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
+    )
+    policies = PolicyService(Transactions(engine, SqlPolicyRepository), clock, metrics, options)
+    quotas = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(), clock, metrics)
+    authenticator = Authenticator(
+        trust_domain=settings.trust_domain,
+        clock=clock,
+        check_token=ca.join_tokens.check,
+        trust_plaintext=settings.mesh.plaintext_public,
+    )
+    return Parts(settings, clock, metrics, engine, ca, policies, quotas, authenticator)
+
+
+def make_health(parts: Parts, mesh_is_served: Check) -> Health:
+    """Return what `/readyz` asks: each part by its name."""
+
+    async def database() -> None:
+        await check_alive(parts.engine)
+
+    async def ca() -> None:
+        parts.ca.authorities.active()
+
+    async def policies() -> None:
+        if not parts.policies.loaded:
+            raise UnavailableError("the policies are not loaded yet")
+
+    async def quotas() -> None:
+        if not parts.quotas.loaded:
+            raise UnavailableError("the quota configurations are not loaded yet")
+
+    checks = {"database": database, "ca": ca, "policies": policies, "quotas": quotas, "mesh": mesh_is_served}
+    return Health(checks, parts.clock)

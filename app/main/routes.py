@@ -1,0 +1,39 @@
+"""The table of the admin API: every route under `/v1`, and who may use it."""
+
+from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
+from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, CaRest
+from app.main.parts import Parts
+from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.transport.rest.routes import Access, Route
+
+ADMIN = Access.ADMIN
+CREATED, NO_CONTENT, OK = 201, 204, 200
+
+
+def route_table(parts: Parts) -> tuple[Route, ...]:
+    """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
+    ca, policies, quotas = CaRest(parts.ca), PolicyRest(parts.policies), QuotaRest(parts.quotas)
+    return (
+        Route("GET", "/v1/ca", ca.get_ca, ADMIN, OK, "ca"),
+        Route("GET", "/v1/ca/authorities", ca.list_authorities, ADMIN, OK, "ca"),
+        Route("GET", "/v1/bundle", ca.get_bundle, ADMIN, OK, "ca"),
+        Route("POST", ENTRIES_PATH, ca.create_entry, ADMIN, CREATED, "ca"),
+        Route("GET", ENTRIES_PATH, ca.list_entries, ADMIN, OK, "ca"),
+        Route("GET", ENTRIES_PATH + "/{entry_id}", ca.get_entry, ADMIN, OK, "ca"),
+        Route("PUT", ENTRIES_PATH + "/{entry_id}", ca.replace_entry, ADMIN, OK, "ca"),
+        Route("DELETE", ENTRIES_PATH + "/{entry_id}", ca.delete_entry, ADMIN, NO_CONTENT, "ca"),
+        Route("POST", JOIN_TOKENS_PATH, ca.create_join_token, ADMIN, CREATED, "ca"),
+        Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca"),
+        Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", ca.delete_join_token, ADMIN, NO_CONTENT, "ca"),
+        Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca"),
+        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),
+        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz"),
+        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz"),
+        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz"),
+        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz"),
+        Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
+        Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota"),
+        Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
+        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),
+        Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
+    )

@@ -1,0 +1,81 @@
+"""The table of RPCs: every RPC that the mesh ports serve, who may call it, and how often."""
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from envoy.service.discovery.v3.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+
+from app.authz.asgi import PREFIX, HttpAuthorization
+from app.authz.rpc import AuthorizationRpc
+from app.ca.rpc.istio import IstioCertificates
+from app.ca.rpc.sds import SecretDiscovery
+from app.main.parts import Parts
+from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from app.quota.rpc import RateLimitRpc
+from app.quota.rules.headers import HeaderStyle
+from app.transport.grpc.health import SERVICE as HEALTH
+from app.transport.grpc.health import Health
+from app.transport.grpc.reflection import Reflection
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, RateLimit, Rpc
+from app.transport.mesh import Mount
+
+AUTHORIZATION = "envoy.service.auth.v3.Authorization"
+RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"
+SECRETS = "envoy.service.secret.v3.SecretDiscoveryService"
+ISTIO_CA = "istio.v1.auth.IstioCertificateService"
+SERVICES = frozenset({AUTHORIZATION, RATE_LIMIT, SECRETS, ISTIO_CA, HEALTH})
+
+# A caller asks for a certificate at half of its life; a node agent asks for a few hundred workloads at once.
+SIGNING = RateLimit(per_second=100, burst=500)
+# Streams are opened once for each Envoy and opened again when the server drains.
+SUBSCRIBING = RateLimit(per_second=100, burst=500)
+# Probes and people.
+ASKING = RateLimit(per_second=50, burst=200)
+
+PUBLIC, MESH, IDENTITY = Authentication.PUBLIC, Authentication.MESH, Authentication.IDENTITY
+UNARY, BIDI = Kind.UNARY, Kind.BIDI_STREAM
+
+
+def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
+    """Return every row. What is not here is UNIMPLEMENTED."""
+    authz = parts.settings.authz
+    authorization = AuthorizationRpc(parts.policies, tell_client=authz.tell_client)
+    limits = RateLimitRpc(parts.quotas, parts.metrics, HeaderStyle(parts.settings.quota.headers))
+    secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
+    certificates = IstioCertificates(parts.ca.issuance)
+    discovery, delta = (DiscoveryRequest, DiscoveryResponse), (DeltaDiscoveryRequest, DeltaDiscoveryResponse)
+    certificate = (IstioCertificateRequest, IstioCertificateResponse)
+    return (
+        Rpc(AUTHORIZATION, "Check", UNARY, CheckRequest, CheckResponse, authorization.Check, MESH, UNLIMITED),
+        Rpc(
+            RATE_LIMIT,
+            "ShouldRateLimit",
+            UNARY,
+            RateLimitRequest,
+            RateLimitResponse,
+            limits.ShouldRateLimit,
+            MESH,
+            UNLIMITED,
+        ),
+        Rpc(SECRETS, "StreamSecrets", BIDI, *discovery, secrets.stream_secrets, IDENTITY, SUBSCRIBING),
+        Rpc(SECRETS, "DeltaSecrets", BIDI, *delta, secrets.delta_secrets, IDENTITY, SUBSCRIBING),
+        Rpc(SECRETS, "FetchSecrets", UNARY, *discovery, secrets.fetch_secrets, IDENTITY, SIGNING),
+        Rpc(ISTIO_CA, "CreateCertificate", UNARY, *certificate, certificates.create_certificate, IDENTITY, SIGNING),
+        *health.rpcs(PUBLIC, ASKING),
+        *Reflection(SERVICES).rpcs(PUBLIC, ASKING),
+    )
+
+
+def mount_table(parts: Parts) -> tuple[Mount, ...]:
+    """Return every HTTP service on the mesh ports, and who may call it."""
+    authz = parts.settings.authz
+    check = HttpAuthorization(
+        parts.policies,
+        tell_client=authz.tell_client,
+        trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
+    )
+    return (Mount(PREFIX, check, MESH),)

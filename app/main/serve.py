@@ -1,0 +1,60 @@
+"""`meshward serve`: from settings to a running control plane, until it is told to stop."""
+
+import asyncio
+import signal
+from typing import Any
+
+import structlog
+
+from app.core.clock import SystemClock
+from app.core.errors import InternalError
+from app.core.private_files import ensure_data_directory
+from app.db.migrate import upgrade
+from app.main.control_plane import ControlPlane
+from app.main.parts import make_parts
+from app.settings import Settings
+from app.telemetry import logs
+from app.transport.rest.authentication import ensure_token
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then let calls in flight end.
+
+    Raises the MeshwardError that keeps it from starting: a directory that cannot be written, a port in use, a database
+    that is away or newer than this version, a key that others can read.
+    """
+    logs.configure(settings.log.level, settings.log.format)
+    ensure_data_directory(settings.data_dir)
+    ensure_token(settings.data_dir / "admin.token")
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    parts = make_parts(settings, SystemClock())
+    try:
+        control_plane = ControlPlane(parts)
+        try:
+            await upgrade(parts.engine)
+            await control_plane.start()
+            await _until_set_or_done(stop, control_plane.failed)
+            log.info("stopping")
+        finally:
+            await control_plane.stop()
+    finally:
+        await parts.engine.dispose()
+    if control_plane.failed.done():
+        raise InternalError("a part of the control plane ended unexpectedly; the log says which and why")
+    log.info("stopped")
+
+
+async def _until_set_or_done(stop: asyncio.Event, failed: "asyncio.Future[None]") -> None:
+    stopping = asyncio.create_task(stop.wait())
+    waited_for: set[asyncio.Future[Any]] = {stopping, failed}
+    await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
