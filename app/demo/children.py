@@ -17,6 +17,8 @@ from app.demo import launch
 
 # How long a child may take to end by itself before it is killed.
 STOP_SECONDS = 5.0
+# How much later than its effects the end of a child may be noticed.
+NOTICE_SECONDS = 0.3
 # Lines of a log that are shown to explain a failure, and their bound each.
 TAIL_LINES = 12
 MAX_LINE_LENGTH = 400
@@ -108,12 +110,17 @@ class Children:
         self._children.clear()
 
     async def unless_one_ends(self, work: Awaitable[Result]) -> Result:
-        """Return the result of `work`. Raises ChildEndedError, and cancels `work`, if a child ends unasked before."""
+        """Return the result of `work`. Raises ChildEndedError, and cancels `work`, if a child ends unasked before.
+
+        Work that fails because a child has just ended is not to blame: the child's end is told then, too.
+        """
         doing = asyncio.ensure_future(work)
         watching = asyncio.ensure_future(self._ended.get())
         try:
             await asyncio.wait({doing, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if doing.done():
+            if doing.done() and doing.exception():
+                await asyncio.wait({watching}, timeout=NOTICE_SECONDS)
+            if doing.done() and not (doing.exception() and watching.done()):
                 return doing.result()
             raise ChildEndedError(watching.result())
         finally:

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+import httpx
+
 from app.core.clock import Clock
 from app.core.errors import MeshwardError
 from app.demo.children import ChildEndedError, Children
@@ -102,7 +104,7 @@ async def run_steps(
         started = clock.monotonic()
         try:
             seen = await children.unless_one_ends(asyncio.wait_for(step.look(), step.seconds))
-        except (MeshwardError, TimeoutError) as error:
+        except (MeshwardError, TimeoutError, OSError, httpx.HTTPError) as error:
             failure = explain(step, error, children)
             write(render_failure(style, failure))
             return failure
@@ -110,15 +112,15 @@ async def run_steps(
     return None
 
 
-def explain(step: Step, error: MeshwardError | TimeoutError, children: Children) -> Failure:
+def explain(step: Step, error: Exception, children: Children) -> Failure:
     """Return the failure that `error` is for `step`, with the logs that explain it."""
     match error:
         case UnexpectedError():
             expected, seen, logs = error.expected, error.seen, error.logs or step.logs
         case ChildEndedError():
             expected, seen, logs = f"{error.child.name} to keep running", error.message, (error.child.name,)
-        case MeshwardError():
-            expected, seen, logs = step.title, error.message, step.logs
-        case _:
+        case TimeoutError():
             expected, seen, logs = step.title, f"nothing within {step.seconds:g} s", step.logs
+        case _:
+            expected, seen, logs = step.title, str(error) or type(error).__name__, step.logs
     return Failure(step.title, expected, seen, tuple((name, children.tail(name)) for name in logs))

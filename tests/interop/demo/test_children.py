@@ -65,6 +65,28 @@ async def test_work_ends_with_the_name_of_the_child_that_ended_unasked(tmp_path)
         assert children.tail("two") == ("no such file",)
 
 
+async def test_work_that_fails_because_a_child_ended_does_not_take_the_blame(tmp_path):
+    async def work(child):
+        await child.process.wait()
+        raise ConnectionError
+
+    async with Children(tmp_path) as children:
+        child = await children.start("one", python("raise SystemExit(3)"), {})
+        with pytest.raises(ChildEndedError, match="one ended with exit code 3"):
+            await asyncio.wait_for(children.unless_one_ends(work(child)), 20)
+
+
+async def test_work_that_fails_by_itself_fails_as_it_did(tmp_path, monkeypatch):
+    async def work():
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(module, "NOTICE_SECONDS", 0.01)
+    async with Children(tmp_path) as children:
+        await children.start("one", python(FOREVER), {})
+        with pytest.raises(ConnectionError, match="refused"):
+            await children.unless_one_ends(work())
+
+
 async def test_work_that_ends_first_is_its_own_result(tmp_path):
     async with Children(tmp_path) as children:
         await children.start("one", python(FOREVER), {})

@@ -1,6 +1,7 @@
 import asyncio
 import io
 
+import httpx
 import pytest
 
 from app.core.errors import UnavailableError
@@ -77,6 +78,19 @@ async def test_an_error_that_names_no_log_is_explained_by_those_of_the_step(tmp_
     )
     assert failure.seen == "database away"
     assert failure.logs == (("control-plane", ("why",)), ("web", ()))
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (httpx.ConnectError("connection refused"), "connection refused"),
+        (ConnectionResetError(), "ConnectionResetError"),
+    ],
+)
+async def test_an_answer_that_does_not_come_is_a_failure_with_its_reason(tmp_path, error, seen):
+    failure, _ = await run(tmp_path, Step("allowed", raising(error), ("web",)))
+    assert failure.seen == seen
+    assert [name for name, _ in failure.logs] == ["web"]
 
 
 async def test_a_step_that_never_sees_anything_fails_in_bounded_time(tmp_path):
