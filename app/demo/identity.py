@@ -30,7 +30,7 @@ async def workloads_attested(mesh: Mesh) -> str:
         await until(partial(mesh.admin.has_issued, IDENTITIES[workload]))
 
     await asyncio.gather(*(attest(workload) for workload in WORKLOADS))
-    return ", ".join(str(spiffe_id) for spiffe_id in IDENTITIES.values())
+    return f"{WEB}, …/{API.path.rpartition('/')[2]}"
 
 
 async def token_refused_twice(mesh: Mesh) -> str:
@@ -44,7 +44,7 @@ async def token_refused_twice(mesh: Mesh) -> str:
         raise UnexpectedError(
             "a used join token to be refused", f"the second agent {ending(code)}", thief, CONTROL_PLANE
         )
-    return told.rpartition("answered ")[2]
+    return told.rpartition("answered ")[2].partition(": make")[0]
 
 
 async def certificates_over_sds(mesh: Mesh) -> str:

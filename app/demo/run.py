@@ -1,13 +1,13 @@
 """`meshward demo`: start the mesh, look at it, stay up if asked to, and leave nothing behind."""
 
 import asyncio
+import io
 import os
 import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from app.demo.guide import curl_configuration, guide
 from app.demo.load import SteadyLoad
 from app.demo.mesh import Mesh, http_client
 from app.demo.plan import USUAL_PORTS, Plan
-from app.demo.steps import Failure, Style, render_failure, run_steps, style_of
+from app.demo.steps import Failure, Screen, render_failure, run_steps, style_of
 from app.demo.story import steps
 
 # How often to start again with other ports, if another process takes one between its choice and its use.
@@ -35,8 +35,6 @@ MAX_PLACE_BYTES = 64
 
 _PORT_TAKEN = re.compile(r"address already in use|port \d+ on \S+ is in use", re.IGNORECASE)
 
-Write = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Demo:
@@ -45,8 +43,7 @@ class Demo:
     check: bool
     envoy: Path
     clock: Clock
-    style: Style
-    write: Write
+    screen: Screen
 
     async def run(self) -> int:
         """Run the demo and return its exit code: 0 only if every step saw what it should."""
@@ -56,7 +53,7 @@ class Demo:
                 return 0
             if not port_taken(failure):
                 break
-            self.write("  another process took a port meanwhile: once more, with other ports")
+            self.screen.line("  another process took a port meanwhile: once more, with other ports")
         return 1
 
     async def _attempt(self) -> Failure | None:
@@ -77,12 +74,16 @@ class Demo:
 
     async def _look(self, mesh: Mesh, load: SteadyLoad) -> Failure | None:
         todo = steps(mesh, load, self.clock)
-        failure = await run_steps(todo, mesh.children, self.clock, self.style, self.write)
+        started = self.clock.monotonic()
+        self.screen.line(f"A mesh of two workloads with real Envoy sidecars, in {mesh.plan.directory}\n")
+        failure = await run_steps(todo, mesh.children, self.clock, self.screen)
+        if failure is None:
+            self.screen.line(f"\n{len(todo)} of {len(todo)} seen in {self.clock.monotonic() - started:.0f} s")
         if failure or self.check:
             return failure
         token = read_private_file(mesh.plan.admin_token).decode().strip()
         replace_private_file(mesh.plan.curl_file, curl_configuration(token).encode())
-        self.write(guide(mesh.plan))
+        self.screen.line(guide(mesh.plan))
         return await self._stay(mesh)
 
     async def _stay(self, mesh: Mesh) -> Failure:
@@ -94,7 +95,7 @@ class Demo:
             failure = Failure(
                 "the mesh stays up", f"{name} to keep running", error.message, ((name, mesh.children.tail(name)),)
             )
-            self.write(render_failure(self.style, failure))
+            self.screen.line(render_failure(self.screen.style, failure))
             return failure
         raise AssertionError("an event that nobody sets was set")
 
@@ -104,23 +105,24 @@ def run(*, check: bool) -> int:
 
     Raises PreconditionError if there is no Envoy to run, or no place for the files.
     """
-    write = _writer()
-    demo = Demo(check, envoy_binary(), SystemClock(), style_of(sys.stdout), write)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a process said may not fit this terminal's encoding
+    demo = Demo(check, envoy_binary(), SystemClock(), Screen(sys.stdout, style_of(sys.stdout)))
     try:
-        return asyncio.run(_until_signal(demo, write))
+        return asyncio.run(_until_signal(demo))
     except BrokenPipeError:
         # Whoever read the output has gone; what is left of it must not be written once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGNAL_EXIT + signal.SIGPIPE
 
 
-async def _until_signal(demo: Demo, write: Write) -> int:
+async def _until_signal(demo: Demo) -> int:
     running = asyncio.create_task(demo.run())
     received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
         if not received:
-            write(f"\n{number.name}: stopping everything")
+            demo.screen.line(f"\n{number.name}: stopping everything")
             running.cancel()
         received.append(number)
 
@@ -149,11 +151,3 @@ def make_directory() -> Path:
 def port_taken(failure: Failure) -> bool:
     """Return whether a process ended because another one holds its port."""
     return any(_PORT_TAKEN.search(line) for _, tail in failure.logs for line in tail)
-
-
-def _writer() -> Write:
-    def write(text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
-    return write

@@ -15,9 +15,11 @@ from app.demo.children import ChildEndedError, Children
 # A step that has not seen what it waits for by then never will.
 STEP_SECONDS = 30.0
 # Where the second column starts.
-TITLE_WIDTH = 44
+TITLE_WIDTH = 36
 
 _GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
+# To the start of the line, and clear it (ECMA-48).
+_AGAIN = "\r\x1b[K"
 
 
 class UnexpectedError(MeshwardError):
@@ -55,25 +57,48 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How marks look on the output at hand."""
+    """How marks look on the output at hand. `live`: a line can be written over, so a step shows while it runs."""
 
     tick: str = "✔"
     cross: str = "✘"
     colour: bool = False
+    live: bool = False
 
     def paint(self, code: str, text: str) -> str:
         """Return `text` in the colour `code`, or as it is where there are no colours."""
         return f"{code}{text}{_PLAIN}" if self.colour else text
 
 
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where the demo tells what it does: `stream`, in `style`."""
+
+    stream: TextIO
+    style: Style
+
+    def line(self, text: str) -> None:
+        """Write `text` and end the line, at once."""
+        self._write(f"{_AGAIN if self.style.live else ''}{text}\n")
+
+    def pending(self, title: str) -> None:
+        """Show that a step is under way, where the next line can take its place."""
+        if self.style.live:
+            self._write(f"{_AGAIN}  … {title}")
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
 def style_of(stream: TextIO) -> Style:
     """Return the style for `stream`: colours on a terminal alone (and not under NO_COLOR), marks that it can write."""
-    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    live = stream.isatty()
+    colour = live and not os.environ.get("NO_COLOR")
     try:
-        "✔✘".encode(stream.encoding or "ascii")
+        "✔✘…".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return Style("ok", "FAILED", colour)
-    return Style(colour=colour)
+    return Style(colour=colour, live=live)
 
 
 def render_seen(style: Style, title: str, seen: str, seconds: float) -> str:
@@ -96,19 +121,18 @@ def render_failure(style: Style, failure: Failure) -> str:
     return "\n".join(lines)
 
 
-async def run_steps(
-    steps: Sequence[Step], children: Children, clock: Clock, style: Style, write: Callable[[str], None]
-) -> Failure | None:
-    """Run `steps` in order and write a line for each. Return the first failure, after which no step is run, or None."""
+async def run_steps(steps: Sequence[Step], children: Children, clock: Clock, screen: Screen) -> Failure | None:
+    """Run `steps` in order and show a line for each. Return the first failure, after which no step is run, or None."""
     for step in steps:
         started = clock.monotonic()
+        screen.pending(step.title)
         try:
             seen = await children.unless_one_ends(asyncio.wait_for(step.look(), step.seconds))
         except (MeshwardError, TimeoutError, OSError, httpx.HTTPError) as error:
             failure = explain(step, error, children)
-            write(render_failure(style, failure))
+            screen.line(render_failure(screen.style, failure))
             return failure
-        write(render_seen(style, step.title, seen, clock.monotonic() - started))
+        screen.line(render_seen(screen.style, step.title, seen, clock.monotonic() - started))
     return None
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 from contextlib import asynccontextmanager
@@ -79,8 +78,3 @@ def runs(pid):
     except ProcessLookupError:
         return False
     return True
-
-
-def seconds_told(line):
-    """Return the time that a step's line tells."""
-    return float(re.search(r"\(([0-9.]+) s\)$", line)[1])

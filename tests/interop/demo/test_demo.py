@@ -14,7 +14,7 @@ from app.demo.load import SteadyLoad
 from app.demo.mesh import Mesh
 from app.demo.plan import USUAL_PORTS, Plan
 from app.demo.story import steps
-from tests.interop.demo.running import running_demo, runs, seconds_told
+from tests.interop.demo.running import running_demo, runs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, which is Linux's own")
 
@@ -52,7 +52,6 @@ async def test_the_check_sees_every_step_though_the_usual_ports_are_taken_and_le
     lines = [line for line in demo.output.splitlines() if line.startswith("  ✔ ")]
     assert [line[4:].startswith(title) for line, title in zip(lines, TITLES, strict=True)] == [True] * len(TITLES)
     assert not any(f":{port}" in demo.output for port in USUAL_PORTS.values())
-    assert sum(map(seconds_told, lines)) < 60
     assert children
     assert not any(runs(pid) for pid in children)
     assert list(directory.iterdir()) == []

@@ -6,7 +6,17 @@ import pytest
 
 from app.core.errors import UnavailableError
 from app.demo.children import Children
-from app.demo.steps import Failure, Step, Style, UnexpectedError, render_failure, render_seen, run_steps, style_of
+from app.demo.steps import (
+    Failure,
+    Screen,
+    Step,
+    Style,
+    UnexpectedError,
+    render_failure,
+    render_seen,
+    run_steps,
+    style_of,
+)
 from tests.fakes.clock import ManualClock
 
 PLAIN = Style()
@@ -27,10 +37,10 @@ class Stream(io.StringIO):
 
 
 async def run(tmp_path, *steps):
-    lines = []
+    stream = Stream("utf-8", terminal=False)
     async with Children(tmp_path) as children:
-        failure = await run_steps(steps, children, ManualClock(), PLAIN, lines.append)
-    return failure, lines
+        failure = await run_steps(steps, children, ManualClock(), Screen(stream, PLAIN))
+    return failure, stream.getvalue().splitlines()
 
 
 def seeing(text):
@@ -61,7 +71,7 @@ async def test_a_step_that_sees_something_else_is_the_last_and_shows_the_log_tha
     wrong = UnexpectedError("200", "503 no healthy upstream", "api-envoy")
     failure, lines = await run(tmp_path, Step("allowed", raising(wrong), ("control-plane",)), Step("two", seeing("x")))
     assert failure == Failure("allowed", "200", "503 no healthy upstream", (("api-envoy", ("first", "last words")),))
-    assert "".join(lines) == (
+    assert "\n".join(lines) == (
         "  ✘ allowed\n"
         "      expected: 200\n"
         "      seen:     503 no healthy upstream\n"
@@ -117,6 +127,22 @@ def test_colours_are_for_terminals_alone(monkeypatch):
     assert not style_of(Stream("utf-8", terminal=False)).colour
     monkeypatch.setenv("NO_COLOR", "1")
     assert not style_of(Stream("utf-8", terminal=True)).colour
+
+
+def test_a_step_under_way_is_shown_on_a_terminal_and_written_over():
+    stream = Stream("utf-8", terminal=True)
+    screen = Screen(stream, style_of(stream))
+    screen.pending("waiting")
+    screen.line("done")
+    assert stream.getvalue() == "\r\x1b[K  … waiting\r\x1b[Kdone\n"
+
+
+def test_nothing_is_written_over_where_it_would_stay():
+    stream = Stream("utf-8", terminal=False)
+    screen = Screen(stream, style_of(stream))
+    screen.pending("waiting")
+    screen.line("done")
+    assert stream.getvalue() == "done\n"
 
 
 def test_a_coloured_line_ends_in_plain():
