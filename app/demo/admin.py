@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from app.core.errors import NotFoundError
+from app.core.private_files import read_private_file
 from app.core.spiffe import SpiffeId
 from app.demo.sidecar import Address
 from app.demo.steps import UnexpectedError
@@ -24,13 +26,13 @@ class AdminApi:
         self._url = address.url
         self._token_file = token_file
 
-    async def unready(self) -> str:
-        """Return why the control plane is not ready, or nothing if it is."""
+    async def ready(self) -> bool:
+        """Return whether the control plane is ready, and the one whose token we hold: another may have its port."""
         try:
             answer = await self._client.get(f"{self._url}/readyz")
-        except httpx.TransportError as error:
-            return str(error) or type(error).__name__
-        return "" if answer.status_code == httpx.codes.OK else answer.text
+            return answer.is_success and (await self._ask("GET", "/v1/ca")).is_success
+        except (httpx.TransportError, NotFoundError):
+            return False
 
     async def set_entry(self, spiffe_id: SpiffeId, x509_svid_ttl_seconds: int) -> None:
         """Have SVIDs of `spiffe_id` live that long from the next one on, whatever was said before."""
@@ -75,18 +77,17 @@ class AdminApi:
         content: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        token = self._token_file.read_text(encoding="ascii").strip()
-        answer = await self._client.request(
-            method,
-            self._url + path,
-            params=params,
-            json=json,
-            content=content,
-            headers={"authorization": f"Bearer {token}", **(headers or {})},
-        )
+        answer = await self._ask(method, path, params=params, json=json, content=content, headers=headers)
         if not answer.is_success:
             raise UnexpectedError(f"{method} {path} to succeed", f"{answer.status_code} {answer.text}", "control-plane")
         return answer
+
+    async def _ask(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> httpx.Response:
+        token = read_private_file(self._token_file).decode("ascii").strip()
+        with_token = {"authorization": f"Bearer {token}", **(headers or {})}
+        return await self._client.request(method, self._url + path, headers=with_token, **request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,19 @@ class EnvoyAdmin:
         self._client = client
         self._url = address.url
 
-    async def ready(self) -> bool:
-        """Return whether every listener has what it waited for and takes connections."""
+    async def ready(self, bootstrap: Path) -> bool:
+        """Return whether every listener has what it waited for and takes connections.
+
+        It must be the Envoy that was started with the file `bootstrap`: another one may have its port.
+        """
         try:
-            answer = await self._client.get(f"{self._url}/ready")
+            answer = await self._client.get(f"{self._url}/server_info")
         except httpx.TransportError:
             return False
-        return answer.status_code == httpx.codes.OK
+        if not answer.is_success:
+            return False
+        told = answer.json()
+        return bool(told["state"] == "LIVE" and told["command_line_options"]["config_path"] == str(bootstrap))
 
     async def certificates(self) -> tuple[HeldCertificate, ...]:
         """Return the certificates, each once, that Envoy holds to show to its peers."""

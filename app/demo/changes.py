@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
 
 import httpx
 
@@ -34,18 +35,22 @@ async def certificates_rotated(mesh: Mesh, load: SteadyLoad, clock: Clock) -> st
     first = await _serials(mesh)
     handshakes = await mesh.envoy("api").handshakes()
 
-    async def both_changed() -> bool:
-        now = await _serials(mesh)
-        return all(now[workload].isdisjoint(first[workload]) for workload in WORKLOADS)
-
-    async def both_long() -> bool:
-        held = [each for workload in WORKLOADS for each in await mesh.envoy(workload).certificates()]
-        return all(each.expires - clock.now() > CLEARLY_LONG for each in held)
-
-    await until(both_changed)
     for spiffe_id in IDENTITIES.values():
         await mesh.admin.set_entry(spiffe_id, LONG_SVID_SECONDS)
-    await until(both_long)
+
+    async def changed(workload: str) -> bool:
+        held = await mesh.envoy(workload).certificates()
+        new = all(each.serial not in first[workload] for each in held)
+        return new and all(each.expires - clock.now() > CLEARLY_LONG for each in held)
+
+    for workload in WORKLOADS:
+        await until(partial(changed, workload))
+    renewed = await mesh.envoy("api").handshakes()
+
+    async def in_use() -> bool:
+        return await mesh.envoy("api").handshakes() > renewed
+
+    await until(in_use)
     shaken = await mesh.envoy("api").handshakes() - handshakes
     tally = await load.stop()
     if tally.failed or not tally.sent:

@@ -13,8 +13,8 @@ from app.demo.plan import API, WEB, environment
 from app.demo.steps import UnexpectedError
 from app.demo.stranger import stranger_context, stranger_pem
 
-# Short enough to see a rotation while one looks on; renewed at half of it.
-SHORT_SVID_SECONDS = 10
+# Short enough to see a rotation, at half of it, while one looks on; long enough for a machine that is busy.
+SHORT_SVID_SECONDS = 16
 # An answer to a client that is refused comes at once or never.
 REFUSAL_SECONDS = 5.0
 

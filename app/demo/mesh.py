@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 
@@ -40,11 +41,7 @@ class Mesh:
         """Start the control plane and wait until it says that it is ready."""
         command, settings = self.plan.control_plane_command(), self.plan.control_plane_environment()
         await self.children.start(CONTROL_PLANE, command, settings)
-
-        async def ready() -> bool:
-            return not await self.admin.unready()
-
-        await until(ready)
+        await until(self.admin.ready)
 
     async def start_workload(self, workload: str) -> None:
         """Start the workload itself and wait until it takes connections."""
@@ -70,7 +67,7 @@ class Mesh:
         """Start the sidecar of `workload` and wait until it has its certificates and takes connections."""
         self.plan.bootstrap_file(workload).write_text(bootstrap_json(self.plan.sidecar(workload)), encoding="utf-8")
         await self.children.start(sidecar(workload), self.plan.sidecar_command(workload), os.environ)
-        await until(self.envoy(workload).ready)
+        await until(partial(self.envoy(workload).ready, self.plan.bootstrap_file(workload)))
 
     async def stop_control_plane(self) -> Child:
         """Stop the control plane alone."""

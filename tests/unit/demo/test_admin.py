@@ -1,9 +1,11 @@
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
 
+from app.core.private_files import replace_private_file
 from app.demo.admin import AdminApi, EnvoyAdmin
 from app.demo.plan import WEB
 from app.demo.sidecar import Address
@@ -19,7 +21,7 @@ def client(answer):
 @pytest.fixture
 def token_file(tmp_path):
     file = tmp_path / "admin.token"
-    file.write_text("secret\n")
+    replace_private_file(file, b"secret\n")
     return file
 
 
@@ -71,16 +73,25 @@ async def test_a_refusal_says_what_was_asked_and_what_was_answered(token_file):
     assert caught.value.logs == ("control-plane",)
 
 
-async def test_readiness_tells_the_reason(token_file):
+async def test_a_control_plane_is_ready_when_it_says_so_and_takes_our_token(token_file):
     def away(request):
         raise httpx.ConnectError("connection refused")
 
-    async def unready(answer):
-        return await AdminApi(client(answer), ADDRESS, token_file).unready()
+    def ours(request):
+        authorized = request.headers.get("authorization") == "Bearer secret"
+        return httpx.Response(200 if request.url.path == "/readyz" or authorized else 401)
 
-    assert await unready(away) == "connection refused"
-    assert await unready(lambda request: httpx.Response(503, text="database away")) == "database away"
-    assert await unready(lambda request: httpx.Response(200, text="ok")) == ""
+    def others(request):
+        return httpx.Response(200 if request.url.path == "/readyz" else 401)
+
+    async def ready(answer, file=token_file):
+        return await AdminApi(client(answer), ADDRESS, file).ready()
+
+    assert await ready(ours)
+    assert not await ready(away)
+    assert not await ready(others)
+    assert not await ready(ours, token_file.with_name("not-made-yet"))
+    assert not await ready(lambda request: httpx.Response(503 if request.url.path == "/readyz" else 200))
 
 
 async def test_envoys_certificates_are_read_each_once():
@@ -101,9 +112,19 @@ async def test_handshakes_of_every_listener_are_added_up():
     assert await EnvoyAdmin(client(lambda request: httpx.Response(200, text=text)), ADDRESS).handshakes() == 7
 
 
-async def test_an_envoy_that_is_not_there_is_not_ready():
+@pytest.mark.parametrize(
+    ("state", "config", "ready"),
+    [("LIVE", "/demo/web.json", True), ("INITIALIZING", "/demo/web.json", False), ("LIVE", "/other/web.json", False)],
+)
+async def test_an_envoy_is_ready_when_it_is_live_and_ours(state, config, ready):
+    told = {"state": state, "command_line_options": {"config_path": config}}
+    envoy = EnvoyAdmin(client(lambda request: httpx.Response(200, json=told)), ADDRESS)
+    assert await envoy.ready(Path("/demo/web.json")) is ready
+
+
+async def test_an_envoy_that_does_not_answer_is_not_ready():
     def away(request):
         raise httpx.ConnectError("connection refused")
 
-    assert not await EnvoyAdmin(client(away), ADDRESS).ready()
-    assert not await EnvoyAdmin(client(lambda request: httpx.Response(503, text="INITIALIZING")), ADDRESS).ready()
+    assert not await EnvoyAdmin(client(away), ADDRESS).ready(Path("/demo/web.json"))
+    assert not await EnvoyAdmin(client(lambda request: httpx.Response(503)), ADDRESS).ready(Path("/demo/web.json"))

@@ -4,6 +4,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from app.core.private_files import replace_private_file
 from app.demo import changes
 from app.demo.load import SteadyLoad
 from app.demo.steps import UnexpectedError
@@ -35,7 +36,7 @@ class Door:
 async def test_the_time_until_a_policy_is_in_force_is_told(tmp_path, monkeypatch, late, milliseconds):
     monkeypatch.setattr("app.demo.mesh.LOOK_AGAIN_SECONDS", 0)
     (tmp_path / "control-plane").mkdir()
-    (tmp_path / "control-plane" / "admin.token").write_text("secret")
+    replace_private_file(tmp_path / "control-plane" / "admin.token", b"secret")
     clock = ManualClock()
     seen = await changes.policy_changed(mesh_answering(Door(clock, late), tmp_path), clock)
     assert seen == f"in force after {milliseconds} ms, out of force after {milliseconds} ms"
@@ -48,6 +49,7 @@ class Rotation:
         self.clock = clock
         self.status = status
         self.serial = 0
+        self.handshakes = 0
         self.lifetime = timedelta(seconds=10)
         self.asked = asyncio.Event()
 
@@ -60,7 +62,8 @@ class Rotation:
                 self.asked.set()
                 return httpx.Response(self.status)
             case _ if request.url.path == "/stats":
-                return httpx.Response(200, text=f"listener.x.ssl.handshake: {self.serial}\n")
+                self.handshakes += 1
+                return httpx.Response(200, text=f"listener.x.ssl.handshake: {self.handshakes}\n")
         if self.asked.is_set():
             self.serial += 1
         expires = (self.clock.now() + self.lifetime).isoformat()
@@ -72,7 +75,7 @@ async def rotated(tmp_path, monkeypatch, status):
     monkeypatch.setattr("app.demo.mesh.LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr("app.demo.load.PAUSE_SECONDS", 0)
     (tmp_path / "control-plane").mkdir()
-    (tmp_path / "control-plane" / "admin.token").write_text("secret")
+    replace_private_file(tmp_path / "control-plane" / "admin.token", b"secret")
     clock = ManualClock()
     mesh = mesh_answering(Rotation(clock, status), tmp_path)
     load = SteadyLoad(mesh.client, mesh.plan.addresses["web_outbound"].url)
