@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import structlog
@@ -25,6 +26,9 @@ from app.transport.sockets import listen
 REFRESH_SECONDS = 1.0
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
+# How long a connection to the TLS port may live, as on istiod. A call over one is refused once the SVID that opened it
+# has expired, and Envoy does not open another by itself; a sidecar whose SVID lives twice as long never sees that.
+MAX_CONNECTION_SECONDS = 1800.0
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +115,11 @@ class ControlPlane:
             raise UnavailableError("the mesh TLS port waits for its certificate")
 
     async def _serve_tls(self) -> None:
-        """Serve the TLS port with a certificate of our own CA, and replace it when it or the bundle changes."""
+        """Serve the TLS port with a certificate of our own CA.
+
+        The server is replaced when the certificate or the bundle changes, and in any case every MAX_CONNECTION_SECONDS:
+        its clients then open new connections, with the certificates that they hold by then.
+        """
         await self._parts.ca.authorities.ready.wait()
         dns_names, addresses = serving_names(
             self._parts.settings.mesh.server_names, self._parts.settings.mesh.tls_bind.host
@@ -126,7 +134,9 @@ class ControlPlane:
                     await self._tls.start(material)
                 self._tls_served = True
                 log.info("serving_certificate_replaced", port=self._tls.port)
-                await session.wait_for_change()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(MAX_CONNECTION_SECONDS):
+                        await session.wait_for_change()
             except MeshwardError as error:
                 log.error("serving_certificate_failed", reason=error.message)  # noqa: TRY400 - a reason, not a crash
                 await asyncio.sleep(SERVING_RETRY_SECONDS)
