@@ -1,8 +1,10 @@
 import asyncio
+import io
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from app.core.clock import SystemClock
+from app.demo.children import Children
 from app.demo.load import SteadyLoad
 from app.demo.mesh import Mesh
 from app.demo.plan import USUAL_PORTS, Plan
+from app.demo.run import Demo
+from app.demo.steps import Screen, Style
 from app.demo.story import steps
 from tests.interop.demo.running import running_demo, runs
 
@@ -80,6 +85,16 @@ async def test_a_process_that_dies_is_named_with_its_log_and_nothing_is_left(dir
     assert "the end of the log of control-plane:" in demo.output
     assert not any(runs(pid) for pid in children)
     assert list(directory.iterdir()) == []
+
+
+async def test_a_process_that_dies_while_the_mesh_stays_up_ends_it_with_its_log(directory):
+    output = io.StringIO()
+    demo = Demo(False, Path(), SystemClock(), Screen(output, Style()))
+    async with Children(directory) as children:
+        await children.start("api-envoy", (sys.executable, "-c", "raise SystemExit('out of memory')"), {})
+        failure = await asyncio.wait_for(demo._stay(Mesh(Plan(directory, {}, Path()), children, None)), 20)
+    assert failure.seen == "api-envoy ended with exit code 1"
+    assert "out of memory" in output.getvalue()
 
 
 async def test_a_check_that_is_ended_early_has_not_succeeded(directory):
