@@ -26,12 +26,16 @@ def bundle(*roots: str) -> TrustBundle:
 
 
 class FakeSecrets:
-    """A SecretSource whose sessions all see what was set last. `failure`, if set, is what `svid` raises."""
+    """A SecretSource whose sessions all see what was set last. `failure`, if set, is what `svid` raises.
+
+    `waiting_fails`, if set, is what `wait_for_change` raises at the next `replace`.
+    """
 
     def __init__(self) -> None:
         self.current_svid = svid()
         self.current_bundle = bundle()
         self.failure: MeshwardError | None = None
+        self.waiting_fails: MeshwardError | None = None
         self.opened: list[Caller] = []
         self.made = 0
         self._changed = asyncio.Condition()
@@ -71,6 +75,8 @@ class FakeSession:
 
     async def wait_for_change(self) -> None:
         def changed() -> bool:
+            if self._source.waiting_fails:
+                raise self._source.waiting_fails
             failed = self._source.failure is not None and "current_svid" in self._answered
             return failed or any(getattr(self._source, name) is not old for name, old in self._answered.items())
 

@@ -271,10 +271,23 @@ async def test_an_identity_that_cannot_be_saved_is_served_all_the_same(world):
 async def test_new_roots_are_taken_from_a_renewal(world):
     first = await world.keeper.obtain()
     old = world.authority.ca
+    session = world.held.open(LOOPBACK)
+    await session.bundle()
+    waiting = asyncio.ensure_future(session.wait_for_change())
     world.authority.ca = type(old)(world.clock.now())
     async with world.keeping(waits=61):
-        pass
-    assert world.held.identity.bundle.roots != first.bundle.roots
+        await asyncio.wait_for(waiting, PATIENCE)
+    assert (await session.bundle()).roots != first.bundle.roots
+
+
+async def test_a_renewal_under_the_same_roots_does_not_wake_streams_of_the_bundle_alone(world):
+    await world.keeper.obtain()
+    session = world.held.open(LOOPBACK)
+    await session.bundle()
+    waiting = asyncio.ensure_future(session.wait_for_change())
+    async with world.keeping(waits=61):
+        assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_no_key_and_no_token_is_logged(world):

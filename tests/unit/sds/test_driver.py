@@ -51,6 +51,12 @@ async def following(responses):
     return await asyncio.wait_for(anext(responses), PATIENCE)
 
 
+async def turns(count):
+    """Let every other task take a few steps."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def no_more(responses):
     """The stream ends, with nothing sent before its end."""
     with pytest.raises(StopAsyncIteration):
@@ -90,10 +96,20 @@ async def test_a_secret_that_is_no_longer_subscribed_neither_pushes_nor_spins(di
     conversation.say(request("ROOTCA", nonce=first.nonce))
     waiting = asyncio.ensure_future(following(responses))
     await source.replace(svid=secrets.svid(2))
+    await turns(100)
+    assert source.made == 2  # asked for once more, so that the session stops telling of it
     await source.replace(bundle=secrets.bundle("new\n"))
     assert names_in(await waiting) == ["ROOTCA"]
-    assert source.made <= 3
     await responses.aclose()
+
+
+async def test_a_source_that_cannot_wait_ends_the_stream_with_its_reason(discovery, source):
+    responses = discovery.stream_secrets(Conversation(request("default")), context())
+    await following(responses)
+    source.waiting_fails = UnavailableError("the database is away")
+    await source.replace()
+    with pytest.raises(UnavailableError, match="the database is away"):
+        await following(responses)
 
 
 async def test_a_half_close_ends_the_stream_after_what_was_asked_is_answered(discovery):
