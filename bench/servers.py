@@ -22,7 +22,7 @@ from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.limits import RateLimiter
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
@@ -61,9 +61,12 @@ async def serve_bare() -> None:
     await task
 
 
-async def check(_request: CheckRequest, _context: CallContext) -> CheckResponse:
+CONSTANT = Prepared(ALLOWED)
+
+
+async def check(_request: CheckRequest, _context: CallContext) -> Prepared:
     """Answer the constant."""
-    return ALLOWED
+    return CONSTANT
 
 
 async def serve_meshward() -> None:

@@ -17,33 +17,47 @@ OTHER = "other"
 LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
+class CounterSeries:
+    """One series of a counter; the hot path adds to `count` itself."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0.0
+
+
 class Counter(Collector):
     """Counts events by label values. `name` goes without the `_total` that the exposition adds."""
 
     def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
         self._other = (OTHER,) * len(labels)
-        self._values: dict[tuple[str, ...], float] = {}
+        self._series: dict[tuple[str, ...], CounterSeries] = {}
+
+    def series(self, values: tuple[str, ...]) -> CounterSeries:
+        """Return the series with these label values, in the order of the labels."""
+        known = self._series.get(values)
+        if known is None:
+            if len(self._series) >= MAX_SERIES:
+                values = self._other
+            known = self._series.setdefault(values, CounterSeries())
+        return known
 
     def add(self, values: tuple[str, ...], amount: float = 1) -> None:
-        """Add `amount` to the series with these label values, in the order of the labels."""
-        known = self._values
-        if values in known:
-            known[values] += amount
-        elif len(known) < MAX_SERIES:
-            known[values] = amount
-        else:
-            known[self._other] = known.get(self._other, 0) + amount
+        """Add `amount` to the series with these label values."""
+        self.series(values).count += amount
 
     def value(self, *values: str) -> float:
         """Return the count of one series, 0 if it has none."""
-        return self._values.get(values, 0)
+        known = self._series.get(values)
+        return known.count if known else 0
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the family for a scrape."""
+        """Yield the family for a scrape; a series that nothing was added to is left out."""
         family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, count in self._values.items():
-            family.add_metric(values, count)
+        for values, series in self._series.items():
+            if series.count:
+                family.add_metric(values, series.count)
         yield family
 
 
@@ -67,21 +81,19 @@ class Gauge(Collector):
         yield family
 
 
-class Series:
+class HistogramSeries:
     """One series of a histogram."""
 
-    __slots__ = ("_counts", "_sums", "_values")
+    __slots__ = ("counts", "sum")
 
-    def __init__(self, counts: list[int], sums: dict[tuple[str, ...], float], values: tuple[str, ...]) -> None:
-        self._counts = counts
-        self._sums = sums
-        self._values = values
-        sums.setdefault(values, 0.0)
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
+        self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one event that took `seconds`."""
-        self._counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
-        self._sums[self._values] += seconds
+        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.sum += seconds
 
 
 class Histogram(Collector):
@@ -90,28 +102,30 @@ class Histogram(Collector):
     def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
         self._other = (OTHER,) * len(labels)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
+        self._series: dict[tuple[str, ...], HistogramSeries] = {}
+
+    def series(self, values: tuple[str, ...]) -> HistogramSeries:
+        """Return the series with these label values, for a caller that observes it often."""
+        known = self._series.get(values)
+        if known is None:
+            if len(self._series) >= MAX_SERIES:
+                values = self._other
+            known = self._series.setdefault(values, HistogramSeries())
+        return known
 
     def observe(self, values: tuple[str, ...], seconds: float) -> None:
         """Count one event that took `seconds`."""
         self.series(values).observe(seconds)
 
-    def series(self, values: tuple[str, ...]) -> "Series":
-        """Return the series with these label values, for a caller that observes it often."""
-        if values not in self._counts and len(self._counts) >= MAX_SERIES:
-            values = self._other
-        counts = self._counts.setdefault(values, [0] * (len(LATENCY_BUCKETS) + 1))
-        return Series(counts, self._sums, values)
-
     def collect(self) -> Iterator[Metric]:
-        """Yield the family for a scrape."""
+        """Yield the family for a scrape; a series that nothing was counted in is left out."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         bounds = [str(bound) for bound in LATENCY_BUCKETS] + ["+Inf"]
-        for values, counts in self._counts.items():
+        for values, series in self._series.items():
             total, buckets = 0, []
-            for bound, count in zip(bounds, counts, strict=True):
+            for bound, count in zip(bounds, series.counts, strict=True):
                 total += count
                 buckets.append((bound, total))
-            family.add_metric(values, buckets, self._sums[values])
+            if total:
+                family.add_metric(values, buckets, series.sum)
         yield family

@@ -17,6 +17,8 @@ from app.transport.grpc.supervision import Receive
 
 Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
 
+# The header of nearly every gRPC request, to be found without looking at each of them here.
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
 # Where a mounted application finds the caller that was authenticated for it.
 CALLER_KEY = "meshward.caller"
 
@@ -57,7 +59,7 @@ class MeshApplication:
 
         async def application(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
-                if scope["path"] in rpcs and _is_grpc(scope):
+                if _CONTENT_TYPE in scope["headers"] and scope["path"] in rpcs and scope["method"] == "POST":
                     await grpc(scope, receive, send, drained)
                 else:
                     await self._dispatch(scope, receive, send, drained)
@@ -100,10 +102,10 @@ def _is_grpc(scope: Mapping[str, Any]) -> bool:
         return False
     for name, value in scope["headers"]:
         if name == b"content-type":
-            media_type: bytes = value
-            return media_type == b"application/grpc" or media_type.startswith(
-                (b"application/grpc+", b"application/grpc;")
-            )
+            if value == b"application/grpc":
+                return True
+            media_type: bytes = value.partition(b";")[0].strip().lower()
+            return media_type == b"application/grpc" or media_type.startswith(b"application/grpc+")
     return False
 
 

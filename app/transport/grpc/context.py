@@ -21,22 +21,20 @@ class CallContext:
     Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
     """
 
-    __slots__ = (
-        "_headers",
-        "_metadata",
-        "_request_id",
-        "caller",
-        "client_chain",
-        "deadline",
-        "initial_metadata",
-        "method",
-        "peer",
-        "peer_id",
-        "tls",
-        "trailing_metadata",
-    )
+    # Defaults of the class: a call on the hot path sets few of them, and what is not set costs nothing.
+    tls: bool = False
+    client_chain: tuple[str, ...] = ()
+    peer_id: SpiffeId | None = None
+    deadline: float | None = None
+    caller: Caller = ANONYMOUS
+    # Whether the answer carries no metadata of its own.
+    plain: bool = True
+    _metadata: Metadata | None = None
+    _request_id = ""
+    _initial: list[tuple[str, str]] | None = None
+    _trailing: list[tuple[str, str]] | None = None
 
-    def __init__(  # noqa: PLR0913 - plain data
+    def __init__(
         self,
         method: str,
         peer: str,
@@ -44,24 +42,31 @@ class CallContext:
         headers: Headers = (),
         *,
         tls: bool = False,
-        client_chain: tuple[str, ...] = (),
-        peer_id: SpiffeId | None = None,
-        deadline: float | None = None,
-        request_id: str = "",
-        caller: Caller = ANONYMOUS,
+        caller: Caller | None = None,
     ) -> None:
         self.method = method
         self.peer = peer
-        self.tls = tls
-        self.client_chain = client_chain
-        self.peer_id = peer_id
-        self.deadline = deadline
-        self.caller = caller
-        self.initial_metadata: list[tuple[str, str]] = []
-        self.trailing_metadata: list[tuple[str, str]] = []
         self._headers = headers
-        self._metadata = metadata
-        self._request_id = request_id
+        if metadata is not None:
+            self._metadata = metadata
+        if tls:
+            self.tls = tls
+        if caller is not None:
+            self.caller = caller
+
+    @property
+    def initial_metadata(self) -> list[tuple[str, str]]:
+        """What is sent before the first message."""
+        if self._initial is None:
+            self._initial, self.plain = [], False
+        return self._initial
+
+    @property
+    def trailing_metadata(self) -> list[tuple[str, str]]:
+        """What is sent with the status."""
+        if self._trailing is None:
+            self._trailing, self.plain = [], False
+        return self._trailing
 
     @property
     def metadata(self) -> Metadata:

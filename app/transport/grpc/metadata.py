@@ -44,13 +44,24 @@ def parse_metadata(headers: Headers) -> Metadata:
     return metadata
 
 
-@lru_cache(maxsize=256)  # a client sends the same few, by configuration
 def parse_timeout(value: bytes) -> float:
     """Return the seconds of a `grpc-timeout`. Raises RpcError INTERNAL if it is malformed."""
     match = _TIMEOUT.fullmatch(value)
     if match is None:
         raise RpcError(Code.INTERNAL, "grpc-timeout is malformed: use at most 8 digits and one of H M S m u n")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+@lru_cache(maxsize=256)  # clients send the same few, by configuration
+def time_budget(timeout: bytes | None, most: float | None) -> float | None:
+    """Return the seconds that a call has: what its `grpc-timeout` says, but no more than `most`; None is no limit.
+
+    Raises RpcError INTERNAL if the timeout is malformed.
+    """
+    if timeout is None:
+        return most
+    seconds = parse_timeout(timeout)
+    return seconds if most is None else min(seconds, most)
 
 
 def encode_message(message: str) -> bytes:

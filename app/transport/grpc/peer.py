@@ -41,20 +41,19 @@ class Peer:
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:
     """Return the peer of an ASGI http scope. Takes the TLS chain only if the server verified it."""
-    extensions = scope.get("extensions")
-    tls = extensions.get("tls") if extensions else None
+    tls = scope["extensions"].get("tls")
     if tls is None:
-        return _peer(scope.get("client"), False, ())
-    chain = () if tls.get("client_cert_error") else tuple(tls.get("client_cert_chain") or ())
-    return _peer(scope.get("client"), True, chain)
+        return _peer(scope.get("client"), None)
+    return _peer(scope.get("client"), () if tls.get("client_cert_error") else tuple(tls["client_cert_chain"]))
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)
-def _peer(client: tuple[str, int] | None, tls: bool, chain: tuple[str, ...]) -> Peer:  # noqa: FBT001
-    """Return the peer of a connection: its calls share one value."""
+def _peer(client: tuple[str, int] | None, chain: tuple[str, ...] | None) -> Peer:
+    """Return the peer of a connection, whose calls share one value; `chain` is None on a plaintext one."""
     host, port = client or ("unix", 0)
     address = f"{host}:{port}" if client else "unix"
-    return Peer(address, is_local(host), tls=tls, chain=chain, svid=read_svid(chain[0]) if chain else None)
+    svid = read_svid(chain[0]) if chain else None
+    return Peer(address, is_local(host), tls=chain is not None, chain=chain or (), svid=svid)
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

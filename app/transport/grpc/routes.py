@@ -19,6 +19,19 @@ from app.transport.grpc.context import CallContext
 Handler = Callable[[Any, CallContext], Any]
 
 
+class Prepared:
+    """An answer that is always the same, serialized once; a handler returns it in the place of the message."""
+
+    __slots__ = ("_payload",)
+
+    def __init__(self, message: Message) -> None:
+        self._payload: bytes = message.SerializeToString()
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
+        """Return the serialized message."""
+        return self._payload
+
+
 class Kind(Enum):
     """Which sides of a call stream."""
 

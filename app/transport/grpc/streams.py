@@ -22,6 +22,8 @@ ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
 _REQUEST = "http.request"
+# How h2corn tells that a request ended after its last byte.
+_END: dict[str, Any] = {"type": _REQUEST}
 _END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -47,7 +49,11 @@ def decode(message_type: type[Message], payload: bytes) -> Message:
     try:
         return message_type.FromString(payload)
     except DecodeError as error:
-        raise RpcError(Code.INTERNAL, f"request is not a valid {message_type.DESCRIPTOR.full_name}") from error
+        raise _not_a(message_type) from error
+
+
+def _not_a(message_type: type[Message]) -> RpcError:
+    return RpcError(Code.INTERNAL, f"request is not a valid {message_type.DESCRIPTOR.full_name}")
 
 
 class RequestStream(AsyncIterator[Message]):
@@ -121,17 +127,11 @@ class _Body:
 class Exchange:
     """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back."""
 
-    __slots__ = (
-        "_context",
-        "_drained",
-        "_read",
-        "_receive",
-        "_send",
-        "_server",
-        "_started",
-        "_until_read",
-        "encoding",
-    )
+    # Defaults of the class: most calls never set them.
+    encoding = IDENTITY
+    _started = False
+    _read = False
+    _until_read: asyncio.Event | None = None
 
     def __init__(
         self,
@@ -141,26 +141,23 @@ class Exchange:
         drained: "asyncio.Future[None]",
         server: ServerTraits,
     ) -> None:
-        self.encoding = IDENTITY
         self._receive = receive if server.answers_early else _Body(receive)
         self._send = send
         self._context = context
         self._drained = drained
         self._server = server
-        self._started = False
-        self._read = False
-        self._until_read: asyncio.Event | None = None
 
     async def one_request(self, message_type: type[Message], max_bytes: int) -> Message:
         """Read the one message of a request (statuscodes.md: any other number is UNIMPLEMENTED)."""
         event = await self._receive()
         body = event.get("body", b"")
         size = len(body) - HEADER_BYTES
-        # Nearly every call: one uncompressed message, whole, and the end of the stream with it or right after it.
-        if 0 <= size <= max_bytes and body[0] == 0 and int.from_bytes(body[1:HEADER_BYTES]) == size:
+        # Nearly every call: one uncompressed message (whose prefix is its length in five bytes), whole, and the end of
+        # the stream with it or right after it.
+        if 0 <= size <= max_bytes and body[:HEADER_BYTES] == size.to_bytes(HEADER_BYTES):
             if event.get("more_body"):
                 event = await self._receive()
-                if event.get("body") or event.get("more_body") or event["type"] != _REQUEST:
+                if event != _END and (event["type"] != _REQUEST or event.get("body") or event.get("more_body")):
                     raise _wrong_number(event)
             payload = body[HEADER_BYTES:]
         else:
@@ -168,7 +165,10 @@ class Exchange:
         self._read = True
         if self._until_read is not None:
             self._until_read.set()
-        return decode(message_type, payload)
+        try:
+            return message_type.FromString(payload)
+        except DecodeError as error:
+            raise _not_a(message_type) from error
 
     async def _one_payload(self, event: Any, max_bytes: int) -> bytes:
         """Gather the one message of a request that came in pieces, compressed, or not at all."""
@@ -191,14 +191,17 @@ class Exchange:
 
     async def only_answer(self, payload: bytes) -> None:
         """Send the one message of a unary answer and end with OK."""
-        send, context = self._send, self._context
-        if context.initial_metadata:
-            await self._start()
-        else:
+        send = self._send
+        body = {"type": "http.response.body", "body": b"\0" + len(payload).to_bytes(4) + payload, "more_body": False}
+        if self._context.plain:
             self._started = True
             await send(_START)
-        await send({"type": "http.response.body", "body": frame(payload), "more_body": False})
-        await send(self._ok() if context.trailing_metadata else OK_TRAILERS)
+            await send(body)
+            await send(OK_TRAILERS)
+        else:
+            await self._start()
+            await send(body)
+            await send(self._ok())
 
     async def answer(self, payload: bytes) -> None:
         """Send one message of a stream, and the headers before the first."""
