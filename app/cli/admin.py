@@ -1,7 +1,6 @@
 """A client of the admin API, whose every failure is one sentence."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from app.core.errors import (
 )
 from app.transport.rest.authentication import read_token
 from app.transport.rest.pages import MAX_PAGE_SIZE
+from app.transport.sockets import is_loopback
 
 TIMEOUT_SECONDS = 30.0
 # Pages that a listing asks for; beyond it there are more items than anybody reads.
@@ -128,16 +128,9 @@ def _checked(url: str) -> str:
         raise InvalidInputError(f"{url!r} is not a URL: use http://127.0.0.1:15014") from error
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise InvalidInputError(f"{url!r} is not a URL of http or https: use http://127.0.0.1:15014")
-    if parsed.scheme == "http" and not _is_loopback(parsed.host):
+    if parsed.scheme == "http" and not is_loopback(parsed.host):
         typer.echo(f"meshward: the admin token goes to {parsed.host} unencrypted", err=True)
     return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _json(response: httpx.Response) -> Any:

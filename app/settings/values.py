@@ -12,15 +12,15 @@ from pydantic import AfterValidator, BeforeValidator, InstanceOf
 from app.core.errors import InvalidInputError
 from app.core.spiffe import TrustDomain
 from app.db.engine import parse_url
+from app.transport import sockets
+from app.transport.sockets import is_loopback
 
-MAX_PORT = 65_535
 # RFC 1035, section 2.3.4.
 MAX_DNS_NAME_LENGTH = 253
 # Ten years; beyond it a value is a slip of the keyboard, and far beyond it no duration at all.
 MAX_DURATION = timedelta(days=3660)
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_HOST = re.compile(r"[a-zA-Z0-9._-]{1,253}")
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhd])){1,5}")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
 _UNITS = {
@@ -45,37 +45,19 @@ class Bind:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def parse_bind(value: object) -> Bind:
     """Return the bind that `127.0.0.1:15010` or `[::1]:15010` spells. Raises ValueError saying what is wrong."""
     if isinstance(value, Bind):
         return value
-    host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not port.isascii() or not port.isdigit():
-        raise ValueError("must be host:port, such as 127.0.0.1:15010 or [::1]:15010")
-    if len(port) > len(str(MAX_PORT)) or int(port) > MAX_PORT:
-        raise ValueError(f"has a port above {MAX_PORT}")
-    return Bind(_parse_host(host), int(port))
-
-
-def _parse_host(host: str) -> str:
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            return str(ipaddress.IPv6Address(host[1:-1]))
-        except ValueError as error:
-            raise ValueError(f"{host} is not an IPv6 address") from error
-    if ":" in host:
-        raise ValueError(f"write the IPv6 address in brackets: [{host}]")
-    if not _HOST.fullmatch(host):
-        raise ValueError("names no host: use 127.0.0.1 for this machine alone, 0.0.0.0 for every interface")
-    return host
+    if not isinstance(value, str):
+        raise ValueError("must be host:port, such as 127.0.0.1:15010")  # noqa: TRY004 - pydantic collects these
+    try:
+        return Bind(*sockets.parse_bind(value))
+    except InvalidInputError as error:
+        raise ValueError(error.message) from error
 
 
 def parse_duration(value: object) -> timedelta:

@@ -1,25 +1,46 @@
 """Binding listeners, with one clear sentence for each way in which it fails."""
 
 import errno
+import re
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from app.core.errors import InvalidInputError, PreconditionError
 
 MAX_PORT = 65_535
 BACKLOG = 1024
+# A DNS name of 253 characters, a colon and a port.
+MAX_BIND_LENGTH = 259
+
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST = re.compile(r"[a-zA-Z0-9._-]{1,253}")
 
 
 def parse_bind(bind: str) -> tuple[str, int]:
     """Return host and port of `host:port` or `[v6]:port`. Raises InvalidInputError."""
-    host, colon, port = bind.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
-        raise InvalidInputError(f"bind address {bind!r} is not host:port, such as 127.0.0.1:15010 or [::]:15012")
+    host, _, port = bind.rpartition(":")
+    if len(bind) > MAX_BIND_LENGTH or not host or not _PORT.fullmatch(port) or int(port) > MAX_PORT:
+        raise InvalidInputError(
+            f"bind address {bind[:MAX_BIND_LENGTH]!r} is not host:port, such as 127.0.0.1:15010 or [::]:15012, "
+            f"with a port up to {MAX_PORT}"
+        )
     if host.startswith("[") and host.endswith("]"):
-        return host[1:-1], int(port)
-    if ":" in host:
-        raise InvalidInputError(f"bind address {bind!r}: write an IPv6 address in brackets, as [::1]:{port}")
-    return host, int(port)
+        host = host[1:-1]
+        if _is_ipv6(host):
+            return host, int(port)
+    elif _HOST.fullmatch(host):
+        return host, int(port)
+    elif _is_ipv6(host):
+        raise InvalidInputError(f"bind address {bind!r}: write an IPv6 address in brackets, as [{host}]:{port}")
+    raise InvalidInputError(f"bind address {bind!r}: {host!r} is neither an address nor the name of a host")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
