@@ -1,0 +1,195 @@
+"""Who is let in: peers, certificates, rate limits, the table."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from app.core.caller import Caller, Credential
+from app.core.errors import ResourceExhaustedError, UnauthenticatedError
+from app.core.spiffe import SpiffeId, TrustDomain
+from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.limits import MAX_BUCKETS, RateLimiter
+from app.transport.grpc.peer import read_peer
+from app.transport.grpc.routes import Authentication, RateLimit, route_table
+from tests.fakes.clock import ManualClock
+from tests.functional.grpc.echo import EchoService, echo_rpcs
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+CLOCK = ManualClock()
+CART = "spiffe://cluster.local/ns/shop/sa/cart"
+
+
+def certificate(*uris, ca=None, sign=False, client=True, usage=True, days=1):
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(x509.Name([]))
+        .public_key(KEY.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(CLOCK.now() - timedelta(days=2))
+        .not_valid_after(CLOCK.now() + timedelta(days=days))
+    )
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    if ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    if usage:
+        builder = builder.add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                key_cert_sign=sign,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                crl_sign=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH] if client else [ExtendedKeyUsageOID.SERVER_AUTH]
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def peer(*, host="203.0.113.7", pem=None, tls=True, error=None):
+    extensions = {"tls": {"client_cert_chain": (pem,) if pem else (), "client_cert_error": error}} if tls else {}
+    return read_peer({"client": (host, 4711), "extensions": extensions})
+
+
+async def check_token(secret):
+    if secret == "good":
+        return Caller(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
+    raise UnauthenticatedError("no")
+
+
+def authenticator(**options):
+    return Authenticator(trust_domain=TrustDomain("cluster.local"), clock=CLOCK, check_token=check_token, **options)
+
+
+def test_an_svid_is_its_id_whatever_the_row_demands():
+    for demand in (Authentication.MESH, Authentication.IDENTITY):
+        caller = authenticator().at_once(demand, peer(pem=certificate(CART, ca=False)))
+        assert caller == Caller(Credential.SVID, SpiffeId.parse(CART))
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        certificate(),
+        certificate(CART, "spiffe://cluster.local/ns/other/sa/x"),
+        certificate("spiffe://cluster.local"),
+        certificate("https://cluster.local/ns/shop/sa/cart"),
+        certificate("spiffe://cluster.local/ns/shop/sa/cart/"),
+        certificate("spiffe://other.org/ns/shop/sa/cart"),
+        certificate(CART, ca=True),
+        certificate(CART, sign=True),
+        certificate(CART, client=False),
+        certificate(CART, usage=False),
+        certificate(CART, days=-1),
+        "not a certificate",
+        "x" * 20_000,
+    ],
+)
+def test_a_certificate_that_is_no_leaf_svid_of_ours_is_refused_even_on_this_machine(pem):
+    for demand in (Authentication.MESH, Authentication.IDENTITY):
+        with pytest.raises(UnauthenticatedError):
+            authenticator().at_once(demand, peer(host="127.0.0.1", pem=pem))
+
+
+def test_a_certificate_that_the_server_did_not_verify_counts_for_nothing():
+    with pytest.raises(UnauthenticatedError):
+        authenticator().at_once(Authentication.MESH, peer(pem=certificate(CART), error="unknown ca"))
+
+
+def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
+    clock = ManualClock()
+    gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, check_token=check_token)
+    connected = peer(pem=certificate(CART))
+    assert gate.at_once(Authentication.MESH, connected)
+    clock.advance(timedelta(days=1).total_seconds())
+    with pytest.raises(UnauthenticatedError, match="expired"):
+        gate.at_once(Authentication.MESH, connected)
+
+
+def test_plaintext_is_of_the_mesh_only_from_this_machine():
+    gate = authenticator()
+    assert gate.at_once(Authentication.MESH, peer(host="127.0.0.9", tls=False))
+    assert gate.at_once(Authentication.MESH, peer(host="::1", tls=False))
+    assert gate.at_once(Authentication.MESH, read_peer({"client": None, "extensions": {}}))
+    for host in ("203.0.113.7", "10.0.0.1", "127.0.0.1.evil.example", ""):
+        with pytest.raises(UnauthenticatedError):
+            gate.at_once(Authentication.MESH, peer(host=host, tls=False))
+    assert authenticator(trust_plaintext=True).at_once(Authentication.MESH, peer(tls=False))
+
+
+def test_tls_without_a_certificate_is_not_of_the_mesh_even_from_this_machine():
+    with pytest.raises(UnauthenticatedError):
+        authenticator().at_once(Authentication.MESH, peer(host="127.0.0.1"))
+
+
+def test_an_identity_is_never_given_for_being_near():
+    assert (
+        authenticator(trust_plaintext=True).at_once(Authentication.IDENTITY, peer(host="127.0.0.1", tls=False)) is None
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", "good", "Basic good", "Bearer", "Bearer bad", "Bearer " + "x" * 1000, b"bin"]
+)
+async def test_what_is_no_join_token_is_refused(value):
+    metadata = {} if value is None else {"authorization": (value,)}
+    with pytest.raises(UnauthenticatedError):
+        await authenticator().by_token(CallContext("/s/m", "unix", metadata))
+
+
+async def test_a_join_token_is_its_id_and_carries_its_number():
+    caller = await authenticator().by_token(CallContext("/s/m", "unix", {"authorization": ("bearer good",)}))
+    assert (caller.credential, caller.token_id) == (Credential.JOIN_TOKEN, "1")
+
+
+def test_a_rate_limit_admits_a_burst_and_refills_with_time():
+    clock = ManualClock()
+    limiter, limit = RateLimiter(clock.monotonic), RateLimit(per_second=2, burst=3)
+    for _ in range(3):
+        limiter.admit("/m", "a", limit)
+    with pytest.raises(ResourceExhaustedError, match=r"retry in 0\.500 s"):
+        limiter.admit("/m", "a", limit)
+    limiter.admit("/m", "b", limit)
+    limiter.admit("/other", "a", limit)
+    clock.advance(0.5)
+    limiter.admit("/m", "a", limit)
+    with pytest.raises(ResourceExhaustedError):
+        limiter.admit("/m", "a", limit)
+    clock.advance(3600)
+    for _ in range(3):
+        limiter.admit("/m", "a", limit)
+    with pytest.raises(ResourceExhaustedError):
+        limiter.admit("/m", "a", limit)
+
+
+def test_the_limiter_forgets_the_idlest_caller_when_it_is_full():
+    limiter, limit = RateLimiter(ManualClock().monotonic), RateLimit(per_second=1, burst=1)
+    for index in range(MAX_BUCKETS):
+        limiter.admit("/m", str(index), limit)
+    limiter.admit("/m", "one more", limit)
+    limiter.admit("/m", "0", limit)
+    with pytest.raises(ResourceExhaustedError):
+        limiter.admit("/m", str(MAX_BUCKETS - 1), limit)
+
+
+async def test_a_path_stands_in_the_table_once():
+    rows = echo_rpcs(EchoService())
+    with pytest.raises(ValueError, match="twice"):
+        route_table([*rows, rows[0]])
+
+
+def test_what_is_read_of_a_certificate_is_its_end():
+    assert peer(pem=certificate(CART)).svid.not_after == datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -1,0 +1,104 @@
+"""Headers as metadata, timeouts, and errors as trailers."""
+
+import base64
+
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from app.core.errors import InvalidInputError, MeshwardError, Violation
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.metadata import (
+    MAX_STATUS_MESSAGE,
+    MAX_VIOLATIONS,
+    encode_message,
+    encode_metadata,
+    error_trailers,
+    parse_metadata,
+    parse_timeout,
+    time_budget,
+)
+from app.transport.grpc.status import Code, RpcError, code_of
+
+
+def test_text_is_text_and_bin_is_bytes_in_the_order_they_came():
+    metadata = parse_metadata([(b"a", b"1"), (b"a", b"2"), (b"x-bin", b"AP8"), (b"content-type", b"application/grpc")])
+    assert metadata == {"a": ("1", "2"), "x-bin": (b"\x00\xff",)}
+
+
+def test_values_that_are_not_what_their_name_says_are_left_out():
+    assert parse_metadata([(b"x-bin", b"!!"), (b"a", b"\xff"), (b":path", b"/x")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(b"2H", 7200), (b"3M", 180), (b"5S", 5), (b"200m", 0.2), (b"7u", 7e-6), (b"99999999n", 0.099999999)],
+)
+def test_every_unit_of_a_timeout_is_known(value, seconds):
+    assert parse_timeout(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", [b"", b"S", b"5", b"123456789S", b"-1S", b"1 S", b"1S\n", "٣S".encode()])
+def test_a_malformed_timeout_is_refused(value):
+    with pytest.raises(RpcError) as caught:
+        parse_timeout(value)
+    assert caught.value.code is Code.INTERNAL
+
+
+def test_a_budget_is_the_lesser_of_what_the_client_and_the_server_allow():
+    assert time_budget(None, 60) == 60
+    assert time_budget(b"99999999H", 60) == 60
+    assert time_budget(b"1S", 60) == 1
+    assert time_budget(None, None) is None
+    assert time_budget(b"1S", None) == 1
+
+
+def test_a_status_message_is_percent_encoded_utf8_and_bounded():
+    assert encode_message("50% é\n\x00") == b"50%25 %C3%A9%0A%00"
+    assert len(encode_message("x" * 10_000)) == MAX_STATUS_MESSAGE
+
+
+def test_violations_travel_in_the_details_and_are_bounded():
+    violations = [Violation(f"f{index}", "bad") for index in range(MAX_VIOLATIONS + 5)]
+    trailers = dict(error_trailers(Code.INVALID_ARGUMENT, InvalidInputError("no", *violations)))
+    encoded = trailers[b"grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(base64.b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    details = error_details_pb2.BadRequest()
+    status.details[0].Unpack(details)
+    assert [violation.field for violation in details.field_violations] == [
+        f"f{index}" for index in range(MAX_VIOLATIONS)
+    ]
+
+
+def test_metadata_that_could_break_out_of_its_header_is_refused():
+    with pytest.raises(ValueError, match="control character"):
+        encode_metadata([("x-a", "1\r\nx-b: 2")])
+
+
+def all_kinds(root):
+    for kind in root.__subclasses__():
+        yield kind
+        yield from all_kinds(kind)
+
+
+def test_every_kind_of_error_has_a_status_of_its_own():
+    for kind in all_kinds(MeshwardError):
+        if kind is RpcError:
+            continue
+        error = kind.__new__(kind)
+        MeshwardError.__init__(error, "message")
+        if hasattr(error, "status"):
+            continue  # the admin API's own, which never reaches a call
+        assert code_of(error) is not Code.OK
+    assert code_of(RpcError(Code.ABORTED, "")) is Code.ABORTED
+    assert code_of(MeshwardError("of no kind")) is Code.INTERNAL
+
+
+@pytest.mark.parametrize("given", ["a\nb", "a b", "x" * 129, "é", ""])
+def test_a_request_id_that_could_do_harm_is_replaced(given):
+    context = CallContext("/s/m", "unix", {"x-request-id": (given,)})
+    assert context.request_id != given
+    assert context.request_id == context.request_id
+
+
+def test_a_harmless_request_id_is_taken_over():
+    assert CallContext("/s/m", "unix", {"x-request-id": ("7b2f6a52-7f2c.A_1",)}).request_id == "7b2f6a52-7f2c.A_1"
