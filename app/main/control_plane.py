@@ -63,7 +63,7 @@ class ControlPlane:
         self._plaintext = MeshListener(listen(str(settings.mesh.plaintext_bind)), mesh, grace_seconds=grace)
         self._tls = MeshListener(listen(str(settings.mesh.tls_bind)), mesh, grace_seconds=grace)
         self._admin = AdminListener(listen(str(settings.admin.bind)), admin, grace_seconds=grace)
-        self._tls_served = False
+        self._tls_served = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -111,7 +111,7 @@ class ControlPlane:
         self.failed.set_result(None)
 
     async def _mesh_is_served(self) -> None:
-        if not self._tls_served:
+        if not self._tls_served.is_set():
             raise UnavailableError("the mesh TLS port waits for its certificate")
 
     async def _serve_tls(self) -> None:
@@ -128,11 +128,11 @@ class ControlPlane:
         while True:
             try:
                 material = await _material(session)
-                if self._tls_served:
+                if self._tls_served.is_set():
                     await self._tls.rotate(material)
                 else:
                     await self._tls.start(material)
-                self._tls_served = True
+                self._tls_served.set()
                 log.info("serving_certificate_replaced", port=self._tls.port)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(MAX_CONNECTION_SECONDS):
@@ -142,7 +142,8 @@ class ControlPlane:
                 await asyncio.sleep(SERVING_RETRY_SECONDS)
 
     async def _tell_health(self) -> None:
-        """Let grpc.health.v1 say what `/readyz` says."""
+        """Let grpc.health.v1 say what `/readyz` says, from the moment on at which there is something to be ready."""
+        await self._tls_served.wait()
         while True:
             self._grpc_health.set_serving(serving=not await self._health.failures())
             await asyncio.sleep(REFRESH_SECONDS)
