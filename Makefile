@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
 .PHONY: help setup run serve test unit lint format bench lock proto clean
 
@@ -48,8 +49,9 @@ format: setup
 bench: setup
 	$(BIN)/python -m bench
 
-lock:
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+lock: setup
+	$(LOCK) --extra dev --output-file requirements.lock
+	$(LOCK) docker/build.in --extra postgres --constraint requirements.lock --output-file docker/requirements.lock
 
 proto: setup
 	$(BIN)/python proto/generate.py
