@@ -46,8 +46,9 @@ def guarded(command: Callable[[], None]) -> int:
 
 def sentences(error: MeshwardError) -> str:
     """Return the error's message, and below it each violation that the message does not already tell."""
-    told = [f"  {violation}" for violation in error.violations if str(violation) not in error.message]
-    return "\n".join([error.message, *told])
+    message = error.message
+    more = [f"  {item}" for item in error.violations if str(item) not in message and item.problem != message]
+    return "\n".join([message, *more])
 
 
 def _own_fault(error: Exception) -> str:

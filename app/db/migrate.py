@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -19,6 +20,8 @@ from app.db.errors import DatabaseAwayError, translate
 LOCK_TIMEOUT_MS = 60_000
 # The name of the lock among PostgreSQL's advisory locks: "meshward" in ASCII.
 POSTGRES_LOCK = int.from_bytes(b"meshward")
+
+_log = structlog.get_logger(__name__)
 
 
 async def upgrade(engine: AsyncEngine) -> str:
@@ -83,6 +86,7 @@ def _upgrade(connection: Connection, place: str) -> str:
         raise PreconditionError(f"{place} has tables but no record of Meshward's steps: use an empty database")
     if before != newest():
         command.upgrade(configuration(connection), "head")
+        _log.info("database_upgraded", before=before, now=newest())
     return before
 
 

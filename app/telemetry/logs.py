@@ -26,7 +26,6 @@ MAX_ITEMS = 64
 
 # Libraries speak when something is wrong; some of them, at debug level, would log headers and statements.
 _FOREIGN_LEVEL = logging.WARNING
-_TOLD_LIBRARIES = ("alembic.runtime.migration",)
 
 _SECRET_KEY = re.compile(r"(?:[a-z0-9_.-]*[_.-])?(?:authorization|cookie|token|secret|password|passwd|private[_-]?key)")
 _SECRETS_IN_TEXT = (
@@ -80,9 +79,7 @@ def configure(level: Level, form: Format, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_FOREIGN_LEVEL)
-    threshold = logging.getLevelNamesMapping()[level.upper()]
-    for name in ("app", *_TOLD_LIBRARIES):
-        logging.getLogger(name).setLevel(threshold)
+    logging.getLogger("app").setLevel(logging.getLevelNamesMapping()[level.upper()])
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

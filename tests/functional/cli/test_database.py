@@ -1,36 +1,17 @@
-"""`meshward db` on real databases, as its user starts it."""
-
-import asyncio
-import os
-import sys
+"""`meshward db` on real databases."""
 
 import pytest
 
 
 @pytest.fixture
-def meshward(tmp_path, database_url):
-    """Run the command line as a process; return status, output and errors."""
+def meshward(run, tmp_path, database_url):
+    data_dir = str(tmp_path / "data")
 
-    async def run(*arguments, **environ):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.cli",
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("MESHWARD_")},
-                "MESHWARD_DATA_DIR": str(tmp_path / "data"),
-                "MESHWARD_DATABASE_URL": database_url,
-                **environ,
-            },
-        )
-        async with asyncio.timeout(60):
-            out, err = await process.communicate()
-        return process.returncode, out.decode(), err.decode()
+    async def meshward(*arguments, **environ):
+        variables = {"MESHWARD_DATA_DIR": data_dir, "MESHWARD_DATABASE_URL": database_url, **environ}
+        return await run(variables, *arguments)
 
-    return run
+    return meshward
 
 
 async def test_an_empty_database_is_brought_up_to_date_once(meshward):

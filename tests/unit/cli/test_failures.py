@@ -38,6 +38,8 @@ def test_an_error_on_purpose_is_its_sentence_and_what_the_sentence_leaves_out(ca
     told, untold = Violation("a", "is wrong"), Violation("b", "is missing")
     assert guarded(fail(InvalidInputError("settings are wrong: a: is wrong", told, untold))) == 1
     assert capsys.readouterr().err == "meshward: settings are wrong: a: is wrong\n  b: is missing\n"
+    assert guarded(fail(InvalidInputError("is wrong", told))) == 1
+    assert capsys.readouterr().err == "meshward: is wrong\n"
 
 
 def test_a_fault_of_our_own_is_a_sentence_and_a_file_with_the_traceback(capsys):

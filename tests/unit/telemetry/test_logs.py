@@ -18,8 +18,7 @@ def _undo():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name in ("app", "alembic.runtime.migration"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger("app").setLevel(logging.NOTSET)
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
