@@ -72,9 +72,6 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
     async def database() -> None:
         await check_alive(parts.engine)
 
-    async def ca() -> None:
-        parts.ca.authorities.active()
-
     async def policies() -> None:
         if not parts.policies.loaded:
             raise UnavailableError("the policies are not loaded yet")
@@ -83,5 +80,11 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         if not parts.quotas.loaded:
             raise UnavailableError("the quota configurations are not loaded yet")
 
-    checks = {"database": database, "ca": ca, "policies": policies, "quotas": quotas, "mesh": mesh_is_served}
+    checks = {
+        "database": database,
+        "ca": parts.ca.check_ready,
+        "policies": policies,
+        "quotas": quotas,
+        "mesh": mesh_is_served,
+    }
     return Health(checks, parts.clock)

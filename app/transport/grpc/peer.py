@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from app.core.errors import MeshwardError, UnauthenticatedError
@@ -17,6 +18,17 @@ from app.core.spiffe import SpiffeId
 PEER_CACHE_SIZE = 4096
 # A leaf that is longer is refused before it is parsed.
 MAX_CERTIFICATE_PEM_BYTES = 16 * 1024
+
+
+# What the library makes of a certificate that it cannot read.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+    x509.DuplicateExtension,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ def read_svid(pem: str) -> PeerSvid:
         return PeerSvid(_leaf_id(certificate), certificate.not_valid_after_utc)
     except MeshwardError as error:
         return PeerSvid(None, datetime.min.replace(tzinfo=UTC), error.message)
-    except (ValueError, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         return PeerSvid(None, datetime.min.replace(tzinfo=UTC), f"client certificate cannot be read: {error}")
 
 
