@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.core.spiffe import TrustDomain
 from app.db.engine import sqlite_url
@@ -107,8 +108,26 @@ class QuotaSettings(Area):
     headers: Literal["off", "draft03", "ietf", "both"] = "off"
 
 
-class Settings(Area):
-    """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end."""
+class Settings(BaseSettings):
+    """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end.
+
+    Made from what it is given and the defaults: the environment and files are read by `app.settings.load` alone, which
+    can say where each value stood.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature, here and below
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the one source."""
+        return (init_settings,)
 
     data_dir: FilePath = Path(".meshward")
     trust_domain: TrustDomainValue = TrustDomain("cluster.local")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.core.errors import InvalidInputError, Violation
@@ -68,7 +68,7 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> LoadedSettin
             violations.append(Violation(variable, f"no such setting{_nearest(variable, key_of_variable)}"))
     if not violations:
         try:
-            return LoadedSettings(Settings.model_validate(_nest(values)), sources)
+            return LoadedSettings(Settings(**_nest(values)), sources)
         except ValidationError as error:
             violations = [_violation(details, sources) for details in error.errors()]
     raise InvalidInputError(f"settings are wrong: {'; '.join(map(str, violations))}", *violations)
@@ -79,7 +79,7 @@ def variable_of(key: str) -> str:
     return PREFIX + key.replace(".", "_").upper()
 
 
-def _keys(area: type[Area], prefix: str = "") -> Iterator[str]:
+def _keys(area: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in area.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Area):
             yield from _keys(field.annotation, f"{prefix}{name}.")
