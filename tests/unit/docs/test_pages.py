@@ -11,6 +11,7 @@ from typer.main import get_command
 from app.authz.rules.parse import parse_policies
 from app.cli import cli
 from app.core.clock import SystemClock
+from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
 from app.demo.envoy import bootstrap
 from app.demo.options import BootstrapOptions, sidecar_of
@@ -62,6 +63,13 @@ def test_every_link_between_the_documents_resolves(page):
         if not target.is_file() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_file_of_ours_that_a_document_names_exists(page):
+    ours = re.compile(r"(?:app|bench|docker|docs|migrations|proto|tests)/[\w./-]*")
+    missing = [word for word in words(page) if ours.fullmatch(word) and not (ROOT / word).exists()]
+    assert missing == []
 
 
 def test_every_page_is_reached_from_the_readme():
@@ -245,6 +253,14 @@ def test_the_quota_page_has_each_field():
 def test_the_quota_configuration_that_is_shown_is_valid():
     (shown,) = [text for text in blocks(GUIDE / "quota.md", "yaml") if text.startswith("domain:")]
     assert parse_config(yaml.safe_load(shown)).domain == "shop"
+
+
+def test_the_documents_that_the_readme_writes_are_valid():
+    console = "\n".join(blocks(ROOT / "README.md", "console"))
+    written = re.findall(r"<<'END'\n(.*?)^END$", console, re.MULTILINE | re.DOTALL)
+    policy, limits = (parse_documents(text.encode()) for text in written)
+    assert [found.key for found in parse_policies(policy)] == ["shop/cart-readers"]
+    assert parse_config(limits[0]).domain == "shop"
 
 
 def test_decisions_are_numbered_without_a_gap_and_listed():
