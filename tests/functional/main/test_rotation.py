@@ -1,0 +1,92 @@
+"""The serving certificate is replaced while calls are made, and no call notices."""
+
+import asyncio
+import contextlib
+
+import grpc
+import grpc.aio
+
+from tests.functional.main.callers import CART, certify, check, join, presented_certificate, tls_channel
+from tests.functional.main.serving import eventually_async
+from tests.functional.main.test_drain import opened_stream
+
+# Half of it is the time between two rotations.
+TTL = "2s"
+ROTATIONS = 4
+CHANNELS = 4
+
+
+class Traffic:
+    """Callers that go on until they are told to stop, and what became of their calls."""
+
+    def __init__(self, server):
+        self._server = server
+        self.running = True
+        self.calls = self.pushes = self.streams = 0
+        self.failures = []
+
+    async def check(self, channel):
+        while self.running:
+            try:
+                assert await check(channel)
+            except (grpc.aio.AioRpcError, AssertionError) as error:
+                self.failures.append(error)
+            self.calls += 1
+
+    async def renew(self, channel):
+        while self.running:
+            try:
+                await certify(channel, ttl_seconds=600)
+            except grpc.aio.AioRpcError as error:
+                self.failures.append(error)
+            await asyncio.sleep(0.05)
+
+    async def subscribe(self, channel):
+        """A sidecar: opens its stream again where it ends, which must not be an error of ours."""
+        while self.running:
+            self.streams += 1
+            try:
+                call = await opened_stream(channel)
+                while await call.read() is not grpc.aio.EOF:
+                    self.pushes += 1
+                if await call.code() is not grpc.StatusCode.OK:
+                    self.failures.append(await call.code())
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or "drain" not in error.details():
+                    self.failures.append(error)
+
+
+async def test_no_call_fails_while_the_certificate_is_replaced(serving):
+    server = serving.start(ca_svid_default_ttl=TTL)
+    cart = await join(server, ttl_seconds=600)
+    first = presented_certificate(server)
+    rotations = len(server.events("serving_certificate_replaced"))
+    traffic = Traffic(server)
+    shown = {first.serial_number}
+
+    async def rotated():
+        # Whoever connects at any time sees a certificate that is good.
+        shown.add((await asyncio.to_thread(presented_certificate, server)).serial_number)
+        return len(server.events("serving_certificate_replaced")) >= rotations + ROTATIONS
+
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(tls_channel(server, cart)) for _ in range(CHANNELS + 2)]
+        callers = [asyncio.create_task(traffic.check(channel)) for channel in channels[:CHANNELS]]
+        callers.append(asyncio.create_task(traffic.renew(channels[CHANNELS])))
+        subscriber = asyncio.create_task(traffic.subscribe(channels[CHANNELS + 1]))
+        await eventually_async(rotated, f"{ROTATIONS} rotations")
+        # A join that comes in the middle of it all.
+        joined = await join(server, "spiffe://cluster.local/ns/shop/sa/late", ttl_seconds=600)
+        traffic.running = False
+        await asyncio.gather(*callers)
+        subscriber.cancel()
+        await asyncio.gather(subscriber, return_exceptions=True)
+        assert traffic.failures == []
+        assert traffic.calls > CHANNELS * ROTATIONS
+        assert traffic.pushes + traffic.streams > 1
+        assert len(shown) >= ROTATIONS
+        assert (await certify(channels[0])).spiffe_id == CART
+    assert joined.spiffe_id == "spiffe://cluster.local/ns/shop/sa/late"
+    assert server.stop() == 0
+    assert "Traceback" not in server.log_text
+    assert not server.events("serving_certificate_failed")
