@@ -58,11 +58,10 @@ class MeshApplication:
         grpc, rpcs = self._grpc, self._grpc.table
 
         async def application(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                if _CONTENT_TYPE in scope["headers"] and scope["path"] in rpcs and scope["method"] == "POST":
-                    await grpc(scope, receive, send, drained)
-                else:
-                    await self._dispatch(scope, receive, send, drained)
+            if scope.get("path") in rpcs and _CONTENT_TYPE in scope["headers"] and scope["type"] == "http":
+                await grpc(scope, receive, send, drained)
+            elif scope["type"] == "http":
+                await self._dispatch(scope, receive, send, drained)
             elif scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
 

@@ -40,12 +40,11 @@ Run = Callable[[Rpc, CallContext, Exchange], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A row with what every one of its calls needs again."""
+    """A row with what every one of its calls needs again; `run` is None for a unary one."""
 
     rpc: Rpc
-    run: Run
+    run: Run | None
     max_seconds: float | None
-    eager: bool
     limited: bool
     ok: CounterSeries
     seconds: HistogramSeries
@@ -77,7 +76,6 @@ class GrpcApplication:
         self._max_message_bytes = max_message_bytes
         self._server = server
         runs: dict[Kind, Run] = {
-            Kind.UNARY: self._unary,
             Kind.SERVER_STREAM: self._server_stream,
             Kind.CLIENT_STREAM: self._client_stream,
             Kind.BIDI_STREAM: self._bidi_stream,
@@ -85,9 +83,8 @@ class GrpcApplication:
         self._served = {
             path: _Served(
                 rpc,
-                runs[rpc.kind],
+                runs.get(rpc.kind),
                 MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else None,
-                rpc.kind is Kind.UNARY,
                 rpc.rate_limit is not None,
                 metrics.rpcs.series((path, Code.OK.name)),
                 metrics.rpc_seconds.series((path,)),
@@ -122,12 +119,12 @@ class GrpcApplication:
                 async with within(context.deadline):
                     caller = await self._authenticator.by_token(context)
             context.caller = caller
-            work = served.run(served.rpc, context, exchange)
-            if not served.eager:
-                await work
+            if served.run is not None:
+                await served.run(served.rpc, context, exchange)
                 return
             # Most unary calls wait for nothing. They are run to their end on the spot; a timer and a watcher are made
             # only for one that does wait, because the two would cost more than all the rest of the call.
+            work = exchange.unary(served.rpc, self._max_message_bytes)
             try:
                 waits_for = work.send(None)
             except StopIteration:
@@ -159,11 +156,6 @@ class GrpcApplication:
         if rpc.rate_limit is not None:
             key = str(context.peer_id) if context.peer_id else peer.address.rpartition(":")[0]
             self._limiter.admit(rpc.path, key, rpc.rate_limit)
-
-    async def _unary(self, rpc: Rpc, context: CallContext, exchange: Exchange) -> None:
-        request = await exchange.one_request(rpc.request, self._max_message_bytes)
-        answer: Message = await rpc.handler(request, context)
-        await exchange.only_answer(answer.SerializeToString())
 
     async def _server_stream(self, rpc: Rpc, context: CallContext, exchange: Exchange) -> None:
         async with within(context.deadline):

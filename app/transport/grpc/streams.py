@@ -12,6 +12,7 @@ from app.core.errors import MeshwardError
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.framing import HEADER_BYTES, IDENTITY, FrameReader, frame
 from app.transport.grpc.metadata import encode_metadata, error_trailers
+from app.transport.grpc.routes import Rpc
 from app.transport.grpc.status import Code, RpcError
 from app.transport.grpc.supervision import Receive
 
@@ -21,7 +22,7 @@ CONTENT_TYPE = (b"content-type", b"application/grpc")
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
-_REQUEST = "http.request"
+_REQUEST, _BODY = "http.request", "http.response.body"
 # How h2corn tells that a request ended after its last byte.
 _END: dict[str, Any] = {"type": _REQUEST}
 _END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -147,13 +148,15 @@ class Exchange:
         self._drained = drained
         self._server = server
 
-    async def one_request(self, message_type: type[Message], max_bytes: int) -> Message:
-        """Read the one message of a request (statuscodes.md: any other number is UNIMPLEMENTED)."""
+    async def unary(self, rpc: Rpc, max_bytes: int) -> None:
+        """Read the one message of a request, give it to the handler, and send the one message of the answer.
+
+        It is all in one place because nearly every call goes this way: one uncompressed message (whose prefix is its
+        length in five bytes), whole, and the end of the stream with it or right after it.
+        """
         event = await self._receive()
         body = event.get("body", b"")
         size = len(body) - HEADER_BYTES
-        # Nearly every call: one uncompressed message (whose prefix is its length in five bytes), whole, and the end of
-        # the stream with it or right after it.
         if 0 <= size <= max_bytes and body[:HEADER_BYTES] == size.to_bytes(HEADER_BYTES):
             if event.get("more_body"):
                 event = await self._receive()
@@ -166,9 +169,23 @@ class Exchange:
         if self._until_read is not None:
             self._until_read.set()
         try:
-            return message_type.FromString(payload)
+            request = rpc.request.FromString(payload)
         except DecodeError as error:
-            raise _not_a(message_type) from error
+            raise _not_a(rpc.request) from error
+        answer = (await rpc.handler(request, self._context)).SerializeToString()
+        if self._context.plain:
+            send, self._started = self._send, True
+            await send(_START)
+            await send({"type": _BODY, "body": b"\0" + len(answer).to_bytes(4) + answer, "more_body": False})
+            await send(OK_TRAILERS)
+        else:
+            await self.only_answer(answer)
+
+    async def one_request(self, message_type: type[Message], max_bytes: int) -> Message:
+        """Read the one message of a request (statuscodes.md: any other number is UNIMPLEMENTED)."""
+        payload = await self._one_payload(await self._receive(), max_bytes)
+        self._read = True
+        return decode(message_type, payload)
 
     async def _one_payload(self, event: Any, max_bytes: int) -> bytes:
         """Gather the one message of a request that came in pieces, compressed, or not at all."""
@@ -190,23 +207,15 @@ class Exchange:
         return RequestStream(self._receive, FrameReader(self.encoding, max_bytes), message_type, self._drained)
 
     async def only_answer(self, payload: bytes) -> None:
-        """Send the one message of a unary answer and end with OK."""
-        send = self._send
-        body = {"type": "http.response.body", "body": b"\0" + len(payload).to_bytes(4) + payload, "more_body": False}
-        if self._context.plain:
-            self._started = True
-            await send(_START)
-            await send(body)
-            await send(OK_TRAILERS)
-        else:
-            await self._start()
-            await send(body)
-            await send(self._ok())
+        """Send the one message of an answer and end with OK."""
+        await self._start()
+        await self._send({"type": _BODY, "body": frame(payload), "more_body": False})
+        await self._send(self._ok())
 
     async def answer(self, payload: bytes) -> None:
         """Send one message of a stream, and the headers before the first."""
         await self._start()
-        await self._send({"type": "http.response.body", "body": frame(payload), "more_body": True})
+        await self._send({"type": _BODY, "body": frame(payload), "more_body": True})
 
     async def finish(self) -> None:
         """End a stream with OK."""
