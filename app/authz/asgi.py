@@ -16,6 +16,9 @@ other header sees it as absent. The rest comes from headers that the proxy's con
 The destination is the caller itself if it proved an SVID. The peer is believed only if `trust_forwarded_client_cert`
 is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise (SANITIZE_SET) and allow, and its
 address from `x-meshward-source-ip`. Otherwise it is not told, and rules that ask for it never grant and always deny.
+
+`failure_mode_allow` must stay off for HTTP checks: the path of a request becomes the path of the check, and the server
+may refuse it (`/%zz`) by resetting the stream before this application is asked. A gRPC check has the path in a message.
 """
 
 import asyncio

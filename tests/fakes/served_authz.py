@@ -1,0 +1,74 @@
+"""The authorization service on a real port, gRPC and HTTP, over policies in memory."""
+
+from contextlib import asynccontextmanager
+
+from envoy.service.auth.v3 import external_auth_pb2
+
+from app.authz.asgi import PREFIX, HttpAuthorization
+from app.authz.model import AuthzOptions
+from app.authz.rpc import AuthorizationRpc
+from app.authz.service import PolicyService
+from app.core.documents import parse_documents
+from app.core.errors import UnauthenticatedError
+from app.core.spiffe import TrustDomain
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.limits import RateLimiter
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
+from app.transport.mesh import MeshApplication, Mount
+from app.transport.serving import MeshListener
+from app.transport.sockets import listen
+from tests.fakes.clock import ManualClock
+from tests.fakes.policy_store import MemoryPolicies
+
+
+class ServedAuthz:
+    """What a test needs to know of the served service."""
+
+    def __init__(self):
+        self.clock = ManualClock()
+        self.metrics = Metrics()
+        self.service = PolicyService(MemoryPolicies(), self.clock, self.metrics, AuthzOptions())
+        self.port = 0
+
+    async def apply(self, text: str):
+        await self.service.apply(parse_documents(text.encode()))
+
+    def application(self):
+        rpc = Rpc(
+            "envoy.service.auth.v3.Authorization",
+            "Check",
+            Kind.UNARY,
+            external_auth_pb2.CheckRequest,
+            external_auth_pb2.CheckResponse,
+            AuthorizationRpc(self.service, tell_client=True).Check,
+            Authentication.MESH,
+            UNLIMITED,
+        )
+        authenticator = Authenticator(
+            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=_no_tokens
+        )
+        limiter = RateLimiter(self.clock.monotonic)
+        grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
+        http = HttpAuthorization(self.service, tell_client=True, trust_forwarded_client_cert=True)
+        return MeshApplication(grpc, [Mount(PREFIX, http, Authentication.MESH)], authenticator)
+
+
+async def _no_tokens(_):
+    raise UnauthenticatedError("there are no join tokens here")
+
+
+@asynccontextmanager
+async def served_authz(text: str = ""):
+    served = ServedAuthz()
+    await served.service.load()
+    if text:
+        await served.apply(text)
+    listener = MeshListener(listen("127.0.0.1:0"), served.application())
+    await listener.start()
+    served.port = listener.port
+    try:
+        yield served
+    finally:
+        await listener.stop()
