@@ -118,3 +118,15 @@ def test_a_check_tries_only_the_rules_that_its_request_can_match():
     rules = index_of(text).rules_for(request().workload)
     assert [rule.verdict.decision.policy for _, rule in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
     assert rules.allow._candidates(request("/other")) == []
+
+
+def test_prefixes_of_every_length_are_found():
+    prefixes = ["/a", "/b/", "/b/c", "/long/prefix/"]
+    text = "".join(
+        policy(f"{{action: DENY, rules: [{{to: [{{operation: {{paths: ['{prefix}*']}}}}]}}]}}", name=f"p{number}")
+        for number, prefix in enumerate(prefixes)
+    )
+    for number, prefix in enumerate(prefixes):
+        expected = 1 if prefix == "/b/c" else number
+        assert verdict(text, request(f"{prefix}x")).decision.policy == f"shop/p{expected}"
+    assert allowed(text, request("/long/prefix"))
