@@ -29,7 +29,7 @@ from app.ca.rules.rotation import signer_is_due
 from app.ca.rules.validation import check_authority, parse_certificate
 from app.ca.service.signal import Signal
 from app.core.clock import Clock
-from app.core.errors import ConflictError, InternalError, InvalidInputError, UnavailableError
+from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
 from app.telemetry.metrics import Metrics
 
 # Requests read in one pass: more data directories than any installation has, and signed in a fraction of a second.
@@ -188,8 +188,13 @@ class Authorities:
         key = await self._keys.create(self._config.key_algorithm)
         csr = authority_csr(self._config.trust_domain, SIGNER_TITLE, key)
         request = SigningRequest(authority_id(key.public_key()), known.root.id, csr, now)
-        async with self._transactions() as repository:
-            await repository.add_signing_request(request)
+        try:
+            async with self._transactions() as repository:
+                await repository.add_signing_request(request)
+        except MeshwardError:
+            # Every pass tries again, with another key: without this a database that takes no writes fills the disk.
+            await self._keys.remove(request.id)
+            raise
         self._held[request.id] = key
         return _Known(known.roots, known.signers, (*known.requests, request))
 

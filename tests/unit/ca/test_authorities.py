@@ -190,3 +190,19 @@ async def test_a_database_that_goes_away_keeps_no_root_key_from_its_certificate(
     with pytest.raises(UnavailableError):
         await replica(config, transactions, clock, keys).start()
     assert len(keys.keys) == 1
+
+
+async def test_keys_do_not_pile_up_while_the_database_takes_no_requests(config, transactions, clock):
+    holder = replica(config, transactions, clock)
+    await holder.start()
+    keys = MemoryKeyStore()
+    other = replica(config, transactions, clock, keys)
+    transactions.state.add_signing_request = refuse
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await other.maintain()
+    assert keys.keys == {}
+
+
+async def refuse(_request):
+    raise UnavailableError("the database takes no writes")
