@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.core.errors import InvalidInputError, PreconditionError
+from app.core.private_files import discard
 
 # What the kernel has room for in a socket address, less the final zero (unix(7), sun_path).
 MAX_PATH_BYTES = 107
@@ -58,7 +59,7 @@ def listening(path: Path, mode: int) -> Iterator[socket.socket]:
             # Whoever connects sees the old socket or this one, already listening and with its final permissions.
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
             raise PreconditionError(f"cannot make the socket {path}: {error.strerror}") from error
         ours = path.lstat().st_ino
         try:

@@ -7,6 +7,7 @@ is read.
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
@@ -101,7 +102,7 @@ def create_private_file(path: Path, content: bytes) -> None:
     except OSError as error:
         raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
     _sync_directory(path.parent)
 
 
@@ -110,25 +111,36 @@ def replace_private_file(path: Path, content: bytes) -> None:
 
     Raises PreconditionError if it cannot be written; the old file is then as it was.
     """
-    temporary = _write_beside(path, content)
+    replace_file(path, content, FILE_MODE)
+
+
+def replace_file(path: Path, content: bytes, mode: int) -> None:
+    """Do as `replace_private_file` does for a file that others may read, as far as `mode` and the umask let them."""
+    temporary = _write_beside(path, content, mode)
     try:
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
     _sync_directory(path.parent)
 
 
-def _write_beside(path: Path, content: bytes) -> Path:
+def discard(path: Path) -> None:
+    """Remove what an attempt may have left behind; that this fails too adds nothing to why the attempt did."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _write_beside(path: Path, content: bytes, mode: int = FILE_MODE) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
     return temporary
 

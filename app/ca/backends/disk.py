@@ -1,8 +1,6 @@
 """Keys and the trust bundle in the data directory."""
 
 import asyncio
-import os
-import secrets
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -13,7 +11,7 @@ from app.ca.model import KeyAlgorithm, TrustBundle
 from app.ca.rules.bundle import bundle_pem
 from app.ca.rules.profile import authority_id, new_authority_key
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError
-from app.core.private_files import create_private_file, ensure_private_directory, read_private_file
+from app.core.private_files import create_private_file, ensure_private_directory, read_private_file, replace_file
 
 # Whoever verifies us may read the bundle.
 BUNDLE_MODE = 0o644
@@ -77,17 +75,4 @@ class BundleFile:
 
     async def publish(self, bundle: TrustBundle) -> None:
         """Put the bundle in the place of the one before. Raises PreconditionError if it cannot be written."""
-        await asyncio.to_thread(self._replace, bundle_pem(bundle))
-
-    def _replace(self, content: str) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, BUNDLE_MODE)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.replace(self._path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise PreconditionError(f"cannot write the trust bundle to {self._path}: {error.strerror}") from error
+        await asyncio.to_thread(replace_file, self._path, bundle_pem(bundle).encode("ascii"), BUNDLE_MODE)

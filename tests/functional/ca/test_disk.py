@@ -123,3 +123,9 @@ async def test_the_bundle_is_replaced_whole_and_everybody_may_read_it(tmp_path):
 async def test_a_bundle_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(PreconditionError, match="nowhere"):
         await BundleFile(tmp_path / "nowhere" / "bundle.pem").publish(TrustBundle(DOMAIN, ("one\n",)))
+
+
+async def test_a_bundle_in_the_place_of_a_file_is_one_clear_refusal(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PreconditionError, match="cannot write .*file/bundle.pem"):
+        await BundleFile(tmp_path / "file" / "bundle.pem").publish(TrustBundle(DOMAIN, ("one\n",)))
