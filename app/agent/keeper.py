@@ -69,8 +69,9 @@ class IdentityKeeper:
 
     def resume(self, identity: Identity) -> None:
         """Take up an identity that was saved before."""
+        svid = identity.svid
         self._held.hold(identity)
-        self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
+        self._renewal = self._renewal.held(svid.not_after, self._clock.now(), self._chance(), svid.not_before)
 
     async def obtain(self) -> Identity:
         """Return the identity in force, enrolling first if there is none.

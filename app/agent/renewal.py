@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-# Share of the time left when a certificate arrives after which it is renewed, and how far chance may move it.
+# Share of a certificate's life after which it is renewed, and how far chance may move it.
 RENEWAL_SHARE = 0.5
 RENEWAL_JITTER = 0.1
 # Certificates with next to no life left must not make the agent ask without a pause.
@@ -53,10 +53,14 @@ class Renewal:
     failures: int = 0
     retry_at: float = 0.0
 
-    def held(self, not_after: datetime, now: datetime, chance: float) -> "Renewal":
-        """Return the state with an SVID that ends at `not_after`; `chance` in [0, 1) spreads renewals over time."""
+    def held(self, not_after: datetime, now: datetime, chance: float, since: datetime | None = None) -> "Renewal":
+        """Return the state with an SVID that ends at `not_after`; `chance` in [0, 1) spreads renewals over time.
+
+        `since` is when its life began if that was before `now`, as that of an SVID that was saved.
+        """
         share = RENEWAL_SHARE * (1 + RENEWAL_JITTER * (2 * chance - 1))
-        renew_at = max(now + (not_after - now) * share, now + MIN_RENEWAL_INTERVAL)
+        start = min(since or now, now)
+        renew_at = max(start + (not_after - start) * share, now + MIN_RENEWAL_INTERVAL)
         return Renewal(not_after, renew_at)
 
     def failed(self, tick: float, chance: float) -> "Renewal":

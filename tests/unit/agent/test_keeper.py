@@ -148,6 +148,16 @@ async def test_a_saved_identity_is_taken_up_without_a_token(world):
     assert len(world.authority.calls) == 1
 
 
+async def test_a_saved_identity_past_half_of_its_life_is_renewed_at_once(world):
+    first = await world.keeper.obtain()
+    world.clock.advance(3000)
+    world.keeper = world.another(NoToken())
+    world.keeper.resume(first)
+    async with world.keeping(waits=2):
+        assert world.held.identity is not first
+    assert world.proofs()[-1] is first
+
+
 async def test_an_expired_saved_identity_wants_a_new_token_and_says_so(world):
     identity = await world.keeper.obtain()
     world.clock.advance(3601)
