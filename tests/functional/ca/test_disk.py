@@ -127,5 +127,5 @@ async def test_a_bundle_that_cannot_be_written_says_where(tmp_path):
 
 async def test_a_bundle_in_the_place_of_a_file_is_one_clear_refusal(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PreconditionError, match="cannot write .*file/bundle.pem"):
+    with pytest.raises(PreconditionError, match=r"cannot write .*file/bundle\.pem"):
         await BundleFile(tmp_path / "file" / "bundle.pem").publish(TrustBundle(DOMAIN, ("one\n",)))

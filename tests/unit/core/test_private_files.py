@@ -170,5 +170,5 @@ def test_a_data_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatc
 @pytest.mark.parametrize("write", [create_private_file, replace_private_file])
 def test_a_place_where_nothing_can_be_written_or_removed_is_one_clear_refusal(write, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(PreconditionError, match="cannot write .*file/secret"):
+    with pytest.raises(PreconditionError, match=r"cannot write .*file/secret"):
         write(tmp_path / "file" / "secret", b"secret")
