@@ -1,7 +1,9 @@
 """The control plane while it runs: its listeners, and the tasks that keep its parts up to date."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -12,6 +14,7 @@ from app.core.errors import MeshwardError, UnavailableError
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.settings import Bind
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.health import Health as GrpcHealth
 from app.transport.grpc.limits import RateLimiter
@@ -60,9 +63,11 @@ class ControlPlane:
             metrics=parts.metrics,
             metrics_public=settings.admin.metrics_public,
         )
-        self._plaintext = MeshListener(listen(str(settings.mesh.plaintext_bind)), mesh, grace_seconds=grace)
-        self._tls = MeshListener(listen(str(settings.mesh.tls_bind)), mesh, grace_seconds=grace)
-        self._admin = AdminListener(listen(str(settings.admin.bind)), admin, grace_seconds=grace)
+        mesh_binds = (settings.mesh.plaintext_bind, settings.mesh.tls_bind)
+        plaintext, tls, rest = _listen_on(*mesh_binds, settings.admin.bind)
+        self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace)
+        self._tls = MeshListener(tls, mesh, grace_seconds=grace)
+        self._admin = AdminListener(rest, admin, grace_seconds=grace)
         self._tls_served = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -147,6 +152,14 @@ class ControlPlane:
         while True:
             self._grpc_health.set_serving(serving=not await self._health.failures())
             await asyncio.sleep(REFRESH_SECONDS)
+
+
+def _listen_on(*binds: Bind) -> list[socket.socket]:
+    """Return a listening socket for each bind. Raises as `listen` does, and then leaves none of them open."""
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(listen(str(bind))) for bind in binds]
+        opened.pop_all()
+    return sockets
 
 
 def serving_names(
