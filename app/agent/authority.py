@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.const import Status
@@ -67,11 +68,13 @@ class MeshAuthority:
     async def certify(self, csr: str, proof: Proof) -> tuple[str, ...]:
         """Return the `cert_chain` for a PEM request; see the Protocol for what it raises."""
         metadata = {"authorization": f"Bearer {proof.secret}"} if isinstance(proof, JoinToken) else {}
+        with self._errors():
+            context = self._tls(proof)
         # grpclib lets the name to verify be set by its configuration alone; the authority is the address.
         channel = Channel(
             self._server.host,
             self._server.port,
-            ssl=self._tls(proof),
+            ssl=context,
             config=Configuration(ssl_target_name_override=self._server.name),
         )
         method = UnaryUnaryMethod(channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse)
@@ -112,6 +115,8 @@ class MeshAuthority:
             raise UnavailableError(
                 f"the control plane at {self._server} did not answer in {self._timeout} s"
             ) from error
+        except DecodeError as error:
+            raise UnavailableError(f"the control plane at {self._server} sent what is no certificate chain") from error
         except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
             raise UnavailableError(f"the control plane at {self._server} cannot be reached: {_text(error)}") from error
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.agent.model import Identity
 from app.ca.model import TrustBundle, WorkloadSvid
+from app.ca.rules.parsing import MALFORMED
 from app.ca.rules.validation import parse_certificate, verify_svid
 from app.core.errors import InvalidInputError, PreconditionError
 from app.core.spiffe import SpiffeId
@@ -58,6 +59,8 @@ def accept_answer(
         return _read_answer(private_key, answer, now, expected)
     except InvalidInputError as error:
         raise PreconditionError(f"the control plane's answer is refused: {error.message}") from error
+    except MALFORMED as error:
+        raise PreconditionError("the control plane's answer is refused: a certificate is not well-formed") from error
 
 
 def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None) -> Identity:
@@ -89,7 +92,7 @@ def parse_roots(pem: str) -> tuple[x509.Certificate, ...]:
         raise InvalidInputError(f"a trust bundle is PEM of at most {MAX_BUNDLE_BYTES} bytes")
     try:
         roots = x509.load_pem_x509_certificates(pem.encode("ascii"))
-    except ValueError as error:
+    except MALFORMED as error:
         raise InvalidInputError("the trust bundle holds no well-formed PEM certificate") from error
     if len(roots) > MAX_ROOTS:
         raise InvalidInputError(f"the trust bundle holds more than {MAX_ROOTS} certificates")
@@ -110,7 +113,7 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
 def _claimed_id(leaf: x509.Certificate) -> SpiffeId:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except x509.ExtensionNotFound as error:
         raise InvalidInputError("its certificate carries no SPIFFE ID") from error
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
         return SpiffeId.parse(uri)

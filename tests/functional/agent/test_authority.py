@@ -4,10 +4,11 @@ import asyncio
 import socket
 
 import pytest
-from grpclib.const import Status
+from google.protobuf.wrappers_pb2 import BytesValue
+from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
-from app.agent.authority import MeshAuthority, Server
+from app.agent.authority import METHOD, MeshAuthority, Server
 from app.agent.model import JoinToken
 from app.agent.request import accept_answer, make_request
 from app.core.clock import SystemClock
@@ -18,6 +19,7 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.proto.istio import ca_pb2
 from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
 
 TOKEN = JoinToken("token-1")
@@ -138,3 +140,30 @@ async def test_a_server_that_speaks_something_else_is_unavailable(ca):
 async def test_a_name_that_does_not_resolve_is_unavailable(ca):
     with pytest.raises(UnavailableError):
         await MeshAuthority(Server("no-such-host.invalid", 1, "x"), ca.roots, 5).certify(make_request().csr, TOKEN)
+
+
+class Garbler(MeshServer):
+    """Answers with bytes where the client expects text (the field has the same number)."""
+
+    def __mapping__(self):
+        return {METHOD: Handler(self._garble, Cardinality.UNARY_UNARY, ca_pb2.IstioCertificateRequest, BytesValue)}
+
+    async def _garble(self, stream):
+        await stream.recv_message()
+        await stream.send_message(BytesValue(value=b"\xff\xfe"))
+
+
+async def test_an_answer_that_is_no_message_does_not_end_the_agent(ca):
+    async with Garbler(ca).running() as server:
+        with pytest.raises(UnavailableError, match="sent what is no certificate chain"):
+            await authority(server, ca).certify(make_request().csr, TOKEN)
+
+
+async def test_a_machine_that_is_out_of_files_is_an_outage_and_not_the_end(server, ca, monkeypatch):
+    def full(*_):
+        raise OSError(24, "Too many open files")
+
+    identity = await enrolled(server, ca)
+    monkeypatch.setattr("app.agent.authority.os.memfd_create", full)
+    with pytest.raises(UnavailableError, match="Too many open files"):
+        await authority(server, ca).certify(make_request().csr, identity)

@@ -1,10 +1,12 @@
 """What the agent asks with, and what an answer must be to be taken."""
 
+import ssl
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.agent.request import accept_answer, load_key, make_request, parse_roots
 from app.core.errors import InvalidInputError, PreconditionError
@@ -121,3 +123,12 @@ def test_an_answer_for_somebody_else_is_refused(ca, request_made):
 def test_a_bundle_without_a_certificate_is_refused(text):
     with pytest.raises(InvalidInputError, match="trust bundle"):
         parse_roots(text)
+
+
+def test_a_certificate_whose_key_nobody_can_read_is_refused(ca, request_made):
+    leaf, *rest = ca.answer(request_made.csr, NOW)
+    der = x509.load_pem_x509_certificate(leaf.encode()).public_bytes(Encoding.DER)
+    unknown = der.replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d027f"))
+    garbled = ssl.DER_cert_to_PEM_cert(unknown)
+    with pytest.raises(PreconditionError, match="answer is refused"):
+        accept_answer(request_made.private_key, [garbled, *rest], NOW)
