@@ -51,7 +51,7 @@ class _Connection(asyncio.Protocol):
             (":authority", "localhost"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
-            ("grpc-timeout", "200m"),
+            ("grpc-timeout", "5S"),
         ]
         encoder = Encoder()
         # Never indexed: the block is the same for every stream and depends on no state of the connection.

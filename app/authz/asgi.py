@@ -87,7 +87,7 @@ class HttpAuthorization:
         body = b""
         if not decision.allowed and method != "HEAD":
             path = scope["path"].removeprefix(self._prefix.decode())
-            body = denial_body(decision, method, path, tell=self._tell_client).encode()
+            body = denial_body(decision, method, path, tell=self._tell_client, metadata=False).encode()
         status = _ALLOWED if decision.allowed else _FORBIDDEN
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -8,17 +8,18 @@ CONTENT_TYPE = "text/plain; charset=utf-8"
 MAX_SHOWN_REQUEST = 200
 
 
-def denial_body(decision: Decision, method: str, path: str, *, tell: bool) -> str:
-    """Return the text for a denied client; with `tell` it has the reason, and so the policy and the rule."""
+def denial_body(decision: Decision, method: str, path: str, *, tell: bool, metadata: bool = True) -> str:
+    """Return the text for a denied client; with `tell` it has the reason, and so the policy and the rule.
+
+    `metadata`: the check's answer names the rule in its dynamic metadata, which an answer over HTTP cannot.
+    """
     request = f"{method} {path.partition('?')[0]}"[:MAX_SHOWN_REQUEST]
     if not method or not request.isascii() or not request.isprintable():
         request = "The request"
     if tell:
         return f"{request} was denied: {decision.reason}.\n"
-    return (
-        f"{request} was denied by the mesh's authorization policy.\n"
-        "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
-    )
+    place = "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
+    return f"{request} was denied by the mesh's authorization policy.\n{place if metadata else ''}"
 
 
 def decision_header(decision: Decision) -> str:
