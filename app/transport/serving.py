@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from h2corn import Config, Server
 
-from app.core.errors import InternalError, MeshwardError
+from app.core.errors import InternalError, PreconditionError
 from app.transport.mesh import MeshApplication
 
 # Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.
@@ -69,16 +69,17 @@ class MeshListener:
         return port
 
     async def start(self, tls: TlsMaterial | None = None) -> None:
-        """Start to serve, in plaintext without `tls`. Raises InternalError if the server does not come up."""
+        """Start to serve, in plaintext without `tls`.
+
+        Raises InternalError if the server does not come up, PreconditionError if it has no place for temporary files.
+        """
         self._current = await self._launch(tls)
 
     async def rotate(self, tls: TlsMaterial) -> None:
         """Serve new connections with `tls` and let those in flight finish with what they have."""
         previous, self._current = self._current, await self._launch(tls)
         if previous is not None:
-            retiring = asyncio.create_task(_retire(previous))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._retire_later(previous)
 
     async def stop(self) -> None:
         """Take no new connections, end open streams, finish the calls in flight within the grace, and close."""
@@ -90,20 +91,33 @@ class MeshListener:
         self._listener.close()
 
     async def _launch(self, tls: TlsMaterial | None) -> _Generation:
+        try:
+            with tempfile.TemporaryDirectory(prefix="meshward-tls-") as directory:
+                return await self._launch_from(Path(directory), tls)
+        except OSError as error:
+            raise PreconditionError(
+                f"the mesh listener needs a directory for temporary files, which cannot be used: {error}"
+            ) from error
+
+    async def _launch_from(self, directory: Path, tls: TlsMaterial | None) -> _Generation:
         application, drained = self._application.generation()
-        with tempfile.TemporaryDirectory(prefix="meshward-tls-") as directory:
-            server = Server(application, _config(self._listener.fileno(), tls, Path(directory), self._grace_seconds))
-            task = asyncio.create_task(server.serve())
-            generation = _Generation(server, drained, task)
-            try:
-                async with asyncio.timeout(START_SECONDS):
-                    await server.wait_started()
-            except MeshwardError:
-                raise
-            except Exception as error:
-                await _retire(generation)
-                raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
+        server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
+        generation = _Generation(server, drained, asyncio.create_task(server.serve()))
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await server.wait_started()
+        except asyncio.CancelledError:
+            self._retire_later(generation)
+            raise
+        except Exception as error:
+            await _retire(generation)
+            raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
         return generation
+
+    def _retire_later(self, generation: _Generation) -> None:
+        retiring = asyncio.create_task(_retire(generation))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
 
 async def _retire(generation: _Generation) -> None:
