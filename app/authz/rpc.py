@@ -64,7 +64,7 @@ class AuthorizationRpc:
         self._service = service
         self._tell_client = tell_client
         self._trusted_hops = trusted_hops
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[Decision, Any] = {}
 
     async def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
         """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403. Never raises.
@@ -78,7 +78,7 @@ class AuthorizationRpc:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
-        answer = self._kept.get(decision.reason) or self._keep(decision)
+        answer = self._kept.get(decision) or self._keep(decision)
         if decision.allowed:
             return answer
         response = _Response()
@@ -88,10 +88,10 @@ class AuthorizationRpc:
         return response
 
     def _keep(self, decision: Decision) -> Any:
-        """Return the answer to `decision`, kept by its reason, which no two decisions share."""
+        """Return the answer to `decision`, and keep it for the next check that is decided alike."""
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
-        answer = self._kept[decision.reason] = _answer(decision, tell=self._tell_client)
+        answer = self._kept[decision] = _answer(decision, tell=self._tell_client)
         return answer
 
 

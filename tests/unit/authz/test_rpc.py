@@ -7,6 +7,7 @@ import pytest
 from app.authz import rpc as rpc_module
 from app.authz.rpc import AuthorizationRpc
 from app.core.caller import Caller, Credential
+from app.core.decision import Decision, Outcome
 from app.core.spiffe import SpiffeId
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy
@@ -70,6 +71,18 @@ async def test_a_kept_answer_is_not_changed_by_the_next_denial():
     second = await rpc.Check(check_request("/two"), context())
     assert first.denied_response.body.startswith("GET /one ")
     assert second.denied_response.body.startswith("GET /two ")
+
+
+async def test_an_answer_is_never_given_for_another_decision_that_has_its_reason(monkeypatch):
+    service = await policy_service()
+    rpc = AuthorizationRpc(service)
+    decisions = [Decision(outcome, "because", name) for outcome in Outcome for name in ("shop/one", "shop/two")]
+    found = []
+    for decision in decisions:
+        monkeypatch.setattr(service, "check", lambda _request, decision=decision: decision)
+        response = await rpc.Check(check_request(), context())
+        found.append((response.status.code, metadata(response)["meshward.policy"]))
+    assert found == [(0, "shop/one"), (0, "shop/two"), (7, "shop/one"), (7, "shop/two")]
 
 
 async def test_the_answers_that_are_kept_are_bounded(monkeypatch):
