@@ -117,8 +117,8 @@ class IssuanceRepository(Protocol):
         """Return at most `limit` records numbered below `before`, the newest first, of one id or of all."""
         ...
 
-    async def forget_svids(self, ended_before: datetime) -> int:
-        """Remove the records of SVIDs that ended before the time, and return how many there were."""
+    async def forget_svids(self, ended_before: datetime, limit: int) -> int:
+        """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
         ...
 
 
@@ -148,8 +148,8 @@ class JoinTokenRepository(Protocol):
         """Remove a token. Returns False if there was none."""
         ...
 
-    async def forget_tokens(self, expired_before: datetime) -> int:
-        """Remove the tokens that expired before the time, and return how many there were."""
+    async def forget_tokens(self, expired_before: datetime, limit: int) -> int:
+        """Remove at most `limit` tokens that expired before the time, and return how many were removed."""
         ...
 
 

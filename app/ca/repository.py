@@ -106,9 +106,10 @@ class SqlCaRepository:
             query = query.where(SvidRow.spiffe_id == str(spiffe_id))
         return [_svid(row) for row in await self._session.scalars(query)]
 
-    async def forget_svids(self, ended_before: datetime) -> int:
-        """Remove the records of SVIDs that ended before the time, and return how many there were."""
-        return await self._count(delete(SvidRow).where(SvidRow.not_after < ended_before))
+    async def forget_svids(self, ended_before: datetime, limit: int) -> int:
+        """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
+        stale = select(SvidRow.number).where(SvidRow.not_after < ended_before).limit(limit)
+        return await self._count(delete(SvidRow).where(SvidRow.number.in_(stale)))
 
     # Join tokens
 
@@ -152,9 +153,10 @@ class SqlCaRepository:
         """Remove a token. Returns False if there was none."""
         return await self._changed(delete(JoinTokenRow).where(JoinTokenRow.id == token_id))
 
-    async def forget_tokens(self, expired_before: datetime) -> int:
-        """Remove the tokens that expired before the time, and return how many there were."""
-        return await self._count(delete(JoinTokenRow).where(JoinTokenRow.expires_at < expired_before))
+    async def forget_tokens(self, expired_before: datetime, limit: int) -> int:
+        """Remove at most `limit` tokens that expired before the time, and return how many were removed."""
+        stale = select(JoinTokenRow.id).where(JoinTokenRow.expires_at < expired_before).limit(limit)
+        return await self._count(delete(JoinTokenRow).where(JoinTokenRow.id.in_(stale)))
 
     # Entries
 

@@ -85,10 +85,10 @@ class MemoryRepository:
         ]
         return found[:limit]
 
-    async def forget_svids(self, ended_before):
-        kept = [svid for svid in self._svids if svid.not_after >= ended_before]
-        forgotten, self._svids = len(self._svids) - len(kept), kept
-        return forgotten
+    async def forget_svids(self, ended_before, limit):
+        stale = [svid for svid in self._svids if svid.not_after < ended_before][:limit]
+        self._svids = [svid for svid in self._svids if svid not in stale]
+        return len(stale)
 
     async def add_token(self, token, secret_hash):
         if secret_hash in self._hashes:
@@ -111,8 +111,8 @@ class MemoryRepository:
     async def remove_token(self, token_id):
         return self._tokens.pop(token_id, None) is not None
 
-    async def forget_tokens(self, expired_before):
-        stale = [token.id for token in self._tokens.values() if token.expires_at < expired_before]
+    async def forget_tokens(self, expired_before, limit):
+        stale = [token.id for token in self._tokens.values() if token.expires_at < expired_before][:limit]
         for token_id in stale:
             del self._tokens[token_id]
         return len(stale)

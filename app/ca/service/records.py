@@ -12,6 +12,8 @@ from app.core.spiffe import SpiffeId
 SVID_RETENTION = timedelta(days=30)
 TOKEN_RETENTION = timedelta(days=7)
 PRUNING_SECONDS = 3600.0
+# What one transaction removes: more in a second than is issued, and not so much that issuing waits for it.
+MAX_FORGOTTEN_PER_PASS = 5_000
 
 
 class Records:
@@ -27,12 +29,13 @@ class Records:
             return await repository.svids(before, limit, spiffe_id)
 
     async def maintain(self) -> None:
-        """Forget what is past its retention, if that was not done within the last hour."""
+        """Forget some of what is past its retention, unless all of it was forgotten within the last hour."""
         elapsed = self._clock.monotonic()
         if self._pruned_at is not None and elapsed - self._pruned_at < PRUNING_SECONDS:
             return
         now = self._clock.now()
         async with self._transactions() as repository:
-            await repository.forget_svids(now - SVID_RETENTION)
-            await repository.forget_tokens(now - TOKEN_RETENTION)
-        self._pruned_at = elapsed
+            svids = await repository.forget_svids(now - SVID_RETENTION, MAX_FORGOTTEN_PER_PASS)
+            tokens = await repository.forget_tokens(now - TOKEN_RETENTION, MAX_FORGOTTEN_PER_PASS)
+        if max(svids, tokens) < MAX_FORGOTTEN_PER_PASS:
+            self._pruned_at = elapsed

@@ -61,6 +61,18 @@ async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, c
     assert await ca.records.page(None, 10) == []
 
 
+async def test_many_records_are_forgotten_a_part_in_each_pass(ca, clock, monkeypatch):
+    monkeypatch.setattr("app.ca.service.records.MAX_FORGOTTEN_PER_PASS", 2)
+    for _ in range(5):
+        await ca.issuance.issue(Caller(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
+    clock.advance(32 * DAY)
+    left = []
+    for _ in range(3):
+        await ca.maintain()
+        left.append(len(await ca.records.page(None, 10)))
+    assert left == [3, 1, 0]
+
+
 async def test_tokens_are_kept_a_week_after_their_end_and_then_forgotten(ca, clock):
     await ca.join_tokens.create(CART)
     clock.advance(7 * DAY)
