@@ -124,7 +124,9 @@ class IdentityKeeper:
             answer = await self._authority.certify(request.csr, proof)
             identity = accept_answer(request.private_key, answer, self._clock.now(), self._expected(proof))
         except FINAL as error:
-            self._refused = proof if isinstance(proof, JoinToken) else None
+            # A server that is not trusted was not told the token, and the wrong one could not judge it.
+            if isinstance(proof, JoinToken) and not isinstance(error, PreconditionError):
+                self._refused = proof
             self._failed("certificate_refused", error)
             raise
         except MeshwardError as error:

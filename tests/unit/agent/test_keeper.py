@@ -247,6 +247,19 @@ async def test_a_token_that_appears_after_expiry_is_redeemed_while_running(world
         assert world.held.identity is not identity
 
 
+async def test_a_token_that_an_untrusted_server_never_saw_is_redeemed_once_the_server_is_right(world):
+    identity = await world.keeper.obtain()
+    world.keeper = world.another(GivenToken("token-2"))
+    world.keeper.resume(identity)
+    world.clock.advance(3601)
+    world.authority.failure = PreconditionError("the server is not trusted")
+    async with world.keeping(waits=3):
+        assert world.held.identity is identity
+    world.authority.failure, world.authority.token = None, "token-2"
+    async with world.keeping(waits=5):
+        assert world.held.identity is not identity
+
+
 async def test_a_token_file_that_turns_bad_does_not_end_a_running_agent(world):
     class Bad:
         def read(self):
