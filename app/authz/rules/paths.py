@@ -7,6 +7,7 @@ each reading that differs, and the request must pass under all of them.
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import quote
 
 # Paths that were read lately. Longer ones are not kept, which bounds what hostile input can claim: 4096 of 256 bytes.
 READING_CACHE_SIZE = 4096
@@ -41,6 +42,14 @@ def read_path(target: str) -> PathReading:
     """Return the readings of a request target in origin form, whose query, if it has one, is left out."""
     path = target.partition("?")[0]
     return _read(path) if len(path) > MAX_CACHED_LENGTH else _cached(path)
+
+
+def spelled_as_read(pattern: str) -> str:
+    """Return a policy's path spelled as `read_path` spells a request's, so that escapes in both can be compared.
+
+    What a path cannot hold as it is, such as an umlaut or a space, becomes the escapes that clients send for it.
+    """
+    return _unescaped(_BAD_CHARACTER.sub(lambda found: quote(found[0], safe=""), pattern))
 
 
 def _read(path: str) -> PathReading:

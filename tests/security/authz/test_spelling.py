@@ -1,0 +1,39 @@
+"""Policies whose paths are spelled otherwise than requests are after they were normalised."""
+
+import pytest
+
+from app.authz.rpc import AuthorizationRpc
+from tests.fakes.authz import policy
+from tests.fakes.checks import check_request, context, policy_service
+
+
+async def deciding(action: str, pattern: str) -> AuthorizationRpc:
+    spec = f"{{action: {action}, rules: [{{to: [{{operation: {{paths: ['{pattern}']}}}}]}}]}}"
+    return AuthorizationRpc(await policy_service(policy(spec)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/admin%2fusers", "/admin%2fusers"),
+        ("/admin%2fusers", "/admin%2Fusers"),
+        ("/%61dmin", "/admin"),
+        ("/%61dmin*", "/%61dmin/users"),
+        ("*/caf%c3%a9", "/menu/caf%C3%A9"),
+        ("/café", "/caf%c3%a9"),
+        ("/two words", "/two%20words"),
+        ("/%61dmin/{*}", "/admin/users"),
+        ("/caf%c3%a9/{**}", "/caf%C3%A9/menu"),
+    ],
+)
+async def test_a_denied_path_is_denied_however_the_policy_spells_it(pattern, path):
+    rpc = await deciding("DENY", pattern)
+    assert (await rpc.Check(check_request("/elsewhere"), context())).status.code == 0
+    assert (await rpc.Check(check_request(path), context())).status.code == 7
+
+
+@pytest.mark.parametrize(("pattern", "path"), [("/%61bout", "/about"), ("/café", "/caf%c3%a9"), ("/a b", "/a%20b")])
+async def test_an_allowed_path_is_allowed_however_the_policy_spells_it(pattern, path):
+    rpc = await deciding("ALLOW", pattern)
+    assert (await rpc.Check(check_request("/elsewhere"), context())).status.code == 7
+    assert (await rpc.Check(check_request(path), context())).status.code == 0
