@@ -11,7 +11,7 @@ from app.core.errors import InternalError
 from app.core.private_files import ensure_data_directory
 from app.db.migrate import upgrade
 from app.main.control_plane import ControlPlane
-from app.main.parts import make_parts
+from app.main.parts import Parts, make_parts
 from app.settings import Settings
 from app.telemetry import logs
 from app.transport.rest.authentication import ensure_token
@@ -40,9 +40,8 @@ async def _serve(settings: Settings) -> None:
     try:
         control_plane = ControlPlane(parts)
         try:
-            await upgrade(parts.engine)
-            await control_plane.start()
-            await _until_set_or_done(stop, control_plane.failed)
+            if await _started(parts, control_plane, stop):
+                await _until_set_or_done(stop, control_plane.failed)
             log.info("stopping")
         finally:
             await control_plane.stop()
@@ -53,8 +52,25 @@ async def _serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _until_set_or_done(stop: asyncio.Event, failed: "asyncio.Future[None]") -> None:
+async def _started(parts: Parts, control_plane: ControlPlane, stop: asyncio.Event) -> bool:
+    """Start, and return whether that ended before `stop` was set: another replica's migration may be waited for."""
+
+    async def start() -> None:
+        await upgrade(parts.engine)
+        await control_plane.start()
+
+    starting = asyncio.create_task(start())
+    await _until_set_or_done(stop, starting)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return False
+    await starting
+    return True
+
+
+async def _until_set_or_done(stop: asyncio.Event, done: "asyncio.Future[None]") -> None:
     stopping = asyncio.create_task(stop.wait())
-    waited_for: set[asyncio.Future[Any]] = {stopping, failed}
+    waited_for: set[asyncio.Future[Any]] = {stopping, done}
     await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

@@ -11,10 +11,13 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from sqlalchemy import text
 
+from app.db.engine import create_engine
+from app.db.migrate import POSTGRES_LOCK
 from app.main.rpcs import SECRETS
 from tests.functional.main.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
-from tests.functional.main.serving import PATIENCE, eventually
+from tests.functional.main.serving import PATIENCE, eventually, eventually_async
 from tests.functional.main.test_restart import DENY_NEWS
 from tests.unit.sds.requests import request
 
@@ -166,3 +169,23 @@ def test_a_signal_while_it_starts_stops_it_and_spoils_nothing(serving, moment):
     assert "Traceback" not in server.log_text
     roots = serving.start().roots
     assert roots.count(b"BEGIN CERTIFICATE") == 1
+
+
+WAITING_FOR_LOCK = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+async def test_a_start_that_waits_for_another_replicas_migration_can_be_stopped(serving, postgres_url):
+    engine = create_engine(postgres_url)
+    try:
+        async with engine.connect() as other:
+            await other.execute(text(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})"))
+            server = serving.launch(database_url=postgres_url)
+
+            async def waits():
+                return await other.scalar(text(WAITING_FOR_LOCK))
+
+            await eventually_async(waits, "the start to wait for the lock")
+            assert await asyncio.to_thread(server.stop) == 0, server.log_text
+    finally:
+        await engine.dispose()
+    assert "Traceback" not in server.log_text

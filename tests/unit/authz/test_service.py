@@ -1,9 +1,12 @@
 """Policies come into force whole or not at all, on the next check; whatever goes wrong in a check denies."""
 
+import threading
+
 import pytest
 
 from app.authz import service as service_module
 from app.authz.model import AuthzOptions, Change
+from app.authz.rules.compile import compile_policy
 from app.authz.service import PolicyService
 from app.core.documents import parse_documents
 from app.core.errors import (
@@ -16,6 +19,7 @@ from app.core.errors import (
 )
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
+from tests.fakes.checks import policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.policy_store import MemoryPolicies
 
@@ -196,3 +200,17 @@ async def test_validating_changes_nothing(service, store):
     (found,) = await service.validate(documents(policy(DENY_ALL)))
     assert found.key == "shop/p"
     assert not store.policies
+
+
+async def test_policies_are_compiled_where_they_keep_no_check_waiting(monkeypatch):
+    service = await policy_service()
+    threads = []
+
+    def watched(found, options):
+        threads.append(threading.get_ident())
+        return compile_policy(found, options)
+
+    monkeypatch.setattr(service_module, "compile_policy", watched)
+    await service.apply(parse_documents(policy("{rules: [{}]}").encode()))
+    assert threads
+    assert threading.get_ident() not in threads

@@ -1,12 +1,15 @@
 """The configurations in the admin API."""
 
 import json
+import threading
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from app.core.errors import MeshwardError
+from app.quota import rest as rest_module
+from app.quota import service as service_module
 from app.quota.model import Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
 from app.transport.rest.problems import from_error
@@ -127,3 +130,21 @@ async def test_a_database_that_is_away_is_told_as_such(client, configs):
     configs.away = True
     assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 503
     assert (await client.get("/v1/quota/configs")).status_code == 503
+
+
+async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(client, monkeypatch):
+    threads = []
+
+    def watched(function):
+        def wrapper(*args):
+            threads.append(threading.get_ident())
+            return function(*args)
+
+        return wrapper
+
+    monkeypatch.setattr(rest_module, "parse_documents", watched(rest_module.parse_documents))
+    monkeypatch.setattr(service_module, "parse_config", watched(service_module.parse_config))
+    monkeypatch.setattr(service_module, "compile_config", watched(service_module.compile_config))
+    assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201
+    assert threads
+    assert threading.get_ident() not in threads
