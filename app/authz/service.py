@@ -231,8 +231,17 @@ class PolicyService:
             known = held.policies if held else {}
             return await asyncio.to_thread(self._compile, revision, await repository.all(), known)
         after = {key: entry for key, entry in held.policies.items() if key != without}
-        for policy, each in zip(policies, applied, strict=True):
-            after[policy.key] = each.policy.version, compile_policy(policy, self._options)
+        changed = zip(policies, [each.policy.version for each in applied], strict=True)
+        return await asyncio.to_thread(self._add, revision, after, changed)
+
+    def _add(
+        self,
+        revision: int,
+        after: dict[str, tuple[int, CompiledPolicy]],
+        changed: Iterable[tuple[AuthorizationPolicy, int]],
+    ) -> _Snapshot:
+        for policy, version in changed:
+            after[policy.key] = version, compile_policy(policy, self._options)
         return self._snapshot_of(revision, after)
 
     def _compile(

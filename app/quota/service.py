@@ -100,8 +100,7 @@ class QuotaService:
                 if self._snapshot is not None and self._snapshot.revision == revision:
                     return False
                 stored = await repository.all()
-            self._snapshot = self._compile(revision, stored)
-            self._metrics.config_loads.add((CONFIG_KIND, "success"))
+            self._install(await asyncio.to_thread(self._compile, revision, stored))
             return True
 
     async def put(
@@ -114,7 +113,7 @@ class QuotaService:
         UnavailableError if the database is away. The change takes effect on the next call, all of it or none.
         """
         try:
-            self._check(domain, document)
+            await asyncio.to_thread(_check, domain, document)
         except InvalidInputError:
             self._metrics.config_loads.add((CONFIG_KIND, "error"))
             raise
@@ -159,19 +158,9 @@ class QuotaService:
         async with self._transactions() as repository:
             return await repository.page(after, limit)
 
-    def _check(self, domain: str, document: Mapping[str, object]) -> None:
-        problem = domain_problem(domain)
-        if problem:
-            raise InvalidInputError(f"domain in the path {problem}", Violation("domain", problem))
-        config = parse_config(document)
-        if config.domain != domain:
-            problem = f"must be {domain!r}, the domain in the path"
-            raise InvalidInputError(f"the document is for domain {config.domain!r}", Violation("domain", problem))
-        compile_config(config)
-
     async def _snapshot_of(self, repository: ConfigRepository, revision: int) -> _Snapshot:
         """Compile what the transaction leaves stored; it holds the sequence of revisions, so nobody changes it now."""
-        return self._compile(revision, await repository.all())
+        return await asyncio.to_thread(self._compile, revision, await repository.all())
 
     def _compile(self, revision: int, stored: Sequence[StoredConfig]) -> _Snapshot:
         held = self._snapshot.domains if self._snapshot else {}
@@ -196,6 +185,17 @@ class QuotaService:
     def _install(self, snapshot: _Snapshot) -> None:
         self._snapshot = snapshot
         self._metrics.config_loads.add((CONFIG_KIND, "success"))
+
+
+def _check(domain: str, document: Mapping[str, object]) -> None:
+    problem = domain_problem(domain)
+    if problem:
+        raise InvalidInputError(f"domain in the path {problem}", Violation("domain", problem))
+    config = parse_config(document)
+    if config.domain != domain:
+        problem = f"must be {domain!r}, the domain in the path"
+        raise InvalidInputError(f"the document is for domain {config.domain!r}", Violation("domain", problem))
+    compile_config(config)
 
 
 def _hit(domain: str, descriptor: Descriptor, limit: RateLimit, hits_addend: int, now: int) -> Hit:
