@@ -1,24 +1,19 @@
 """The ASGI application behind both mesh ports: gRPC out of its table, and HTTP services under a prefix."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from app.core.errors import UnauthenticatedError
-from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.application import Application, GrpcApplication, Scope
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication
-from app.transport.grpc.streams import Send
+from app.transport.grpc.streams import CONTENT_TYPE, Send
 from app.transport.grpc.supervision import Receive
 
-Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
-
-# The header of nearly every gRPC request, to be found without looking at each of them here.
-_CONTENT_TYPE = (b"content-type", b"application/grpc")
 # Where a mounted application finds the caller that was authenticated for it.
 CALLER_KEY = "meshward.caller"
 
@@ -55,34 +50,31 @@ class MeshApplication:
     def generation(self) -> tuple[Application, "asyncio.Future[None]"]:
         """Return the ASGI application for one server, and the future that ends its open streams when it is done."""
         drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        grpc, rpcs = self._grpc, self._grpc.table
 
-        async def application(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-            if scope.get("path") in rpcs and _CONTENT_TYPE in scope["headers"] and scope["type"] == "http":
-                await grpc(scope, receive, send, drained)
-            elif scope["type"] == "http":
-                await self._dispatch(scope, receive, send, drained)
-            elif scope["type"] == "websocket":
+        async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
+            if scope["type"] != "http":
+                return
+            # Mounts come before gRPC: a check of a gRPC request over HTTP carries its content type, and a gRPC refusal
+            # is an HTTP 200, which an HTTP client takes for a yes.
+            mount = self._mount_of(scope["path"])
+            if mount is not None:
+                await self._enter(mount, scope, receive, send)
+            elif not _is_grpc(scope):
+                await _plain(send, 404, "there is nothing here; gRPC needs POST and content-type application/grpc")
+            elif scope["path"] in self._grpc.table:
+                await application(_with_plain_content_type(scope), receive, send)
+            else:
+                await self._grpc.refuse(scope, receive, send, drained)
 
+        application = self._grpc.serve(drained, otherwise)
         return application, drained
 
-    async def _dispatch(
-        self, scope: Mapping[str, Any], receive: Receive, send: Send, drained: "asyncio.Future[None]"
-    ) -> None:
-        # Mounts come first: a check of a gRPC request over HTTP carries its content type, and a gRPC refusal is an
-        # HTTP 200, which an HTTP client takes for a yes.
-        path = scope["path"]
-        for mount in self._mounts:
-            if mount.holds(path):
-                await self._enter(mount, scope, receive, send)
-                return
-        if _is_grpc(scope):
-            await self._grpc(scope, receive, send, drained)
-        else:
-            await _plain(send, 404, "there is nothing here; gRPC needs POST and content-type application/grpc")
+    def _mount_of(self, path: str) -> Mount | None:
+        return next((mount for mount in self._mounts if mount.holds(path)), None)
 
-    async def _enter(self, mount: Mount, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _enter(self, mount: Mount, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             caller = self._authenticator.at_once(mount.authentication, read_peer(scope))
         except UnauthenticatedError as error:
@@ -95,17 +87,21 @@ class MeshApplication:
         await mount.application({**scope, "state": state}, receive, send)
 
 
-def _is_grpc(scope: Mapping[str, Any]) -> bool:
+def _is_grpc(scope: Scope) -> bool:
     """Whether the request is gRPC: a POST of `application/grpc`, bare, with a subtype or with parameters."""
     if scope["method"] != "POST":
         return False
     for name, value in scope["headers"]:
         if name == b"content-type":
-            if value == b"application/grpc":
-                return True
             media_type: bytes = value.partition(b";")[0].strip().lower()
             return media_type == b"application/grpc" or media_type.startswith(b"application/grpc+")
     return False
+
+
+def _with_plain_content_type(scope: Scope) -> Scope:
+    """Return the scope of a gRPC request as if its content type had neither subtype nor parameters."""
+    others = [header for header in scope["headers"] if header[0] != b"content-type"]
+    return {**scope, "headers": [CONTENT_TYPE, *others]}
 
 
 async def _plain(send: Send, status: int, text: str) -> None:

@@ -1,7 +1,7 @@
 """Who is at the other end of the connection, from the ASGI scope."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from app.core.caller import Caller
 from app.core.errors import MeshwardError, UnauthenticatedError
 from app.core.spiffe import SpiffeId
 
@@ -42,13 +43,17 @@ class PeerSvid:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`address` is `host:port` or `unix`; `chain` is the verified client chain, PEM, leaf first."""
+    """`address` is `host:port` or `unix`; `chain` is the verified client chain, PEM, leaf first.
+
+    `admitted` keeps, for a peer without a certificate, the caller that it is to each kind of authentication.
+    """
 
     address: str
     local: bool
     tls: bool
     chain: tuple[str, ...] = ()
     svid: PeerSvid | None = None
+    admitted: dict[str, Caller] = field(default_factory=dict, compare=False)
 
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -125,8 +125,11 @@ class _Body:
             await self()
 
 
-class Exchange:
-    """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back."""
+class Call(CallContext):
+    """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back.
+
+    To its handler it is a CallContext.
+    """
 
     # Defaults of the class: most calls never set them.
     encoding = IDENTITY
@@ -136,15 +139,18 @@ class Exchange:
 
     def __init__(
         self,
+        scope: Mapping[str, Any],
+        peer: str,
         receive: Receive,
         send: Send,
-        context: CallContext,
         drained: "asyncio.Future[None]",
         server: ServerTraits,
     ) -> None:
+        self.method = scope["path"]
+        self.peer = peer
+        self._headers = scope["headers"]
         self._receive = receive if server.answers_early else _Body(receive)
         self._send = send
-        self._context = context
         self._drained = drained
         self._server = server
 
@@ -172,8 +178,8 @@ class Exchange:
             request = rpc.request.FromString(payload)
         except DecodeError as error:
             raise _not_a(rpc.request) from error
-        answer = (await rpc.handler(request, self._context)).SerializeToString()
-        if self._context.plain:
+        answer = (await rpc.handler(request, self)).SerializeToString()
+        if self.plain:
             send, self._started = self._send, True
             await send(_START)
             await send({"type": _BODY, "body": b"\0" + len(answer).to_bytes(4) + answer, "more_body": False})
@@ -225,7 +231,7 @@ class Exchange:
 
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (gRPC over HTTP/2, "Responses")."""
-        trailers = [*error_trailers(code, error), *encode_metadata(self._context.trailing_metadata)]
+        trailers = [*error_trailers(code, error), *encode_metadata(self.trailing_metadata)]
         if isinstance(self._receive, _Body):
             await self._receive.discard()
         if self._server.trailers_only and not self._started:
@@ -265,16 +271,16 @@ class Exchange:
         if self._started:
             return
         self._started = True
-        if self._context.initial_metadata:
-            headers = [CONTENT_TYPE, *encode_metadata(self._context.initial_metadata)]
+        if self.initial_metadata:
+            headers = [CONTENT_TYPE, *encode_metadata(self.initial_metadata)]
             await self._send({**_START, "headers": headers})
         else:
             await self._send(_START)
 
     def _ok(self) -> dict[str, Any]:
-        if not self._context.trailing_metadata:
+        if not self.trailing_metadata:
             return OK_TRAILERS
-        headers = [(b"grpc-status", b"0"), *encode_metadata(self._context.trailing_metadata)]
+        headers = [(b"grpc-status", b"0"), *encode_metadata(self.trailing_metadata)]
         return {"type": "http.response.trailers", "headers": headers}
 
 

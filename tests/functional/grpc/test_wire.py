@@ -141,6 +141,13 @@ async def test_without_te_trailers_the_call_is_refused(raw_h2corn):
     assert (await raw_h2corn.answer(stream)).status == "13"
 
 
+@pytest.mark.parametrize("value", ["application/grpc+proto", "application/grpc;charset=utf-8", "Application/gRPC"])
+async def test_a_content_type_with_a_subtype_or_parameters_is_grpc_too(raw_h2corn, value):
+    stream = await raw_h2corn.open(content_type=value)
+    await raw_h2corn.send(stream, framed("x"), end=True)
+    assert (await raw_h2corn.answer(stream)).body == framed("x!")
+
+
 async def test_what_is_not_grpc_is_not_found(raw):
     for changed in ({"content_type": "application/json"}, {"content_type": "application/grpc-web"}):
         stream = await raw.open(**changed)
