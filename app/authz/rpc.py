@@ -17,8 +17,8 @@ from app.authz.model import ANONYMOUS, CheckInput, Headers, Identity, IpAddress,
 from app.authz.rules.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rules.paths import read_path
 from app.authz.rules.request import (
-    MAX_LABELS,
     identity_of,
+    labels_of,
     namespace_of,
     read_address,
     read_authority,
@@ -218,9 +218,7 @@ _known_destination = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(_read_destination
 def _labels(told: Any, listed: str | None) -> Labels | None:
     if not told:
         return None if listed is None else read_labels(listed)
-    if len(told) > MAX_LABELS:
-        raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
-    return tuple(sorted(told.items()))
+    return labels_of(told)
 
 
 class _Headers:

@@ -135,11 +135,15 @@ class WorkloadRules:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """The policies of one namespace together with the root namespace's."""
+    """The policies of one namespace together with the root namespace's.
+
+    `selected` are the labels that any of them selects by; workloads that have the same of these share their tables.
+    """
 
     policies: tuple[CompiledPolicy, ...]
-    has_selectors: bool
+    selected: frozenset[tuple[str, str]]
     made: dict[Labels, WorkloadRules] = field(default_factory=dict)
+    made_for: dict[frozenset[tuple[str, str]], WorkloadRules] = field(default_factory=dict)
 
 
 class PolicyIndex:
@@ -159,12 +163,12 @@ class PolicyIndex:
 
     def selects_by_labels(self, namespace: str) -> bool:
         """Whether a workload's labels decide which policies are for it."""
-        return self._scope(namespace).has_selectors
+        return bool(self._scope(namespace).selected)
 
     def rules_for(self, workload: Workload) -> WorkloadRules:
         """Return the rules for `workload`; without labels, the policies without a selector alone."""
         scope = self._scope(workload.namespace)
-        labels = (workload.labels or ()) if scope.has_selectors else ()
+        labels = (workload.labels or ()) if scope.selected else ()
         rules = scope.made.get(labels)
         return self._make(scope, labels) if rules is None else rules
 
@@ -179,9 +183,13 @@ class PolicyIndex:
         if self._kept >= MAX_WORKLOADS:
             for each in self._scopes.values():
                 each.made.clear()
+                each.made_for.clear()
             self._kept = 0
-        pairs = set(labels)
-        rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.selector))
+        pairs = scope.selected.intersection(labels)
+        rules = scope.made_for.get(pairs)
+        if rules is None:
+            rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.selector))
+            scope.made_for[pairs] = rules
         scope.made[labels] = rules
         self._kept += 1
         return rules
@@ -189,4 +197,4 @@ class PolicyIndex:
 
 def _scope(policies: Iterable[CompiledPolicy]) -> _Scope:
     found = tuple(policies)
-    return _Scope(found, any(policy.selector for policy in found))
+    return _Scope(found, frozenset(pair for policy in found for pair in policy.selector))

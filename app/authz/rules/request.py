@@ -1,6 +1,7 @@
 """The parts of a request as they come from outside become the values that rules look at."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
@@ -121,6 +122,15 @@ def read_workload(verified: str | None, named: str | None, labels: Labels | None
     return None if namespace is None else Workload(namespace, labels)
 
 
+def labels_of(told: Mapping[str, str]) -> Labels:
+    """Return the labels in the order of their keys. Raises InvalidInputError beyond what a workload can have."""
+    if len(told) > MAX_LABELS:
+        raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
+    if sum(map(len, told)) + sum(map(len, told.values())) > MAX_LABELS_LENGTH:
+        raise InvalidInputError(f"the destination's labels are longer than {MAX_LABELS_LENGTH} characters")
+    return tuple(sorted(told.items()))
+
+
 def read_labels(text: str) -> Labels:
     """Return the labels in `app=shop,version=v1`: pairs with commas between them and no spaces; none if it is empty.
 
@@ -134,8 +144,6 @@ def read_labels(text: str) -> Labels:
 @lru_cache(maxsize=READ_CACHE_SIZE)
 def _read_labels(text: str) -> Labels:
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
-    if len(pairs) > MAX_LABELS:
-        raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
     labels: dict[str, str] = {}
     for key, equals, value in pairs:
         if not equals or not is_label_key(key) or not is_label_value(value):
@@ -143,4 +151,4 @@ def _read_labels(text: str) -> Labels:
         if key in labels:
             raise InvalidInputError(f"the destination's label {key} is given twice")
         labels[key] = value
-    return tuple(sorted(labels.items()))
+    return labels_of(labels)

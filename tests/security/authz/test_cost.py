@@ -2,13 +2,20 @@
 
 import pytest
 
+from app.authz.model import AuthzOptions, Workload
+from app.authz.rpc import AuthorizationRpc
 from app.authz.rules import paths
+from app.authz.rules.compile import compile_policy
+from app.authz.rules.index import PolicyIndex
+from app.authz.rules.parse import parse_policies
 from app.authz.rules.paths import read_path
 from app.authz.rules.request import read_authority
 from app.authz.rules.strings import glob_test
 from app.authz.rules.template import template_test
+from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
 from tests.fakes.authz import matches, policy, request, verdict
+from tests.fakes.checks import check_request, context, policy_service
 
 LONG = 60_000
 
@@ -45,3 +52,19 @@ def test_a_header_with_many_values_and_many_methods_is_judged():
     assert not matches(rule, request(headers=many))
     found = verdict(policy("{action: DENY, rules: [{to: [{operation: {methods: [M1]}}]}]}"), request(headers=many))
     assert not found.decision.allowed
+
+
+@pytest.mark.parametrize("labels", [{"app": "x" * LONG}, {f"k{n}": "x" * 60 for n in range(200)}])
+async def test_labels_that_no_workload_has_are_refused_and_not_kept(labels):
+    rpc = AuthorizationRpc(await policy_service(policy("{selector: {matchLabels: {app: shop}}, rules: [{}]}")))
+    response = await rpc.Check(check_request(labels=labels), context())
+    assert response.status.code == 7
+    assert "labels are longer" in response.dynamic_metadata["meshward.reason"]
+
+
+def test_labels_that_no_policy_asks_for_make_no_new_tables():
+    found = parse_policies(parse_documents(policy("{selector: {matchLabels: {app: shop}}, rules: [{}]}").encode()))
+    index = PolicyIndex({p.key: compile_policy(p, AuthzOptions()) for p in found}, "istio-system")
+    tables = {id(index.rules_for(Workload("shop", (("app", "shop"), ("pod", str(n)))))) for n in range(100)}
+    assert len(tables) == 1
+    assert id(index.rules_for(Workload("shop", (("app", "web"), ("pod", "1"))))) not in tables
