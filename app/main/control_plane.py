@@ -2,9 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 import structlog
 
@@ -68,7 +69,7 @@ class ControlPlane:
         self._tls = MeshListener(tls, mesh, grace_seconds=grace)
         self._admin = AdminListener(rest, admin, grace_seconds=grace)
         self._tls_served = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -78,6 +79,8 @@ class ControlPlane:
             await _try_refresh(refresh)
         await self._admin.start()
         await self._plaintext.start()
+        self._keep(self._plaintext.ended.wait(), "mesh-plaintext")
+        self._keep(self._tls.ended.wait(), "mesh-tls")
         self._keep(self._parts.ca.run(), "ca")
         self._keep(_refresh_forever(self._parts.policies.refresh), "policies")
         self._keep(_refresh_forever(self._parts.quotas.refresh), "quotas")
@@ -100,14 +103,13 @@ class ControlPlane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._tls.stop(), self._plaintext.stop(), self._admin.stop())
 
-    def _keep(self, work: Awaitable[None], name: str) -> None:
+    def _keep(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run `work` for as long as we do; that it ends is a fault that ends us."""
-        task = asyncio.ensure_future(work)
-        task.set_name(name)
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
         if task.cancelled() or self.failed.done():
             return

@@ -1,6 +1,7 @@
 """`meshward serve`: from settings to a running control plane, until it is told to stop."""
 
 import asyncio
+import resource
 import signal
 from typing import Any
 
@@ -26,9 +27,19 @@ def run(settings: Settings) -> None:
     that is away or newer than this version, a key that others can read.
     """
     logs.configure(settings.log.level, settings.log.format)
+    _raise_descriptor_limit()
     ensure_data_directory(settings.data_dir)
     ensure_token(settings.data_dir / "admin.token")
     asyncio.run(_serve(settings))
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as this process may have; the usual limit is for programs that use `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:  # some systems refuse a limit that they announce
+        log.warning("descriptor_limit_stays", descriptors=soft, reason=str(error))
 
 
 async def _serve(settings: Settings) -> None:

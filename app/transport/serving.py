@@ -5,6 +5,7 @@ one finishes its calls in flight, ends its open streams with OK so that clients 
 """
 
 import asyncio
+import resource
 import socket
 import tempfile
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ MAX_HEADER_LIST_BYTES = 64 * 1024
 MAX_HEADER_FIELDS = 200
 # Body of an HTTP check; Envoy sends at most what its own configuration buffers.
 MAX_HTTP_BODY_BYTES = 8 * 1024 * 1024
+# Connections to one port: each costs a descriptor, which the database, the admin API and the certificates need as well.
+# A quarter of those that the process may have, because two servers share a port while a certificate is replaced.
+MAX_CONNECTIONS = 16_384
+CONNECTIONS_SHARE = 4
 # Time that a server which was replaced has for its calls in flight.
 RETIRE_SECONDS = 30.0
 START_SECONDS = 10.0
@@ -51,7 +56,10 @@ class _Generation:
 
 
 class MeshListener:
-    """One mesh port: a listening socket and the server that answers on it. Owns the socket."""
+    """One mesh port: a listening socket and the server that answers on it. Owns the socket.
+
+    `ended` is set when the server in use ends by itself; nobody is answered on the port from then on.
+    """
 
     def __init__(
         self, listener: socket.socket, application: MeshApplication, *, grace_seconds: float = RETIRE_SECONDS
@@ -59,6 +67,7 @@ class MeshListener:
         self._listener = listener
         self._grace_seconds = grace_seconds
         self._application = application
+        self.ended = asyncio.Event()
         self._current: _Generation | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -103,6 +112,7 @@ class MeshListener:
         application, drained = self._application.generation()
         server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
         generation = _Generation(server, drained, asyncio.create_task(server.serve()))
+        generation.task.add_done_callback(lambda task: self._note_end(generation, task))
         try:
             async with asyncio.timeout(START_SECONDS):
                 await server.wait_started()
@@ -113,6 +123,11 @@ class MeshListener:
             await _retire(generation)
             raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
         return generation
+
+    def _note_end(self, generation: _Generation, task: "asyncio.Task[None]") -> None:
+        if generation is self._current:
+            log.error("mesh_server_ended", port=self.port, exc_info=None if task.cancelled() else task.exception())
+            self.ended.set()
 
     def _retire_later(self, generation: _Generation) -> None:
         retiring = asyncio.create_task(_retire(generation))
@@ -128,6 +143,11 @@ async def _retire(generation: _Generation) -> None:
         await generation.task
     except Exception:
         log.warning("mesh_server_stopped_late", exc_info=True)
+
+
+def _max_connections() -> int:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if most == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, most // CONNECTIONS_SHARE)
 
 
 def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_seconds: float) -> Config:
@@ -150,6 +170,7 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_sec
         access_log=False,
         log_format="json",
         lifespan="off",
+        limit_connections=_max_connections(),
         max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         h2_max_header_list_size=MAX_HEADER_LIST_BYTES,
         h2_max_header_block_size=MAX_HEADER_LIST_BYTES,
