@@ -50,14 +50,27 @@ def environment(directory, **settings):
     return outside | {f"MESHWARD_{name.upper()}": str(value) for name, value in (usual | settings).items()}
 
 
+SERVE_WITH_DESCRIPTORS = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
+runpy.run_module("app.cli", run_name="__main__")
+"""
+
+
+def command(descriptors=None):
+    """What is run; with a number of `descriptors` that the process may have at most."""
+    module = ["-m", "app.cli"] if descriptors is None else ["-c", SERVE_WITH_DESCRIPTORS.format(descriptors)]
+    return [sys.executable, *module, "serve"]
+
+
 class ServeProcess:
     """A running control plane: its ports, its data directory, its log."""
 
-    def __init__(self, directory: Path, log: Path, **settings) -> None:
+    def __init__(self, directory: Path, log: Path, descriptors=None, **settings) -> None:
         self.directory, self._log = directory, log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
+                command(descriptors),
                 env=environment(directory, **settings),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
