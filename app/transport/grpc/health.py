@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.limits import OpenStreams
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code, RpcError
 
@@ -24,6 +25,7 @@ class Health:
         self._services = services | {OVERALL}
         self._serving = False
         self._changed = asyncio.Event()
+        self._watchers = OpenStreams()
 
     def set_serving(self, *, serving: bool) -> None:
         """Say whether the services answer from now on, and tell every watcher."""
@@ -39,14 +41,18 @@ class Health:
         return self._state()
 
     async def watch(self, request: HealthCheckRequest, _context: CallContext) -> AsyncIterator[HealthCheckResponse]:
-        """Answer the state of one service now and at each change; SERVICE_UNKNOWN for a name that is not served."""
-        if request.service not in self._services:
-            yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
-        while True:
-            changed = self._changed
-            if request.service in self._services:
-                yield self._state()
-            await changed.wait()
+        """Answer the state of one service now and at each change; SERVICE_UNKNOWN for a name that is not served.
+
+        Raises ResourceExhaustedError if too many watch.
+        """
+        with self._watchers.one():
+            if request.service not in self._services:
+                yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+            while True:
+                changed = self._changed
+                if request.service in self._services:
+                    yield self._state()
+                await changed.wait()
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of this service for the route table."""

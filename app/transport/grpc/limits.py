@@ -1,7 +1,8 @@
-"""How often a caller may start a call: a token bucket for each caller and row of the table."""
+"""How often a caller may start a call, a token bucket for each caller and row of the table; how many may be open."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.core.errors import ResourceExhaustedError
@@ -9,6 +10,8 @@ from app.transport.grpc.routes import RateLimit
 
 # Callers remembered at once; the one that was idle longest is forgotten first, which only gives its tokens back.
 MAX_BUCKETS = 16_384
+# Streams of one service that anybody may open, all callers together: each holds 40 KB for as long as it is open.
+MAX_PUBLIC_STREAMS = 1024
 
 
 @dataclass(slots=True)
@@ -44,3 +47,22 @@ class RateLimiter:
         else:
             self._buckets.move_to_end(key)
         return bucket
+
+
+class OpenStreams:
+    """Counts the open streams of a service that strangers may call."""
+
+    def __init__(self, most: int = MAX_PUBLIC_STREAMS) -> None:
+        self._most = most
+        self._open = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count a stream for the length of the block. Raises ResourceExhaustedError if there are too many."""
+        if self._open >= self._most:
+            raise ResourceExhaustedError(f"{self._most} streams of this service are open: close one, or come back")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1

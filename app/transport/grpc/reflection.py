@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
 from app.proto.reflection import reflection_pb2
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.limits import OpenStreams
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code
 
@@ -26,6 +27,7 @@ class Reflection:
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted(services)
         self._pool = descriptor_pool.Default()
+        self._open = OpenStreams()
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of both services for the route table."""
@@ -46,11 +48,15 @@ class Reflection:
     async def info(
         self, response_type: Callable[..., Message], requests: AsyncIterator[Any], _context: CallContext
     ) -> AsyncIterator[Message]:
-        """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end."""
-        async for request in requests:
-            response = response_type(valid_host=request.host, original_request=request)
-            self._answer(request, response)
-            yield response
+        """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end.
+
+        Raises ResourceExhaustedError if too many streams are open.
+        """
+        with self._open.one():
+            async for request in requests:
+                response = response_type(valid_host=request.host, original_request=request)
+                self._answer(request, response)
+                yield response
 
     def _answer(self, request: Any, response: Any) -> None:
         kind = request.WhichOneof("message_request")

@@ -1,0 +1,54 @@
+"""Streams that strangers may open are bounded, and room is given back."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+
+from app.core.errors import ResourceExhaustedError
+from app.proto.reflection import reflection_pb2
+from app.transport.grpc.context import CallContext
+from app.transport.grpc.health import Health
+from app.transport.grpc.limits import MAX_PUBLIC_STREAMS
+from app.transport.grpc.reflection import Reflection
+
+CONTEXT = CallContext("/a.Service/Method", "192.0.2.1:5")
+
+
+def watch(health):
+    return health.watch(HealthCheckRequest(), CONTEXT)
+
+
+async def nothing():
+    await asyncio.get_running_loop().create_future()
+    yield
+
+
+async def test_strangers_cannot_watch_health_without_end():
+    health = Health(frozenset())
+    watchers = [watch(health) for _ in range(MAX_PUBLIC_STREAMS)]
+    for watcher in watchers:
+        await anext(watcher)
+    with pytest.raises(ResourceExhaustedError, match="streams of this service are open"):
+        await anext(watch(health))
+    await watchers.pop().aclose()
+    async with aclosing(watch(health)) as late:
+        await anext(late)
+    for watcher in watchers:
+        await watcher.aclose()
+
+
+async def test_strangers_cannot_hold_reflection_open_without_end():
+    reflection = Reflection(["a.Service"])
+
+    async def ask():
+        await anext(reflection.info(reflection_pb2.ServerReflectionResponse, nothing(), CONTEXT))
+
+    held = [asyncio.create_task(ask()) for _ in range(MAX_PUBLIC_STREAMS)]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhaustedError):
+        await ask()
+    for task in held:
+        task.cancel()
+    await asyncio.wait(held)
