@@ -3,12 +3,12 @@
 import structlog
 
 from app.ca.model import Surface
+from app.ca.rpc.privacy import is_private
 from app.ca.rules.bundle import bundle_pem
 from app.ca.service.issuance import Issuance
 from app.core.errors import MeshwardError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.peer import is_local
 from app.transport.grpc.status import Code, RpcError
 
 # The key of the request's metadata with which a node agent asks for another workload's certificate.
@@ -49,16 +49,10 @@ class IstioCertificates:
 
 
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
-    if not _is_private(context):
+    if not is_private(context):
         raise UnauthenticatedError("asked over plaintext from another machine")
     if IMPERSONATION_KEY in request.metadata.fields:
         raise UnauthenticatedError("asked in the name of another workload")
-
-
-def _is_private(context: CallContext) -> bool:
-    """Whether nobody on the way can read the token of this call."""
-    host = context.peer.rpartition(":")[0] or context.peer
-    return context.tls or is_local(host.strip("[]"))
 
 
 def _internal(error: MeshwardError) -> RpcError:

@@ -12,6 +12,7 @@ import structlog
 from envoy.service.discovery.v3 import discovery_pb2
 
 from app.ca.ports import SecretSession, SecretSource
+from app.ca.rpc.privacy import is_private
 from app.ca.rpc.sds_delta import DeltaExchange
 from app.ca.rpc.sds_exchange import Exchange, Reply
 from app.ca.rpc.sds_names import Catalog, SecretKind
@@ -20,7 +21,6 @@ from app.ca.rpc.sds_stream import StreamExchange
 from app.core.errors import PermissionDeniedError, UnauthenticatedError
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.peer import is_local
 
 # How much of a peer's own text (its node id, its error) goes into a log line.
 MAX_LOGGED = 512
@@ -150,8 +150,7 @@ def _catalog(context: CallContext) -> Catalog:
 
 
 def _check_private(context: CallContext) -> None:
-    host = context.peer.rpartition(":")[0] or context.peer
-    if not context.tls and not is_local(host):
+    if not is_private(context):
         raise PermissionDeniedError(
             f"a private key is not sent to {context.peer} over plaintext: use the TLS port, or ask from this machine"
         )
