@@ -8,6 +8,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from envoy.service.secret.v3 import sds_pb2
 
 from app.authz.asgi import PREFIX, HttpAuthorization
 from app.authz.rpc import AuthorizationRpc
@@ -25,7 +26,8 @@ from app.transport.mesh import Mount
 
 AUTHORIZATION = "envoy.service.auth.v3.Authorization"
 RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"
-SECRETS = "envoy.service.secret.v3.SecretDiscoveryService"
+# From its descriptor, which reflection answers with and nothing else loads: its messages are those of every discovery.
+SECRETS: str = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 ISTIO_CA = "istio.v1.auth.IstioCertificateService"
 SERVICES = frozenset({AUTHORIZATION, RATE_LIMIT, SECRETS, ISTIO_CA, HEALTH})
 
