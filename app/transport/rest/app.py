@@ -15,6 +15,7 @@ from app.core.errors import MeshwardError
 from app.telemetry.metrics import Metrics
 from app.transport.rest.authentication import TokenAuthenticator
 from app.transport.rest.edge import Edge
+from app.transport.rest.etags import check_preconditions
 from app.transport.rest.health import Health
 from app.transport.rest.problems import MEDIA_TYPE, from_error, from_http_exception, from_validation_error
 from app.transport.rest.routes import Access, Route
@@ -112,13 +113,17 @@ def _add(app: FastAPI, row: Route, authenticate: Authenticate | None) -> None:
 
 def _guarded(authenticate: Authenticate) -> type[APIRoute]:
     class GuardedRoute(APIRoute):
-        """A route that authenticates before the body is read; a dependency would come after it."""
+        """A route that authenticates before the body is read; a dependency would come after it.
+
+        Preconditions that nobody evaluates are refused there, too.
+        """
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
             async def authenticated(request: Request) -> Response:
                 authenticate(request)
+                check_preconditions(request)
                 return await handle(request)
 
             return authenticated

@@ -7,19 +7,35 @@ ConflictError; to a request with `If-Match` that is answered as 412 (see `app.tr
 import re
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Request
 
 from app.core.errors import InvalidInputError, PreconditionError, Violation
 
 # A strong tag of this service: a version between quotes, as many digits as 63 bits need.
 MAX_TAG_LENGTH = 64
 
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_NOT_EVALUATED = ("If-None-Match", "If-Unmodified-Since")
 _TAG = re.compile(r'"([0-9]{1,18})"')
 
 IfMatch = Annotated[
     str | None,
     Header(alias="If-Match", description="The `ETag` that was read; the change is made only if it still holds"),
 ]
+
+
+def check_preconditions(request: Request) -> None:
+    """Refuse a change under a condition that is not evaluated here: ignored, it would overwrite what it guards.
+
+    Raises InvalidInputError for `If-None-Match` and `If-Unmodified-Since`, and for a repeated `If-Match`.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    for name in _NOT_EVALUATED:
+        if name in request.headers:
+            raise InvalidInputError(f"{name} is not supported: send If-Match", Violation(name, "is not supported"))
+    if len(request.headers.getlist("if-match")) > 1:
+        raise InvalidInputError("If-Match must be one entity tag", Violation("If-Match", "is there more than once"))
 
 
 def etag_of(version: int) -> str:

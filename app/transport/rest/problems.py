@@ -45,8 +45,6 @@ STATUS_OF_ERROR: dict[type[MeshwardError], HTTPStatus] = {
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
     InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-# What a header of the request made the change depend on: RFC 9110, section 13.1.
-_CONDITIONAL_HEADERS = ("if-match", "if-none-match")
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +94,7 @@ def from_error(request: Request, error: MeshwardError) -> JSONResponse:
     """Return the problem that tells `error`; what is Meshward's own fault is logged with its cause as well."""
     status = status_of(error)
     headers = {}
-    if status is HTTPStatus.CONFLICT and any(name in request.headers for name in _CONDITIONAL_HEADERS):
+    if status is HTTPStatus.CONFLICT and "if-match" in request.headers:
         status = HTTPStatus.PRECONDITION_FAILED
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="meshward"'

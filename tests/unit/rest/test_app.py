@@ -113,6 +113,18 @@ async def test_a_conflict_of_a_conditional_request_is_a_failed_precondition(clie
     assert_problem(await client.put("/v1/things/a", headers={"if-match": "*"}), 400)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("if-none-match", "*")],
+        [("if-unmodified-since", "Sun, 22 Nov 2026 00:00:00 GMT")],
+        [("if-match", '"7"'), ("if-match", '"6"')],
+    ],
+)
+async def test_a_change_under_a_condition_that_nobody_evaluates_is_not_made(client, headers):
+    assert_problem(await client.put("/v1/things/a", headers=headers), 400)
+
+
 async def test_a_safe_request_id_is_taken_over_and_any_other_replaced(client):
     response = await client.get("/v1/things", headers={"x-request-id": "abc-1.2_3"})
     assert response.headers["x-request-id"] == "abc-1.2_3"
