@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Header, Path, Query, Response
 from fastapi.responses import JSONResponse
@@ -17,7 +17,6 @@ from app.core.errors import InvalidInputError, NotFoundError, Violation
 from app.core.spiffe import MAX_ID_BYTES, SpiffeId
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, encode_cursor
-from app.transport.rest.routes import Access, Route
 
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
@@ -142,27 +141,6 @@ class CaRest:
 
     def __init__(self, ca: CaService) -> None:
         self._ca = ca
-
-    def routes(self) -> tuple[Route, ...]:
-        """Return the rows of these endpoints. Every one needs the admin token."""
-
-        def row(method: str, path: str, endpoint: Callable[..., Any], status: int = 200) -> Route:
-            return Route(method, path, endpoint, Access.ADMIN, status, tag="ca")
-
-        return (
-            row("GET", "/v1/ca", self.get_ca),
-            row("GET", "/v1/ca/authorities", self.list_authorities),
-            row("GET", "/v1/bundle", self.get_bundle),
-            row("POST", ENTRIES_PATH, self.create_entry, 201),
-            row("GET", ENTRIES_PATH, self.list_entries),
-            row("GET", ENTRIES_PATH + "/{entry_id}", self.get_entry),
-            row("PUT", ENTRIES_PATH + "/{entry_id}", self.replace_entry),
-            row("DELETE", ENTRIES_PATH + "/{entry_id}", self.delete_entry, 204),
-            row("POST", JOIN_TOKENS_PATH, self.create_join_token, 201),
-            row("GET", JOIN_TOKENS_PATH, self.list_join_tokens),
-            row("DELETE", JOIN_TOKENS_PATH + "/{token_id}", self.delete_join_token, 204),
-            row("GET", "/v1/svids", self.list_svids),
-        )
 
     async def get_ca(self) -> CaView:
         """Return the state of the CA: whether it can issue, and if not, what it waits for."""

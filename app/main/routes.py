@@ -12,7 +12,24 @@ CREATED, NO_CONTENT, OK = 201, 204, 200
 
 def route_table(parts: Parts) -> tuple[Route, ...]:
     """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
-    ca, policies, quotas = CaRest(parts.ca), PolicyRest(parts.policies), QuotaRest(parts.quotas)
+    policies, quotas = PolicyRest(parts.policies), QuotaRest(parts.quotas)
+    return (
+        *ca_rows(CaRest(parts.ca)),
+        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),
+        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz"),
+        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz"),
+        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz"),
+        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz"),
+        Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
+        Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota"),
+        Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
+        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),
+        Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
+    )
+
+
+def ca_rows(ca: CaRest) -> tuple[Route, ...]:
+    """Return the rows of the CA."""
     return (
         Route("GET", "/v1/ca", ca.get_ca, ADMIN, OK, "ca"),
         Route("GET", "/v1/ca/authorities", ca.list_authorities, ADMIN, OK, "ca"),
@@ -26,14 +43,4 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca"),
         Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", ca.delete_join_token, ADMIN, NO_CONTENT, "ca"),
         Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca"),
-        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),
-        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz"),
-        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz"),
-        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz"),
-        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz"),
-        Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
-        Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota"),
-        Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
-        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),
-        Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
     )

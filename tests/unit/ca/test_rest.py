@@ -10,6 +10,7 @@ from app.ca.model import Surface
 from app.ca.rest import CaRest
 from app.core.caller import Caller, Credential
 from app.core.spiffe import SpiffeId
+from app.main.routes import ca_rows
 from app.transport.rest.pages import encode_cursor
 from tests.assets.csrs import csr
 from tests.fakes.admin_api import admin_client
@@ -20,7 +21,7 @@ MISSING = "0" * 32
 
 @pytest.fixture
 async def client(ca, tmp_path):
-    async with admin_client(CaRest(ca).routes(), tmp_path / "admin.token") as client:
+    async with admin_client(ca_rows(CaRest(ca)), tmp_path / "admin.token") as client:
         yield client
 
 
@@ -35,8 +36,8 @@ def faults(answer):
 
 
 async def test_every_endpoint_asks_for_the_token(ca, tmp_path):
-    async with admin_client(CaRest(ca).routes(), tmp_path / "admin.token", token=None) as stranger:
-        for route in CaRest(ca).routes():
+    async with admin_client(ca_rows(CaRest(ca)), tmp_path / "admin.token", token=None) as stranger:
+        for route in ca_rows(CaRest(ca)):
             path = route.path.format(entry_id=MISSING, token_id=MISSING)
             problem(await stranger.request(route.method, path), 401)
 
