@@ -34,11 +34,12 @@ class AdminClient:
     ) -> None:
         """Take `token`, or else the one in the file at `token_path`.
 
-        Raises NotFoundError or PreconditionError if there is neither, InvalidInputError if `url` is not http(s).
+        Raises NotFoundError or PreconditionError if there is neither, InvalidInputError if `url` is not http(s) or
+        `token` cannot be one.
         """
         self._url = _checked(url)
         self._source = "MESHWARD_ADMIN_TOKEN" if token else str(token_path)
-        self._token = token or _token_of(token_path)
+        self._token = _checked_token(token) if token else _token_of(token_path)
         self._transport = transport
 
     def get(self, path: str, **parameters: str | int | None) -> Any:
@@ -109,6 +110,13 @@ class AdminClient:
 def path_segment(text: str) -> str:
     """Return `text` as one segment of a path."""
     return quote(text, safe="")
+
+
+def _checked_token(token: str) -> str:
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise InvalidInputError("MESHWARD_ADMIN_TOKEN is not an admin token: meshward admin token --show prints it")
+    return token
 
 
 def _token_of(path: Path) -> str:

@@ -60,6 +60,13 @@ def test_a_token_that_others_can_read_is_not_used(tmp_path):
         AdminClient("http://localhost:1", None, path)
 
 
+@pytest.mark.parametrize("token", ["tökén", "bad\ntoken", " \t", "null\0"])
+def test_what_cannot_be_a_token_is_told_before_anybody_is_asked(tmp_path, token):
+    with pytest.raises(InvalidInputError, match="MESHWARD_ADMIN_TOKEN") as caught:
+        AdminClient("http://localhost:1", token, tmp_path / "admin.token")
+    assert token.strip() not in caught.value.message or not token.strip()
+
+
 def test_a_listing_is_read_page_after_page(client):
     pages = {None: {"items": [{"id": 1}], "next_cursor": "c"}, "c": {"items": [{"id": 2}], "next_cursor": None}}
     found = client(lambda request: httpx.Response(200, json=pages[request.url.params.get("cursor")])).items("/v1/x")
