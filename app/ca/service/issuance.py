@@ -23,7 +23,14 @@ from app.ca.rules.validation import parse_certificate, parse_chain, verify_svid
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
 from app.core.caller import Caller, Credential
 from app.core.clock import Clock
-from app.core.errors import InvalidInputError, MeshwardError, UnauthenticatedError, UnavailableError
+from app.core.errors import (
+    ConflictError,
+    InternalError,
+    InvalidInputError,
+    MeshwardError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from app.core.spiffe import SpiffeId
 from app.telemetry.metrics import Metrics
 
@@ -125,6 +132,13 @@ class Issuance:
         return caller.spiffe_id
 
     async def _issue(self, subject: _Subject, ttl_seconds: int, surface: Surface) -> IssuedChain:
+        try:
+            return await self._sign_and_record(subject, ttl_seconds, surface)
+        except ConflictError as error:
+            # As when a backup was restored under a running replica, until its next pass.
+            raise InternalError("the SVID is held back: the database does not know what signed it") from error
+
+    async def _sign_and_record(self, subject: _Subject, ttl_seconds: int, surface: Surface) -> IssuedChain:
         active = self._authorities.active()
         now = self._clock.now()
         async with self._transactions() as repository:

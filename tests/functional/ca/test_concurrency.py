@@ -1,11 +1,15 @@
-"""Many callers at once, on real databases."""
+"""Many callers at once, and a database that was changed underneath, for real."""
 
 import asyncio
 
+import pytest
 from cryptography.x509 import load_pem_x509_certificate
+from sqlalchemy import delete
 
 from app.ca.model import Surface
+from app.ca.tables import SignerRow
 from app.core.caller import Caller, Credential
+from app.core.errors import InternalError
 from app.core.spiffe import SpiffeId
 from tests.assets.csrs import csr
 
@@ -28,3 +32,12 @@ async def test_two_redemptions_of_one_token_at_once_give_one_svid(ca):
     results = await asyncio.gather(*attempts, return_exceptions=True)
     assert sum(not isinstance(result, Exception) for result in results) == 1
     assert len(await ca.records.page(None, 100)) == 1
+
+
+async def test_under_a_restored_database_that_does_not_know_the_signer_nothing_leaves(ca, engine):
+    async with engine.begin() as connection:
+        await connection.execute(delete(SignerRow))
+    with pytest.raises(InternalError, match="held back"):
+        await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)
+    await ca.maintain()
+    assert await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)
