@@ -2,20 +2,15 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, func, select, text, tuple_
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.authz.model import StoredPolicy
 from app.authz.ports import PolicyKey
 from app.authz.tables import PolicyRevisionRow, PolicyRow
+from app.db.revisions import RevisionSequence
 
-_REVISION_ID = 1
-# One statement on both databases, so that the first two writers ever cannot both insert the row. It holds the row, on
-# SQLite the database, until the transaction ends.
-_NEXT_REVISION = text(
-    "INSERT INTO authz_revision (id, revision) VALUES (:id, 1) "
-    "ON CONFLICT (id) DO UPDATE SET revision = authz_revision.revision + 1 RETURNING revision"
-)
+_REVISIONS = RevisionSequence(PolicyRevisionRow.metadata.tables[PolicyRevisionRow.__tablename__])
 
 
 class SqlPolicyRepository:
@@ -26,12 +21,11 @@ class SqlPolicyRepository:
 
     async def next_revision(self) -> int:
         """Return the number of the change that this transaction makes; no other writer goes on until it ends."""
-        return int((await self._session.execute(_NEXT_REVISION, {"id": _REVISION_ID})).scalar_one())
+        return await _REVISIONS.next(self._session)
 
     async def revision(self) -> int:
         """Return the number of the last change, 0 if there was none."""
-        query = select(PolicyRevisionRow.revision).where(PolicyRevisionRow.id == _REVISION_ID)
-        return await self._session.scalar(query) or 0
+        return await _REVISIONS.last(self._session)
 
     async def get(self, namespace: str, name: str) -> StoredPolicy | None:
         """Return the policy."""

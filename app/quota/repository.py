@@ -2,19 +2,14 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db.revisions import RevisionSequence
 from app.quota.model import StoredConfig
 from app.quota.tables import QuotaConfigRow, QuotaRevisionRow
 
-_REVISION_ID = 1
-# One statement on both databases, so that the first two writers ever cannot both insert the row. It holds the row, on
-# SQLite the database, until the transaction ends.
-_NEXT_REVISION = text(
-    "INSERT INTO quota_revision (id, revision) VALUES (:id, 1) "
-    "ON CONFLICT (id) DO UPDATE SET revision = quota_revision.revision + 1 RETURNING revision"
-)
+_REVISIONS = RevisionSequence(QuotaRevisionRow.metadata.tables[QuotaRevisionRow.__tablename__])
 
 
 class SqlConfigRepository:
@@ -25,12 +20,11 @@ class SqlConfigRepository:
 
     async def next_revision(self) -> int:
         """Return the number of the change that this transaction makes; no other writer goes on until it ends."""
-        return int((await self._session.execute(_NEXT_REVISION, {"id": _REVISION_ID})).scalar_one())
+        return await _REVISIONS.next(self._session)
 
     async def revision(self) -> int:
         """Return the number of the last change, 0 if there was none."""
-        found = await self._session.scalar(select(QuotaRevisionRow.revision).where(QuotaRevisionRow.id == _REVISION_ID))
-        return found or 0
+        return await _REVISIONS.last(self._session)
 
     async def get(self, domain: str) -> StoredConfig | None:
         """Return the configuration of `domain`."""
