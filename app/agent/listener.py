@@ -5,7 +5,7 @@ import secrets
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.core.errors import InvalidInputError, PreconditionError
@@ -86,8 +86,6 @@ def _answers(path: Path) -> bool:
 
 def _remove(path: Path, ours: int) -> None:
     """Remove the socket if it is still this one: somebody may have put another in its place."""
-    try:
+    with suppress(OSError):  # on the way out; the next agent replaces a socket that nobody answers on
         if path.lstat().st_ino == ours:
             path.unlink()
-    except FileNotFoundError:
-        return

@@ -50,14 +50,20 @@ class IdentityStore:
         except OSError as error:
             raise PreconditionError(f"cannot open {path}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise PreconditionError(
                 f"another agent uses the data dir {self._directory}: stop it, or give this one its own --data-dir"
             ) from error
-        finally:
-            os.close(descriptor)
+        except OSError as error:
+            raise PreconditionError(f"cannot lock the data dir {self._directory}: {error.strerror}") from error
 
     def load(self, now: datetime) -> Identity | None:
         """Return the identity that was saved last, which may have expired since, or None.

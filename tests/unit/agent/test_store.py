@@ -106,3 +106,17 @@ def test_half_a_file_is_refused(store, directory):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(PreconditionError, match="usable identity"):
         store.load(NOW)
+
+
+def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("app.agent.store.fcntl.flock", no_locks)
+    with pytest.raises(PreconditionError, match=r"cannot lock the data dir .*: No locks available"):
+        IdentityStore(tmp_path / "agent").locked().__enter__()
+
+
+def test_what_fails_while_the_lock_is_held_is_not_taken_for_another_agent(tmp_path):
+    with pytest.raises(BlockingIOError), IdentityStore(tmp_path / "agent").locked():
+        raise BlockingIOError
