@@ -1,4 +1,4 @@
-"""Control planes that run as processes: one of its own for a test, or one that the tests of a module share."""
+"""Control planes that run as processes: one of its own for a test, or one that the tests of a directory share."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def serving(tmp_path):
     serving.end()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_server(tmp_path_factory):
     serving = Serving(tmp_path_factory.mktemp("serve"))
     yield serving.start()

@@ -253,14 +253,11 @@ def test_what_was_spoiled_is_named_and_once_it_is_mended_all_is_as_before(serve,
         words, mend = spoil(served_once)
         assert_refused(serve(), *words)
         mend()
+    assert_refused(serve(trust_domain="other.example"), "cluster.local", "other.example")
     assert (served_once / "meshward.db").read_bytes() == database
     server = serving.start()
     assert server.roots == roots
     assert len(key_files(served_once)) == 2
-
-
-def test_another_trust_domain_is_refused_for_a_database_that_has_one(serve, served_once):
-    assert_refused(serve(trust_domain="other.example"), "cluster.local", "other.example")
 
 
 def test_the_process_says_it_on_standard_error_and_exits(data_dir):

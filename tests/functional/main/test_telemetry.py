@@ -13,7 +13,7 @@ from tests.functional.main.callers import (
     rate_limit,
     tls_channel,
 )
-from tests.functional.main.serving import eventually
+from tests.functional.main.serving import Serving, eventually
 
 LIMIT = "{domain: mesh, descriptors: [{key: key, rate_limit: {unit: year, requests_per_unit: 1}}]}"
 ALLOW_NOTHING = """
@@ -27,6 +27,13 @@ spec: {}
 @pytest.fixture
 def server(serving):
     return serving.start(log_level="debug")
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory):
+    serving = Serving(tmp_path_factory.mktemp("serve"))
+    yield serving.start(log_level="debug")
+    serving.end()
 
 
 async def test_each_thing_done_is_a_sample_of_the_metrics(server):
@@ -71,26 +78,26 @@ def lines_of(server, request_id):
     )
 
 
-async def test_the_id_of_an_admin_request_is_in_its_answer_and_on_its_lines(server):
-    answer = server.ask("POST", "/v1/policies", content="{", headers={"x-request-id": "from-the-caller"})
+async def test_the_id_of_an_admin_request_is_in_its_answer_and_on_its_lines(talkative):
+    answer = talkative.ask("POST", "/v1/policies", content="{", headers={"x-request-id": "from-the-caller"})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "from-the-caller"
-    assert "http_request" in {event["event"] for event in lines_of(server, "from-the-caller")}
+    assert "http_request" in {event["event"] for event in lines_of(talkative, "from-the-caller")}
     for harmful in ("a b", "x" * 200, "<script>", "../../x"):
-        made = server.ask("GET", "/v1/ca", headers={"x-request-id": harmful}).headers["x-request-id"]
+        made = talkative.ask("GET", "/v1/ca", headers={"x-request-id": harmful}).headers["x-request-id"]
         assert made != harmful
-        assert lines_of(server, made)
-    assert "<script>" not in server.log_text
+        assert lines_of(talkative, made)
+    assert "<script>" not in talkative.log_text
 
 
-async def test_the_id_of_an_rpc_is_on_the_line_of_its_error(server):
+async def test_the_id_of_an_rpc_is_on_the_line_of_its_error(talkative):
     metadata = [("x-request-id", "rpc-7"), ("authorization", "Bearer guessed")]
-    async with plaintext_channel(server) as channel:
+    async with plaintext_channel(talkative) as channel:
         call = channel.unary_unary("/istio.v1.auth.IstioCertificateService/CreateCertificate")
         assert await code_of(call(b"", metadata=metadata, timeout=20)) is grpc.StatusCode.UNAUTHENTICATED
-    (line,) = lines_of(server, "rpc-7")
+    (line,) = lines_of(talkative, "rpc-7")
     assert line["code"] == "UNAUTHENTICATED"
     assert line["method"].endswith("/CreateCertificate")
-    assert "guessed" not in server.log_text
+    assert "guessed" not in talkative.log_text
 
 
 async def test_no_secret_is_in_the_log_whatever_its_level(server):
