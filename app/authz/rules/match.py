@@ -191,7 +191,7 @@ def path_test(patterns: Iterable[str], *, wide: bool) -> StringTest:
     plain = [value for value in values if not is_template(value)]
     if wide:
         plain += [f"{value}/" for value in plain if not value.endswith(("*", "/"))]
-    tests = [template_test(value, or_slash=wide) for value in values if is_template(value)]
+    tests = [template_test(value, wide=wide) for value in values if is_template(value)]
     if plain:
         tests.insert(0, StringPatterns.of(plain).test())
     if len(tests) == 1:

@@ -34,9 +34,14 @@ def template_problem(path: str) -> str:
     return ""
 
 
-def template_test(path: str, *, or_slash: bool) -> StringTest:
-    """Return a test whether a path matches the template; with `or_slash` also if it has one slash more at its end."""
-    expressions = {ONE_SEGMENT: f"[{_CHARACTERS}]+", ANY_SEGMENTS: f"[{_CHARACTERS}/]*"}
+def template_test(path: str, *, wide: bool) -> StringTest:
+    """Return a test whether a path matches the template.
+
+    An operator stands for the characters that Istio names. A wide test takes any other for them, too, such as `*` and
+    `|`, which would let a request slip through a denial, and a path with one slash more at its end for the same.
+    """
+    segment = "[^/]" if wide else f"[{_CHARACTERS}]"
+    expressions = {ONE_SEGMENT: f"{segment}+", ANY_SEGMENTS: ".*" if wide else f"[{_CHARACTERS}/]*"}
     parts = (expressions.get(segment, re.escape(segment)) for segment in path.split("/"))
-    matches = re.compile("/".join(parts) + ("/?" if or_slash else "")).fullmatch
+    matches = re.compile("/".join(parts) + ("/?" if wide else "")).fullmatch
     return lambda text: matches(text) is not None

@@ -37,7 +37,7 @@ def test_stars_do_not_multiply():
 
 
 def test_operators_do_not_multiply():
-    test = template_test("/{*}/{*}/{*}/{*}/{**}/b", or_slash=True)
+    test = template_test("/{*}/{*}/{*}/{*}/{**}/b", wide=True)
     assert not test("/" + "a/" * (LONG // 2))
 
 

@@ -37,3 +37,14 @@ async def test_an_allowed_path_is_allowed_however_the_policy_spells_it(pattern, 
     rpc = await deciding("ALLOW", pattern)
     assert (await rpc.Check(check_request("/elsewhere"), context())).status.code == 7
     assert (await rpc.Check(check_request(path), context())).status.code == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin/x*/edit", "/admin/a|b/edit", "/admin/[1]/edit", "/admin/%22x%22/edit", '/admin/"/edit']
+)
+async def test_a_character_that_templates_do_not_name_slips_through_no_denial_and_is_granted_nothing(path):
+    for pattern in ("/admin/{*}/edit", "/admin/{**}"):
+        denying = await deciding("DENY", pattern)
+        assert (await denying.Check(check_request(path), context())).status.code == 7
+    granting = await deciding("ALLOW", "/admin/{*}/edit")
+    assert (await granting.Check(check_request(path), context())).status.code == (0 if "%" in path else 7)
