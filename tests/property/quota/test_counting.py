@@ -1,5 +1,6 @@
 """Laws of counting, whatever is asked in whatever order and however the clocks go."""
 
+import asyncio
 from contextlib import suppress
 
 import pytest
@@ -30,7 +31,7 @@ def new_service(unit, max_keys):
     clock = ManualClock()
     service = QuotaService(MemoryConfigs(), MemoryCounters(max_keys), clock, Metrics())
     limit = {"unit": unit.name, "requests_per_unit": LIMIT}
-    finish(service.put("d", {"domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}))
+    asyncio.run(service.put("d", {"domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}))
     return service, clock
 
 
