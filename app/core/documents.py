@@ -5,6 +5,7 @@ Scalars follow the JSON schema of YAML 1.2 (section 10.2) with the spellings of 
 text of every `int` is its `str`. JSON is read as the YAML that it is.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset({None, "!", f"{_TAG}str"})
 _MAPPING_TAGS = frozenset({None, "!", f"{_TAG}map"})
 _SEQUENCE_TAGS = frozenset({None, "!", f"{_TAG}seq"})
+_SURROGATE_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _LIST_FIELDS = frozenset({"apiVersion", "kind", "metadata", "items"})
 
 
@@ -67,11 +69,25 @@ def parse_documents(text: bytes) -> tuple[dict[str, object], ...]:
         line = text.count(b"\n", 0, error.start) + 1
         raise InvalidInputError(f"documents are not UTF-8: line {line} has a byte that does not belong") from error
     found: list[dict[str, object]] = []
-    for line, value in _values(decoded):
+    for line, value in _values(_without_surrogates(decoded)):
         found.extend(_flattened(value, line))
         if len(found) > MAX_DOCUMENTS:
             raise InvalidInputError(f"there are more than {MAX_DOCUMENTS} documents; send them in parts")
     return tuple(found)
+
+
+def _without_surrogates(text: str) -> str:
+    """Return JSON with the character in place of each pair of escapes that spells it in UTF-16 (RFC 8259, section 7).
+
+    YAML has no such pairs. In JSON a backslash stands in double quotes alone, so that nothing else is meant.
+    """
+    if not _SURROGATE_PAIR.search(text):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _SURROGATE_PAIR.sub(lambda found: found[1] + json.loads(f'"{found[2]}"'), text)
 
 
 def _flattened(value: object, line: int) -> Iterator[dict[str, object]]:

@@ -62,6 +62,18 @@ def test_json_is_read_with_its_escapes_and_tabs():
     assert parse_documents(b'{\n\t"a":1,\n\t"b":"x\\/y"\n}') == ({"a": 1, "b": "x/y"},)
 
 
+@pytest.mark.parametrize("text", ["\U0001f600", "a\U0001f600\U0010fffd b", "\\ud83d\\ude00", "\\\U0001f600", "\\"])
+def test_json_is_read_with_characters_that_it_spells_as_two_escapes(text):
+    document = {"key": text, text: {"nested": [text, text]}}
+    assert parse_documents(json.dumps(document).encode()) == (document,)
+
+
+def test_a_text_that_only_looks_like_a_pair_of_escapes_stays_as_it_is():
+    assert parse_documents(b"a: \\ud83d\\ude00") == ({"a": "\\ud83d\\ude00"},)
+    with pytest.raises(InvalidInputError):
+        parse_documents(b'{"a": "\\ude00\\ud83d"}')
+
+
 def test_a_json_array_and_a_kubernetes_list_stand_for_their_items():
     assert parse_documents(b'[{"a": 1}, {"b": 2}]') == ({"a": 1}, {"b": 2})
     assert parse_documents(b"apiVersion: v1\nkind: List\nmetadata: {}\nitems:\n- a: 1\n- b: 2\n") == (
