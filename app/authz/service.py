@@ -32,6 +32,7 @@ from app.core.errors import (
     ResourceExhaustedError,
     Violation,
 )
+from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 
 CONFIG_KIND = "policy"
@@ -40,10 +41,27 @@ MAX_POLICIES = 10_000
 # One policy as JSON; what etcd would store of one is not much more.
 MAX_POLICY_BYTES = 256 * 1024
 
+# How much of a request's own text goes into a line of the decision log.
+MAX_FACT = 256
+
 _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the policies are not loaded yet"), Cause.ERROR)
 _FAILED = Verdict(Decision(Outcome.DENY, "a fault of Meshward's own; its log has the cause"), Cause.ERROR)
 
 _log = structlog.get_logger(__name__)
+
+
+def _facts(request: CheckInput) -> dict[str, str]:
+    """Return what a line of the decision log says of a request."""
+    ids = request.headers.get("x-request-id") or ("",)
+    facts = {
+        "source": request.source.principal if request.source else "",
+        "namespace": request.workload.namespace if request.workload else "",
+        "method": request.method,
+        "path": request.path or "",
+        "host": request.host or "",
+        "request_id": ids[0],
+    }
+    return {name: value[:MAX_FACT] for name, value in facts.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +76,15 @@ class _Snapshot:
 class PolicyService:
     """Answers from memory; what it answers by is the last set of policies that was read whole and found valid."""
 
-    def __init__(self, transactions: PolicyTransactions, clock: Clock, metrics: Metrics, options: AuthzOptions) -> None:
+    def __init__(
+        self,
+        transactions: PolicyTransactions,
+        clock: Clock,
+        metrics: Metrics,
+        options: AuthzOptions,
+        decisions: DecisionLog | None = None,
+    ) -> None:
+        self._decisions = decisions or DecisionLog("off", clock.monotonic)
         self._transactions = transactions
         self._clock = clock
         self._metrics = metrics
@@ -79,7 +105,7 @@ class PolicyService:
         if snapshot is None:
             return self._told(_NOT_LOADED)
         try:
-            return self._told(evaluate(snapshot.index, request, self._options))
+            return self._told(evaluate(snapshot.index, request, self._options), request)
         except Exception:  # noqa: BLE001 - an error would be the sidecar's to decide on, which may let the request pass
             return self.failed()
 
@@ -92,9 +118,12 @@ class PolicyService:
         _log.exception("check_failed")
         return self._told(_FAILED)
 
-    def _told(self, verdict: Verdict) -> Decision:
+    def _told(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
         self._metrics.decisions.add(verdict.labels)
-        return verdict.decision
+        decision = verdict.decision
+        if self._decisions.wants(decision):
+            self._decisions.write(decision, _facts(request) if request else {})
+        return decision
 
     # The policies.
 

@@ -19,6 +19,7 @@ from app.quota.backends.memory import MemoryCounters
 from app.quota.repository import SqlConfigRepository
 from app.quota.service import QuotaService
 from app.settings import Settings
+from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.authentication import Authenticator
 from app.transport.rest.health import Check, Health
@@ -55,7 +56,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         trust_domain=settings.trust_domain.name,
         unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
     )
-    policies = PolicyService(Transactions(engine, SqlPolicyRepository), clock, metrics, options)
+    decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
+    policies = PolicyService(Transactions(engine, SqlPolicyRepository), clock, metrics, options, decisions)
     quotas = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(), clock, metrics)
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,

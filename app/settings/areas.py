@@ -93,12 +93,14 @@ class AuthzSettings(Area):
 
     `unknown_workload`: a check whose destination cannot be told is denied, or judged by the policies of
     `root_namespace` alone. `tell_client`: the policy and rule that decided go to the client in `x-meshward-decision`.
+    `decision_log`: which decisions are logged, with the policy and rule that made them.
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
     """
 
     unknown_workload: Literal["deny", "root"] = "deny"
     root_namespace: Namespace = "istio-system"
     tell_client: bool = False
+    decision_log: Literal["off", "denied", "all"] = "denied"
     trust_forwarded_client_cert: bool = False
 
 

@@ -1,0 +1,59 @@
+"""The decision log: what is asked for, within its bound, and what was left out is told."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.authz.model import AuthzOptions, CheckInput, Identity, Workload
+from app.authz.service import PolicyService
+from app.core.decision import Decision, Outcome
+from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
+from app.telemetry.metrics import Metrics
+from tests.fakes.clock import ManualClock
+from tests.fakes.policy_store import MemoryPolicies
+
+ALLOWED = Decision(Outcome.ALLOW, "allowed by rules[0] of policy a/b", "a/b", "rules[0]")
+DENIED = Decision(Outcome.DENY, "no rule matches")
+
+
+@pytest.mark.parametrize(
+    ("mode", "allowed", "denied"), [("off", False, False), ("denied", False, True), ("all", True, True)]
+)
+def test_a_mode_is_what_is_written(mode, allowed, denied):
+    log = DecisionLog(mode, ManualClock().monotonic)
+    assert (log.wants(ALLOWED), log.wants(DENIED)) == (allowed, denied)
+
+
+def test_a_flood_is_counted_and_not_written():
+    clock = ManualClock()
+    log = DecisionLog("all", clock.monotonic)
+    with capture_logs() as lines:
+        for _ in range(MAX_LINES_PER_SECOND + 7):
+            log.write(DENIED, {"path": "/"})
+        clock.advance(1)
+        log.write(ALLOWED, {"path": "/last"})
+    assert len(lines) == MAX_LINES_PER_SECOND + 1
+    assert lines[-1]["left_out"] == "7"
+    assert (lines[-1]["policy"], lines[-1]["rule"], lines[-1]["path"]) == ("a/b", "rules[0]", "/last")
+
+
+async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query():
+    clock = ManualClock()
+    service = PolicyService(MemoryPolicies(), clock, Metrics(), AuthzOptions(), DecisionLog("denied", clock.monotonic))
+    await service.load()
+    request = CheckInput(
+        workload=None,
+        source=Identity("cluster.local/ns/shop/sa/web"),
+        method="GET",
+        path="/" + "x" * 1000,
+        host="cart",
+        headers={"x-request-id": ("r-1",), "authorization": ("Bearer secret",)},
+    )
+    with capture_logs() as lines:
+        assert not service.check(request).allowed
+        assert service.check(CheckInput(Workload("shop", ()), None, "GET", "/", "cart")).allowed
+        service.malformed("its path has a NUL")
+    assert [line["decision"] for line in lines] == ["deny", "deny"]
+    assert lines[0]["source"] == "cluster.local/ns/shop/sa/web"
+    assert lines[0]["request_id"] == "r-1"
+    assert len(lines[0]["path"]) == 256
+    assert "secret" not in str(lines)
