@@ -30,7 +30,7 @@ from app.authz.rules.request import (
 )
 from app.authz.service import PolicyService
 from app.core.decision import Decision
-from app.core.errors import InvalidInputError
+from app.core.errors import InvalidInputError, MeshwardError
 from app.core.spiffe import SpiffeId
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import MAX_CERTIFICATE_PEM_BYTES, PEER_CACHE_SIZE, read_svid
@@ -78,13 +78,19 @@ class AuthorizationRpc:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
-        answer = self._kept.get(decision) or self._keep(decision)
         if decision.allowed:
-            return answer
-        response = _Response()
-        response.CopyFrom(answer)
+            return self._kept.get(decision) or self._keep(decision)
         http = attributes.request.http
-        response.denied_response.body = denial_body(decision, http.method, http.path, tell=self._tell_client)
+        return self._denial(decision, http.method, http.path)
+
+    def deny(self, error: MeshwardError) -> Any:
+        """Return the denial of a check whose request never reached `Check`: too large, no message, out of time."""
+        return self._denial(self._service.malformed(error.message), "", "")
+
+    def _denial(self, decision: Decision, method: str, path: str) -> Any:
+        response = _Response()
+        response.CopyFrom(self._kept.get(decision) or self._keep(decision))
+        response.denied_response.body = denial_body(decision, method, path, tell=self._tell_client)
         return response
 
     def _keep(self, decision: Decision) -> Any:

@@ -50,9 +50,10 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
     certificates = IstioCertificates(parts.ca.issuance)
     discovery, delta = (DiscoveryRequest, DiscoveryResponse), (DeltaDiscoveryRequest, DeltaDiscoveryResponse)
+    check = (CheckRequest, CheckResponse)
     certificate = (IstioCertificateRequest, IstioCertificateResponse)
     return (
-        Rpc(AUTHORIZATION, "Check", UNARY, CheckRequest, CheckResponse, authorization.Check, MESH, UNLIMITED),
+        Rpc(AUTHORIZATION, "Check", UNARY, *check, authorization.Check, MESH, UNLIMITED, authorization.deny),
         Rpc(
             RATE_LIMIT,
             "ShouldRateLimit",

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from google.protobuf.message import Message
 
+from app.core.caller import ANONYMOUS
 from app.core.errors import InternalError, MeshwardError
 from app.telemetry.families import CounterSeries, HistogramSeries
 from app.telemetry.metrics import Metrics
@@ -136,14 +137,14 @@ class GrpcApplication:
                     return
                 await guard(resume(work, waits_for), call.until_gone, call.deadline)
             except MeshwardError as error:
-                counted = rpcs.series(await _refuse(call, served.rpc.path, error))
+                counted = rpcs.series(await _end(call, served.rpc, error))
             except asyncio.CancelledError:
                 counted = rpcs.series((served.rpc.path, Code.CANCELLED.name))
                 raise
             except Exception:
                 log.exception("rpc_failed", method=served.rpc.path, peer=peer.address, request_id=call.request_id)
                 hidden = InternalError(f"internal fault; the log tells more under {call.request_id}")
-                counted = rpcs.series(await _refuse(call, served.rpc.path, hidden))
+                counted = rpcs.series(await _end(call, served.rpc, hidden))
             finally:
                 counted.count += 1
                 served.seconds.observe(monotonic() - started)
@@ -197,6 +198,14 @@ async def _send_all(answers: AsyncGenerator[Message, None], call: Call) -> None:
     async with aclosing(answers):
         async for answer in answers:
             await call.answer(answer.SerializeToString())
+
+
+async def _end(call: Call, rpc: Rpc, error: MeshwardError) -> tuple[str, str]:
+    """End a call that failed with what its row answers instead of an error, if it may; return its labels."""
+    if rpc.instead_of_error is None or call.caller is ANONYMOUS or call.started or code_of(error) is Code.CANCELLED:
+        return await _refuse(call, rpc.path, error)
+    await call.only_answer(rpc.instead_of_error(error).SerializeToString())
+    return rpc.path, code_of(error).name
 
 
 async def _refuse(call: Call, method: str, error: MeshwardError) -> tuple[str, str]:

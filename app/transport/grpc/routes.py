@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from app.core.errors import MeshwardError
 from app.transport.grpc.context import CallContext
 
 # An async function, or an async generator where the response streams, of the request (an async iterator of requests
@@ -67,7 +68,11 @@ UNLIMITED = None
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """One row of the table."""
+    """One row of the table.
+
+    `instead_of_error`, of a unary row, makes the answer for a caller that was admitted but whose call fails before or
+    in the handler: for a contract in which an error would be taken for a yes.
+    """
 
     service: str
     method: str
@@ -77,6 +82,7 @@ class Rpc:
     handler: Handler
     authentication: Authentication
     rate_limit: RateLimit | None
+    instead_of_error: Callable[[MeshwardError], Message] | None = None
 
     @property
     def path(self) -> str:

@@ -131,9 +131,9 @@ class Call(CallContext):
     To its handler it is a CallContext.
     """
 
-    # Defaults of the class: most calls never set them.
+    # Defaults of the class: most calls never set them. `started`: something has been sent.
     encoding = IDENTITY
-    _started = False
+    started = False
     _read = False
     _until_read: asyncio.Event | None = None
 
@@ -180,7 +180,7 @@ class Call(CallContext):
             raise _not_a(rpc.request) from error
         answer = (await rpc.handler(request, self)).SerializeToString()
         if self.plain:
-            send, self._started = self._send, True
+            send, self.started = self._send, True
             await send(_START)
             await send({"type": _BODY, "body": b"\0" + len(answer).to_bytes(4) + answer, "more_body": False})
             await send(OK_TRAILERS)
@@ -234,7 +234,7 @@ class Call(CallContext):
         trailers = [*error_trailers(code, error), *encode_metadata(self.trailing_metadata)]
         if isinstance(self._receive, _Body):
             await self._receive.discard()
-        if self._server.trailers_only and not self._started:
+        if self._server.trailers_only and not self.started:
             headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send(_END_OF_BODY)
@@ -268,9 +268,9 @@ class Call(CallContext):
             gone.cancel()
 
     async def _start(self) -> None:
-        if self._started:
+        if self.started:
             return
-        self._started = True
+        self.started = True
         if self.initial_metadata:
             headers = [CONTENT_TYPE, *encode_metadata(self.initial_metadata)]
             await self._send({**_START, "headers": headers})

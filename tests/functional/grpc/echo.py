@@ -75,8 +75,11 @@ class EchoService:
 
 
 def echo_rpcs(service: EchoService) -> list[Rpc]:
-    def row(method, kind, handler, authentication=Authentication.PUBLIC, limit=UNLIMITED):
-        return Rpc(ECHO, method, kind, StringValue, StringValue, handler, authentication, limit)
+    def row(method, kind, handler, authentication=Authentication.PUBLIC, limit=UNLIMITED, instead=None):
+        return Rpc(ECHO, method, kind, StringValue, StringValue, handler, authentication, limit, instead)
+
+    def no(error):
+        return StringValue(value=f"no: {error.message}")
 
     return [
         row("Unary", Kind.UNARY, service.unary),
@@ -85,5 +88,7 @@ def echo_rpcs(service: EchoService) -> list[Rpc]:
         row("BidiStream", Kind.BIDI_STREAM, service.bidi_stream),
         row("Mesh", Kind.UNARY, service.unary, Authentication.MESH),
         row("Identity", Kind.UNARY, service.unary, Authentication.IDENTITY),
+        row("NeverFails", Kind.UNARY, service.unary, Authentication.MESH, instead=no),
+        row("NeverFailsForTokens", Kind.UNARY, service.unary, Authentication.IDENTITY, instead=no),
         row("Limited", Kind.UNARY, service.unary, limit=RateLimit(per_second=1, burst=2)),
     ]

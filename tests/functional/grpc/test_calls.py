@@ -87,6 +87,19 @@ async def test_a_bug_is_internal_and_tells_nothing(channel):
     assert "secret" not in error.details()
 
 
+@pytest.mark.parametrize("value", ["x" * 100_000, "invalid", "bug"])
+async def test_a_row_whose_errors_would_be_taken_for_a_yes_answers_no(channel, mesh, value):
+    answer = await unary(channel, "NeverFails")(StringValue(value=value))
+    assert answer.value.startswith("no: ")
+    assert "secret" not in answer.value
+    assert not mesh.metrics.rpcs.value(f"/{ECHO}/NeverFails", "OK")
+
+
+async def test_a_row_that_never_fails_still_refuses_a_caller_that_it_does_not_know(channel):
+    error = await refusal(unary(channel, "NeverFailsForTokens")(StringValue(value="x")))
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_an_unknown_method_and_service_are_unimplemented(channel, mesh):
     for path in (f"/{ECHO}/Nope", "/no.Such/Thing"):
         error = await refusal(channel.unary_unary(path)(b""))
