@@ -1,7 +1,8 @@
 """Serving the mesh application with h2corn, and replacing its certificate without losing a call.
 
 A certificate is replaced by starting a second server on the same socket: it takes the new connections, while the first
-one finishes its calls in flight, ends its open streams with OK so that clients open them again, and stops.
+one finishes its calls in flight, ends its open streams with OK so that clients open them again, and stops. A connection
+with nothing open is closed with a GOAWAY and no wait: a client that calls on it in that very moment has to try again.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ MAX_CONNECTIONS = 16_384
 CONNECTIONS_SHARE = 4
 # Time that a server which was replaced has for its calls in flight.
 RETIRE_SECONDS = 30.0
+# How long open streams outlive the notice that their server ends: a round trip, with room for a busy machine.
+NOTICE_SECONDS = 0.25
 START_SECONDS = 10.0
 # Time that a connection has for its handshake and preface, and a request for its headers.
 HEAD_SECONDS = 5.0
@@ -136,9 +139,14 @@ class MeshListener:
 
 
 async def _retire(generation: _Generation) -> None:
-    if not generation.drained.done():
-        generation.drained.set_result(None)
+    # The server says GOAWAY to every connection and closes those that have nothing open, at once: a call that is on its
+    # way then is lost. Open streams hold their connections until the client has read it and calls elsewhere.
     generation.server.shutdown()
+    try:
+        await asyncio.sleep(NOTICE_SECONDS)
+    finally:
+        if not generation.drained.done():
+            generation.drained.set_result(None)
     try:
         await generation.task
     except Exception:
