@@ -1,18 +1,24 @@
-"""The serving certificate is replaced while calls are made, and no call notices."""
+"""The serving certificate is replaced while calls are made, and no call notices.
+
+The callers try again by gRPC's own retry policy, as a server that closes a connection cannot know of a call that is on
+its way: HTTP/2 tells such a client that the call was not seen, or the connection is reset under it.
+"""
 
 import asyncio
 import contextlib
 
 import grpc
 import grpc.aio
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests.functional.main.callers import CART, certify, check, join, presented_certificate, tls_channel
+from tests.functional.main.callers import CART, RETRIES, certify, check, join, presented_certificate, tls_channel
 from tests.functional.main.serving import eventually_async
 from tests.functional.main.test_drain import opened_stream
 
 # Half of it is the time between two rotations.
-TTL = "2s"
-ROTATIONS = 4
+TTL = "6s"
+ROTATIONS = 3
 CHANNELS = 4
 
 
@@ -33,6 +39,16 @@ class Traffic:
                 self.failures.append(error)
             self.calls += 1
 
+    async def watch(self, channel):
+        """What a sidecar has open beside its calls, on the same connection: opened again where it ends."""
+        while self.running:
+            try:
+                call = HealthStub(channel).Watch(HealthCheckRequest())
+                while await call.read() is not grpc.aio.EOF:
+                    continue
+            except grpc.aio.AioRpcError as error:
+                self.note_end(error)
+
     async def renew(self, channel):
         while self.running:
             try:
@@ -52,8 +68,12 @@ class Traffic:
                 if await call.code() is not grpc.StatusCode.OK:
                     self.failures.append(await call.code())
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or "drain" not in error.details():
-                    self.failures.append(error)
+                self.note_end(error)
+
+    def note_end(self, error):
+        """A stream that is told to be opened again has not failed."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or "drain" not in error.details():
+            self.failures.append(error)
 
 
 async def test_no_call_fails_while_the_certificate_is_replaced(serving):
@@ -70,17 +90,22 @@ async def test_no_call_fails_while_the_certificate_is_replaced(serving):
         return len(server.events("serving_certificate_replaced")) >= rotations + ROTATIONS
 
     async with contextlib.AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(tls_channel(server, cart)) for _ in range(CHANNELS + 2)]
+        channels = [
+            await stack.enter_async_context(tls_channel(server, cart, service_config=RETRIES))
+            for _ in range(CHANNELS + 2)
+        ]
         callers = [asyncio.create_task(traffic.check(channel)) for channel in channels[:CHANNELS]]
         callers.append(asyncio.create_task(traffic.renew(channels[CHANNELS])))
-        subscriber = asyncio.create_task(traffic.subscribe(channels[CHANNELS + 1]))
+        others = [asyncio.create_task(traffic.watch(channel)) for channel in channels[: CHANNELS + 1]]
+        others.append(asyncio.create_task(traffic.subscribe(channels[CHANNELS + 1])))
         await eventually_async(rotated, f"{ROTATIONS} rotations")
         # A join that comes in the middle of it all.
         joined = await join(server, "spiffe://cluster.local/ns/shop/sa/late", ttl_seconds=600)
         traffic.running = False
         await asyncio.gather(*callers)
-        subscriber.cancel()
-        await asyncio.gather(subscriber, return_exceptions=True)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         assert traffic.failures == []
         assert traffic.calls > CHANNELS * ROTATIONS
         assert traffic.pushes + traffic.streams > 1
