@@ -42,9 +42,10 @@ def show_version() -> None:
 @cli.command()
 def serve(*, config: Config = None) -> None:
     """Run the control plane until it is told to stop (SIGTERM, Ctrl-C)."""
+    settings = load_settings(config).settings  # a wrong one is told before the rest is imported
     from app.main.serve import run
 
-    run(load_settings(config).settings)
+    run(settings)
 
 
 @cli.command()
