@@ -76,7 +76,7 @@ async def checks(parts: Parts) -> None:
     message = request()
 
     async def call() -> None:
-        answer = await rpc.Check(CheckRequest.FromString(message), context)
+        answer = rpc.Check(CheckRequest.FromString(message), context)
         answer.SerializeToString()
 
     applied = 0

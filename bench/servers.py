@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from h2corn import Config, Server
 
 from app.core.caller import Caller
 from app.core.clock import SystemClock
@@ -19,8 +18,10 @@ from app.core.errors import UnauthenticatedError
 from app.core.spiffe import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.asgi import Application
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.drain import Drain
 from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from app.transport.mesh import MeshApplication
@@ -49,22 +50,26 @@ async def bare(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
 
+class BareMesh(MeshApplication):
+    """The bare handler, in the place of the mesh application: the listener and its settings are the same."""
+
+    def __init__(self) -> None:
+        """Have no table."""
+
+    def generation(self) -> tuple[Application, Drain]:
+        """Return the bare handler."""
+        return bare, Drain()
+
+
 async def serve_bare() -> None:
-    """Serve the bare handler on h2corn."""
-    listener = listen("127.0.0.1:0")
-    config = Config(bind=(f"fd://{listener.fileno()}",), grpc=True, access_log=False, lifespan="off")
-    server = Server(bare, config)
-    task = asyncio.create_task(server.serve())
-    await server.wait_started()
-    await _until_stdin_ends(listener.getsockname()[1])
-    server.shutdown()
-    await task
+    """Serve the bare handler on the listener of the mesh ports."""
+    await _serve(BareMesh())
 
 
 CONSTANT = Prepared(ALLOWED)
 
 
-async def check(_request: CheckRequest, _context: CallContext) -> Prepared:
+def check(_request: CheckRequest, _context: CallContext) -> Prepared:
     """Answer the constant."""
     return CONSTANT
 
@@ -81,7 +86,11 @@ async def serve_meshward() -> None:
     grpc_application = GrpcApplication(
         [row], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()
     )
-    listener = MeshListener(listen("127.0.0.1:0"), MeshApplication(grpc_application, [], authenticator))
+    await _serve(MeshApplication(grpc_application, [], authenticator))
+
+
+async def _serve(application: MeshApplication) -> None:
+    listener = MeshListener(listen("127.0.0.1:0"), application)
     await listener.start()
     await _until_stdin_ends(listener.port)
     await listener.stop()

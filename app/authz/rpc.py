@@ -34,6 +34,7 @@ from app.core.errors import InvalidInputError, MeshwardError
 from app.core.spiffe import SpiffeId
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import MAX_CERTIFICATE_PEM_BYTES, PEER_CACHE_SIZE, read_svid
+from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
 
 NAMESPACE_EXTENSION = "meshward.namespace"
@@ -66,8 +67,8 @@ class AuthorizationRpc:
         self._trusted_hops = trusted_hops
         self._kept: dict[Decision, Any] = {}
 
-    async def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
-        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403. Never raises.
+    def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
+        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403. Never raises, never waits.
 
         An error would be the sidecar's to decide on, by its `failure_mode_allow`.
         """
@@ -97,8 +98,9 @@ class AuthorizationRpc:
         """Return the answer to `decision`, and keep it for the next check that is decided alike."""
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
-        answer = self._kept[decision] = _answer(decision, tell=self._tell_client)
-        return answer
+        answer = _answer(decision, tell=self._tell_client)
+        kept = self._kept[decision] = Prepared(answer) if decision.allowed else answer
+        return kept
 
 
 def _answer(decision: Decision, *, tell: bool) -> Any:

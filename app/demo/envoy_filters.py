@@ -12,6 +12,9 @@ QUOTA_TIMEOUT = "0.5s"
 # Where HTTP checks are answered; the request's own path follows.
 HTTP_CHECK_PREFIX = "/ext_authz"
 
+# A control plane that replaces its certificate, or goes, refuses calls that it has not looked at: they are made again.
+RETRIES = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+
 # What a check says of the connection, as Envoy's formatters write it.
 HTTP_CHECK_HEADERS = {
     "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
@@ -69,7 +72,7 @@ def quota(domain: str, cluster: str) -> Document:
         "failure_mode_deny": False,
         "rate_limit_service": {
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
+            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "retry_policy": RETRIES},
         },
     }
     return {"name": "envoy.filters.http.ratelimit", "typed_config": any_of(f"{_HTTP}.ratelimit.v3.RateLimit", value)}
@@ -77,7 +80,11 @@ def quota(domain: str, cluster: str) -> Document:
 
 def _grpc_check(cluster: str) -> Document:
     return {
-        "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": CHECK_TIMEOUT},
+        "grpc_service": {
+            "envoy_grpc": {"cluster_name": cluster},
+            "timeout": CHECK_TIMEOUT,
+            "retry_policy": RETRIES,
+        },
         "include_peer_certificate": True,
         "include_tls_session": True,
         "encode_raw_headers": True,
@@ -93,6 +100,7 @@ def _http_check(cluster: str, labels: Mapping[str, str]) -> Document:
         "http_service": {
             "server_uri": server,
             "path_prefix": HTTP_CHECK_PREFIX,
+            "retry_policy": RETRIES,
             "authorization_request": {"headers_to_add": [{"key": key, "value": told[key]} for key in told]},
             "authorization_response": {"allowed_client_headers": client_headers},
         },

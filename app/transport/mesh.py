@@ -1,21 +1,23 @@
 """The ASGI application behind both mesh ports: gRPC out of its table, and HTTP services under a prefix."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from app.core.errors import UnauthenticatedError
-from app.transport.grpc.application import Application, GrpcApplication, Scope
+from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.asgi import Application, Receive, Scope, Send
 from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.drain import Drain
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication
-from app.transport.grpc.streams import CONTENT_TYPE, Send
-from app.transport.grpc.supervision import Receive
+from app.transport.grpc.streams import CONTENT_TYPE, Body
 
 # Where a mounted application finds the caller that was authenticated for it.
 CALLER_KEY = "meshward.caller"
+
+NOT_FOUND = "there is nothing here; gRPC needs POST and content-type application/grpc"
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +49,9 @@ class MeshApplication:
                 raise ValueError(f"an RPC lies under the mount {mount.prefix}")
         self._authenticator = authenticator
 
-    def generation(self) -> tuple[Application, "asyncio.Future[None]"]:
-        """Return the ASGI application for one server, and the future that ends its open streams when it is done."""
-        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def generation(self) -> tuple[Application, Drain]:
+        """Return the ASGI application for one server, and what ends its open streams and its connections."""
+        drain = Drain()
 
         async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -62,14 +64,14 @@ class MeshApplication:
             if mount is not None:
                 await self._enter(mount, scope, receive, send)
             elif not _is_grpc(scope):
-                await _plain(send, 404, "there is nothing here; gRPC needs POST and content-type application/grpc")
+                await _plain(receive, send, 404, NOT_FOUND)
             elif scope["path"] in self._grpc.table:
                 await application(_with_plain_content_type(scope), receive, send)
             else:
-                await self._grpc.refuse(scope, receive, send, drained)
+                await self._grpc.refuse(scope, receive, send, drain)
 
-        application = self._grpc.serve(drained, otherwise)
-        return application, drained
+        application = self._grpc.serve(drain, otherwise)
+        return application, drain
 
     def _mount_of(self, path: str) -> Mount | None:
         return next((mount for mount in self._mounts if mount.holds(path)), None)
@@ -78,10 +80,10 @@ class MeshApplication:
         try:
             caller = self._authenticator.at_once(mount.authentication, read_peer(scope))
         except UnauthenticatedError as error:
-            await _plain(send, 401, error.message)
+            await _plain(receive, send, 401, error.message)
             return
         if caller is None:
-            await _plain(send, 401, "this needs a client certificate: an SVID of this trust domain")
+            await _plain(receive, send, 401, "this needs a client certificate: an SVID of this trust domain")
             return
         state = {**scope.get("state", {}), CALLER_KEY: caller}
         await mount.application({**scope, "state": state}, receive, send)
@@ -104,7 +106,9 @@ def _with_plain_content_type(scope: Scope) -> Scope:
     return {**scope, "headers": [CONTENT_TYPE, *others]}
 
 
-async def _plain(send: Send, status: int, text: str) -> None:
+async def _plain(receive: Receive, send: Send, status: int, text: str) -> None:
+    if isinstance(receive, Body):
+        await receive.discard()
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})

@@ -1,8 +1,8 @@
 """Serving the mesh application with h2corn, and replacing its certificate without losing a call.
 
 A certificate is replaced by starting a second server on the same socket: it takes the new connections, while the first
-one finishes its calls in flight, ends its open streams with OK so that clients open them again, and stops. A connection
-with nothing open is closed with a GOAWAY and no wait: a client that calls on it in that very moment has to try again.
+one finishes its calls in flight, ends its open streams with OK so that clients open them again, and stops. A call that
+is sent in the moment in which its connection is given notice is refused, unseen, and made again by its client.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import structlog
 from h2corn import Config, Server
 
 from app.core.errors import InternalError, PreconditionError
+from app.transport.grpc.drain import Drain
 from app.transport.mesh import MeshApplication
 
 # Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.
@@ -33,6 +34,11 @@ CONNECTIONS_SHARE = 4
 RETIRE_SECONDS = 30.0
 # How long open streams outlive the notice that their server ends: a round trip, with room for a busy machine.
 NOTICE_SECONDS = 0.25
+# How long connections outlive it whose clients do not close them by themselves, as clients of gRPC do.
+LEAVE_SECONDS = 1.0
+# How long a connection may have nothing open. Clients close theirs sooner (gRPC's after 30 minutes, Envoy after an
+# hour), and only they can do so without losing a call that is on its way.
+IDLE_SECONDS = 7200.0
 START_SECONDS = 10.0
 # Time that a connection has for its handshake and preface, and a request for its headers.
 HEAD_SECONDS = 5.0
@@ -51,10 +57,10 @@ class TlsMaterial:
 
 @dataclass(slots=True)
 class _Generation:
-    """One h2corn server on the listener, the end of its streams, and the task that runs it."""
+    """One h2corn server on the listener, the end of what is open on it, and the task that runs it."""
 
     server: Server
-    drained: "asyncio.Future[None]"
+    drain: Drain
     task: "asyncio.Task[None]"
 
 
@@ -112,9 +118,9 @@ class MeshListener:
             ) from error
 
     async def _launch_from(self, directory: Path, tls: TlsMaterial | None) -> _Generation:
-        application, drained = self._application.generation()
+        application, drain = self._application.generation()
         server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
-        generation = _Generation(server, drained, asyncio.create_task(server.serve()))
+        generation = _Generation(server, drain, asyncio.create_task(server.serve()))
         generation.task.add_done_callback(lambda task: self._note_end(generation, task))
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -139,14 +145,16 @@ class MeshListener:
 
 
 async def _retire(generation: _Generation) -> None:
-    # The server says GOAWAY to every connection and closes those that have nothing open, at once: a call that is on its
-    # way then is lost. Open streams hold their connections until the client has read it and calls elsewhere.
+    # The server says GOAWAY to every connection, and refuses what is called on it from then on. It closes a connection
+    # once nothing is open there, so both are ended after their clients have had the time to read that and to go.
     generation.server.shutdown()
     try:
         await asyncio.sleep(NOTICE_SECONDS)
+        generation.drain.end_streams()
+        await asyncio.wait([generation.task], timeout=LEAVE_SECONDS - NOTICE_SECONDS)
     finally:
-        if not generation.drained.done():
-            generation.drained.set_result(None)
+        generation.drain.end_streams()
+        generation.drain.end_connections()
     try:
         await generation.task
     except Exception:
@@ -188,6 +196,7 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_sec
         timeout_handshake=HEAD_SECONDS,
         timeout_request_header=HEAD_SECONDS,
         timeout_graceful_shutdown=grace_seconds,
+        timeout_keep_alive=IDLE_SECONDS,
         date_header=False,
         **files,  # type: ignore[arg-type]  # the four TLS settings, by name
     )

@@ -57,3 +57,8 @@ def context(caller=None) -> CallContext:
     if caller is not None:
         made.caller = caller
     return made
+
+
+def check_answer(rpc, request, caller=None) -> external_auth_pb2.CheckResponse:
+    """What the sidecar reads."""
+    return external_auth_pb2.CheckResponse.FromString(rpc.Check(request, context(caller)).SerializeToString())

@@ -1,56 +1,45 @@
 """The ASGI application that answers RPCs out of the route table."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+import math
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from app.core.caller import ANONYMOUS
 from app.core.errors import InternalError, MeshwardError
-from app.telemetry.families import CounterSeries, HistogramSeries
+from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.asgi import H2CORN, Application, Receive, Scope, Send, ServerTraits
 from app.transport.grpc.authentication import Authenticator
-from app.transport.grpc.framing import DEFAULT_MAX_MESSAGE_BYTES, ENCODINGS
+from app.transport.grpc.connections import Admission, Connection, Connections
+from app.transport.grpc.drain import Drain
+from app.transport.grpc.framing import DEFAULT_MAX_MESSAGE_BYTES, ENCODINGS, HEADER_BYTES, only_message
 from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.metadata import time_budget
-from app.transport.grpc.peer import Peer, read_peer
-from app.transport.grpc.routes import Kind, Rpc, route_table
+from app.transport.grpc.peer import read_peer
+from app.transport.grpc.routes import Kind, Prepared, Rpc, route_table
+from app.transport.grpc.served import Served, served
 from app.transport.grpc.status import Code, RpcError, code_of
-from app.transport.grpc.streams import CONTENT_TYPE, H2CORN, Call, Send, ServerTraits
-from app.transport.grpc.supervision import Receive, guard, resume, within
+from app.transport.grpc.streams import CONTENT_TYPE, END, GRPC, OK_TRAILERS, START, Again, Body, Call, not_a
+from app.transport.grpc.supervision import guard, resume, within
 
 # How long a call that is not a stream may take when its client sets no deadline, or a longer one.
 MAX_UNARY_SECONDS = 60.0
 # Clients that never say `te: trailers` cannot be given a status after a message.
-_TRAILERS = "http.response.trailers"
+TRAILERS = "http.response.trailers"
+# The bucket of most calls.
+SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256
 
 log = structlog.get_logger(__name__)
-
-
-Scope = Mapping[str, Any]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Run = Callable[[Rpc, Call], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """A row with what every one of its calls needs again; `stream` is None for a unary one."""
-
-    rpc: Rpc
-    demand: str
-    stream: Run | None
-    max_seconds: float | None
-    limited: bool
-    ok: CounterSeries
-    seconds: HistogramSeries
 
 
 class GrpcApplication:
@@ -77,102 +66,167 @@ class GrpcApplication:
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
         self._server = server
-        streams: dict[Kind, Run] = {
+        # A server whose calls end with their connections, and at any time, is not watched.
+        self._ends_itself = server.answers_early and server.cancels
+        self._streams: dict[Kind, Run] = {
             Kind.SERVER_STREAM: self._server_stream,
             Kind.CLIENT_STREAM: self._client_stream,
             Kind.BIDI_STREAM: self._bidi_stream,
         }
-        self._served = {
-            path: _Served(
-                rpc,
-                rpc.authentication.value,
-                streams.get(rpc.kind),
-                MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else None,
-                rpc.rate_limit is not None,
-                metrics.rpcs.series((path, Code.OK.name)),
-                metrics.rpc_seconds.series((path,)),
-            )
-            for path, rpc in self.table.items()
-        }
+        self._served = {path: served(rpc, metrics) for path, rpc in self.table.items()}
 
-    def serve(  # noqa: C901 - the hot path stays in one frame: each further one costs 2% of a call
-        self, drained: "asyncio.Future[None]", otherwise: Application
-    ) -> Application:
+    def serve(self, drain: Drain, otherwise: Application) -> Application:
         """Return the ASGI application that answers calls of the table, and gives `otherwise` every other request.
 
-        `drained` is done once open streams have to end.
+        `drain` tells when open streams and connections have to end.
         """
-        rows, server, max_bytes, rpcs = self._served, self._server, self._max_message_bytes, self._metrics.rpcs
+        connections = Connections(self._server, drain)
+        known, expired, max_bytes = connections.known, self._authenticator.expired, self._max_message_bytes
 
+        # The hot path: a call of a known connection that is answered at once. It stays in one frame, because each
+        # further one costs 2% of a call.
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            started = monotonic()
-            served = rows.get(scope.get("path", ""))
-            if served is None or CONTENT_TYPE not in scope["headers"]:
-                await otherwise(scope, receive, send)
+            began = monotonic()
+            connection = known.get(id(scope.get("client")))
+            if connection is None:
+                await connections.first(application, scope, receive, send)
                 return
-            peer = read_peer(scope)
-            call = Call(scope, peer.address, receive, send, drained, server)
-            counted = served.ok
+            admission = connection.admitted.get(scope.get("path", ""))
+            headers = dict(scope["headers"])
+            if (
+                admission is None
+                or headers.get(b"content-type") != GRPC
+                or b"grpc-encoding" in headers
+                or TRAILERS not in scope["extensions"]
+                or (admission.not_after is not None and expired(admission.not_after))
+            ):
+                await self._answer(scope, receive, send, connection, began, otherwise)
+                return
+            row = admission.row
+            call = Call(scope, receive, send, connection)
+            call.caller = admission.caller
             try:
-                headers = dict(scope["headers"])
-                if b"grpc-encoding" in headers or _TRAILERS not in scope["extensions"]:
-                    call.encoding = _encoding(headers, scope)
-                budget = time_budget(headers.get(b"grpc-timeout"), served.max_seconds)
-                if budget is not None:
-                    call.deadline = started + budget
-                caller = peer.admitted.get(served.demand)
-                if caller is None or served.limited:
-                    await self._admit(served.rpc, call, peer)
-                else:
-                    call.caller = caller
-                if served.stream is not None:
-                    await served.stream(served.rpc, call)
-                    return
-                # Most unary calls wait for nothing. They are run to their end on the spot; a timer and a watcher are
-                # made only for one that does wait, because the two would cost more than all the rest of the call.
-                work = call.unary(served.rpc, max_bytes)
-                try:
-                    waits_for = work.send(None)
-                except StopIteration:
-                    return
-                await guard(resume(work, waits_for), call.until_gone, call.deadline)
-            except MeshwardError as error:
-                counted = rpcs.series(await _end(call, served.rpc, error))
-            except asyncio.CancelledError:
-                counted = rpcs.series((served.rpc.path, Code.CANCELLED.name))
-                raise
-            except Exception:
-                log.exception("rpc_failed", method=served.rpc.path, peer=peer.address, request_id=call.request_id)
-                hidden = InternalError(f"internal fault; the log tells more under {call.request_id}")
-                counted = rpcs.series(await _end(call, served.rpc, hidden))
-            finally:
-                counted.count += 1
-                served.seconds.observe(monotonic() - started)
+                call.deadline = began + time_budget(headers.get(b"grpc-timeout"), MAX_UNARY_SECONDS)
+                event, end = await receive(), END
+                body = event.get("body", b"")
+                # One message, uncompressed, is its length in five bytes and what follows them; and then nothing.
+                size = len(body) - HEADER_BYTES
+                whole = int.from_bytes(body[:HEADER_BYTES]) == size <= max_bytes
+                if whole and event.get("more_body"):
+                    end = await receive()
+                if whole and end == END:
+                    try:
+                        request = row.parse(body[HEADER_BYTES:])
+                    except DecodeError as error:
+                        raise not_a(row.rpc.request) from error
+                    answer = row.handler(request, call)
+                    if call.plain:
+                        call.started = True
+                        await send(START)
+                        await send(answer.event if type(answer) is Prepared else only_message(answer))
+                        await send(OK_TRAILERS)
+                    else:
+                        await call.only_answer(answer)
+            except BaseException as error:  # noqa: BLE001 - raised again there if it is not for the client
+                await self._failed(call, row, began, error)
+                return
+            if not call.started:
+                seen = (event,) if end is END else (event, end)
+                await self._answer(scope, Again(seen, receive), send, connection, began, otherwise)
+                return
+            row.ok.count += 1
+            took = monotonic() - began
+            row.seconds.counts[0 if took <= SHORTEST else bisect_left(LATENCY_BUCKETS, took)] += 1
+            row.seconds.sum += took
 
         return application
 
-    async def refuse(self, scope: Scope, receive: Receive, send: Send, drained: "asyncio.Future[None]") -> None:
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        connection: Connection,
+        began: float,
+        otherwise: Application,
+    ) -> None:
+        """Answer a call that has to be admitted, waits, streams, or comes in pieces."""
+        row = self._served.get(scope.get("path", ""))
+        if row is None or CONTENT_TYPE not in scope["headers"]:
+            await otherwise(scope, self._watched(receive), send)
+            return
+        call = Call(scope, self._watched(receive), send, connection)
+        try:
+            await self._admit(row, call, scope, began)
+            await self._run(row.rpc, call)
+        except BaseException as error:  # noqa: BLE001 - raised again there if it is not for the client
+            await self._failed(call, row, began, error)
+            return
+        row.ok.count += 1
+        row.seconds.observe(monotonic() - began)
+
+    def _watched(self, receive: Receive) -> Receive:
+        return receive if self._ends_itself else Body(receive)
+
+    async def _run(self, rpc: Rpc, call: Call) -> None:
+        if rpc.kind is not Kind.UNARY:
+            await self._streams[rpc.kind](rpc, call)
+            return
+        # Most unary calls wait for nothing. They are run to their end on the spot; a timer and a watcher are made only
+        # for one that does wait, because the two would cost more than all the rest of the call.
+        work = call.unary(rpc, self._max_message_bytes)
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return
+        await guard(resume(work, waits_for), call.until_gone, call.deadline)
+
+    async def _failed(self, call: Call, row: Served, began: float, error: BaseException) -> None:
+        """End and count a call that failed. Raises `error` itself if it is not for the client to know."""
+        path, rpcs = row.rpc.path, self._metrics.rpcs
+        try:
+            if isinstance(error, MeshwardError):
+                rpcs.add(await _end(call, row.rpc, error))
+            elif isinstance(error, Exception):
+                log.error("rpc_failed", method=path, peer=call.peer, request_id=call.request_id, exc_info=error)
+                hidden = InternalError(f"internal fault; the log tells more under {call.request_id}")
+                rpcs.add(await _end(call, row.rpc, hidden))
+            else:
+                rpcs.add((path, Code.CANCELLED.name))
+                raise error
+        finally:
+            row.seconds.observe(monotonic() - began)
+
+    async def refuse(self, scope: Scope, receive: Receive, send: Send, drain: Drain) -> None:
         """Answer a gRPC request for a method that is not in the table: UNIMPLEMENTED."""
-        call = Call(scope, read_peer(scope).address, receive, send, drained, self._server)
+        connection = Connection(read_peer(scope), self._server, drain)
+        call = Call(scope, self._watched(receive), send, connection)
         error = RpcError(Code.UNIMPLEMENTED, f"there is no method {call.method[:MAX_PATH_IN_MESSAGE]} here")
         self._metrics.rpcs.add(await _refuse(call, UNKNOWN_METHOD, error))
 
-    async def _admit(self, rpc: Rpc, call: Call, peer: Peer) -> None:
-        """Give the call its caller. Raises ResourceExhaustedError or UnauthenticatedError with the reason."""
-        if peer.tls:
-            call.tls, call.client_chain = True, peer.chain
-            if peer.svid is not None:
-                call.peer_id = peer.svid.spiffe_id
+    async def _admit(self, row: Served, call: Call, scope: Scope, began: float) -> None:
+        """Give the call its encoding, its time and its caller, and remember the caller if the connection proves it.
+
+        Raises RpcError, ResourceExhaustedError or UnauthenticatedError with the reason.
+        """
+        peer, rpc = call.connection.peer, row.rpc
+        headers = dict(scope["headers"])
+        call.encoding = _encoding(headers, scope)
+        given = headers.get(b"grpc-timeout")
+        if rpc.kind is Kind.UNARY or given is not None:
+            call.deadline = began + time_budget(given, MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf)
         if rpc.rate_limit is not None:
             key = str(call.peer_id) if call.peer_id else peer.address.rpartition(":")[0]
             self._limiter.admit(rpc.path, key, rpc.rate_limit)
         caller = self._authenticator.at_once(rpc.authentication, peer)
         if caller is None:
             async with within(call.deadline):
-                caller = await self._authenticator.by_token(call)
-        elif peer.svid is None and not peer.tls:
-            peer.admitted[rpc.authentication.value] = caller
+                call.caller = await self._authenticator.by_token(call)
+            return
         call.caller = caller
+        if row.at_once and self._ends_itself:
+            not_after = peer.svid.not_after if peer.svid is not None else None
+            call.connection.admitted[rpc.path] = Admission(row, caller, not_after)
 
     async def _server_stream(self, rpc: Rpc, call: Call) -> None:
         async with within(call.deadline):
@@ -185,7 +239,7 @@ class GrpcApplication:
         requests = call.requests(rpc.request, self._max_message_bytes)
         async with within(call.deadline):
             answer = await rpc.handler(requests, call)
-        await call.only_answer(answer.SerializeToString())
+        await call.only_answer(answer)
 
     async def _bidi_stream(self, rpc: Rpc, call: Call) -> None:
         requests = call.requests(rpc.request, self._max_message_bytes)
@@ -204,7 +258,8 @@ async def _end(call: Call, rpc: Rpc, error: MeshwardError) -> tuple[str, str]:
     """End a call that failed with what its row answers instead of an error, if it may; return its labels."""
     if rpc.instead_of_error is None or call.caller is ANONYMOUS or call.started or code_of(error) is Code.CANCELLED:
         return await _refuse(call, rpc.path, error)
-    await call.only_answer(rpc.instead_of_error(error).SerializeToString())
+    await call.pass_over_request()
+    await call.only_answer(rpc.instead_of_error(error))
     return rpc.path, code_of(error).name
 
 
@@ -223,14 +278,14 @@ async def _refuse(call: Call, method: str, error: MeshwardError) -> tuple[str, s
     return method, code.name
 
 
-def _encoding(headers: Mapping[bytes, bytes], scope: Mapping[str, Any]) -> str:
+def _encoding(headers: Mapping[bytes, bytes], scope: Scope) -> str:
     """Return the request's compression (compression.md: one that is not supported is UNIMPLEMENTED).
 
     Raises RpcError INTERNAL if the status of the answer could not be sent.
     """
-    if _TRAILERS not in scope["extensions"]:
+    if TRAILERS not in scope["extensions"]:
         raise RpcError(Code.INTERNAL, "gRPC needs the request header 'te: trailers'")
-    name = headers[b"grpc-encoding"].decode("latin-1")
+    name = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
     if name not in ENCODINGS:
         raise RpcError(Code.UNIMPLEMENTED, f"grpc-encoding {name[:64]!r} is not supported: use identity or gzip")
     return name

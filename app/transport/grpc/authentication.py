@@ -1,6 +1,7 @@
 """Who may make a call: from what the table demands and what the connection and metadata prove, a Caller."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import lru_cache
 
 from app.core.caller import ANONYMOUS, LOOPBACK, Caller, Credential
@@ -59,13 +60,17 @@ class Authenticator:
             raise UnauthenticatedError("this call needs an SVID, or a join token as 'authorization: Bearer …'")
         return await self._check_token(given[len(BEARER) :].strip())
 
+    def expired(self, not_after: datetime) -> bool:
+        """Whether an SVID that is good until `not_after` no longer is."""
+        return not_after <= self._clock.now()
+
     def _by_svid(self, peer: Peer) -> Caller:
         svid = peer.svid
         if svid is None or svid.spiffe_id is None:
             raise UnauthenticatedError(svid.problem if svid else "no client certificate")
         if svid.spiffe_id.trust_domain != self._trust_domain:
             raise UnauthenticatedError(f"SVID is of trust domain {svid.spiffe_id.trust_domain}, not of this one")
-        if svid.not_after <= self._clock.now():
+        if self.expired(svid.not_after):
             raise UnauthenticatedError("SVID has expired since the connection was made: connect with a new one")
         return _caller(svid.spiffe_id)
 

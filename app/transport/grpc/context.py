@@ -15,16 +15,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class CallContext:
     """One RPC as its handler sees it.
 
-    `method` is `/package.Service/Method`. `peer` is `address:port`, or `unix` for a Unix socket. `tls` says whether the
-    listener terminated TLS; `client_chain` is the verified client chain, PEM, leaf first; `peer_id` its SPIFFE id.
-    `deadline` is in the event loop's time, None if the client set none. `caller` is what authentication made of it.
-    Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
+    `deadline` is in the event loop's time, None if the call may take any time. `caller` is what authentication made of
+    it. Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
     """
 
     # Defaults of the class: a call on the hot path sets few of them, and what is not set costs nothing.
-    tls: bool = False
-    client_chain: tuple[str, ...] = ()
-    peer_id: SpiffeId | None = None
     deadline: float | None = None
     caller: Caller = ANONYMOUS
     # Whether the answer carries no metadata of its own.
@@ -39,20 +34,46 @@ class CallContext:
         method: str,
         peer: str,
         metadata: Metadata | None = None,
-        headers: Headers = (),
         *,
         tls: bool = False,
         caller: Caller | None = None,
     ) -> None:
-        self.method = method
-        self.peer = peer
-        self._headers = headers
-        if metadata is not None:
-            self._metadata = metadata
-        if tls:
-            self.tls = tls
+        self._method = method
+        self._peer = peer
+        self._metadata = metadata
+        self._tls = tls
         if caller is not None:
             self.caller = caller
+
+    @property
+    def method(self) -> str:
+        """The RPC's path, `/package.Service/Method`."""
+        return self._method
+
+    @property
+    def peer(self) -> str:
+        """The client's `address:port`, or `unix` for a Unix socket."""
+        return self._peer
+
+    @property
+    def tls(self) -> bool:
+        """Whether the listener terminated TLS."""
+        return self._tls
+
+    @property
+    def client_chain(self) -> tuple[str, ...]:
+        """The verified client chain, PEM, leaf first."""
+        return ()
+
+    @property
+    def peer_id(self) -> SpiffeId | None:
+        """The SPIFFE id in the client's certificate."""
+        return None
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the request, as they came."""
+        return ()
 
     @property
     def initial_metadata(self) -> list[tuple[str, str]]:
@@ -72,7 +93,7 @@ class CallContext:
     def metadata(self) -> Metadata:
         """The call's custom metadata: lower-case keys to their values in order, `-bin` values as bytes."""
         if self._metadata is None:
-            self._metadata = parse_metadata(self._headers)
+            self._metadata = parse_metadata(self.headers)
         return self._metadata
 
     @property

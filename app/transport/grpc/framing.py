@@ -1,6 +1,7 @@
 """Length-prefixed messages of gRPC over HTTP/2: one flag byte, four length bytes, the message."""
 
 import zlib
+from typing import Any, Protocol
 
 from app.transport.grpc.status import Code, RpcError
 
@@ -14,6 +15,19 @@ ENCODINGS = (IDENTITY, GZIP)
 
 _PLAIN, _COMPRESSED = 0, 1
 _GZIP_WINDOW_BITS = 31  # zlib's number for "expect a gzip header"
+
+
+class Serializable(Protocol):
+    """What can be sent as a message."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
+        """Return the serialized message."""
+        ...
+
+
+def only_message(message: Serializable) -> dict[str, Any]:
+    """Return the ASGI event of a response that is this one message."""
+    return {"type": "http.response.body", "body": frame(message.SerializeToString()), "more_body": False}
 
 
 def frame(message: bytes) -> bytes:

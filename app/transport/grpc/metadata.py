@@ -53,15 +53,12 @@ def parse_timeout(value: bytes) -> float:
 
 
 @lru_cache(maxsize=256)  # clients send the same few, by configuration
-def time_budget(timeout: bytes | None, most: float | None) -> float | None:
-    """Return the seconds that a call has: what its `grpc-timeout` says, but no more than `most`; None is no limit.
+def time_budget(timeout: bytes | None, most: float) -> float:
+    """Return the seconds that a call has: what its `grpc-timeout` says, but no more than `most`.
 
     Raises RpcError INTERNAL if the timeout is malformed.
     """
-    if timeout is None:
-        return most
-    seconds = parse_timeout(timeout)
-    return seconds if most is None else min(seconds, most)
+    return most if timeout is None else min(parse_timeout(timeout), most)
 
 
 def encode_message(message: str) -> bytes:

@@ -1,7 +1,7 @@
 """Who is at the other end of the connection, from the ASGI scope."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
@@ -11,11 +11,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from app.core.caller import Caller
 from app.core.errors import MeshwardError, UnauthenticatedError
 from app.core.spiffe import SpiffeId
 
-# Connections and client certificates whose identity is remembered; a node has a few hundred workloads.
+# Hosts and client certificates whose identity is remembered; a node has a few hundred workloads.
 PEER_CACHE_SIZE = 4096
 # A leaf that is longer is refused before it is parsed.
 MAX_CERTIFICATE_PEM_BYTES = 16 * 1024
@@ -43,34 +42,24 @@ class PeerSvid:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`address` is `host:port` or `unix`; `chain` is the verified client chain, PEM, leaf first.
-
-    `admitted` keeps, for a peer without a certificate, the caller that it is to each kind of authentication.
-    """
+    """`address` is `host:port` or `unix`; `chain` is the verified client chain, PEM, leaf first."""
 
     address: str
     local: bool
     tls: bool
     chain: tuple[str, ...] = ()
     svid: PeerSvid | None = None
-    admitted: dict[str, Caller] = field(default_factory=dict, compare=False)
 
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:
-    """Return the peer of an ASGI http scope. Takes the TLS chain only if the server verified it."""
-    tls = scope["extensions"].get("tls")
+    """Return the peer of an ASGI scope. Takes the TLS chain only if the server verified it."""
+    tls = scope.get("extensions", {}).get("tls")
+    host, port = scope.get("client") or ("unix", 0)
+    address = f"{host}:{port}" if host != "unix" else host
     if tls is None:
-        return _peer(scope.get("client"), None)
-    return _peer(scope.get("client"), () if tls.get("client_cert_error") else tuple(tls["client_cert_chain"]))
-
-
-@lru_cache(maxsize=PEER_CACHE_SIZE)
-def _peer(client: tuple[str, int] | None, chain: tuple[str, ...] | None) -> Peer:
-    """Return the peer of a connection, whose calls share one value; `chain` is None on a plaintext one."""
-    host, port = client or ("unix", 0)
-    address = f"{host}:{port}" if client else "unix"
-    svid = read_svid(chain[0]) if chain else None
-    return Peer(address, is_local(host), tls=chain is not None, chain=chain or (), svid=svid)
+        return Peer(address, is_local(host), tls=False)
+    chain = () if tls.get("client_cert_error") else tuple(tls["client_cert_chain"])
+    return Peer(address, is_local(host), tls=True, chain=chain, svid=read_svid(chain[0]) if chain else None)
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

@@ -7,6 +7,7 @@ rate limit: neither field has a default.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from inspect import iscoroutinefunction
 from types import MappingProxyType
 from typing import Any
 
@@ -14,19 +15,24 @@ from google.protobuf.message import Message
 
 from app.core.errors import MeshwardError
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.framing import only_message
 
 # An async function, or an async generator where the response streams, of the request (an async iterator of requests
-# where they stream) and the context.
+# where they stream) and the context. A unary call that waits for nothing is answered soonest by a plain function.
 Handler = Callable[[Any, CallContext], Any]
 
 
 class Prepared:
-    """An answer that is always the same, serialized once; a handler returns it in the place of the message."""
+    """An answer that is always the same, serialized once; a handler returns it in the place of the message.
 
-    __slots__ = ("_payload",)
+    `event` is the ASGI event that carries it where it is the only message.
+    """
+
+    __slots__ = ("_payload", "event")
 
     def __init__(self, message: Message) -> None:
         self._payload: bytes = message.SerializeToString()
+        self.event = only_message(message)
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
         """Return the serialized message."""
@@ -83,6 +89,17 @@ class Rpc:
     authentication: Authentication
     rate_limit: RateLimit | None
     instead_of_error: Callable[[MeshwardError], Message] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the handler may wait for something: a unary one that is a plain function never does."""
+        return self.kind is not Kind.UNARY or iscoroutinefunction(self.handler)
+
+    async def answer(self, request: Message, context: CallContext) -> Message | Prepared:
+        """Return the answer of a unary row's handler."""
+        answer = self.handler(request, context)
+        result: Message | Prepared = await answer if self.waits else answer
+        return result
 
     @property
     def path(self) -> str:

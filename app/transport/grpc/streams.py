@@ -2,47 +2,30 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Self
 
 from google.protobuf.message import DecodeError, Message
 
 from app.core.errors import MeshwardError
+from app.core.spiffe import SpiffeId
+from app.transport.grpc.asgi import Receive, Scope, Send
+from app.transport.grpc.connections import Connection
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.framing import HEADER_BYTES, IDENTITY, FrameReader, frame
-from app.transport.grpc.metadata import encode_metadata, error_trailers
-from app.transport.grpc.routes import Rpc
+from app.transport.grpc.framing import IDENTITY, FrameReader, frame, only_message
+from app.transport.grpc.metadata import Headers, encode_metadata, error_trailers
+from app.transport.grpc.routes import Prepared, Rpc
 from app.transport.grpc.status import Code, RpcError
-from app.transport.grpc.supervision import Receive
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-CONTENT_TYPE = (b"content-type", b"application/grpc")
+GRPC = b"application/grpc"
+CONTENT_TYPE = (b"content-type", GRPC)
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
-_REQUEST, _BODY = "http.request", "http.response.body"
+START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+_REQUEST = "http.request"
 # How h2corn tells that a request ended after its last byte.
-_END: dict[str, Any] = {"type": _REQUEST}
+END: dict[str, Any] = {"type": _REQUEST}
 _END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTraits:
-    """How an ASGI server behaves where the specification leaves it open.
-
-    `trailers_only`: headers that an empty body follows end the stream with them. `answers_early`: a call can be ended
-    before its request has ended. `cancels`: the task of a call whose client went away is cancelled.
-    """
-
-    trailers_only: bool
-    answers_early: bool
-    cancels: bool
-
-
-H2CORN = ServerTraits(trailers_only=True, answers_early=True, cancels=True)
-PLAIN_ASGI = ServerTraits(trailers_only=False, answers_early=False, cancels=False)
 
 
 def decode(message_type: type[Message], payload: bytes) -> Message:
@@ -50,10 +33,11 @@ def decode(message_type: type[Message], payload: bytes) -> Message:
     try:
         return message_type.FromString(payload)
     except DecodeError as error:
-        raise _not_a(message_type) from error
+        raise not_a(message_type) from error
 
 
-def _not_a(message_type: type[Message]) -> RpcError:
+def not_a(message_type: type[Message]) -> RpcError:
+    """Return the error of a request that is no message of `message_type`."""
     return RpcError(Code.INTERNAL, f"request is not a valid {message_type.DESCRIPTOR.full_name}")
 
 
@@ -107,22 +91,42 @@ class RequestStream(AsyncIterator[Message]):
         return await self._receive()
 
 
-class _Body:
-    """The events of a request, for a server that cannot be answered before the request has ended."""
+class Again:
+    """The events of a request from its start, for whoever reads them after the first were looked at."""
+
+    def __init__(self, seen: Iterable[Any], receive: Receive) -> None:
+        self._seen = deque(seen)
+        self._receive = receive
+
+    async def __call__(self) -> Any:
+        """Return the next event."""
+        return self._seen.popleft() if self._seen else await self._receive()
+
+
+class Body:
+    """The events of a request, on a server where a call has to know whether its request has ended."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._ended = False
+        self._ended = asyncio.Event()
 
     async def __call__(self) -> Any:
+        """Return the next event."""
         event = await self._receive()
-        self._ended = event["type"] != _REQUEST or not event.get("more_body")
+        if event["type"] != _REQUEST or not event.get("more_body"):
+            self._ended.set()
         return event
 
     async def discard(self) -> None:
         """Read the request to its end, unseen."""
-        while not self._ended:
+        while not self._ended.is_set():
             await self()
+
+    async def until_gone(self) -> None:
+        """Wait, once the request has been read, until the client goes away."""
+        await self._ended.wait()
+        while (await self._receive())["type"] == _REQUEST:
+            continue
 
 
 class Call(CallContext):
@@ -134,64 +138,55 @@ class Call(CallContext):
     # Defaults of the class: most calls never set them. `started`: something has been sent.
     encoding = IDENTITY
     started = False
-    _read = False
-    _until_read: asyncio.Event | None = None
 
-    def __init__(
-        self,
-        scope: Mapping[str, Any],
-        peer: str,
-        receive: Receive,
-        send: Send,
-        drained: "asyncio.Future[None]",
-        server: ServerTraits,
-    ) -> None:
-        self.method = scope["path"]
-        self.peer = peer
-        self._headers = scope["headers"]
-        self._receive = receive if server.answers_early else _Body(receive)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, connection: Connection) -> None:
+        self._scope = scope
+        self._receive = receive
         self._send = send
-        self._drained = drained
-        self._server = server
+        self.connection = connection
+        self.plain = True
+
+    @property
+    def method(self) -> str:
+        """The RPC's path, `/package.Service/Method`."""
+        path: str = self._scope["path"]
+        return path
+
+    @property
+    def peer(self) -> str:
+        """The client's `address:port`, or `unix` for a Unix socket."""
+        return self.connection.peer.address
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the request, as they came."""
+        headers: Headers = self._scope["headers"]
+        return headers
+
+    @property
+    def tls(self) -> bool:
+        """Whether the listener terminated TLS."""
+        return self.connection.peer.tls
+
+    @property
+    def client_chain(self) -> tuple[str, ...]:
+        """The verified client chain, PEM, leaf first."""
+        return self.connection.peer.chain
+
+    @property
+    def peer_id(self) -> SpiffeId | None:
+        """The SPIFFE id of the client's certificate."""
+        svid = self.connection.peer.svid
+        return svid.spiffe_id if svid is not None else None
 
     async def unary(self, rpc: Rpc, max_bytes: int) -> None:
-        """Read the one message of a request, give it to the handler, and send the one message of the answer.
-
-        It is all in one place because nearly every call goes this way: one uncompressed message (whose prefix is its
-        length in five bytes), whole, and the end of the stream with it or right after it.
-        """
-        event = await self._receive()
-        body = event.get("body", b"")
-        size = len(body) - HEADER_BYTES
-        if 0 <= size <= max_bytes and body[:HEADER_BYTES] == size.to_bytes(HEADER_BYTES):
-            if event.get("more_body"):
-                event = await self._receive()
-                if event != _END and (event["type"] != _REQUEST or event.get("body") or event.get("more_body")):
-                    raise _wrong_number(event)
-            payload = body[HEADER_BYTES:]
-        else:
-            payload = await self._one_payload(event, max_bytes)
-        self._read = True
-        if self._until_read is not None:
-            self._until_read.set()
-        try:
-            request = rpc.request.FromString(payload)
-        except DecodeError as error:
-            raise _not_a(rpc.request) from error
-        answer = (await rpc.handler(request, self)).SerializeToString()
-        if self.plain:
-            send, self.started = self._send, True
-            await send(_START)
-            await send({"type": _BODY, "body": b"\0" + len(answer).to_bytes(4) + answer, "more_body": False})
-            await send(OK_TRAILERS)
-        else:
-            await self.only_answer(answer)
+        """Read the one message of a request, give it to the handler, and send the one message of the answer."""
+        request = await self.one_request(rpc.request, max_bytes)
+        await self.only_answer(await rpc.answer(request, self))
 
     async def one_request(self, message_type: type[Message], max_bytes: int) -> Message:
         """Read the one message of a request (statuscodes.md: any other number is UNIMPLEMENTED)."""
-        payload = await self._one_payload(await self._receive(), max_bytes)
-        self._read = True
-        return decode(message_type, payload)
+        return decode(message_type, await self._one_payload(await self._receive(), max_bytes))
 
     async def _one_payload(self, event: Any, max_bytes: int) -> bytes:
         """Gather the one message of a request that came in pieces, compressed, or not at all."""
@@ -210,18 +205,25 @@ class Call(CallContext):
 
     def requests(self, message_type: type[Message], max_bytes: int) -> RequestStream:
         """Return the messages that the client streams."""
-        return RequestStream(self._receive, FrameReader(self.encoding, max_bytes), message_type, self._drained)
+        return RequestStream(
+            self._receive, FrameReader(self.encoding, max_bytes), message_type, self.connection.drain.streams
+        )
 
-    async def only_answer(self, payload: bytes) -> None:
+    async def only_answer(self, answer: Message | Prepared) -> None:
         """Send the one message of an answer and end with OK."""
-        await self._start()
-        await self._send({"type": _BODY, "body": frame(payload), "more_body": False})
-        await self._send(self._ok())
+        send = self._send
+        if self.plain:
+            self.started = True
+            await send(START)
+        else:
+            await self._start()
+        await send(answer.event if type(answer) is Prepared else only_message(answer))
+        await send(OK_TRAILERS if self.plain else self._ok())
 
     async def answer(self, payload: bytes) -> None:
         """Send one message of a stream, and the headers before the first."""
         await self._start()
-        await self._send({"type": _BODY, "body": frame(payload), "more_body": True})
+        await self._send({"type": "http.response.body", "body": frame(payload), "more_body": True})
 
     async def finish(self) -> None:
         """End a stream with OK."""
@@ -229,12 +231,16 @@ class Call(CallContext):
         await self._send(_END_OF_BODY)
         await self._send(self._ok())
 
+    async def pass_over_request(self) -> None:
+        """Read what is left of the request, unseen, on a server that cannot be answered before its end."""
+        if isinstance(self._receive, Body) and not self.connection.server.answers_early:
+            await self._receive.discard()
+
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (gRPC over HTTP/2, "Responses")."""
         trailers = [*error_trailers(code, error), *encode_metadata(self.trailing_metadata)]
-        if isinstance(self._receive, _Body):
-            await self._receive.discard()
-        if self._server.trailers_only and not self.started:
+        await self.pass_over_request()
+        if self.connection.server.trailers_only and not self.started:
             headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send(_END_OF_BODY)
@@ -248,19 +254,16 @@ class Call(CallContext):
 
         Waits for ever on a server that cancels the call's task by itself.
         """
-        if self._server.cancels:
+        if isinstance(self._receive, Body) and not self.connection.server.cancels:
+            await self._receive.until_gone()
+        else:
             await asyncio.get_running_loop().create_future()
-        if not self._read:
-            self._until_read = asyncio.Event()
-            await self._until_read.wait()
-        while (await self._receive())["type"] == _REQUEST:
-            continue
         return RpcError(Code.CANCELLED, "the client went away")
 
     async def until_gone_or_drained(self) -> RpcError:
         """Wait until the client goes away or the server drains; return the error that ends the stream."""
         gone = asyncio.create_task(self.until_gone())
-        waited_for: set[asyncio.Future[Any]] = {gone, self._drained}
+        waited_for: set[asyncio.Future[Any]] = {gone, self.connection.drain.streams}
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             return gone.result() if gone.done() else RpcError(Code.UNAVAILABLE, "the server drains: connect again")
@@ -273,9 +276,9 @@ class Call(CallContext):
         self.started = True
         if self.initial_metadata:
             headers = [CONTENT_TYPE, *encode_metadata(self.initial_metadata)]
-            await self._send({**_START, "headers": headers})
+            await self._send({**START, "headers": headers})
         else:
-            await self._send(_START)
+            await self._send(START)
 
     def _ok(self) -> dict[str, Any]:
         if not self.trailing_metadata:

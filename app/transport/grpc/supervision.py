@@ -9,7 +9,6 @@ from app.core.errors import DeadlineExceededError
 from app.transport.grpc.status import Code, RpcError
 
 Result = TypeVar("Result")
-Receive = Callable[[], Awaitable[Any]]
 # Waits for the reason to end a call early, and returns it.
 Watch = Callable[[], Coroutine[Any, Any, RpcError]]
 

@@ -13,13 +13,13 @@ from app.core.errors import UnauthenticatedError
 from app.core.spiffe import SpiffeId, TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
+from app.transport.grpc.asgi import H2CORN, PLAIN_ASGI
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
 from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.reflection import Reflection
 from app.transport.grpc.routes import UNLIMITED, Authentication
-from app.transport.grpc.streams import H2CORN, PLAIN_ASGI
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen

@@ -5,7 +5,7 @@ import asyncio
 from google.protobuf.wrappers_pb2 import StringValue
 
 from app.core.errors import InvalidInputError, Violation
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, RateLimit, Rpc
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, RateLimit, Rpc
 from app.transport.mesh import Mount
 
 ECHO = "meshward.test.Echo"
@@ -20,6 +20,12 @@ class EchoService:
         self.release = asyncio.Event()
 
     async def unary(self, request, context):
+        if request.value == "wait":
+            self.contexts.append(context)
+            await self._wait()
+        return self.at_once(request, context)
+
+    def at_once(self, request, context):
         self.contexts.append(context)
         match request.value:
             case "invalid":
@@ -29,8 +35,8 @@ class EchoService:
             case "metadata":
                 context.initial_metadata.append(("x-first", "1"))
                 context.trailing_metadata.append(("x-last", "2"))
-            case "wait":
-                await self._wait()
+            case "prepared":
+                return Prepared(StringValue(value="prepared!"))
         return StringValue(value=f"{request.value}!")
 
     async def server_stream(self, request, context):
@@ -83,12 +89,14 @@ def echo_rpcs(service: EchoService) -> list[Rpc]:
 
     return [
         row("Unary", Kind.UNARY, service.unary),
+        row("AtOnce", Kind.UNARY, service.at_once),
         row("ServerStream", Kind.SERVER_STREAM, service.server_stream),
         row("ClientStream", Kind.CLIENT_STREAM, service.client_stream),
         row("BidiStream", Kind.BIDI_STREAM, service.bidi_stream),
         row("Mesh", Kind.UNARY, service.unary, Authentication.MESH),
         row("Identity", Kind.UNARY, service.unary, Authentication.IDENTITY),
         row("NeverFails", Kind.UNARY, service.unary, Authentication.MESH, instead=no),
+        row("NeverFailsAtOnce", Kind.UNARY, service.at_once, Authentication.MESH, instead=no),
         row("NeverFailsForTokens", Kind.UNARY, service.unary, Authentication.IDENTITY, instead=no),
         row("Limited", Kind.UNARY, service.unary, limit=RateLimit(per_second=1, burst=2)),
     ]

@@ -32,6 +32,7 @@ class RawClient:
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.h2.initiate_connection()
         self.closed = False
+        self.method = "Unary"
 
     @classmethod
     async def connect(cls, port):
@@ -39,15 +40,22 @@ class RawClient:
         await client.flush()
         return client
 
+    async def call(self, method, data):
+        """Make a call, and make its method the one that is meant where none is named."""
+        stream = await self.open(method)
+        await self.send(stream, data, end=True)
+        self.method = method
+        return await self.answer(stream)
+
     async def flush(self):
         self._writer.write(self.h2.data_to_send())
         await self._writer.drain()
 
-    async def open(self, method="Unary", **changed):
+    async def open(self, method=None, **changed):
         headers = {
             ":method": "POST",
             ":scheme": "http",
-            ":path": f"/{ECHO}/{method}",
+            ":path": f"/{ECHO}/{method or self.method}",
             ":authority": "localhost",
             "content-type": "application/grpc",
             "te": "trailers",

@@ -87,12 +87,36 @@ async def test_a_bug_is_internal_and_tells_nothing(channel):
     assert "secret" not in error.details()
 
 
+@pytest.mark.parametrize("method", ["NeverFails", "NeverFailsAtOnce"])
 @pytest.mark.parametrize("value", ["x" * 100_000, "invalid", "bug"])
-async def test_a_row_whose_errors_would_be_taken_for_a_yes_answers_no(channel, mesh, value):
-    answer = await unary(channel, "NeverFails")(StringValue(value=value))
-    assert answer.value.startswith("no: ")
-    assert "secret" not in answer.value
-    assert not mesh.metrics.rpcs.value(f"/{ECHO}/NeverFails", "OK")
+async def test_a_row_whose_errors_would_be_taken_for_a_yes_answers_no(channel, mesh, method, value):
+    for _ in range(2):
+        answer = await unary(channel, method)(StringValue(value=value))
+        assert answer.value.startswith("no: ")
+        assert "secret" not in answer.value
+    assert not mesh.metrics.rpcs.value(f"/{ECHO}/{method}", "OK")
+
+
+async def test_a_plain_function_answers_like_an_async_one(channel, mesh):
+    """From the second call on: the first one shows who the connection's client is."""
+    method = unary(channel, "AtOnce")
+    for number in range(3):
+        call = method(StringValue(value="metadata"), metadata=(("x-request-id", f"r-{number}"),), timeout=9)
+        assert (await call).value == "metadata!"
+        assert ("x-first", "1") in list(await call.initial_metadata())
+        assert ("x-last", "2") in list(await call.trailing_metadata())
+        context = mesh.echo.contexts[-1]
+        assert (context.method, context.request_id) == (f"/{ECHO}/AtOnce", f"r-{number}")
+        assert context.peer.startswith("127.0.0.1:")
+        assert (context.tls, context.client_chain, context.peer_id) == (False, (), None)
+        assert 8 < context.time_remaining() < 9.5
+        assert (await method(StringValue(value="prepared"))).value == "prepared!"
+        assert (await refusal(method(StringValue(value="invalid")))).code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "secret" not in (await refusal(method(StringValue(value="bug")))).details()
+    counted = {
+        code: mesh.metrics.rpcs.value(f"/{ECHO}/AtOnce", code) for code in ("OK", "INVALID_ARGUMENT", "INTERNAL")
+    }
+    assert counted == {"OK": 6, "INVALID_ARGUMENT": 3, "INTERNAL": 3}
 
 
 async def test_a_row_that_never_fails_still_refuses_a_caller_that_it_does_not_know(channel):

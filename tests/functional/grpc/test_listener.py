@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 from app.core.errors import PreconditionError
-from app.transport.grpc.streams import H2CORN
+from app.transport.grpc.asgi import H2CORN
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from tests.functional.grpc.conftest import Mesh

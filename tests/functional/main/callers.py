@@ -1,6 +1,5 @@
 """Callers of the mesh ports: identities with their keys, and grpcio channels for them."""
 
-import json
 import socket
 import ssl
 import tempfile
@@ -49,31 +48,11 @@ class Identity:
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 
 
-# gRPC's own way to try again where a server went away before it answered.
-RETRIES = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.01s",
-                    "maxBackoff": "0.1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
-
-
-def tls_channel(server, identity=None, roots=None, api=grpc.aio, service_config="{}"):
+def tls_channel(server, identity=None, roots=None, api=grpc.aio):
     """A channel to the TLS port, with a client certificate or without; it blocks if `api` is grpc."""
     key, chain = (identity.key, identity.chain) if identity else (None, None)
     credentials = grpc.ssl_channel_credentials(roots or server.roots, key, chain)
-    options = (*OWN_CONNECTION, ("grpc.service_config", service_config))
-    return api.secure_channel(f"localhost:{server.tls_port}", credentials, options=options)
+    return api.secure_channel(f"localhost:{server.tls_port}", credentials, options=OWN_CONNECTION)
 
 
 def plaintext_channel(server, api=grpc.aio):

@@ -1,7 +1,7 @@
 """The serving certificate is replaced while calls are made, and no call notices.
 
-The callers try again by gRPC's own retry policy, as a server that closes a connection cannot know of a call that is on
-its way: HTTP/2 tells such a client that the call was not seen, or the connection is reset under it.
+The callers have no retry policy. A call that is on its way while its connection is given notice is refused unseen, and
+every client of gRPC makes such a call again by itself.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests.functional.main.callers import CART, RETRIES, certify, check, join, presented_certificate, tls_channel
+from tests.functional.main.callers import CART, certify, check, join, presented_certificate, tls_channel
 from tests.functional.main.serving import eventually_async
 from tests.functional.main.test_drain import opened_stream
 
@@ -90,10 +90,7 @@ async def test_no_call_fails_while_the_certificate_is_replaced(serving):
         return len(server.events("serving_certificate_replaced")) >= rotations + ROTATIONS
 
     async with contextlib.AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(tls_channel(server, cart, service_config=RETRIES))
-            for _ in range(CHANNELS + 2)
-        ]
+        channels = [await stack.enter_async_context(tls_channel(server, cart)) for _ in range(CHANNELS + 2)]
         callers = [asyncio.create_task(traffic.check(channel)) for channel in channels[:CHANNELS]]
         callers.append(asyncio.create_task(traffic.renew(channels[CHANNELS])))
         others = [asyncio.create_task(traffic.watch(channel)) for channel in channels[: CHANNELS + 1]]

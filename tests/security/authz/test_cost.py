@@ -15,7 +15,7 @@ from app.authz.rules.template import template_test
 from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
 from tests.fakes.authz import matches, policy, request, verdict
-from tests.fakes.checks import check_request, context, policy_service
+from tests.fakes.checks import check_answer, check_request, policy_service
 
 LONG = 60_000
 
@@ -57,7 +57,7 @@ def test_a_header_with_many_values_and_many_methods_is_judged():
 @pytest.mark.parametrize("labels", [{"app": "x" * LONG}, {f"k{n}": "x" * 60 for n in range(200)}])
 async def test_labels_that_no_workload_has_are_refused_and_not_kept(labels):
     rpc = AuthorizationRpc(await policy_service(policy("{selector: {matchLabels: {app: shop}}, rules: [{}]}")))
-    response = await rpc.Check(check_request(labels=labels), context())
+    response = check_answer(rpc, check_request(labels=labels))
     assert response.status.code == 7
     assert "labels are longer" in response.dynamic_metadata["meshward.reason"]
 

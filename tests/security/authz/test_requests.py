@@ -4,7 +4,7 @@ import pytest
 
 from app.authz.rpc import AuthorizationRpc
 from tests.fakes.authz import policy
-from tests.fakes.checks import check_request, context, policy_service
+from tests.fakes.checks import check_answer, check_request, policy_service
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin, '/admin/*']}}]}]}")
 ALLOW_PUBLIC = policy("{rules: [{to: [{operation: {paths: ['/public/*']}}]}]}")
@@ -18,7 +18,7 @@ NOT_MALLORY = policy("{rules: [{from: [{source: {notPrincipals: [cluster.local/n
 
 async def allows(text, *args, **kwargs) -> bool:
     rpc = AuthorizationRpc(await policy_service(text))
-    response = await rpc.Check(check_request(*args, **kwargs), context())
+    response = check_answer(rpc, check_request(*args, **kwargs))
     assert response.status.code in {0, 7}
     return response.status.code == 0
 

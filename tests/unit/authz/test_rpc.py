@@ -11,7 +11,7 @@ from app.core.decision import Decision, Outcome
 from app.core.spiffe import SpiffeId
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy
-from tests.fakes.checks import API, FRONT, check_request, context, policy_service
+from tests.fakes.checks import API, FRONT, check_answer, check_request, policy_service
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
 FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
@@ -19,7 +19,7 @@ FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/we
 
 async def answer(text, request, *, caller=None, **options):
     rpc = AuthorizationRpc(await policy_service(text), **options)
-    return await rpc.Check(request, context(caller))
+    return check_answer(rpc, request, caller)
 
 
 async def allows(text, request, **options) -> bool:
@@ -67,8 +67,8 @@ async def test_the_client_is_told_the_rule_where_that_is_chosen():
 
 async def test_a_kept_answer_is_not_changed_by_the_next_denial():
     rpc = AuthorizationRpc(await policy_service(policy("{action: DENY, rules: [{}]}")))
-    first = await rpc.Check(check_request("/one"), context())
-    second = await rpc.Check(check_request("/two"), context())
+    first = check_answer(rpc, check_request("/one"))
+    second = check_answer(rpc, check_request("/two"))
     assert first.denied_response.body.startswith("GET /one ")
     assert second.denied_response.body.startswith("GET /two ")
 
@@ -80,7 +80,7 @@ async def test_an_answer_is_never_given_for_another_decision_that_has_its_reason
     found = []
     for decision in decisions:
         monkeypatch.setattr(service, "check", lambda _request, decision=decision: decision)
-        response = await rpc.Check(check_request(), context())
+        response = check_answer(rpc, check_request())
         found.append((response.status.code, metadata(response)["meshward.policy"]))
     assert found == [(0, "shop/one"), (0, "shop/two"), (7, "shop/one"), (7, "shop/two")]
 
@@ -89,7 +89,7 @@ async def test_the_answers_that_are_kept_are_bounded(monkeypatch):
     monkeypatch.setattr(rpc_module, "MAX_KEPT_ANSWERS", 2)
     rpc = AuthorizationRpc(await policy_service())
     for number in range(5):
-        assert (await rpc.Check(check_request(principal=f"CN={number}"), context())).status.code == 7
+        assert check_answer(rpc, check_request(principal=f"CN={number}")).status.code == 7
     assert len(rpc._kept) <= 2
 
 
@@ -178,7 +178,7 @@ async def test_what_is_not_http_or_not_readable_is_denied_and_counted():
     tcp = check_request()
     tcp.attributes.request.ClearField("http")
     for request in (tcp, check_request(method="get"), check_request("//x%zz"), check_request(host="a b")):
-        response = await rpc.Check(request, context())
+        response = check_answer(rpc, request)
         assert (response.status.code, response.denied_response.status.code) == (7, 403)
     assert metrics.decisions.value("deny", "malformed") == 4
 
