@@ -1,0 +1,73 @@
+"""A server that ends, frame by frame: notice first, then refusals that tell a client to call elsewhere."""
+
+import asyncio
+
+import pytest
+from h2.connection import ConnectionState
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, StreamReset
+
+from app.transport.grpc.asgi import H2CORN
+from app.transport.serving import MeshListener
+from app.transport.sockets import listen
+from tests.functional.grpc.conftest import Mesh
+from tests.functional.grpc.raw import RawClient
+from tests.functional.grpc.test_wire import framed
+
+PATIENCE = 10
+
+
+class WatchingClient(RawClient):
+    """A client that goes on after it was given notice, as one does that has not read it yet."""
+
+    async def event(self, kind):
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                data = await self._reader.read(65_536)
+                assert data, f"the connection was closed before {kind.__name__}"
+                for event in self.h2.receive_data(data):
+                    if isinstance(event, kind):
+                        return event
+
+    async def send_late(self, frames):
+        self._writer.write(frames)
+        await self._writer.drain()
+
+
+@pytest.mark.parametrize("method", ["Unary", "AtOnce"])
+async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
+    mesh = Mesh(H2CORN)
+    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=5)
+    await listener.start()
+    client = await WatchingClient.connect(listener.port)
+    for _ in range(2):
+        assert (await client.call(method, framed("before"))).status == "0"
+    # The frames of a call that was made before the notice was read.
+    stream = client.h2.get_next_available_stream_id()
+    headers = [(":method", "POST"), (":scheme", "http"), (":path", f"/meshward.test.Echo/{method}")]
+    headers += [(":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers")]
+    client.h2.send_headers(stream, headers)
+    client.h2.send_data(stream, framed("late"), end_stream=True)
+    late = client.h2.data_to_send()
+    stopping = asyncio.create_task(listener.stop())
+    notice = await client.event(ConnectionTerminated)
+    assert (notice.error_code, notice.last_stream_id) == (ErrorCodes.NO_ERROR, stream - 2)
+    # The library would take the notice for the end of the connection.
+    client.h2.state_machine.state = ConnectionState.CLIENT_OPEN
+    await client.send_late(late)
+    refusal = await client.event(StreamReset)
+    assert (refusal.stream_id, refusal.error_code) == (stream, ErrorCodes.REFUSED_STREAM)
+    assert not stopping.done()
+    await asyncio.wait_for(stopping, PATIENCE)
+    assert [context.method for context in mesh.echo.contexts] == [f"/meshward.test.Echo/{method}"] * 2
+    await client.close()
+
+
+async def test_a_client_that_leaves_does_not_hold_the_end_up():
+    mesh = Mesh(H2CORN)
+    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=5)
+    await listener.start()
+    client = await RawClient.connect(listener.port)
+    assert (await client.call("Unary", framed("before"))).status == "0"
+    await client.close()
+    await asyncio.wait_for(listener.stop(), PATIENCE)
