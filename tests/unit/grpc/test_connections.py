@@ -70,6 +70,7 @@ class Server:
         return await answered
 
     async def end(self):
+        self.drain.end_streams()
         self.drain.end_connections()
         await asyncio.gather(*self.held)
 
