@@ -45,11 +45,15 @@ class Connections:
 
     async def first(self, application: Application, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the first request of a connection with `application`, and stay for as long as it is open."""
-        identity = id(scope.get("client"))
+        named = scope.get("client") is not None
+        if not named:
+            # Nothing tells such connections apart: each request is taken for one of its own.
+            scope = {**scope, "client": ["unix", 0]}
+        identity = id(scope["client"])
         self.known[identity] = Connection(read_peer(scope), self._server, self._drain)
         try:
             await application(scope, receive, send)
-            if self._server.client_of_connection and scope.get("http_version") == "2":
+            if named and self._server.client_of_connection and scope.get("http_version") == "2":
                 await self._drain.connections.wait()
         finally:
             del self.known[identity]

@@ -109,6 +109,12 @@ async def test_who_comes_from_the_same_address_later_is_not_taken_for_who_came_f
     assert [str(caller) for caller in server.callers] == [CART, other]
 
 
+async def test_connections_without_an_address_are_not_taken_for_one(server):
+    assert await server.call(None, (certificate(CART),)) == "0"
+    assert [await server.call(None, ()) for _ in range(2)] == ["16", "16"]
+    assert await held(server) == 0
+
+
 async def held(server):
     """How many requests stay, once everything has run that can."""
     for _ in range(5):
