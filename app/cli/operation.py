@@ -76,7 +76,7 @@ def admin_token(
 
 def _with_database(settings: "Settings", use: "Callable[[AsyncEngine], Awaitable[str]]") -> str:
     from app.core.private_files import ensure_data_directory
-    from app.db.engine import create_engine
+    from app.db.engine import create_engine, dispose
 
     ensure_data_directory(settings.data_dir)
 
@@ -85,6 +85,6 @@ def _with_database(settings: "Settings", use: "Callable[[AsyncEngine], Awaitable
         try:
             return await use(engine)
         finally:
-            await engine.dispose()
+            await dispose(engine)
 
     return asyncio.run(run())

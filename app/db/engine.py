@@ -9,12 +9,15 @@ from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from app.core.errors import InvalidInputError, UnavailableError
-from app.db.errors import DatabaseAwayError, translate
+from app.db.errors import DatabaseAwayError, is_busy, translate
 
 # How long a writer of another process is waited for before the call fails.
 SQLITE_BUSY_TIMEOUT_MS = 5_000
+# How often a file that others write to is asked to become one with a write-ahead log.
+SQLITE_WAL_RETRY_MS = 10
 # How long a call waits for a connection of the pool.
 POOL_TIMEOUT_SECONDS = 5
 # PostgreSQL allows 100 connections unless told otherwise; several replicas share them.
@@ -77,6 +80,16 @@ def redacted_url(url: str) -> str:
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
+async def dispose(engine: AsyncEngine) -> None:
+    """Close the connections of the engine, to the end even if the caller is cancelled meanwhile."""
+    closing = asyncio.create_task(engine.dispose())
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
+
+
 async def check_alive(engine: AsyncEngine) -> None:
     """Read something from the database. Raises UnavailableError, naming the place, if it does not answer in time."""
     try:
@@ -123,6 +136,9 @@ def _sqlite(url: URL, busy_timeout_ms: int) -> AsyncEngine:
         except sqlite3.Error as error:
             connection.close()
             raise DatabaseAwayError(f"cannot use {place_of(url)}: {error}") from error
+        except asyncio.CancelledError:  # who asked has gone; the driver's thread must go as well
+            connection.close()
+            raise
         return connection
 
     event.listen(engine.sync_engine, "do_connect", connect)
@@ -135,14 +151,30 @@ def _prepare_sqlite(connection: Any, busy_timeout_ms: int) -> None:
     # at once, whatever the timeout. Ours is sent by _begin_sqlite.
     connection.isolation_level = None
     cursor = connection.cursor()
+    _use_write_ahead_log(cursor, busy_timeout_ms)
     for pragma in (
         f"busy_timeout={busy_timeout_ms}",
-        "journal_mode=WAL",
         "synchronous=FULL",  # what was answered as done survives a power cut
         "foreign_keys=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: Any, busy_timeout_ms: int) -> None:
+    # SQLite's own timeout does not hold here: while another process, at its first start too, writes to a file that has
+    # no write-ahead log yet, this statement fails at once. So we ask again, and let SQLite wait for nothing.
+    cursor.execute("PRAGMA busy_timeout=0")
+    for _ in range(busy_timeout_ms // SQLITE_WAL_RETRY_MS):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            await_only(asyncio.sleep(SQLITE_WAL_RETRY_MS / 1000))
+        else:
+            return
+    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

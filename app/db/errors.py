@@ -53,6 +53,11 @@ def translate(error: Exception) -> MeshwardError:
             return InternalError("the database layer failed")
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether a statement on SQLite failed because another connection holds a lock."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+
+
 def _of_sqlite(cause: sqlite3.Error) -> MeshwardError:
     code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & _PRIMARY_CODE in _PASSING_SQLITE_CODES:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import migrations
 from app.core.errors import PreconditionError, UnavailableError
-from app.db.engine import create_engine, place_of
+from app.db.engine import create_engine, dispose, place_of
 from app.db.errors import DatabaseAwayError, translate
 
 # How long a replica waits for another one that is migrating.
@@ -44,7 +44,7 @@ async def upgrade(engine: AsyncEngine) -> str:
         problem = translate(error)
         raise type(problem)(f"cannot migrate {place_of(engine.url)}: {problem.message}") from error
     finally:
-        await patient.dispose()
+        await dispose(patient)
 
 
 async def current(engine: AsyncEngine) -> str:

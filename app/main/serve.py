@@ -10,6 +10,7 @@ import structlog
 from app.core.clock import SystemClock
 from app.core.errors import InternalError
 from app.core.private_files import ensure_data_directory
+from app.db.engine import dispose
 from app.db.migrate import upgrade
 from app.main.control_plane import ControlPlane
 from app.main.parts import Parts, make_parts
@@ -57,7 +58,7 @@ async def _serve(settings: Settings) -> None:
         finally:
             await control_plane.stop()
     finally:
-        await parts.engine.dispose()
+        await dispose(parts.engine)
     if control_plane.failed.done():
         raise InternalError("a part of the control plane ended unexpectedly; the log says which and why")
     log.info("stopped")

@@ -2,12 +2,15 @@
 
 import asyncio
 import re
+import sqlite3
+import threading
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
 
 from app.core.errors import InvalidInputError, UnavailableError
-from app.db.engine import check_alive, create_engine
+from app.db.engine import check_alive, create_engine, dispose, sqlite_url
 
 
 async def test_two_engines_share_one_database(engine, database_url):
@@ -49,6 +52,61 @@ async def test_many_engines_may_open_one_new_sqlite_file_at_once(tmp_path):
             assert (await connection.execute(text("PRAGMA synchronous"))).scalar_one() == 2
             assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
         await engine.dispose()
+
+
+@pytest.fixture
+def file_that_others_write_to(tmp_path):
+    """A SQLite file without a write-ahead log yet, and the connection of somebody who is writing to it."""
+    path = tmp_path / "new.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (a INTEGER)")
+        other.execute("BEGIN IMMEDIATE")
+        yield path, other
+
+
+async def test_whoever_writes_to_a_sqlite_file_that_has_no_log_yet_is_waited_for(file_that_others_write_to):
+    path, other = file_that_others_write_to
+    engine = create_engine(sqlite_url(path))
+    alive = asyncio.create_task(check_alive(engine))
+    assert await asyncio.wait({alive}, timeout=0.1) == (set(), {alive})
+    other.execute("COMMIT")
+    await alive
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+    await dispose(engine)
+
+
+async def test_whoever_writes_to_a_sqlite_file_that_has_no_log_yet_is_not_waited_for_without_end(
+    file_that_others_write_to,
+):
+    path, _ = file_that_others_write_to
+    engine = create_engine(sqlite_url(path), busy_timeout_ms=1)
+    with pytest.raises(UnavailableError, match=re.escape(f"cannot use the SQLite database {path}: database is locked")):
+        await check_alive(engine)
+    await dispose(engine)
+
+
+async def test_who_gives_up_waiting_for_such_a_file_leaves_no_thread_behind(file_that_others_write_to):
+    path, _ = file_that_others_write_to
+    engine = create_engine(sqlite_url(path))
+    before = threading.active_count()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), engine.connect():
+            pytest.fail("somebody is writing")
+    assert threading.active_count() == before
+    await dispose(engine)
+
+
+async def test_connections_are_closed_even_if_whoever_closes_them_is_cancelled(engine, caplog):
+    await check_alive(engine)
+    closing_all = asyncio.create_task(dispose(engine))
+    for _ in range(3):  # the task, the one that it starts, and the driver's question to its thread or server
+        await asyncio.sleep(0)
+    closing_all.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing_all
+    assert engine.pool.checkedin() == 0
+    assert caplog.records == []
 
 
 async def test_a_database_that_answers_is_alive(engine):
