@@ -20,8 +20,8 @@ from app.agent.tokens import GivenToken
 from app.core.clock import SystemClock
 from app.telemetry.metrics import Metrics
 from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
-from tests.interop.agent.sidecar import ask, bootstrap, client_tls
 from tests.interop.envoy_process import EnvoyProcess
+from tests.interop.sidecar import ask, bootstrap, client_tls
 
 HOUR = timedelta(hours=1)
 DOMAIN = "spiffe://example.org"
@@ -88,8 +88,8 @@ async def test_envoy_takes_its_certificate_and_a_rotation_on_the_open_stream(
 
         await envoy.eventually(rotated, "the new certificate to be shown")
         # One stream for each of the two secrets, both still open: the rotation was no reconnection.
-        assert await envoy.statistic("cluster.agent.upstream_rq_total") == 2
-        assert await envoy.statistic("cluster.agent.upstream_rq_active") == 2
+        assert await envoy.statistic("cluster.sds.upstream_rq_total") == 2
+        assert await envoy.statistic("cluster.sds.upstream_rq_active") == 2
         assert metrics.sds_replies.value("nack") == 0
         assert metrics.sds_replies.value("ack") >= 3
 

@@ -1,4 +1,4 @@
-"""Bootstraps of an Envoy that has its certificates from an agent, and what its listener shows to a client."""
+"""Bootstraps of an Envoy that has its certificates over SDS, and what its listener shows to a client."""
 
 import asyncio
 import ssl
@@ -11,14 +11,17 @@ from tests.fakes.mesh_ca import key_pem, pem
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
-def secret(name, api_type):
-    """An SdsSecretConfig that asks the agent's socket, which is the cluster `agent`."""
+def secret(name, api_type, token=None):
+    """An SdsSecretConfig that asks the cluster `sds`, with a join token if there is one."""
+    service = {"envoy_grpc": {"cluster_name": "sds"}}
+    if token is not None:
+        service["initial_metadata"] = [{"key": "authorization", "value": f"Bearer {token}"}]
     source = {
         "resource_api_version": "V3",
         "api_config_source": {
             "api_type": api_type,
             "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "agent"}}],
+            "grpc_services": [service],
             "set_node_on_first_message_only": True,
         },
     }
@@ -26,13 +29,21 @@ def secret(name, api_type):
 
 
 def bootstrap(socket, api_type="GRPC", svid="default", roots="ROOTCA"):
-    """An Envoy whose listener `mtls` answers 200 to clients that show a certificate of the mesh."""
+    """An Envoy that asks the agent's socket."""
+    return sidecar({"pipe": {"path": str(socket)}}, secret(svid, api_type), secret(roots, api_type))
+
+
+def sidecar(source, svid, roots, **cluster):
+    """An Envoy whose listener `mtls` answers 200 to clients that show a certificate of the mesh.
+
+    Its secrets come from the address `source`.
+    """
     tls = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
         "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [secret(svid, api_type)],
-            "validation_context_sds_secret_config": secret(roots, api_type),
+            "tls_certificate_sds_secret_configs": [svid],
+            "validation_context_sds_secret_config": roots,
         },
     }
     manager = {
@@ -70,30 +81,37 @@ def bootstrap(socket, api_type="GRPC", svid="default", roots="ROOTCA"):
             "explicit_http_config": {"http2_protocol_options": {}},
         }
     }
-    agent = {
-        "name": "agent",
+    sds = {
+        "name": "sds",
         "type": "STATIC",
         "connect_timeout": "1s",
         "typed_extension_protocol_options": http2,
         "load_assignment": {
-            "cluster_name": "agent",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}],
+            "cluster_name": "sds",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": source}}]}],
         },
+        **cluster,
     }
     return {
         "node": {"id": "sidecar-1", "cluster": "shop"},
-        "static_resources": {"listeners": [listener], "clusters": [agent]},
+        "static_resources": {"listeners": [listener], "clusters": [sds]},
     }
 
 
 def client_tls(roots, key=None, chain=()):
     """A client that trusts `roots` and shows `chain`; SPIFFE certificates are for no host name."""
+    shown = key_pem(key) + "".join(map(pem, chain)).encode() if key is not None else b""
+    return client_tls_of(roots, shown)
+
+
+def client_tls_of(roots, shown):
+    """The same of a client that shows a PEM file: its key and its chain."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cadata=roots)
-    if key is not None:
+    if shown:
         with tempfile.NamedTemporaryFile() as file:
-            file.write(key_pem(key) + "".join(pem(certificate) for certificate in chain).encode())
+            file.write(shown)
             file.flush()
             context.load_cert_chain(file.name)
     return context
