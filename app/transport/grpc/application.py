@@ -14,7 +14,7 @@ from app.core.caller import ANONYMOUS
 from app.core.errors import InternalError, MeshwardError
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.asgi import H2CORN, Application, Receive, Scope, Send, ServerTraits
+from app.transport.grpc.asgi import H2CORN, NOT_THERE_YET, Application, Receive, Scope, Send, ServerTraits
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.connections import Admission, Connection, Connections
 from app.transport.grpc.drain import Drain
@@ -93,27 +93,33 @@ class GrpcApplication:
                 return
             admission = connection.admitted.get(scope.get("path", ""))
             headers = dict(scope["headers"])
+            coming: Any = None
+            end: Any = END
             if (
                 admission is None
                 or headers.get(b"content-type") != GRPC
                 or b"grpc-encoding" in headers
                 or TRAILERS not in scope["extensions"]
                 or (admission.not_after is not None and expired(admission.not_after))
+                # Only what is there already is awaited here, where no deadline ends it.
+                or hasattr(coming := receive(), NOT_THERE_YET)
             ):
-                await self._answer(scope, receive, send, connection, began, otherwise)
+                rest = receive if coming is None else Again((), coming, receive)
+                await self._answer(scope, rest, send, connection, began, otherwise)
                 return
             row = admission.row
             call = Call(scope, receive, send, connection)
             call.caller = admission.caller
             try:
                 call.deadline = began + time_budget(headers.get(b"grpc-timeout"), MAX_UNARY_SECONDS)
-                event, end = await receive(), END
+                event = await coming
                 body = event.get("body", b"")
                 # One message, uncompressed, is its length in five bytes and what follows them; and then nothing.
                 size = len(body) - HEADER_BYTES
                 whole = int.from_bytes(body[:HEADER_BYTES]) == size <= max_bytes
                 if whole and event.get("more_body"):
-                    end = await receive()
+                    coming = receive()
+                    end = None if hasattr(coming, NOT_THERE_YET) else await coming
                 if whole and end == END:
                     try:
                         request = row.parse(body[HEADER_BYTES:])
@@ -131,8 +137,9 @@ class GrpcApplication:
                 await self._failed(call, row, began, error)
                 return
             if not call.started:
-                seen = (event,) if end is END else (event, end)
-                await self._answer(scope, Again(seen, receive), send, connection, began, otherwise)
+                seen = (event,) if end is None or end is END else (event, end)
+                rest = Again(seen, coming if end is None else None, receive)
+                await self._answer(scope, rest, send, connection, began, otherwise)
                 return
             row.ok.count += 1
             took = monotonic() - began

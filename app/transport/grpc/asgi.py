@@ -25,5 +25,7 @@ class ServerTraits:
     client_of_connection: bool
 
 
+# What h2corn's `receive()` gives has this attribute, of a future, if the event has yet to come.
+NOT_THERE_YET = "add_done_callback"
 H2CORN = ServerTraits(trailers_only=True, answers_early=True, cancels=True, client_of_connection=True)
 PLAIN_ASGI = ServerTraits(trailers_only=False, answers_early=False, cancels=False, client_of_connection=False)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any, Self
 
 from google.protobuf.message import DecodeError, Message
@@ -92,15 +92,24 @@ class RequestStream(AsyncIterator[Message]):
 
 
 class Again:
-    """The events of a request from its start, for whoever reads them after the first were looked at."""
+    """The events of a request from its start, for whoever reads them after the first were looked at.
 
-    def __init__(self, seen: Iterable[Any], receive: Receive) -> None:
+    `coming` is the one after those that were `seen`, if it was asked for already.
+    """
+
+    def __init__(self, seen: Iterable[Any], coming: Awaitable[Any] | None, receive: Receive) -> None:
         self._seen = deque(seen)
+        self._coming = coming
         self._receive = receive
 
     async def __call__(self) -> Any:
         """Return the next event."""
-        return self._seen.popleft() if self._seen else await self._receive()
+        if self._seen:
+            return self._seen.popleft()
+        if self._coming is None:
+            return await self._receive()
+        coming, self._coming = self._coming, None
+        return await coming
 
 
 class Body:

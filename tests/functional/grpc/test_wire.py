@@ -144,6 +144,14 @@ async def test_a_timeout_of_zero_is_over_before_a_handler_can_wait(raw, mesh):
     assert (await raw.answer(stream)).status == "4"
 
 
+@pytest.mark.parametrize("sent", [b"", framed("late")[:7], framed("late")], ids=["nothing", "a part", "no end"])
+async def test_a_request_that_does_not_come_to_its_end_is_over_at_its_deadline(raw_h2corn, sent):
+    stream = await raw_h2corn.open(grpc_timeout="200m")
+    if sent:
+        await raw_h2corn.send(stream, sent)
+    assert (await raw_h2corn.answer(stream)).status == "4"
+
+
 async def test_without_te_trailers_the_call_is_refused(raw_h2corn):
     stream = await raw_h2corn.open(te=None)
     await raw_h2corn.send(stream, framed("x"), end=True)
