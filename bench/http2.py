@@ -23,13 +23,14 @@ FIRST_WINDOW = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of call: where it goes, and its message."""
+    """One kind of call: where it goes, and its message. Connections may `stay` open after their last answer."""
 
     port: int
     path: str
     message: bytes
     connections: int = 4
     in_flight: int = 8
+    stay: bool = False
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -42,6 +43,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: Load, calls: int) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight, self._to_send, self._to_answer = load.in_flight, calls, calls
+        self._stay = load.stay
         self._buffer = b""
         self._stream = 1
         headers = [
@@ -89,7 +91,8 @@ class _Connection(asyncio.Protocol):
             self._transport.write(out + self._open(answered))
         if self._to_answer <= 0 and not self.done.done():
             self.done.set_result(None)
-            self._transport.close()
+            if not self._stay:
+                self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
