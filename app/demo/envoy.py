@@ -17,6 +17,9 @@ CONTROL_PLANE_CLUSTER = "meshward"
 CONNECT_TIMEOUT = "1s"
 # Connections that a sidecar takes at once, so that a flood of them does not take the memory of this machine.
 MAX_CONNECTIONS = 10_000
+# Calls to the control plane that Envoy makes again at once: all that it may have open (1,024 by default), because they
+# are refused together when the connection that they share is given notice. Envoy's own limit is 3.
+MAX_RETRIES_AT_ONCE = 1024
 
 Document = dict[str, Any]
 
@@ -132,6 +135,7 @@ def _control_plane_cluster(sidecar: Sidecar) -> Document:
         _address(sidecar.control_plane.address),
         name_to_look_up=sidecar.control_plane.address.is_name,
         typed_extension_protocol_options=_http2(sidecar.control_plane.connection_seconds),
+        circuit_breakers={"thresholds": [{"max_retries": MAX_RETRIES_AT_ONCE}]},
         transport_socket=sidecar_to_control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
     )
 

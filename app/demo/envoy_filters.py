@@ -12,8 +12,16 @@ QUOTA_TIMEOUT = "0.5s"
 # Where HTTP checks are answered; the request's own path follows.
 HTTP_CHECK_PREFIX = "/ext_authz"
 
-# A control plane that replaces its certificate, or goes, refuses calls that it has not looked at: they are made again.
-RETRIES = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+# A control plane that replaces its certificate, or goes, refuses calls that it has not looked at: they are made again,
+# at once, because the next server is there already. Envoy's own pause is a second, which is all that a check has.
+QUOTA_RETRIES = {
+    "retry_on": "connect-failure,refused-stream",
+    "num_retries": 3,
+    "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.050s"},
+}
+# A check may be asked twice, so it is also made again where nobody knows whether it was looked at. What is counted may
+# not.
+CHECK_RETRIES = QUOTA_RETRIES | {"retry_on": "connect-failure,refused-stream,reset"}
 
 # What a check says of the connection, as Envoy's formatters write it.
 HTTP_CHECK_HEADERS = {
@@ -72,7 +80,7 @@ def quota(domain: str, cluster: str) -> Document:
         "failure_mode_deny": False,
         "rate_limit_service": {
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "retry_policy": RETRIES},
+            "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "retry_policy": QUOTA_RETRIES},
         },
     }
     return {"name": "envoy.filters.http.ratelimit", "typed_config": any_of(f"{_HTTP}.ratelimit.v3.RateLimit", value)}
@@ -83,7 +91,7 @@ def _grpc_check(cluster: str) -> Document:
         "grpc_service": {
             "envoy_grpc": {"cluster_name": cluster},
             "timeout": CHECK_TIMEOUT,
-            "retry_policy": RETRIES,
+            "retry_policy": CHECK_RETRIES,
         },
         "include_peer_certificate": True,
         "include_tls_session": True,
@@ -100,7 +108,7 @@ def _http_check(cluster: str, labels: Mapping[str, str]) -> Document:
         "http_service": {
             "server_uri": server,
             "path_prefix": HTTP_CHECK_PREFIX,
-            "retry_policy": RETRIES,
+            "retry_policy": CHECK_RETRIES,
             "authorization_request": {"headers_to_add": [{"key": key, "value": told[key]} for key in told]},
             "authorization_response": {"allowed_client_headers": client_headers},
         },

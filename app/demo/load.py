@@ -1,13 +1,14 @@
-"""Requests one after the other, without a pause, while something else happens."""
+"""Requests from several clients, one after the other each, while something else happens."""
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
 
 # A breath between two requests: the point is that one is nearly always under way, not to load the machine.
 PAUSE_SECONDS = 0.01
+# More than Envoy lets be made again at a time unless it is told otherwise: those under way can all be refused together.
+CLIENTS = 8
 # The first few say enough.
 MAX_FAILURES_KEPT = 5
 
@@ -31,26 +32,25 @@ class Tally:
 
 
 class SteadyLoad:
-    """Asks for `url` again and again from `start` to `stop`; any answer but 200 is a failure."""
+    """Asks for `url` again and again from `start` to `stop`, as CLIENTS; any answer but 200 is a failure."""
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:
         self._client = client
         self._url = url
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self.tally = Tally()
 
     def start(self) -> None:
         """Begin to ask, with nothing counted yet."""
         self.tally = Tally()
-        self._task = asyncio.create_task(self._ask())
+        self._tasks = tuple(asyncio.create_task(self._ask()) for _ in range(CLIENTS))
 
     async def stop(self) -> Tally:
-        """Let no new request begin, drop the one under way uncounted, and return how the others went."""
-        if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        """Let no new request begin, drop those under way uncounted, and return how the others went."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = ()
         return self.tally
 
     async def _ask(self) -> None:

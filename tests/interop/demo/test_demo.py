@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,14 +23,6 @@ from tests.interop.demo.running import running_demo, runs
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, which is Linux's own")
 
 TITLES = [step.title for step in steps(Mesh(Plan(Path(), {}, Path()), None, None), SteadyLoad(None, ""), SystemClock())]
-
-
-@pytest.fixture
-def directory():
-    """A short path: a Unix socket's has room for about a hundred bytes."""
-    path = Path(tempfile.mkdtemp(prefix="mw"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture
