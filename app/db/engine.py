@@ -165,16 +165,15 @@ def _use_write_ahead_log(cursor: Any, busy_timeout_ms: int) -> None:
     # SQLite's own timeout does not hold here: while another process, at its first start too, writes to a file that has
     # no write-ahead log yet, this statement fails at once. So we ask again, and let SQLite wait for nothing.
     cursor.execute("PRAGMA busy_timeout=0")
-    for _ in range(busy_timeout_ms // SQLITE_WAL_RETRY_MS):
+    for tries_left in range(busy_timeout_ms // SQLITE_WAL_RETRY_MS, -1, -1):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if not is_busy(error):
+            if not tries_left or not is_busy(error):
                 raise
             await_only(asyncio.sleep(SQLITE_WAL_RETRY_MS / 1000))
         else:
             return
-    cursor.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -55,14 +55,18 @@ def translate(error: Exception) -> MeshwardError:
 
 def is_busy(error: sqlite3.Error) -> bool:
     """Return whether a statement on SQLite failed because another connection holds a lock."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    return _primary_code(error) == sqlite3.SQLITE_BUSY
 
 
 def _of_sqlite(cause: sqlite3.Error) -> MeshwardError:
-    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    if code & _PRIMARY_CODE in _PASSING_SQLITE_CODES:
+    if _primary_code(cause) in _PASSING_SQLITE_CODES:
         return UnavailableError(AWAY)
     return InternalError("the database refused a statement")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & _PRIMARY_CODE
 
 
 def _of_sqlstate(sqlstate: str) -> MeshwardError:

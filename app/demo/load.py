@@ -46,11 +46,16 @@ class SteadyLoad:
         self._tasks = tuple(asyncio.create_task(self._ask()) for _ in range(CLIENTS))
 
     async def stop(self) -> Tally:
-        """Let no new request begin, drop those under way uncounted, and return how the others went."""
-        for task in self._tasks:
+        """Let no new request begin, drop those under way uncounted, and return how the others went.
+
+        Raises what ended a client before its time, if anything did: who asks nothing sees no failure.
+        """
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = ()
+        for end in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(end, Exception):
+                raise end
         return self.tally
 
     async def _ask(self) -> None:

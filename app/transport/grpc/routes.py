@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from inspect import iscoroutinefunction
-from types import MappingProxyType
+from types import CoroutineType, MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -98,7 +98,8 @@ class Rpc:
     async def answer(self, request: Message, context: CallContext) -> Message | Prepared:
         """Return the answer of a unary row's handler."""
         answer = self.handler(request, context)
-        result: Message | Prepared = await answer if self.waits else answer
+        # `waits` is asked once for a row; for a call it is cheaper to look at the answer.
+        result: Message | Prepared = await answer if isinstance(answer, CoroutineType) else answer
         return result
 
     @property

@@ -1,6 +1,7 @@
 import asyncio
 
 import httpx
+import pytest
 
 from app.demo.load import MAX_FAILURES_KEPT, SteadyLoad, Tally
 
@@ -37,6 +38,20 @@ async def test_a_connection_that_breaks_is_a_failure():
     tally = await load.stop()
     assert tally.failed == tally.sent >= 1
     assert tally.failures[0] == "reset"
+
+
+async def test_a_client_that_ends_before_its_time_is_told():
+    asked = asyncio.Event()
+
+    def answer(request):
+        asked.set()
+        raise KeyError("a fault of the load itself")
+
+    load = SteadyLoad(httpx.AsyncClient(transport=httpx.MockTransport(answer)), "http://api/hello")
+    load.start()
+    await asyncio.wait_for(asked.wait(), 5)
+    with pytest.raises(KeyError):
+        await load.stop()
 
 
 def test_only_the_first_failures_are_kept():
