@@ -153,7 +153,6 @@ class Call(CallContext):
         self._receive = receive
         self._send = send
         self.connection = connection
-        self.plain = True
 
     @property
     def method(self) -> str:
