@@ -18,18 +18,18 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.check import AuthorizationRpc
 from app.ca.rpc.istio import IstioCertificates
 from app.ca.rpc.sds import SecretDiscovery
-from app.core.caller import Caller, Credential
 from app.core.clock import SystemClock
-from app.core.spiffe import SpiffeId
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
-from app.quota.rpc import RateLimitRpc
-from app.quota.rules.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.ratelimit import RateLimitRpc
 from app.settings import Settings
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from app.telemetry import logs
 from app.transport.grpc.context import CallContext
 from bench.unary import request
@@ -109,7 +109,7 @@ async def limits(parts: Parts) -> None:
 
 async def certificates(parts: Parts) -> None:
     """Measure CreateCertificate, recorded on SQLite with every write synced, and an SDS answer with a key made here."""
-    context = CallContext("/m", "127.0.0.1:1", {}, tls=True, caller=Caller(Credential.SVID, WEB))
+    context = CallContext("/m", "127.0.0.1:1", {}, tls=True, caller=Principal(Credential.SVID, WEB))
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     asked = IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())

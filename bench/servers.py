@@ -12,10 +12,10 @@ import grpc
 import grpc.aio
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
-from app.core.caller import Caller
 from app.core.clock import SystemClock
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import TrustDomain
+from app.spiffe.id import TrustDomain
+from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import Application
@@ -77,7 +77,7 @@ def check(_request: CheckRequest, _context: CallContext) -> Prepared:
 async def serve_meshward() -> None:
     """Serve the same constant through the route table, authentication, deadline and metrics of Meshward."""
 
-    async def no_tokens(_secret: str) -> Caller:
+    async def no_tokens(_secret: str) -> Principal:
         raise UnauthenticatedError("no tokens here")
 
     clock = SystemClock()

@@ -20,7 +20,7 @@ from app.core.errors import (
     PreconditionError,
     UnauthenticatedError,
 )
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 log = structlog.get_logger()
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from app.ca.model import TrustBundle, WorkloadSvid
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.x509_svid import WorkloadSvid
 
 
 @dataclass(frozen=True, slots=True)

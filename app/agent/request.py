@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from app.agent.model import Identity
-from app.ca.model import TrustBundle, WorkloadSvid
-from app.ca.rules.parsing import MALFORMED
-from app.ca.rules.validation import parse_certificate, verify_svid
 from app.core.errors import InvalidInputError, PreconditionError
-from app.core.spiffe import SpiffeId
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId
+from app.spiffe.malformed import MALFORMED
+from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, verify_svid
 
 # A leaf and the bundle.
 MIN_ANSWER_PARTS = 2

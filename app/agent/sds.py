@@ -13,8 +13,8 @@ from grpclib.server import Stream
 from app.agent.peer import peer_uid
 from app.agent.secrets import HeldSecrets
 from app.ca.rpc.sds import SecretDiscovery
-from app.core.caller import Caller, Credential
 from app.core.errors import MeshwardError, PermissionDeniedError
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import code_of
@@ -83,7 +83,7 @@ class SecretService:
             )
         identity = self._held.identity
         owner = identity.svid.spiffe_id if identity else None
-        return CallContext(method=method, peer="unix", metadata={}, caller=Caller(Credential.LOOPBACK, owner))
+        return CallContext(method=method, peer="unix", metadata={}, caller=Principal(Credential.LOOPBACK, owner))
 
 
 async def _relay(engine: Engine, stream: Stream[Any, Any], context: CallContext) -> None:

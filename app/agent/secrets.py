@@ -3,10 +3,11 @@
 import asyncio
 
 from app.agent.model import Identity
-from app.ca.model import TrustBundle, WorkloadSvid
-from app.core.caller import Caller
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.principal import Principal
+from app.spiffe.x509_svid import WorkloadSvid
 
 
 class HeldSecrets:
@@ -32,7 +33,7 @@ class HeldSecrets:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def open(self, caller: Caller) -> "HeldSession":
+    def open(self, caller: Principal) -> "HeldSession":
         """Return the session of a stream. Every caller that was admitted is the one workload of this agent."""
         del caller
         return HeldSession(self)

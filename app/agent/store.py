@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.agent.model import Identity
 from app.agent.request import accept_answer
-from app.ca.rules.validation import parse_certificate
 from app.core.errors import MeshwardError, NotFoundError, PreconditionError
 from app.core.private_files import ensure_private_directory, read_private_file, replace_private_file
+from app.spiffe.x509_svid import parse_certificate
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "agent.lock"

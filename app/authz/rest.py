@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from app.authz.model import AppliedPolicy, Change, StoredPolicy
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH, is_name, is_namespace
 from app.authz.service import PolicyService
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError, Violation
+from app.documents.parser import parse_documents
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, encode_cursor
 

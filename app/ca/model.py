@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId, TrustDomain
 
 
 class KeyAlgorithm(Enum):
@@ -32,32 +33,6 @@ class CaConfig:
     signer_ttl: timedelta = timedelta(days=365)
     default_ttl: timedelta = timedelta(hours=24)
     max_ttl: timedelta = timedelta(days=90)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkloadSvid:
-    """An X509-SVID together with its private key, as its owner holds it.
-
-    `chain` is PEM, leaf first, then each intermediate; `private_key` is PEM, PKCS#8, and never shown.
-    """
-
-    spiffe_id: SpiffeId
-    chain: tuple[str, ...]
-    private_key: bytes = field(repr=False)
-    not_before: datetime
-    not_after: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class TrustBundle:
-    """The root certificates (PEM, one each) that vouch for the SVIDs of a trust domain.
-
-    `sequence` grows whenever the roots change.
-    """
-
-    trust_domain: TrustDomain
-    roots: tuple[str, ...]
-    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,11 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from app.ca.model import (
-    Entry,
-    EntrySpec,
-    IssuedSvid,
-    JoinToken,
-    KeyAlgorithm,
-    Root,
-    Signer,
-    SigningRequest,
-    TrustBundle,
-    WorkloadSvid,
-)
-from app.core.caller import Caller
-from app.core.spiffe import SpiffeId
+from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, KeyAlgorithm, Root, Signer, SigningRequest
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Principal
+from app.spiffe.x509_svid import WorkloadSvid
 
 
 class SecretSession(Protocol):
@@ -42,7 +33,7 @@ class SecretSession(Protocol):
 class SecretSource(Protocol):
     """Where SDS takes secrets from: the CA itself in the control plane, the held SVID in the agent."""
 
-    def open(self, caller: Caller) -> SecretSession:
+    def open(self, caller: Principal) -> SecretSession:
         """Return the session of a stream that `caller` opened."""
         ...
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest, Surface
 from app.ca.tables import EntryRow, JoinTokenRow, RootRow, SignerRow, SvidRow
 from app.core.errors import InternalError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
 
 
 class SqlCaRepository:

@@ -1,22 +1,22 @@
 """The CA in the admin API: authorities, trust bundle, entries, join tokens, issued SVIDs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import Header, Path, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.ca.model import CaStatus, Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer
-from app.ca.rules.bundle import bundle_jwks, bundle_pem
 from app.ca.rules.names import is_random_id
 from app.ca.service import CaService
 from app.ca.service.join_tokens import DEFAULT_TTL
 from app.core.errors import InvalidInputError, NotFoundError, Violation
-from app.core.spiffe import MAX_ID_BYTES, SpiffeId
+from app.spiffe.bundle import bundle_jwks, bundle_pem
+from app.spiffe.id import MAX_ID_BYTES, SpiffeId
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, encode_cursor
+from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, decode_number, page_of
 
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
@@ -29,17 +29,12 @@ MAX_ACCEPT_LENGTH = 1024
 MAX_ID_LENGTH = 64
 # What a column of 32 bits holds; the CA's own bounds are far below.
 MAX_SECONDS = 2**31 - 1
-# A count of 63 bits has no more digits.
-MAX_NUMBER_DIGITS = 18
 
 Id = Annotated[str, Path(max_length=MAX_ID_LENGTH)]
 SpiffeIdFilter = Annotated[str | None, Query(max_length=MAX_ID_BYTES, description="Only of this SPIFFE ID")]
 Accept = Annotated[str, Header(max_length=MAX_ACCEPT_LENGTH)]
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 SpiffeIdText = Annotated[str, Field(max_length=MAX_ID_BYTES, examples=["spiffe://cluster.local/ns/shop/sa/cart"])]
-
-Item = TypeVar("Item")
-View = TypeVar("View")
 
 
 class Input(BaseModel):
@@ -175,8 +170,8 @@ class CaRest:
         if spiffe_id is not None:
             entry = await self._ca.entries.find(_parse_id(spiffe_id))
             return Page(items=[_entry_view(entry)] if entry else [])
-        found = await self._ca.entries.page(_cursor(cursor, _is_spiffe_id), limit + 1)
-        return _page(found, limit, _entry_view, lambda entry: str(entry.spec.spiffe_id))
+        found = await self._ca.entries.page(decode_cursor(cursor, _is_spiffe_id), limit + 1)
+        return page_of(found, limit, _entry_view, lambda entry: str(entry.spec.spiffe_id))
 
     async def get_entry(self, entry_id: Id, response: Response) -> EntryView:
         """Return an entry; send its ETag back in If-Match to change exactly this version."""
@@ -201,8 +196,8 @@ class CaRest:
 
     async def list_join_tokens(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> Page[JoinTokenView]:
         """Return the join tokens, used up and expired ones of the last week included, in the order of their ids."""
-        found = await self._ca.join_tokens.page(_cursor(cursor, is_random_id), limit + 1)
-        return _page(found, limit, _token_view, lambda token: token.id)
+        found = await self._ca.join_tokens.page(decode_cursor(cursor, is_random_id), limit + 1)
+        return page_of(found, limit, _token_view, lambda token: token.id)
 
     async def delete_join_token(self, token_id: Id) -> None:
         """Remove a join token, which then proves nothing."""
@@ -213,9 +208,8 @@ class CaRest:
     ) -> Page[SvidView]:
         """Return the issued SVIDs, the newest first, of all identities or of one."""
         wanted = _parse_id(spiffe_id) if spiffe_id is not None else None
-        number = _cursor(cursor, _is_number)
-        found = await self._ca.records.page(int(number) if number else None, limit + 1, wanted)
-        return _page(found, limit, _svid_view, lambda svid: str(svid.number))
+        found = await self._ca.records.page(decode_number(cursor), limit + 1, wanted)
+        return page_of(found, limit, _svid_view, lambda svid: str(svid.number))
 
 
 def _prefers_json(accept: str) -> bool:
@@ -239,30 +233,11 @@ def _weight(parameters: Sequence[str]) -> float:
     return 1.0
 
 
-def _page(found: Sequence[Item], limit: int, view: Callable[[Item], View], key: Callable[[Item], str]) -> Page[View]:
-    """Return a page of what was found when one more than `limit` was asked for."""
-    items = found[:limit]
-    following = encode_cursor(key(items[-1])) if len(found) > limit else None
-    return Page(items=[view(item) for item in items], next_cursor=following)
-
-
 def _known_id(text: str, what: str) -> str:
     """Return an id that we may have made. Nothing else reaches the database."""
     if not is_random_id(text):
         raise NotFoundError(f"there is no {what} with this id")
     return text
-
-
-def _cursor(cursor: str | None, fits: Callable[[str], bool]) -> str | None:
-    key = decode_cursor(cursor)
-    if key is not None and not fits(key):
-        problem = "take next_cursor of the page before"
-        raise InvalidInputError("the cursor is not one of this list", Violation("cursor", problem))
-    return key
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= MAX_NUMBER_DIGITS
 
 
 def _is_spiffe_id(text: str) -> bool:

@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.spiffe import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES
 from app.db.base import Base, UtcDateTime
+from app.spiffe.id import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES
 
 # A key identifier of 160 bits, in hexadecimal.
 AUTHORITY_ID_LENGTH = 40

@@ -9,7 +9,7 @@ import typer
 
 from app.cli import check, failures, identity, operation
 from app.cli.options import Config, load_settings
-from app.demo.sidecar import Protocol
+from app.envoy.sidecar import Protocol
 
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
 envoy = typer.Typer(no_args_is_help=True, help="Configuration for Envoy sidecars.")
@@ -120,8 +120,8 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     admin: Annotated[str, typer.Option(help="HOST:PORT of Envoy's admin port.")] = "127.0.0.1:15000",
 ) -> None:
     """Print the bootstrap of a sidecar, for envoy -c. Addresses are HOST:PORT."""
-    from app.demo.envoy import bootstrap_json
-    from app.demo.options import BootstrapOptions, sidecar_of
+    from app.envoy.bootstrap import bootstrap_json
+    from app.envoy.options import BootstrapOptions, sidecar_of
 
     options = BootstrapOptions(
         spiffe_id=spiffe_id,

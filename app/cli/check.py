@@ -5,8 +5,8 @@ from collections.abc import Callable
 import typer
 
 from app.cli.options import Files, read_file
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError, Violation
+from app.documents.parser import parse_documents
 
 policy = typer.Typer(no_args_is_help=True, help="Authorization policies.")
 quota = typer.Typer(no_args_is_help=True, help="Rate limits.")

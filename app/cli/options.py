@@ -58,8 +58,8 @@ def admin_client(config: Path | None, server: str | None) -> "AdminClient":
 
 def read_file(name: str) -> bytes:
     """Return the content of a file, or of standard input for `-`. Raises InvalidInputError if it cannot be read."""
-    from app.core.documents import MAX_TEXT_BYTES
     from app.core.errors import InvalidInputError
+    from app.documents.parser import MAX_TEXT_BYTES
 
     try:
         if name == "-":

@@ -10,9 +10,9 @@ import httpx
 
 from app.core.errors import NotFoundError
 from app.core.private_files import read_private_file
-from app.core.spiffe import SpiffeId
-from app.demo.sidecar import Address
 from app.demo.steps import UnexpectedError
+from app.envoy.sidecar import Address
+from app.spiffe.id import SpiffeId
 
 REQUEST_SECONDS = 5.0
 YAML = {"content-type": "application/yaml"}

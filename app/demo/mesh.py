@@ -11,8 +11,8 @@ import httpx
 from app.core.private_files import replace_private_file
 from app.demo.admin import REQUEST_SECONDS, AdminApi, EnvoyAdmin
 from app.demo.children import Child, Children
-from app.demo.envoy import bootstrap_json
 from app.demo.plan import Plan, environment
+from app.envoy.bootstrap import bootstrap_json
 
 CONTROL_PLANE = "control-plane"
 WORKLOADS = ("web", "api")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import app
-from app.core.spiffe import SpiffeId, TrustDomain
 from app.demo.documents import QUOTA_DOMAIN
-from app.demo.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.spiffe.id import SpiffeId, TrustDomain
 
 TRUST_DOMAIN = TrustDomain("cluster.local")
 WEB = SpiffeId(TRUST_DOMAIN, "/ns/demo/sa/web")

@@ -23,9 +23,9 @@ from app.demo.guide import curl_configuration, guide
 from app.demo.load import SteadyLoad
 from app.demo.mesh import Mesh, http_client
 from app.demo.plan import USUAL_PORTS, Plan
-from app.demo.sidecar import Address
 from app.demo.steps import Failure, Screen, render_failure, run_steps, style_of
 from app.demo.story import steps
+from app.envoy.sidecar import Address
 
 # How often to start again with other ports, if another process takes one between its choice and its use.
 ATTEMPTS = 3

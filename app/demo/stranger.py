@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.core.private_files import replace_private_file
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 LIFETIME = timedelta(hours=1)
 

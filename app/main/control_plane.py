@@ -84,6 +84,7 @@ class ControlPlane:
         self._keep(self._parts.ca.run(), "ca")
         self._keep(_refresh_forever(self._parts.policies.refresh), "policies")
         self._keep(_refresh_forever(self._parts.quotas.refresh), "quotas")
+        self._keep(_refresh_forever(self._parts.audit.maintain), "audit")
         self._keep(self._serve_tls(), "serving-certificate")
         self._keep(self._tell_health(), "health")
         log.info(
@@ -188,7 +189,7 @@ async def _material(session: SecretSession) -> TlsMaterial:
     return TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
 
 
-async def _try_refresh(refresh: Callable[[], Awaitable[bool]]) -> str:
+async def _try_refresh(refresh: Callable[[], Awaitable[object]]) -> str:
     """Refresh once; return why it failed, "" if it did not. What was in force stays in force."""
     try:
         await refresh()
@@ -197,7 +198,7 @@ async def _try_refresh(refresh: Callable[[], Awaitable[bool]]) -> str:
     return ""
 
 
-async def _refresh_forever(refresh: Callable[[], Awaitable[bool]]) -> None:
+async def _refresh_forever(refresh: Callable[[], Awaitable[object]]) -> None:
     failure = ""
     while True:
         reason = await _try_refresh(refresh)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.audit.repository import SqlAuditRepository
+from app.audit.service import AuditLog
 from app.authz.model import AuthzOptions, UnknownWorkload
 from app.authz.repository import SqlPolicyRepository
 from app.authz.service import PolicyService
@@ -36,6 +38,7 @@ class Parts:
     ca: CaService
     policies: PolicyService
     quotas: QuotaService
+    audit: AuditLog
     authenticator: Authenticator
 
 
@@ -65,7 +68,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         check_token=ca.join_tokens.check,
         trust_plaintext=settings.mesh.plaintext_public,
     )
-    return Parts(settings, clock, metrics, engine, ca, policies, quotas, authenticator)
+    audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
+    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator)
 
 
 def make_health(parts: Parts, mesh_is_served: Check) -> Health:

@@ -1,5 +1,6 @@
 """The table of the admin API: every route under `/v1`, and who may use it."""
 
+from app.audit.rest import AUDIT_PATH, AuditRest
 from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
 from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, CaRest
 from app.main.parts import Parts
@@ -25,6 +26,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
         Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),
         Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
+        Route("GET", AUDIT_PATH, AuditRest(parts.audit).list, ADMIN, OK, "audit"),
     )
 
 

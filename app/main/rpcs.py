@@ -10,14 +10,14 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from envoy.service.secret.v3 import sds_pb2
 
-from app.authz.asgi import PREFIX, HttpAuthorization
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.ca.rpc.istio import IstioCertificates
 from app.ca.rpc.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from app.quota.rpc import RateLimitRpc
-from app.quota.rules.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import Reflection

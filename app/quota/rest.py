@@ -8,8 +8,8 @@ from urllib.parse import quote
 from fastapi import Path, Request, Response
 from pydantic import BaseModel
 
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError, Violation
+from app.documents.parser import parse_documents
 from app.quota.model import MAX_DOMAIN_LENGTH, StoredConfig
 from app.quota.service import QuotaService
 from app.transport.rest.etags import IfMatch, etag_of, expected_version

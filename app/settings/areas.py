@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.core.spiffe import TrustDomain
 from app.db.engine import sqlite_url
 from app.settings.values import (
     Bind,
@@ -21,6 +20,7 @@ from app.settings.values import (
     TrustDomainValue,
     format_duration,
 )
+from app.spiffe.id import TrustDomain
 
 # What Istio's CA signs at most; a leaf that outlives it could not be taken back in a human time.
 MAX_SVID_TTL = timedelta(days=90)
@@ -60,10 +60,14 @@ class MeshSettings(Area):
 
 
 class AdminSettings(Area):
-    """The admin API's port. `metrics_public`: `/metrics` needs no token."""
+    """The admin API's port.
+
+    `metrics_public`: `/metrics` needs no token. `audit_retention`: how long audit records are kept.
+    """
 
     bind: BindValue = Bind("127.0.0.1", 15014)
     metrics_public: bool = True
+    audit_retention: Duration = timedelta(days=365)
 
 
 class LogSettings(Area):

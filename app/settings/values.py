@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 
 from app.core.errors import InvalidInputError
-from app.core.spiffe import TrustDomain
 from app.db.engine import parse_url
+from app.spiffe.id import TrustDomain
 from app.transport import sockets
 from app.transport.sockets import is_loopback
 

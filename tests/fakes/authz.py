@@ -1,13 +1,13 @@
 """Requests and policies as tests write them."""
 
 from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
+from app.authz.rpc.attributes import read_address, read_authority, read_identity, read_method
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.evaluate import evaluate
 from app.authz.rules.index import PolicyIndex
 from app.authz.rules.parse import parse_policies
 from app.authz.rules.paths import read_path
-from app.authz.rules.request import read_address, read_authority, read_identity, read_method
-from app.core.documents import parse_documents
+from app.documents.parser import parse_documents
 
 SHOP = Workload("shop", (("app", "shop"),))
 DEFAULTS = AuthzOptions()

@@ -4,7 +4,7 @@ from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.model import AuthzOptions
 from app.authz.service import PolicyService
-from app.core.documents import parse_documents
+from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from tests.fakes.clock import ManualClock

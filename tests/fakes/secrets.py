@@ -3,10 +3,11 @@
 import asyncio
 from datetime import UTC, datetime
 
-from app.ca.model import TrustBundle, WorkloadSvid
-from app.core.caller import Caller
 from app.core.errors import MeshwardError
-from app.core.spiffe import SpiffeId
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Principal
+from app.spiffe.x509_svid import WorkloadSvid
 
 OWNER = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 
@@ -36,11 +37,11 @@ class FakeSecrets:
         self.current_bundle = bundle()
         self.failure: MeshwardError | None = None
         self.waiting_fails: MeshwardError | None = None
-        self.opened: list[Caller] = []
+        self.opened: list[Principal] = []
         self.made = 0
         self._changed = asyncio.Condition()
 
-    def open(self, caller: Caller) -> "FakeSession":
+    def open(self, caller: Principal) -> "FakeSession":
         self.opened.append(caller)
         return FakeSession(self)
 

@@ -4,13 +4,13 @@ from contextlib import asynccontextmanager
 
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.asgi import PREFIX, HttpAuthorization
 from app.authz.model import AuthzOptions
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.authz.service import PolicyService
-from app.core.documents import parse_documents
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import TrustDomain
+from app.documents.parser import parse_documents
+from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.authentication import Authenticator

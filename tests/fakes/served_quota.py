@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import TrustDomain
 from app.quota.backends.memory import MemoryCounters
-from app.quota.rpc import RateLimitRpc
-from app.quota.rules.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.service import QuotaService
+from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.authentication import Authenticator

@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
+from app.documents.parser import parse_documents
 
 texts = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from app.core import documents
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
+from app.documents import parser as documents
+from app.documents.parser import parse_documents
 
 
 def one(text: str) -> object:

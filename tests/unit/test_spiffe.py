@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 
 @pytest.mark.parametrize(

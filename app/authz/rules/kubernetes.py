@@ -3,7 +3,7 @@
 import re
 
 from app.authz.model import Labels
-from app.authz.rules.fields import Problems, Reader, kind_of
+from app.documents.reader import Problems, Reader, kind_of
 
 DEFAULT_NAMESPACE = "default"
 

@@ -7,10 +7,10 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 from collections.abc import Sequence
 
 from app.authz.model import Action, AuthorizationPolicy, Labels, Rule
-from app.authz.rules.fields import Problems, Reader
 from app.authz.rules.kubernetes import read_labels, read_metadata
 from app.authz.rules.parse_rule import read_rule
 from app.core.errors import InvalidInputError
+from app.documents.reader import Problems, Reader
 
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 KIND = "AuthorizationPolicy"

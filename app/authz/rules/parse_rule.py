@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from app.authz.model import Attribute, Condition, Networks, Operation, Patterns, Ports, Rule, Source
 from app.authz.rules import values
-from app.authz.rules.fields import Reader
 from app.authz.rules.values import MAX_SERVICE_ACCOUNTS, read_networks, read_patterns, read_ports
+from app.documents.reader import Reader
 
 _NOT_YET = "is not supported yet"
 _HEADER_KEY = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")

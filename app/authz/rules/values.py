@@ -5,10 +5,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeVar
 
 from app.authz.model import IpNetwork, Networks, Patterns, Ports
-from app.authz.rules.fields import Problems, Reader
 from app.authz.rules.kubernetes import is_namespace
 from app.authz.rules.paths import spelled_as_read
 from app.authz.rules.template import is_template, template_problem
+from app.documents.reader import Problems, Reader
 
 # Istio's bounds on service accounts.
 MAX_SERVICE_ACCOUNTS = 16

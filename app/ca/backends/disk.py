@@ -7,11 +7,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from app.ca.model import KeyAlgorithm, TrustBundle
-from app.ca.rules.bundle import bundle_pem
+from app.ca.model import KeyAlgorithm
 from app.ca.rules.profile import authority_id, new_authority_key
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError
 from app.core.private_files import create_private_file, ensure_private_directory, read_private_file, replace_file
+from app.spiffe.bundle import TrustBundle, bundle_pem
 
 # Whoever verifies us may read the bundle.
 BUNDLE_MODE = 0o644

@@ -4,10 +4,10 @@ import structlog
 
 from app.ca.model import Surface
 from app.ca.rpc.privacy import is_private
-from app.ca.rules.bundle import bundle_pem
 from app.ca.service.issuance import Issuance
 from app.core.errors import MeshwardError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from app.spiffe.bundle import bundle_pem
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError
 

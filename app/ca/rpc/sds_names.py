@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from app.core.errors import InvalidInputError, Violation
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 SVID_NAME = "default"
 BUNDLE_NAME = "ROOTCA"

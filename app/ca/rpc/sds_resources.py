@@ -8,8 +8,9 @@ from typing import Any
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from google.protobuf import any_pb2
 
-from app.ca.model import TrustBundle, WorkloadSvid
 from app.core.errors import InvalidInputError, Violation
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.x509_svid import WorkloadSvid
 
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
 

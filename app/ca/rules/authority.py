@@ -16,9 +16,9 @@ from app.ca.rules.profile import (
     signing_hash,
 )
 from app.ca.rules.rotation import BACKDATE, validity
-from app.ca.rules.validation import check_authority, parse_certificate
 from app.core.errors import InvalidInputError, PreconditionError
-from app.core.spiffe import TrustDomain
+from app.spiffe.id import TrustDomain
+from app.spiffe.x509_svid import check_authority, parse_certificate
 
 ROOT_TITLE = "root"
 SIGNER_TITLE = "signer"

@@ -8,25 +8,15 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from app.ca.rules.parsing import MALFORMED
 from app.core.errors import InvalidInputError, Violation
+from app.spiffe.keys import SubjectKey, accepted_key
+from app.spiffe.malformed import MALFORMED
 
 # An RSA-4096 request with a few names is about 2 KB; anything longer is refused before it is parsed.
 MAX_CSR_BYTES = 16 * 1024
-MIN_RSA_BITS = 2048
-# Bounds the cost of a signature check, which the caller chooses.
-MAX_RSA_BITS = 4096
-# A large exponent makes a check as slow as a signature; a small one is unsafe with bad padding (NIST SP 800-56B).
-MIN_RSA_EXPONENT = 65_537
-MAX_RSA_EXPONENT = 2**32
-
-SubjectKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
-
 _BEGIN = "-----BEGIN "
-_CURVES = (ec.SECP256R1, ec.SECP384R1)
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -56,41 +46,17 @@ def parse_csr(pem: str) -> CertificateRequest:
         wants_common_name = _has_common_name(csr)
     except MALFORMED as error:
         raise _refused("not a well-formed PKCS#10 request") from error
+    except InvalidInputError as error:
+        raise _refused(error.message) from error
     if not signed:
         raise _refused("its signature was not made with the key that it names")
     return CertificateRequest(key, wants_common_name)
 
 
-def accepted_key(key: object) -> SubjectKey:
-    """Return `key` if it may be certified: P-256, P-384, RSA of 2048 to 4096 bits, or Ed25519.
-
-    Raises InvalidInputError with what is wrong with it otherwise.
-    """
-    match key:
-        case ec.EllipticCurvePublicKey():
-            if not isinstance(key.curve, _CURVES):
-                raise _refused(f"the curve {key.curve.name} is not accepted: use P-256 or P-384")
-            return key
-        case rsa.RSAPublicKey():
-            return _accepted_rsa_key(key)
-        case ed25519.Ed25519PublicKey():
-            return key
-        case _:
-            raise _refused("the type of its key is not accepted: use P-256, P-384, RSA or Ed25519")
-
-
-def _accepted_rsa_key(key: rsa.RSAPublicKey) -> rsa.RSAPublicKey:
-    if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-        raise _refused(f"an RSA key of {key.key_size} bits is not accepted: use {MIN_RSA_BITS} to {MAX_RSA_BITS}")
-    if not MIN_RSA_EXPONENT <= key.public_numbers().e <= MAX_RSA_EXPONENT:
-        raise _refused("the RSA key's public exponent is not accepted: use 65537")
-    return key
-
-
 def _check_hash(csr: x509.CertificateSigningRequest) -> None:
     algorithm = csr.signature_hash_algorithm
     if algorithm is not None and not isinstance(algorithm, _HASHES):
-        raise _refused(f"signed over {algorithm.name}: use SHA-256, SHA-384 or SHA-512")
+        raise InvalidInputError(f"signed over {algorithm.name}: use SHA-256, SHA-384 or SHA-512")
 
 
 def _has_common_name(csr: x509.CertificateSigningRequest) -> bool:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from app.ca.model import EntrySpec
 from app.core.errors import InvalidInputError, Violation
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
 
 # RFC 1035, section 2.3.4.
 MAX_DNS_NAME_LENGTH = 253

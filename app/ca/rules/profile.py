@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import KeyAlgorithm
-from app.ca.rules.csr import SubjectKey
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.keys import SubjectKey
 
 SERIAL_BITS = 128
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.

@@ -5,10 +5,10 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.rules.parsing import MALFORMED
 from app.ca.rules.profile import AuthorityKey, LeafProfile, leaf_builder, signing_hash
-from app.ca.rules.validation import verify_svid
 from app.core.errors import InternalError, InvalidInputError
+from app.spiffe.malformed import MALFORMED
+from app.spiffe.x509_svid import verify_svid
 
 
 def sign_leaf(

@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 from cryptography import x509
 
-from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest, TrustBundle
+from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.rules.authority import (
     ROOT_TITLE,
@@ -26,10 +26,11 @@ from app.ca.rules.authority import (
 )
 from app.ca.rules.profile import SERIAL_BITS, AuthorityKey, authority_csr, authority_id
 from app.ca.rules.rotation import signer_is_due
-from app.ca.rules.validation import check_authority, parse_certificate
 from app.ca.service.signal import Signal
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.x509_svid import check_authority, parse_certificate
 from app.telemetry.metrics import Metrics
 
 # Requests read in one pass: more data directories than any installation has, and signed in a fraction of a second.

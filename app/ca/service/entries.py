@@ -8,7 +8,7 @@ from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_entry
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, Violation
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 
 class Entries:

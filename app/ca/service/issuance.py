@@ -12,16 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface, WorkloadSvid
+from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import SERVER_PATH, check_workload_id
 from app.ca.rules.profile import LeafProfile, pem
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.rules.signing import sign_leaf
-from app.ca.rules.validation import parse_certificate, parse_chain, verify_svid
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
-from app.core.caller import Caller, Credential
 from app.core.clock import Clock
 from app.core.errors import (
     ConflictError,
@@ -31,7 +29,9 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
+from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, parse_chain, verify_svid
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class Issuance:
         self._config, self._transactions, self._authorities = config, transactions, authorities
         self._clock, self._metrics = clock, metrics
 
-    async def issue(self, caller: Caller, csr: str, ttl_seconds: int, surface: Surface) -> IssuedChain:
+    async def issue(self, caller: Principal, csr: str, ttl_seconds: int, surface: Surface) -> IssuedChain:
         """Return an SVID of the caller's own id for the key of its CSR (PEM).
 
         `ttl_seconds` zero or less leaves the lifetime to the entry of the id, else to the default. A join token is
@@ -74,7 +74,7 @@ class Issuance:
             subject = _Subject(spiffe_id, parse_csr(csr), caller.token_id)
             return await self._issue(subject, ttl_seconds, surface)
 
-    async def issue_with_new_key(self, caller: Caller, surface: Surface) -> WorkloadSvid:
+    async def issue_with_new_key(self, caller: Principal, surface: Surface) -> WorkloadSvid:
         """Return an SVID of the caller's own id with a key (P-256) made here. Raises as `issue` does."""
         with self._counted(surface):
             spiffe_id = self._identity(caller)
@@ -118,7 +118,7 @@ class Issuance:
             raise UnauthenticatedError(f"the client certificate is refused: {error.message}") from error
         return verified.spiffe_id
 
-    def _identity(self, caller: Caller) -> SpiffeId:
+    def _identity(self, caller: Principal) -> SpiffeId:
         if caller.credential not in {Credential.SVID, Credential.JOIN_TOKEN} or caller.spiffe_id is None:
             raise UnauthenticatedError(
                 "SVIDs are issued to callers that prove an identity: use a join token or an SVID"

@@ -8,10 +8,10 @@ from hashlib import sha256
 from app.ca.model import CaConfig, CreatedJoinToken, JoinToken
 from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_workload_id
-from app.core.caller import Caller, Credential
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, Violation
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 
 DEFAULT_TTL = timedelta(minutes=10)
 MIN_TTL = timedelta(seconds=1)
@@ -44,7 +44,7 @@ class JoinTokens:
             await repository.add_token(token, _hash(secret))
         return CreatedJoinToken(token, secret)
 
-    async def check(self, secret: str) -> Caller:
+    async def check(self, secret: str) -> Principal:
         """Return the caller that a secret proves, without using the token up.
 
         Raises UnauthenticatedError, with one message for every reason, if it is unknown, used up or expired.
@@ -56,7 +56,7 @@ class JoinTokens:
                 token = await repository.token_by_hash(_hash(secret))
         if token is None or token.redeemed_at is not None or token.expires_at <= self._clock.now():
             raise UnauthenticatedError("the join token is unknown, used up or expired: make a new one")
-        return Caller(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
+        return Principal(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
 
     async def page(self, after: str | None, limit: int) -> Sequence[JoinToken]:
         """Return at most `limit` tokens with ids above `after`, in the order of their ids."""

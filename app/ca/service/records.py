@@ -6,7 +6,7 @@ from datetime import timedelta
 from app.ca.model import IssuedSvid
 from app.ca.ports import CaTransactions
 from app.core.clock import Clock
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 # Records are kept for a while after the certificate's end, for whoever looks into what happened.
 SVID_RETENTION = timedelta(days=30)

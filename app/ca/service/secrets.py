@@ -9,13 +9,15 @@ from ipaddress import IPv4Address, IPv6Address
 
 import structlog
 
-from app.ca.model import Surface, TrustBundle, WorkloadSvid
+from app.ca.model import Surface
 from app.ca.rules.rotation import renewal_time
 from app.ca.service.authorities import Authorities
 from app.ca.service.issuance import Issuance
-from app.core.caller import Caller, Credential
 from app.core.clock import Clock
 from app.core.errors import InternalError, PreconditionError, UnavailableError
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.principal import Credential, Principal
+from app.spiffe.x509_svid import WorkloadSvid
 
 # How long to wait before a renewal that failed is tried again, while the SVID in use is still good.
 RENEWAL_RETRY = timedelta(seconds=5)
@@ -46,7 +48,7 @@ class IssuedSecrets:
         self._issuance, self._authorities, self._clock = issuance, authorities, clock
         self._sleep, self._jitter = sleep, jitter
 
-    def open(self, caller: Caller) -> "IssuedSecretSession":
+    def open(self, caller: Principal) -> "IssuedSecretSession":
         """Return the session of a stream that `caller` opened. Nothing is issued until it asks."""
         return self._session(_Stream(self._issuance, caller).issue)
 
@@ -66,12 +68,12 @@ class IssuedSecrets:
 class _Stream:
     """Issues to the caller of one stream, which from its first SVID on is known by that: a join token is used up."""
 
-    def __init__(self, issuance: Issuance, caller: Caller) -> None:
+    def __init__(self, issuance: Issuance, caller: Principal) -> None:
         self._issuance, self._caller = issuance, caller
 
     async def issue(self) -> WorkloadSvid:
         svid = await self._issuance.issue_with_new_key(self._caller, Surface.SDS)
-        self._caller = Caller(Credential.SVID, svid.spiffe_id)
+        self._caller = Principal(Credential.SVID, svid.spiffe_id)
         return svid
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from app.core.caller import ANONYMOUS
 from app.core.errors import InternalError, MeshwardError
+from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.asgi import H2CORN, NOT_THERE_YET, Application, Receive, Scope, Send, ServerTraits

@@ -1,13 +1,13 @@
-"""Who may make a call: from what the table demands and what the connection and metadata prove, a Caller."""
+"""Who may make a call: from what the table demands and what the connection and metadata prove, a Principal."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import lru_cache
 
-from app.core.caller import ANONYMOUS, LOOPBACK, Caller, Credential
 from app.core.clock import Clock
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import ANONYMOUS, LOOPBACK, Credential, Principal
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import PEER_CACHE_SIZE, Peer
 from app.transport.grpc.routes import Authentication
@@ -19,11 +19,11 @@ MAX_TOKEN_LENGTH = 512
 # Members of an enumeration, looked up once: before Python 3.12 each look-up costs a tenth of a microsecond.
 _PUBLIC, _MESH, _IDENTITY = Authentication.PUBLIC, Authentication.MESH, Authentication.IDENTITY
 
-CheckToken = Callable[[str], Awaitable[Caller]]
+CheckToken = Callable[[str], Awaitable[Principal]]
 
 
 class Authenticator:
-    """Turns a peer and its metadata into a Caller, or refuses.
+    """Turns a peer and its metadata into a Principal, or refuses.
 
     `check_token` returns the caller of a valid, unused join token without consuming it, and raises
     UnauthenticatedError for any other. `trust_plaintext` widens MESH on the plaintext port from this machine to any
@@ -38,7 +38,7 @@ class Authenticator:
         self._check_token = check_token
         self._trust_plaintext = trust_plaintext
 
-    def at_once(self, demand: Authentication, peer: Peer) -> Caller | None:
+    def at_once(self, demand: Authentication, peer: Peer) -> Principal | None:
         """Return the caller if the connection alone proves it, None if a join token has to be looked up.
 
         Raises UnauthenticatedError with the reason if neither can be.
@@ -53,7 +53,7 @@ class Authenticator:
             return LOOPBACK
         raise UnauthenticatedError("this call needs a client certificate: an SVID of this trust domain")
 
-    async def by_token(self, context: CallContext) -> Caller:
+    async def by_token(self, context: CallContext) -> Principal:
         """Return the caller whose join token stands in `authorization`. Raises UnauthenticatedError."""
         given = context.text("authorization")
         if given is None or not given.lower().startswith(BEARER) or len(given) > MAX_TOKEN_LENGTH:
@@ -64,7 +64,7 @@ class Authenticator:
         """Whether an SVID that is good until `not_after` no longer is."""
         return not_after <= self._clock.now()
 
-    def _by_svid(self, peer: Peer) -> Caller:
+    def _by_svid(self, peer: Peer) -> Principal:
         svid = peer.svid
         if svid is None or svid.spiffe_id is None:
             raise UnauthenticatedError(svid.problem if svid else "no client certificate")
@@ -76,5 +76,5 @@ class Authenticator:
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)
-def _caller(spiffe_id: SpiffeId) -> Caller:
-    return Caller(Credential.SVID, spiffe_id)
+def _caller(spiffe_id: SpiffeId) -> Principal:
+    return Principal(Credential.SVID, spiffe_id)

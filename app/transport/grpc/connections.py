@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from app.core.caller import Caller
+from app.spiffe.principal import Principal
 from app.transport.grpc.asgi import Application, Receive, Scope, Send, ServerTraits
 from app.transport.grpc.drain import Drain
 from app.transport.grpc.peer import Peer, read_peer
@@ -15,7 +15,7 @@ class Admission:
     """Who makes the calls of a connection to one row, and until when the connection proves that."""
 
     row: Served
-    caller: Caller
+    caller: Principal
     not_after: datetime | None
 
 

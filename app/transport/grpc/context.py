@@ -4,8 +4,8 @@ import asyncio
 import re
 import uuid
 
-from app.core.caller import ANONYMOUS, Caller
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc.metadata import Headers, Metadata, parse_metadata
 
 # A request id from outside is taken over only if it can do no harm in a log line or a header.
@@ -21,7 +21,7 @@ class CallContext:
 
     # Defaults of the class: a call on the hot path sets few of them, and what is not set costs nothing.
     deadline: float | None = None
-    caller: Caller = ANONYMOUS
+    caller: Principal = ANONYMOUS
     # Whether the answer carries no metadata of its own.
     plain: bool = True
     _metadata: Metadata | None = None
@@ -36,7 +36,7 @@ class CallContext:
         metadata: Metadata | None = None,
         *,
         tls: bool = False,
-        caller: Caller | None = None,
+        caller: Principal | None = None,
     ) -> None:
         self._method = method
         self._peer = peer

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from app.core.errors import MeshwardError, UnauthenticatedError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 # Hosts and client certificates whose identity is remembered; a node has a few hundred workloads.
 PEER_CACHE_SIZE = 4096

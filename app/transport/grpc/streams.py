@@ -8,7 +8,7 @@ from typing import Any, Self
 from google.protobuf.message import DecodeError, Message
 
 from app.core.errors import MeshwardError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 from app.transport.grpc.asgi import Receive, Scope, Send
 from app.transport.grpc.connections import Connection
 from app.transport.grpc.context import CallContext

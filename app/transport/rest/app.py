@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from app.core.errors import MeshwardError
+from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
 from app.transport.rest.authentication import TokenAuthenticator
 from app.transport.rest.edge import Edge
@@ -23,8 +24,8 @@ from app.transport.rest.routes import Access, Route
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECURITY_SCHEME = "adminToken"
 
-Authenticate = Callable[[Request], None]
-"""Returns if the request may pass, raises UnauthenticatedError or PermissionDeniedError otherwise."""
+Authenticate = Callable[[Request], Principal]
+"""Returns who makes the request, or raises UnauthenticatedError or PermissionDeniedError."""
 
 
 class ViolationBody(BaseModel):
@@ -122,7 +123,7 @@ def _guarded(authenticate: Authenticate) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def authenticated(request: Request) -> Response:
-                authenticate(request)
+                request.state.principal = authenticate(request)
                 check_preconditions(request)
                 return await handle(request)
 

@@ -9,12 +9,15 @@ import hmac
 import os
 import secrets
 from pathlib import Path
+from typing import Annotated
 
 import structlog
-from fastapi import Request
+from fastapi import Depends, Request
 
 from app.core.errors import ConflictError, MeshwardError, NotFoundError, PreconditionError, UnauthenticatedError
 from app.core.private_files import create_private_file, read_private_file, replace_private_file
+from app.spiffe.principal import Credential, Principal, Role
+from app.transport.rest.problems import request_id_of
 
 TOKEN_BYTES = 32
 # Fewer characters than this cannot hold 128 random bits; more are not a token.
@@ -22,6 +25,18 @@ MIN_TOKEN_LENGTH = 22
 MAX_TOKEN_LENGTH = 4096
 
 _log = structlog.get_logger(__name__)
+
+
+def current_principal(request: Request) -> Principal:
+    """Return the principal that the route's authentication established. Raises UnauthenticatedError without one."""
+    principal = getattr(request.state, "principal", None)
+    if not isinstance(principal, Principal):
+        raise UnauthenticatedError("this request was not authenticated")
+    return principal
+
+
+Caller = Annotated[Principal, Depends(current_principal)]
+"""An endpoint's parameter: who calls it."""
 
 
 def ensure_token(path: Path) -> None:
@@ -61,12 +76,17 @@ class TokenAuthenticator:
         self._stamp = self._stat()
         self._digest: bytes | None = _digest(read_token(path).encode())
 
-    def authenticate(self, request: Request) -> None:
-        """Return if the request bears the token. Raises UnauthenticatedError otherwise; what it bore is not logged."""
+    def authenticate(self, request: Request) -> Principal:
+        """Return the bearer of the token. Raises UnauthenticatedError for any other; what it bore is not logged."""
         reason = self._refusal(request.headers.getlist("authorization"))
-        if reason is None:
-            return
         client = request.client.host if request.client else ""
+        if reason is None:
+            return Principal(
+                Credential.ADMIN_TOKEN,
+                roles=frozenset({Role.ADMIN}),
+                address=client,
+                request_id=request_id_of(request),
+            )
         _log.warning("admin_authentication_failed", reason=reason, client=client, path=request.url.path)
         raise UnauthenticatedError("send the admin token as `Authorization: Bearer …`; `meshward admin token` finds it")
 

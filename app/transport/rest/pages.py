@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
@@ -16,7 +16,11 @@ MAX_PAGE_SIZE = 1000
 # Keys are names and ids; nothing that this service hands out is longer.
 MAX_CURSOR_LENGTH = 4096
 
+# A count of 63 bits has no more digits.
+MAX_NUMBER_DIGITS = 18
+
 Item = TypeVar("Item")
+View = TypeVar("View")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on a page")]
 Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the page before")]
@@ -34,13 +38,41 @@ def encode_cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> str | None:
-    """Return the key to continue after, None for the first page. Raises InvalidInputError if it is not a cursor."""
+def decode_cursor(cursor: str | None, fits: Callable[[str], bool] = bool) -> str | None:
+    """Return the key to continue after, None for the first page.
+
+    Raises InvalidInputError if it is not a cursor, or `fits` says that its key is not one of this list.
+    """
     if cursor is None:
         return None
     try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise InvalidInputError(
-            "cursor is not one that this service made", Violation("cursor", "take next_cursor of the page before")
-        ) from error
+        raise _foreign() from error
+    if not fits(key):
+        raise _foreign()
+    return key
+
+
+def decode_number(cursor: str | None) -> int | None:
+    """Return the number to continue from, of a list in the order of numbers. Raises InvalidInputError."""
+    key = decode_cursor(cursor, is_number)
+    return None if key is None else int(key)
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is a count."""
+    return text.isascii() and text.isdigit() and len(text) <= MAX_NUMBER_DIGITS
+
+
+def page_of(found: Sequence[Item], limit: int, view: Callable[[Item], View], key: Callable[[Item], str]) -> Page[View]:
+    """Return the page of what was found when one item more than `limit` was asked for."""
+    items = found[:limit]
+    following = encode_cursor(key(items[-1])) if len(found) > limit else None
+    return Page(items=[view(item) for item in items], next_cursor=following)
+
+
+def _foreign() -> InvalidInputError:
+    return InvalidInputError(
+        "cursor is not one that this service made", Violation("cursor", "take next_cursor of the page before")
+    )

@@ -8,10 +8,10 @@ import pytest
 from app.authz.model import AuthzOptions, StoredPolicy
 from app.authz.repository import SqlPolicyRepository
 from app.authz.service import PolicyService
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
 from app.db.base import Base
 from app.db.transactions import Transactions
+from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
 from tests.fakes.clock import ManualClock

@@ -5,9 +5,9 @@ from app.ca.model import CaConfig
 from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
 from app.core.clock import SystemClock
-from app.core.spiffe import TrustDomain
 from app.db.base import Base
 from app.db.transactions import Transactions
+from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 
 

@@ -11,12 +11,12 @@ from cryptography.x509 import load_pem_x509_certificate
 from spiffe import TrustDomain, X509Bundle, X509Svid
 
 from app.ca.model import EntrySpec, Surface
-from app.core.caller import Caller, Credential
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr_for
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
-HOLDER = Caller(Credential.SVID, CART)
+HOLDER = Principal(Credential.SVID, CART)
 KEYS = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
     "P-384": ec.generate_private_key(ec.SECP384R1()),

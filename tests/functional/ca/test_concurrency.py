@@ -8,13 +8,13 @@ from sqlalchemy import delete
 
 from app.ca.model import Surface
 from app.ca.tables import SignerRow
-from app.core.caller import Caller, Credential
 from app.core.errors import InternalError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
-HOLDER = Caller(Credential.SVID, CART)
+HOLDER = Principal(Credential.SVID, CART)
 
 
 async def test_concurrent_issuances_are_all_recorded(ca):

@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
-from app.ca.model import KeyAlgorithm, TrustBundle
+from app.ca.model import KeyAlgorithm
 from app.ca.rules.profile import authority_id
 from app.core.errors import PreconditionError
-from app.core.spiffe import TrustDomain
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import TrustDomain
 
 DOMAIN = TrustDomain("example.org")
 

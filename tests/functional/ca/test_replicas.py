@@ -10,18 +10,18 @@ from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig, Surface
 from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
-from app.core.caller import Caller, Credential
 from app.core.errors import UnauthenticatedError, UnavailableError
-from app.core.spiffe import SpiffeId, TrustDomain
 from app.db.base import Base
 from app.db.engine import create_engine
 from app.db.transactions import Transactions
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
 from tests.fakes.clock import ManualClock
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
-HOLDER = Caller(Credential.SVID, CART)
+HOLDER = Principal(Credential.SVID, CART)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest, Surface
 from app.ca.repository import SqlCaRepository
 from app.core.errors import ConflictError
-from app.core.spiffe import SpiffeId, TrustDomain
 from app.db.base import Base
 from app.db.engine import create_engine
 from app.db.transactions import Transactions
+from app.spiffe.id import SpiffeId, TrustDomain
 from tests.fakes.ca_store import MemoryTransactions
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

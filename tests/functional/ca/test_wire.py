@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.ca.rpc.istio import IstioCertificates
 from app.core.clock import SystemClock
-from app.core.spiffe import SpiffeId, TrustDomain
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from app.spiffe.id import SpiffeId, TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.authentication import Authenticator

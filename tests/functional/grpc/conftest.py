@@ -8,9 +8,9 @@ import pytest
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 
-from app.core.caller import Caller, Credential
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import H2CORN, PLAIN_ASGI
@@ -29,10 +29,10 @@ from tests.functional.grpc.echo import ECHO, EchoService, echo_rpcs
 GOOD_TOKEN = "good-token"
 
 
-async def check_token(secret: str) -> Caller:
+async def check_token(secret: str) -> Principal:
     if secret != GOOD_TOKEN:
         raise UnauthenticatedError("join token is unknown, used or expired")
-    return Caller(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
+    return Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
 
 
 class Mesh:

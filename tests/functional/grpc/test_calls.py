@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from app.core.caller import Credential
+from app.spiffe.principal import Credential
 from tests.functional.grpc.conftest import GOOD_TOKEN
 from tests.functional.grpc.echo import ECHO
 

@@ -22,10 +22,10 @@ from app.authz.model import (
     Source,
     Workload,
 )
+from app.authz.rpc.attributes import read_identity
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.evaluate import evaluate
 from app.authz.rules.index import PolicyIndex
-from app.authz.rules.request import read_identity
 from tests.property.authz import naive
 
 OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)

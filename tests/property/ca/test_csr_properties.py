@@ -15,11 +15,11 @@ from app.ca.rules.authority import make_root
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.profile import LeafProfile, leaf_builder
 from app.ca.rules.rotation import BACKDATE, granted_ttl, renewal_time, signer_is_due, validity
-from app.ca.rules.validation import parse_certificate, parse_chain, verify_svid
 from app.ca.service import CaService
-from app.core.caller import Caller, Credential
 from app.core.errors import InvalidInputError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
+from app.spiffe.x509_svid import parse_certificate, parse_chain, verify_svid
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import as_pem, csr, csr_for
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
@@ -75,7 +75,7 @@ async def test_an_accepted_csr_yields_a_valid_svid_of_the_caller_and_nothing_tha
 ):
     ca = await started()
     request = csr_for(key, common_name=common_name, sans=names)
-    issued = await ca.issuance.issue(Caller(Credential.SVID, spiffe_id), request, ttl, Surface.ISTIO_CA)
+    issued = await ca.issuance.issue(Principal(Credential.SVID, spiffe_id), request, ttl, Surface.ISTIO_CA)
     chain, roots = parse_chain(issued.chain), [parse_certificate(text) for text in issued.bundle.roots]
     assert verify_svid(chain, roots, DOMAIN, NOW).spiffe_id == spiffe_id
     leaf = chain[0]

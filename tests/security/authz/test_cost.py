@@ -3,17 +3,17 @@
 import pytest
 
 from app.authz.model import AuthzOptions, Workload
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.attributes import read_authority
+from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rules import paths
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.index import PolicyIndex
 from app.authz.rules.parse import parse_policies
 from app.authz.rules.paths import read_path
-from app.authz.rules.request import read_authority
 from app.authz.rules.strings import glob_test
 from app.authz.rules.template import template_test
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
+from app.documents.parser import parse_documents
 from tests.fakes.authz import matches, policy, request, verdict
 from tests.fakes.checks import check_answer, check_request, policy_service
 

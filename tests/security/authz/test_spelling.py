@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.check import AuthorizationRpc
 from tests.fakes.authz import policy
 from tests.fakes.checks import check_answer, check_request, policy_service
 

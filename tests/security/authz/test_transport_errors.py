@@ -4,7 +4,7 @@ import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from app.authz.model import AuthzOptions
-from app.authz.rpc import AuthorizationRpc
+from app.authz.rpc.check import AuthorizationRpc
 from app.authz.service import PolicyService
 from app.core.errors import DeadlineExceededError, InternalError
 from app.telemetry.metrics import Metrics

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.ca.model import Surface
 from app.ca.rules.csr import MAX_CSR_BYTES
-from app.core.caller import Caller, Credential
 from app.core.errors import InvalidInputError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import as_pem, csr, csr_for, tampered
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -65,7 +65,7 @@ HOSTILE = {
 async def test_a_hostile_csr_is_refused_and_nothing_is_recorded(ca, request_):
     created = await ca.join_tokens.create(CART)
     caller = await ca.join_tokens.check(created.secret)
-    for holder in (Caller(Credential.SVID, CART), caller):
+    for holder in (Principal(Credential.SVID, CART), caller):
         with pytest.raises(InvalidInputError):
             await ca.issuance.issue(holder, request_, 0, Surface.ISTIO_CA)
     assert await ca.records.page(None, 10) == []

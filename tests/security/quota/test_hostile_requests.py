@@ -6,8 +6,8 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MAX_PLAIN_KEY_LENGTH, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
-from app.quota.rpc import RateLimitRpc
-from app.quota.rules.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.service import QuotaService
 from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics

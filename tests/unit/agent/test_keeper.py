@@ -11,7 +11,6 @@ from app.agent.keeper import IdentityKeeper
 from app.agent.model import Identity, JoinToken
 from app.agent.secrets import HeldSecrets
 from app.agent.tokens import GivenToken, NoToken
-from app.core.caller import LOOPBACK
 from app.core.errors import (
     InvalidInputError,
     PermissionDeniedError,
@@ -19,6 +18,7 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.spiffe.principal import LOOPBACK
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import CART, FakeAuthority
 from tests.fakes.waiter import ManualWaiter

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.agent.request import accept_answer, load_key, make_request, parse_roots
 from app.core.errors import InvalidInputError, PreconditionError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import CART, MeshCa, pem
 

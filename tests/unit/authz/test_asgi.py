@@ -2,16 +2,16 @@
 
 import pytest
 
-from app.authz import asgi
-from app.authz.asgi import HttpAuthorization
-from app.core.caller import Caller, Credential
-from app.core.spiffe import SpiffeId
+from app.authz.rpc import http as asgi
+from app.authz.rpc.http import HttpAuthorization
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from tests.fakes.authz import policy
 from tests.fakes.checks import API, FRONT, policy_service
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
 FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
-SIDECAR = Caller(Credential.SVID, SpiffeId.parse(API))
+SIDECAR = Principal(Credential.SVID, SpiffeId.parse(API))
 
 
 async def ask(

@@ -4,8 +4,8 @@ import pytest
 
 from app.authz.model import Action, Attribute, Patterns
 from app.authz.rules.parse import parse_policies, parse_policy
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
+from app.documents.parser import parse_documents
 from tests.fakes.authz import policy
 
 

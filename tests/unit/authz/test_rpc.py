@@ -4,11 +4,11 @@ from urllib.parse import quote
 
 import pytest
 
-from app.authz import rpc as rpc_module
-from app.authz.rpc import AuthorizationRpc
-from app.core.caller import Caller, Credential
+from app.authz.rpc import check as rpc_module
+from app.authz.rpc.check import AuthorizationRpc
 from app.core.decision import Decision, Outcome
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy
 from tests.fakes.checks import API, FRONT, check_answer, check_request, policy_service
@@ -111,7 +111,7 @@ async def test_the_destination_is_told_by_its_principal_an_extension_or_the_call
         check_request("/admin", destination="", extensions={"meshward.namespace": "shop"}),
     ):
         assert not await allows(DENY_ADMIN, kind)
-    sidecar = Caller(Credential.SVID, SpiffeId.parse(API))
+    sidecar = Principal(Credential.SVID, SpiffeId.parse(API))
     assert not await allows(DENY_ADMIN, check_request("/admin", destination=""), caller=sidecar)
     assert await allows(DENY_ADMIN, check_request("/", destination=""), caller=sidecar)
 

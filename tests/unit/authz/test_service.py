@@ -8,7 +8,6 @@ from app.authz import service as service_module
 from app.authz.model import AuthzOptions, Change
 from app.authz.rules.compile import compile_policy
 from app.authz.service import PolicyService
-from app.core.documents import parse_documents
 from app.core.errors import (
     ConflictError,
     InternalError,
@@ -17,6 +16,7 @@ from app.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
 from tests.fakes.checks import policy_service

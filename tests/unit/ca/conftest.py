@@ -2,7 +2,7 @@ import pytest
 
 from app.ca.model import CaConfig
 from app.ca.service import CaService
-from app.core.spiffe import TrustDomain
+from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
 from tests.fakes.clock import ManualClock

@@ -8,14 +8,14 @@ from cryptography import x509
 from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
 from app.ca.rules.profile import authority_csr, authority_id, new_authority_key
 from app.ca.service import CaService
-from app.core.caller import Caller, Credential
 from app.core.errors import PreconditionError, UnavailableError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
 
-HOLDER = Caller(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
+HOLDER = Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
 DAY = 24 * 3600
 
 

@@ -7,7 +7,7 @@ import pytest
 from app.ca.model import EntrySpec
 from app.ca.rules.names import dns_name_problem
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 

@@ -12,13 +12,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import EntrySpec, Surface
 from app.ca.rules.profile import leaf_builder
-from app.core.caller import ANONYMOUS, LOOPBACK, Caller, Credential
 from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import ANONYMOUS, LOOPBACK, Credential, Principal
 from tests.assets.csrs import csr, csr_for
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
-HOLDER = Caller(Credential.SVID, CART)
+HOLDER = Principal(Credential.SVID, CART)
 DAY = 24 * 3600
 
 
@@ -98,7 +98,7 @@ async def test_a_common_name_in_the_csr_yields_the_identity_as_common_name(ca):
 
 async def test_an_identity_too_long_for_a_common_name_stands_in_the_names_alone(ca):
     long = SpiffeId.parse("spiffe://example.org/ns/shop/sa/" + "a" * 60)
-    issued = await issue(ca, Caller(Credential.SVID, long), csr(common_name="whatever"))
+    issued = await issue(ca, Principal(Credential.SVID, long), csr(common_name="whatever"))
     assert list(leaf_of(issued).subject) == []
     assert issued.spiffe_id == long
 
@@ -154,12 +154,12 @@ async def test_what_cannot_be_recorded_is_not_handed_out(ca, transactions):
     [
         ANONYMOUS,
         LOOPBACK,
-        Caller(Credential.NONE, CART),
-        Caller(Credential.SVID),
-        Caller(Credential.JOIN_TOKEN, CART),
-        Caller(Credential.SVID, SpiffeId.parse("spiffe://other.org/ns/shop/sa/cart")),
-        Caller(Credential.SVID, SpiffeId.parse("spiffe://example.org")),
-        Caller(Credential.SVID, SpiffeId.parse("spiffe://example.org/meshward/server")),
+        Principal(Credential.NONE, CART),
+        Principal(Credential.SVID),
+        Principal(Credential.JOIN_TOKEN, CART),
+        Principal(Credential.SVID, SpiffeId.parse("spiffe://other.org/ns/shop/sa/cart")),
+        Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org")),
+        Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/meshward/server")),
     ],
 )
 async def test_a_caller_that_proves_no_workload_of_ours_gets_nothing(ca, caller, metrics):

@@ -5,10 +5,10 @@ from cryptography import x509
 from structlog.testing import capture_logs
 
 from app.ca.rpc.istio import IstioCertificates
-from app.core.caller import ANONYMOUS, Caller, Credential
 from app.core.errors import InvalidInputError, UnauthenticatedError
-from app.core.spiffe import SpiffeId
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError, code_of
 from tests.assets.csrs import csr
@@ -18,7 +18,7 @@ METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 
 def context(caller=None, *, tls=True, peer="10.0.0.7:40000"):
-    return CallContext(METHOD, peer, {}, tls=tls, caller=caller or Caller(Credential.SVID, CART))
+    return CallContext(METHOD, peer, {}, tls=tls, caller=caller or Principal(Credential.SVID, CART))
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ async def test_what_the_caller_can_mend_is_invalid_argument(rpc, request_):
     "caller",
     [
         ANONYMOUS,
-        Caller(Credential.JOIN_TOKEN, CART, "no such token"),
-        Caller(Credential.SVID, SpiffeId.parse("spiffe://o/a")),
+        Principal(Credential.JOIN_TOKEN, CART, "no such token"),
+        Principal(Credential.SVID, SpiffeId.parse("spiffe://o/a")),
     ],
 )
 async def test_who_is_not_let_in_is_not_told_why(rpc, caller):

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.caller import Caller, Credential
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 
@@ -15,7 +15,7 @@ async def test_a_token_proves_its_identity_any_number_of_times_until_it_is_used(
     created = await ca.join_tokens.create(CART)
     for _ in range(3):
         caller = await ca.join_tokens.check(created.secret)
-        assert caller == Caller(Credential.JOIN_TOKEN, CART, created.token.id)
+        assert caller == Principal(Credential.JOIN_TOKEN, CART, created.token.id)
 
 
 async def test_the_secret_has_256_bits_and_is_neither_kept_nor_shown(ca, transactions):

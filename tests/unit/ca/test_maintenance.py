@@ -8,9 +8,9 @@ from structlog.testing import capture_logs
 
 from app.ca.model import KeyAlgorithm, Surface
 from app.ca.rules.profile import new_authority_key
-from app.core.caller import Caller, Credential
 from app.core.errors import InternalError, PreconditionError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -52,7 +52,7 @@ async def test_a_failure_is_told_once_when_it_begins_and_once_when_it_ends(ca, t
 
 
 async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, clock):
-    await ca.issuance.issue(Caller(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
+    await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
     clock.advance(30 * DAY)
     await ca.maintain()
     assert len(await ca.records.page(None, 10)) == 1
@@ -64,7 +64,7 @@ async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, c
 async def test_many_records_are_forgotten_a_part_in_each_pass(ca, clock, monkeypatch):
     monkeypatch.setattr("app.ca.service.records.MAX_FORGOTTEN_PER_PASS", 2)
     for _ in range(5):
-        await ca.issuance.issue(Caller(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
+        await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
     clock.advance(32 * DAY)
     left = []
     for _ in range(3):
@@ -99,5 +99,5 @@ async def test_a_ca_whose_signature_is_no_longer_good_is_not_ready(ca):
     with pytest.raises(InternalError, match="held back"):
         await ca.check_ready()
     with pytest.raises(InternalError, match="held back"):
-        await ca.issuance.issue(Caller(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
+        await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
     assert await ca.records.page(None, 10) == []

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.ca.model import Surface
 from app.ca.rest import CaRest
-from app.core.caller import Caller, Credential
-from app.core.spiffe import SpiffeId
 from app.main.routes import ca_rows
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Credential, Principal
 from app.transport.rest.pages import encode_cursor
 from tests.assets.csrs import csr
 from tests.fakes.admin_api import admin_client
@@ -181,7 +181,7 @@ async def test_a_join_token_that_is_wrong_is_refused_with_the_field(client, body
 
 async def test_issued_svids_are_listed_newest_first_in_pages_and_by_identity(client, ca):
     for name in ("a", "b", "a", "b", "a"):
-        caller = Caller(Credential.SVID, SpiffeId.parse(f"spiffe://example.org/{name}"))
+        caller = Principal(Credential.SVID, SpiffeId.parse(f"spiffe://example.org/{name}"))
         await ca.issuance.issue(caller, csr(), 0, Surface.ISTIO_CA)
     first = (await client.get("/v1/svids", params={"limit": 3})).json()
     rest = (await client.get("/v1/svids", params={"limit": 3, "cursor": first["next_cursor"]})).json()

@@ -8,13 +8,13 @@ import pytest
 
 from app.ca.model import EntrySpec
 from app.ca.service.secrets import IssuedSecrets
-from app.core.caller import ANONYMOUS, Caller, Credential
 from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from tests.fakes.sleep import ManualSleep
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
-HOLDER = Caller(Credential.SVID, CART)
+HOLDER = Principal(Credential.SVID, CART)
 HOUR = 3600
 DAY = 24 * HOUR
 

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from app.ca.rules.validation import check_authority, parse_certificate, parse_chain, verify_svid
 from app.core.errors import InvalidInputError
-from app.core.spiffe import TrustDomain
+from app.spiffe.id import TrustDomain
+from app.spiffe.x509_svid import check_authority, parse_certificate, parse_chain, verify_svid
 from tests.fakes.clock import ManualClock
 
 NOW = ManualClock().now()

@@ -6,7 +6,7 @@ import httpx
 
 from app.demo.mesh import Mesh
 from app.demo.plan import USUAL_PORTS, Plan
-from app.demo.sidecar import Address
+from app.envoy.sidecar import Address
 
 
 def mesh_answering(answer, directory=Path("/nowhere")):

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from app.core.spiffe import SpiffeId
-from app.demo.envoy import bootstrap, bootstrap_json
-from app.demo.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.bootstrap import bootstrap, bootstrap_json
+from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.spiffe.id import SpiffeId
 
 WEB = SpiffeId.parse("spiffe://example.org/ns/shop/sa/web")
 API = SpiffeId.parse("spiffe://example.org/ns/shop/sa/api")

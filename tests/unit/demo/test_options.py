@@ -1,9 +1,9 @@
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.demo.envoy import bootstrap
-from app.demo.options import BootstrapOptions, address_of, sidecar_of
-from app.demo.sidecar import Address, Protocol
+from app.envoy.bootstrap import bootstrap
+from app.envoy.options import BootstrapOptions, address_of, sidecar_of
+from app.envoy.sidecar import Address, Protocol
 
 API = "spiffe://example.org/ns/shop/sa/api"
 

@@ -5,15 +5,15 @@ import pytest
 import yaml
 
 from app.authz.rules.parse import parse_policies
-from app.core.documents import parse_documents
 from app.core.errors import PreconditionError
 from app.demo.binary import envoy_binary
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
 from app.demo.guide import guide
 from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
 from app.demo.run import make_directory, port_taken
-from app.demo.sidecar import Address
 from app.demo.steps import Failure
+from app.documents.parser import parse_documents
+from app.envoy.sidecar import Address
 from app.quota.rules.parse import parse_config
 
 

@@ -5,8 +5,8 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from app.core.spiffe import SpiffeId
 from app.demo.stranger import stranger_context, stranger_pem
+from app.spiffe.id import SpiffeId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WEB = SpiffeId.parse("spiffe://example.org/ns/shop/sa/web")

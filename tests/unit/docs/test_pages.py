@@ -11,11 +11,11 @@ from typer.main import get_command
 from app.authz.rules.parse import parse_policies
 from app.cli import cli
 from app.core.clock import SystemClock
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
-from app.demo.envoy import bootstrap
-from app.demo.options import BootstrapOptions, sidecar_of
-from app.demo.sidecar import Protocol
+from app.documents.parser import parse_documents
+from app.envoy.bootstrap import bootstrap
+from app.envoy.options import BootstrapOptions, sidecar_of
+from app.envoy.sidecar import Protocol
 from app.main.parts import make_parts
 from app.main.routes import route_table
 from app.quota.rules.parse import parse_config

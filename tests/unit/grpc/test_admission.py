@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from app.core.caller import Caller, Credential
 from app.core.errors import ResourceExhaustedError, UnauthenticatedError
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
 from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.limits import MAX_BUCKETS, RateLimiter
@@ -66,7 +66,7 @@ def peer(*, host="203.0.113.7", pem=None, tls=True, error=None):
 
 async def check_token(secret):
     if secret == "good":
-        return Caller(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
+        return Principal(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
     raise UnauthenticatedError("no")
 
 
@@ -77,7 +77,7 @@ def authenticator(**options):
 def test_an_svid_is_its_id_whatever_the_row_demands():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
         caller = authenticator().at_once(demand, peer(pem=certificate(CART, ca=False)))
-        assert caller == Caller(Credential.SVID, SpiffeId.parse(CART))
+        assert caller == Principal(Credential.SVID, SpiffeId.parse(CART))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from app.core.errors import UnauthenticatedError
-from app.core.spiffe import TrustDomain
+from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.authentication import Authenticator

@@ -3,7 +3,7 @@
 import pytest
 
 from app.quota.model import Code, RateLimit, Status, Unit
-from app.quota.rules.headers import HeaderStyle, headers_of
+from app.quota.rpc.headers import HeaderStyle, headers_of
 
 MINUTE = Status(Code.OK, RateLimit(Unit.MINUTE, 10, "burst"), remaining=4, reset_seconds=30)
 DAY = Status(Code.OK, RateLimit(Unit.DAY, 1000), remaining=3, reset_seconds=500)

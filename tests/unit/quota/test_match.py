@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.documents import parse_documents
+from app.documents.parser import parse_documents
 from app.quota.model import Descriptor, RateLimit, Unit, Unlimited
 from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of
 from app.quota.rules.parse import parse_config

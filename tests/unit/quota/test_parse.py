@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.core.documents import parse_documents
 from app.core.errors import InvalidInputError
+from app.documents.parser import parse_documents
 from app.quota.model import MAX_ENTRIES, ConfigDescriptor, QuotaConfig, RateLimit, Unit, Unlimited
 from app.quota.rules.parse import (
     MAX_CONFIG_VALUE_LENGTH,

@@ -6,8 +6,8 @@ from envoy.type.v3 import ratelimit_unit_pb2
 
 from app.core.errors import InvalidInputError, UnavailableError
 from app.quota.backends.memory import MemoryCounters
-from app.quota.rpc import RateLimitRpc
-from app.quota.rules.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.service import QuotaService
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError

@@ -6,13 +6,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.ca.rpc.sds import SecretDiscovery
-from app.core.caller import Caller, Credential
 from app.core.errors import (
     InvalidInputError,
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
 )
+from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from tests.fakes import secrets
@@ -27,7 +27,7 @@ def context(**changes):
         "method": "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
         "peer": "unix",
         "metadata": {},
-        "caller": Caller(Credential.SVID, secrets.OWNER),
+        "caller": Principal(Credential.SVID, secrets.OWNER),
     }
     return CallContext(**(fields | changes))
 
@@ -199,10 +199,10 @@ async def test_fetch_answers_once_with_what_was_asked(discovery):
 
 async def test_the_session_is_opened_for_the_caller(discovery, source):
     await discovery.fetch_secrets(request(), context())
-    assert source.opened == [Caller(Credential.SVID, secrets.OWNER)]
+    assert source.opened == [Principal(Credential.SVID, secrets.OWNER)]
 
 
-@pytest.mark.parametrize("caller", [Caller(Credential.NONE), Caller(Credential.LOOPBACK)])
+@pytest.mark.parametrize("caller", [Principal(Credential.NONE), Principal(Credential.LOOPBACK)])
 async def test_a_caller_without_an_identity_gets_nothing(discovery, source, caller):
     with pytest.raises(UnauthenticatedError):
         await discovery.fetch_secrets(request(), context(caller=caller))

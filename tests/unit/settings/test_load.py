@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import InvalidInputError
-from app.core.spiffe import TrustDomain
 from app.settings import Bind, load
 from app.settings.show import as_toml, as_values
+from app.spiffe.id import TrustDomain
 
 
 @pytest.fixture

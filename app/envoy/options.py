@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.core.errors import InvalidInputError, Violation
-from app.core.spiffe import SpiffeId
-from app.demo.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.spiffe.id import SpiffeId
 
 # The length of `sun_path` on Linux, less its closing NUL.
 MAX_SOCKET_PATH_BYTES = 107

@@ -18,7 +18,7 @@ from app.quota.model import (
     Status,
     Unit,
 )
-from app.quota.rules.headers import HeaderStyle, headers_of
+from app.quota.rpc.headers import HeaderStyle, headers_of
 from app.quota.service import QuotaService
 from app.telemetry.families import OTHER
 from app.telemetry.metrics import Metrics

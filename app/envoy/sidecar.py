@@ -6,7 +6,7 @@ from enum import Enum
 from ipaddress import ip_address
 from types import MappingProxyType
 
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 # SVIDs live for hours, or for minutes where somebody is careful; a handshake a minute costs nothing.
 CONNECTION_SECONDS = 60.0

@@ -5,7 +5,7 @@ profiles use: a certificate with a critical extension beyond those is refused.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import TypeVar
@@ -13,10 +13,10 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from app.ca.rules.csr import accepted_key
-from app.ca.rules.parsing import MALFORMED
 from app.core.errors import InvalidInputError
-from app.core.spiffe import SCHEME, SpiffeId, TrustDomain
+from app.spiffe.id import SCHEME, SpiffeId, TrustDomain
+from app.spiffe.keys import accepted_key
+from app.spiffe.malformed import MALFORMED
 
 # A leaf and the signing certificates between it and a root; ours have one, a deep enterprise hierarchy four.
 MAX_CHAIN_LENGTH = 6
@@ -31,6 +31,20 @@ _KNOWN_CRITICAL = {
 }
 
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSvid:
+    """An X509-SVID together with its private key, as its owner holds it.
+
+    `chain` is PEM, leaf first, then each intermediate; `private_key` is PEM, PKCS#8, and never shown.
+    """
+
+    spiffe_id: SpiffeId
+    chain: tuple[str, ...]
+    private_key: bytes = field(repr=False)
+    not_before: datetime
+    not_after: datetime
 
 
 @dataclass(frozen=True, slots=True)

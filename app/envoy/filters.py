@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.demo.envoy_tls import any_of
-from app.demo.sidecar import Protocol
+from app.envoy.sidecar import Protocol
+from app.envoy.tls import any_of
 
 # Envoy's own defaults (200 ms and 20 ms) are tight for a laptop that also runs the load.
 CHECK_TIMEOUT = "1s"

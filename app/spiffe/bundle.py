@@ -1,20 +1,33 @@
 """The trust bundle in the forms that it is handed out in."""
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.model import TrustBundle
-from app.ca.rules.validation import parse_certificate
 from app.core.errors import InternalError
+from app.spiffe.id import TrustDomain
+from app.spiffe.x509_svid import parse_certificate
 
 # How often a consumer is asked to look for changes. Keys are published several hints before they are used.
 REFRESH_HINT_SECONDS = 300
 
 _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
+
+
+@dataclass(frozen=True, slots=True)
+class TrustBundle:
+    """The root certificates (PEM, one each) that vouch for the SVIDs of a trust domain.
+
+    `sequence` grows whenever the roots change.
+    """
+
+    trust_domain: TrustDomain
+    roots: tuple[str, ...]
+    sequence: int = 0
 
 
 def bundle_pem(bundle: TrustBundle) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.core.spiffe import SpiffeId, TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
 
 Document = dict[str, Any]
 

@@ -26,10 +26,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from app.authz.model import ANONYMOUS, CheckInput, Identity, Workload
-from app.authz.rules.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
-from app.authz.rules.forwarded import peer_uri
-from app.authz.rules.paths import read_path
-from app.authz.rules.request import (
+from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
+from app.authz.rpc.attributes import (
     read_address,
     read_authority,
     read_identity,
@@ -38,11 +36,13 @@ from app.authz.rules.request import (
     read_port,
     read_workload,
 )
+from app.authz.rpc.forwarded import peer_uri
+from app.authz.rules.paths import read_path
 from app.authz.service import PolicyService
-from app.core.caller import ANONYMOUS as NO_CALLER
-from app.core.caller import Caller
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError
+from app.spiffe.principal import ANONYMOUS as NO_CALLER
+from app.spiffe.principal import Principal
 from app.transport.mesh import CALLER_KEY
 
 PREFIX = "/ext_authz"
@@ -149,7 +149,7 @@ def _single(headers: Mapping[str, tuple[str, ...]], name: str) -> str | None:
 
 
 def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]]) -> Workload | None:
-    caller: Caller = scope.get("state", {}).get(CALLER_KEY, NO_CALLER)
+    caller: Principal = scope.get("state", {}).get(CALLER_KEY, NO_CALLER)
     verified = caller.spiffe_id.namespace if caller.spiffe_id else None
     labels = _single(headers, "x-meshward-labels")
     return read_workload(

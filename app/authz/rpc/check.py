@@ -14,9 +14,8 @@ from urllib.parse import unquote
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 
 from app.authz.model import ANONYMOUS, CheckInput, Headers, Identity, IpAddress, Labels, Workload
-from app.authz.rules.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
-from app.authz.rules.paths import read_path
-from app.authz.rules.request import (
+from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
+from app.authz.rpc.attributes import (
     identity_of,
     labels_of,
     namespace_of,
@@ -28,10 +27,11 @@ from app.authz.rules.request import (
     read_workload,
     remote_address,
 )
+from app.authz.rules.paths import read_path
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import MAX_CERTIFICATE_PEM_BYTES, PEER_CACHE_SIZE, read_svid
 from app.transport.grpc.routes import Prepared

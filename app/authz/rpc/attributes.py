@@ -9,7 +9,7 @@ from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
 from app.authz.rules.values import MAX_PORT
 from app.core.errors import InvalidInputError
-from app.core.spiffe import SpiffeId
+from app.spiffe.id import SpiffeId
 
 # Identities, addresses and authorities that were read lately; bounds what hostile input can claim.
 READ_CACHE_SIZE = 4096

@@ -1,0 +1,1 @@
+"""Versioned documents: how they are parsed, stored, compiled and served."""

@@ -1,0 +1,1 @@
+"""What is written for Envoy: bootstraps and filters."""

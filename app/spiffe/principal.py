@@ -1,0 +1,48 @@
+"""Who makes a call, as the transport established it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from app.spiffe.id import SpiffeId
+
+
+class Credential(Enum):
+    """What a principal was authenticated by."""
+
+    SVID = "svid"
+    JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a credential, not one
+    LOOPBACK = "loopback"
+    ADMIN_TOKEN = "admin_token"  # noqa: S105 - as above
+    NONE = "none"
+
+
+class Role(Enum):
+    """What a principal may do through the admin API."""
+
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated caller of a use case: who it is, how that was proved, what it may do, where it calls from.
+
+    `spiffe_id` is set for SVID and JOIN_TOKEN; `token_id` (the stored id of the join token, never its secret) only for
+    JOIN_TOKEN: an issuance consumes it in the same transaction. `address` is the peer's, `host:port` or `unix`;
+    `request_id` is the id under which the call is logged. Both are empty where the transport does not provide them.
+    """
+
+    credential: Credential
+    spiffe_id: SpiffeId | None = None
+    token_id: str | None = None
+    roles: frozenset[Role] = frozenset()
+    address: str = ""
+    request_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name in audit records and logs: the SPIFFE ID, or the kind of the credential."""
+        return str(self.spiffe_id) if self.spiffe_id else self.credential.value
+
+
+ANONYMOUS = Principal(Credential.NONE)
+LOOPBACK = Principal(Credential.LOOPBACK)
