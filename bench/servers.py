@@ -14,6 +14,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 from app.core.clock import SystemClock
 from app.core.errors import UnauthenticatedError
+from app.core.net import Address
 from app.spiffe.id import TrustDomain
 from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
@@ -90,7 +91,7 @@ async def serve_meshward() -> None:
 
 
 async def _serve(application: MeshApplication) -> None:
-    listener = MeshListener(listen("127.0.0.1:0"), application)
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), application)
     await listener.start()
     await _until_stdin_ends(listener.port)
     await listener.stop()

@@ -5,7 +5,6 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryUnaryMethod
@@ -23,6 +22,7 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.core.net import Address
 from app.proto.istio import ca_pb2
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
@@ -40,28 +40,18 @@ _KINDS: dict[Status, type[MeshwardError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where the control plane is, and the name that its certificate must be for."""
-
-    host: str
-    port: int
-    name: str
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
 class MeshAuthority:
     """The control plane's certificate service. An implementation of `app.agent.ports.CertificateAuthority`.
 
-    `bootstrap_roots` (PEM) vouches for the server as long as the agent holds no identity; afterwards the bundle that
-    came with the identity does.
+    `server_name` is the DNS name or address that the server's certificate must carry. `bootstrap_roots` (PEM) vouches
+    for the server as long as the agent holds no identity; afterwards the bundle that came with the identity does.
     """
 
-    def __init__(self, server: Server, bootstrap_roots: str, timeout: float = CALL_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, server: Address, server_name: str, bootstrap_roots: str, timeout: float = CALL_TIMEOUT_SECONDS
+    ) -> None:
         self._server = server
+        self._server_name = server_name
         self._bootstrap_roots = bootstrap_roots
         self._timeout = timeout
 
@@ -75,7 +65,7 @@ class MeshAuthority:
             self._server.host,
             self._server.port,
             ssl=context,
-            config=Configuration(ssl_target_name_override=self._server.name),
+            config=Configuration(ssl_target_name_override=self._server_name),
         )
         method = UnaryUnaryMethod(channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse)
         try:
@@ -109,7 +99,7 @@ class MeshAuthority:
         except ssl.SSLCertVerificationError as error:
             raise PreconditionError(
                 f"the server at {self._server} is not trusted ({error.verify_message}): check the trust bundle, and "
-                f"that its certificate is for {self._server.name} (--server-name)"
+                f"that its certificate is for {self._server_name} (--server-name)"
             ) from error
         except TimeoutError as error:
             raise UnavailableError(

@@ -1,34 +1,32 @@
 """What the agent is started with."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.agent.authority import Server
 from app.agent.request import MAX_BUNDLE_BYTES, parse_roots
 from app.agent.tokens import GivenToken, NoToken, TokenFile
-from app.core.errors import InvalidInputError
+from app.core.errors import InvalidInputError, located
+from app.core.net import Address, parse_address
 
 TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, not a token
 DEFAULT_PORT = 15012
-MAX_PORT = 65_535
 SOCKET_FILE = "agent.sock"
 # The largest user id of Linux; the one above it means nobody at all (setuid(2)).
 MAX_UID = 2**32 - 2
-
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
     """The agent's options, each checked.
 
-    `trust_bundle` vouches for the server at the first enrolment; `allowed_uids` are the users that get the identity.
+    `server_name` is what the server's certificate must carry, and `trust_bundle` vouches for it at the first enrolment;
+    `allowed_uids` are the users that get the identity.
     """
 
-    server: Server
+    server: Address
+    server_name: str
     trust_bundle: Path
     data_dir: Path
     socket: Path
@@ -51,24 +49,17 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
     for uid in allow_uid or ():
         if not 0 <= uid <= MAX_UID:
             raise InvalidInputError(f"--allow-uid {uid} is no user id: use 0 to {MAX_UID}")
+    with located("--server"):
+        address = parse_address(server, default_port=DEFAULT_PORT)
     return AgentOptions(
-        server=parse_server(server, server_name),
+        server=address,
+        server_name=server_name or address.host,
         trust_bundle=trust_bundle,
         data_dir=data_dir,
         socket=socket or data_dir / SOCKET_FILE,
         tokens=choose_tokens(join_token, join_token_file, os.environ.get(TOKEN_VARIABLE)),
         allowed_uids=frozenset(allow_uid or (os.geteuid(), 0)),
     )
-
-
-def parse_server(address: str, name: str | None) -> Server:
-    """Return the server behind `host:port`, `host` or `[v6]:port`. Raises InvalidInputError if it is none of them."""
-    found = _ADDRESS.fullmatch(address)
-    port = int(found["port"] or DEFAULT_PORT) if found else 0
-    if found is None or not 1 <= port <= MAX_PORT:
-        raise InvalidInputError(f"the server {address!r} is not an address: write host:port, as mesh.example.org:15012")
-    host = found["v6"] or found["host"]
-    return Server(host, port, name or host)
 
 
 def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> GivenToken | TokenFile | NoToken:

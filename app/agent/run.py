@@ -58,7 +58,7 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
     with store.locked():
         check_free(options.socket)
         keeper = IdentityKeeper(
-            MeshAuthority(options.server, bootstrap_roots),
+            MeshAuthority(options.server, options.server_name, bootstrap_roots),
             store,
             options.tokens,
             held,

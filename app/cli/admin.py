@@ -17,9 +17,9 @@ from app.core.errors import (
     UnavailableError,
     Violation,
 )
+from app.core.net import is_loopback
 from app.transport.rest.authentication import read_token
 from app.transport.rest.pages import MAX_PAGE_SIZE
-from app.transport.sockets import is_loopback
 
 TIMEOUT_SECONDS = 30.0
 # Pages that a listing asks for; beyond it there are more items than anybody reads.

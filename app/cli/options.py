@@ -22,6 +22,9 @@ Server = Annotated[
     ),
 ]
 
+# Where a listener on every address of this machine is reached from it.
+REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
 
 class Form(Enum):
     """How a command prints what it found: for people or for programs."""
@@ -47,13 +50,13 @@ def admin_client(config: Path | None, server: str | None) -> "AdminClient":
     Raises PreconditionError or NotFoundError if the token's file cannot be used.
     """
     from app.cli.admin import AdminClient
+    from app.core.net import Address
 
     settings = load_settings(config).settings
     token = os.environ.get("MESHWARD_ADMIN_TOKEN")
     bind = settings.admin.bind
-    return AdminClient(
-        server or f"http://{_reachable(bind.host)}:{bind.port}", token, settings.data_dir / "admin.token"
-    )
+    reachable = Address(REACHABLE.get(bind.host, bind.host), bind.port)
+    return AdminClient(server or reachable.url, token, settings.data_dir / "admin.token")
 
 
 def read_file(name: str) -> bytes:
@@ -68,14 +71,3 @@ def read_file(name: str) -> bytes:
             return file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise InvalidInputError(f"cannot read {name}: {error.strerror}") from error
-
-
-def _reachable(host: str) -> str:
-    """Return where a listener on `host` is reached from this machine."""
-    match host:
-        case "0.0.0.0":
-            return "127.0.0.1"
-        case "::":
-            return "[::1]"
-        case _:
-            return f"[{host}]" if ":" in host else host

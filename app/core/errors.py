@@ -4,6 +4,8 @@ A kind says what the caller can do about it. It becomes a gRPC status in `app.tr
 HTTP status in `app.transport.rest.problems`, and nowhere else. No library's exception passes a feature's edge.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -72,3 +74,12 @@ class DeadlineExceededError(MeshwardError):
 
 class InternalError(MeshwardError):
     """A fault of Meshward's own. The cause is in the log, not in the answer."""
+
+
+@contextmanager
+def located(path: str) -> Iterator[None]:
+    """Add `path`, the option or field that the block reads, to the InvalidInputError that the block raises."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}", Violation(path, error.message)) from error

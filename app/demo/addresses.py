@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from app.core.errors import UnavailableError
-from app.envoy.sidecar import Address
+from app.core.net import Address
 
 HOST = "127.0.0.1"
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 
 from app.core.errors import NotFoundError
+from app.core.net import Address
 from app.core.private_files import read_private_file
 from app.demo.steps import UnexpectedError
-from app.envoy.sidecar import Address
 from app.spiffe.id import SpiffeId
 
 REQUEST_SECONDS = 5.0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import app
+from app.core.net import Address
 from app.demo.documents import QUOTA_DOMAIN
-from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId, TrustDomain
 
 TRUST_DOMAIN = TrustDomain("cluster.local")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from app.core.clock import Clock, SystemClock
 from app.core.errors import PreconditionError
+from app.core.net import Address
 from app.core.private_files import read_private_file, replace_private_file
 from app.demo.addresses import choose_addresses
 from app.demo.binary import envoy_binary
@@ -25,7 +26,6 @@ from app.demo.mesh import Mesh, http_client
 from app.demo.plan import USUAL_PORTS, Plan
 from app.demo.steps import Failure, Screen, render_failure, run_steps, style_of
 from app.demo.story import steps
-from app.envoy.sidecar import Address
 
 # How often to start again with other ports, if another process takes one between its choice and its use.
 ATTEMPTS = 3

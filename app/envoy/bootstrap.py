@@ -7,8 +7,9 @@ be asked is answered by the closed side: an authorization check that fails denie
 import json
 from typing import Any
 
+from app.core.net import Address
 from app.envoy.filters import authorization, connection_manager, quota
-from app.envoy.sidecar import Address, Inbound, Outbound, Sidecar
+from app.envoy.sidecar import Inbound, Outbound, Sidecar
 from app.envoy.tls import any_of, peer_tls, server_tls, sidecar_to_control_plane_tls
 
 SDS_CLUSTER = "sds"

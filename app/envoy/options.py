@@ -5,16 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.core.errors import InvalidInputError, Violation
-from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.core.errors import InvalidInputError, located
+from app.core.net import parse_address
+from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 
 # The length of `sun_path` on Linux, less its closing NUL.
 MAX_SOCKET_PATH_BYTES = 107
-MAX_PORT = 65535
-
-_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]{2,45})\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})")
-
 # No comma and no percent sign: Envoy writes labels into a header, as a list and through its formatter.
 _LABEL = re.compile(r"[A-Za-z0-9./_-]{1,317}")
 
@@ -43,35 +40,17 @@ class BootstrapOptions:
 
 def sidecar_of(options: BootstrapOptions) -> Sidecar:
     """Return the sidecar that `options` describe. Raises InvalidInputError that names the option at fault."""
-    control_plane = _read("--control-plane", options.control_plane, address_of)
-    if len(options.sds_socket.encode()) > MAX_SOCKET_PATH_BYTES or not options.sds_socket.startswith("/"):
-        _refuse(
-            "--sds-socket", f"{options.sds_socket!r} is not an absolute path of up to {MAX_SOCKET_PATH_BYTES} bytes"
-        )
-    if not options.quota_domain:
-        _refuse("--quota-domain", "must not be empty")
+    control_plane = _read("--control-plane", options.control_plane, parse_address)
     return Sidecar(
         spiffe_id=_read("--spiffe-id", options.spiffe_id, workload_of),
-        admin=_read("--admin", options.admin, address_of),
-        sds_socket=options.sds_socket,
+        admin=_read("--admin", options.admin, parse_address),
+        sds_socket=_read("--sds-socket", options.sds_socket, _socket_path),
         control_plane=ControlPlane(control_plane, options.control_plane_name or control_plane.host),
         inbound=tuple(_read("--inbound", text, lambda text: _inbound(text, options.check)) for text in options.inbound),
         outbound=tuple(_read("--outbound", text, _outbound) for text in options.outbound),
-        quota_domain=options.quota_domain,
+        quota_domain=_read("--quota-domain", options.quota_domain, _not_empty),
         labels=dict(_read("--label", text, _label) for text in options.label),
     )
-
-
-def address_of(text: str) -> Address:
-    """Return the address that `HOST:PORT` spells, an IPv6 host in brackets. Raises InvalidInputError."""
-    match = _ADDRESS.fullmatch(text)
-    port = int(match["port"]) if match else 0
-    if match is None or not 1 <= port <= MAX_PORT:
-        raise InvalidInputError(f"{text!r} is not HOST:PORT with a port from 1 to {MAX_PORT}")
-    address = Address(match["ipv6"] or match["host"], port)
-    if match["ipv6"] and address.is_name:
-        raise InvalidInputError(f"{match['ipv6']!r} is not an IPv6 address")
-    return address
 
 
 def workload_of(text: str) -> SpiffeId:
@@ -82,15 +61,27 @@ def workload_of(text: str) -> SpiffeId:
     return spiffe_id
 
 
+def _socket_path(text: str) -> str:
+    if len(text.encode()) > MAX_SOCKET_PATH_BYTES or not text.startswith("/"):
+        raise InvalidInputError(f"{text!r} is not an absolute path of up to {MAX_SOCKET_PATH_BYTES} bytes")
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise InvalidInputError("must not be empty")
+    return text
+
+
 def _inbound(text: str, check: Protocol) -> Inbound:
-    listen, workload = (address_of(part) for part in _parts(text, "LISTEN=WORKLOAD"))
+    listen, workload = (parse_address(part) for part in _parts(text, "LISTEN=WORKLOAD"))
     return Inbound(f"inbound-{listen.port}", listen, workload, check)
 
 
 def _outbound(text: str) -> Outbound:
     listen, peer, peer_id = _parts(text, "LISTEN=PEER=SPIFFE-ID")
-    at = address_of(listen)
-    return Outbound(f"outbound-{at.port}", at, address_of(peer), workload_of(peer_id))
+    at = parse_address(listen)
+    return Outbound(f"outbound-{at.port}", at, parse_address(peer), workload_of(peer_id))
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -108,15 +99,5 @@ def _parts(text: str, form: str) -> list[str]:
 
 
 def _read(option: str, text: str, parse: Callable[[str], Value]) -> Value:
-    try:
+    with located(option):
         return parse(text)
-    except InvalidInputError as error:
-        raise _refusal(option, error.message) from error
-
-
-def _refuse(option: str, problem: str) -> None:
-    raise _refusal(option, problem)
-
-
-def _refusal(option: str, problem: str) -> InvalidInputError:
-    return InvalidInputError(f"{option}: {problem}", Violation(option, problem))

@@ -3,38 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import ip_address
 from types import MappingProxyType
 
+from app.core.net import Address
 from app.spiffe.id import SpiffeId
 
 # SVIDs live for hours, or for minutes where somebody is careful; a handshake a minute costs nothing.
 CONNECTION_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A TCP address; `host` is an IP address (IPv6 without brackets) or a DNS name."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_name(self) -> bool:
-        """Whether the host is a name that has to be looked up."""
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return True
-        return False
-
-    @property
-    def url(self) -> str:
-        """The address as the start of an HTTP URL, without a trailing slash."""
-        return f"http://{self}"
 
 
 class Protocol(Enum):

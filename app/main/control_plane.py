@@ -11,10 +11,10 @@ import structlog
 
 from app.ca.ports import SecretSession
 from app.core.errors import MeshwardError, UnavailableError
+from app.core.net import Address
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
-from app.settings import Bind
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.health import Health as GrpcHealth
 from app.transport.grpc.limits import RateLimiter
@@ -156,10 +156,10 @@ class ControlPlane:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _listen_on(*binds: Bind) -> list[socket.socket]:
+def _listen_on(*binds: Address) -> list[socket.socket]:
     """Return a listening socket for each bind. Raises as `listen` does, and then leaves none of them open."""
     with ExitStack() as opened:
-        sockets = [opened.enter_context(listen(str(bind))) for bind in binds]
+        sockets = [opened.enter_context(listen(bind)) for bind in binds]
         opened.pop_all()
     return sockets
 

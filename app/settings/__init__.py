@@ -3,12 +3,10 @@
 from app.settings.areas import AdminSettings, AuthzSettings, CaSettings, LogSettings, MeshSettings, QuotaSettings
 from app.settings.areas import Settings as Settings
 from app.settings.load import LoadedSettings, load
-from app.settings.values import Bind
 
 __all__ = [
     "AdminSettings",
     "AuthzSettings",
-    "Bind",
     "CaSettings",
     "LoadedSettings",
     "LogSettings",

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.core.net import Address
 from app.db.engine import sqlite_url
 from app.settings.values import (
     Bind,
-    BindValue,
     CountersUrl,
     DatabaseUrl,
     Duration,
@@ -43,8 +43,8 @@ class MeshSettings(Area):
     for a plaintext port that other machines reach. `max_message_bytes` bounds one gRPC message.
     """
 
-    tls_bind: BindValue = Bind("0.0.0.0", 15012)
-    plaintext_bind: BindValue = Bind("127.0.0.1", 15010)
+    tls_bind: Bind = Address("0.0.0.0", 15012)
+    plaintext_bind: Bind = Address("127.0.0.1", 15010)
     plaintext_public: bool = False
     server_names: ServerNames = ("localhost", "istiod.istio-system.svc")
     max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
@@ -65,7 +65,7 @@ class AdminSettings(Area):
     `metrics_public`: `/metrics` needs no token. `audit_retention`: how long audit records are kept.
     """
 
-    bind: BindValue = Bind("127.0.0.1", 15014)
+    bind: Bind = Address("127.0.0.1", 15014)
     metrics_public: bool = True
     audit_retention: Duration = timedelta(days=365)
 

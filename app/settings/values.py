@@ -2,18 +2,18 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 
 from app.core.errors import InvalidInputError
+from app.core.net import Address, parse_address
 from app.db.engine import parse_url
 from app.spiffe.id import TrustDomain
-from app.transport import sockets
-from app.transport.sockets import is_loopback
 
 # RFC 1035, section 2.3.4.
 MAX_DNS_NAME_LENGTH = 253
@@ -31,33 +31,7 @@ _UNITS = {
     "ms": timedelta(milliseconds=1),
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """Where to listen: an address or name of this machine, and a port (0: any free one)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
-        return is_loopback(self.host)
-
-
-def parse_bind(value: object) -> Bind:
-    """Return the bind that `127.0.0.1:15010` or `[::1]:15010` spells. Raises ValueError saying what is wrong."""
-    if isinstance(value, Bind):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be host:port, such as 127.0.0.1:15010")  # noqa: TRY004 - pydantic collects these
-    try:
-        return Bind(*sockets.parse_bind(value))
-    except InvalidInputError as error:
-        raise ValueError(error.message) from error
+Value = TypeVar("Value")
 
 
 def parse_duration(value: object) -> timedelta:
@@ -88,15 +62,20 @@ def _at_least_a_second(duration: timedelta) -> timedelta:
     return duration
 
 
-def _parse_trust_domain(value: object) -> TrustDomain:
-    if isinstance(value, TrustDomain):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be a trust domain, such as cluster.local")  # noqa: TRY004 - pydantic collects these
-    try:
-        return TrustDomain(value)
-    except InvalidInputError as error:
-        raise ValueError(error.message) from error
+def _from_text(kind: type[Value], parse: Callable[[str], Value], wanted: str) -> BeforeValidator:
+    """Return the validator that takes a `kind` or has `parse` read one from text; `wanted` describes what is."""
+
+    def validate(value: object) -> Value:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"must be {wanted}")  # noqa: TRY004 - pydantic collects these
+        try:
+            return parse(value)
+        except InvalidInputError as error:
+            raise ValueError(error.message) from error
+
+    return BeforeValidator(validate)
 
 
 def _check_database_url(value: str) -> str:
@@ -145,9 +124,14 @@ def _parse_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
-BindValue = Annotated[InstanceOf[Bind], BeforeValidator(parse_bind)]
+Bind = Annotated[
+    InstanceOf[Address],
+    _from_text(Address, partial(parse_address, allow_port_0=True), "host:port, such as 127.0.0.1:15010"),
+]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_at_least_a_second)]
-TrustDomainValue = Annotated[InstanceOf[TrustDomain], BeforeValidator(_parse_trust_domain)]
+TrustDomainValue = Annotated[
+    InstanceOf[TrustDomain], _from_text(TrustDomain, TrustDomain, "a trust domain, such as cluster.local")
+]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
 ServerNames = Annotated[

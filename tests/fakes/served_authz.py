@@ -9,6 +9,7 @@ from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.authz.service import PolicyService
 from app.core.errors import UnauthenticatedError
+from app.core.net import Address
 from app.documents.parser import parse_documents
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
@@ -65,7 +66,7 @@ async def served_authz(text: str = ""):
     await served.service.load()
     if text:
         await served.apply(text)
-    listener = MeshListener(listen("127.0.0.1:0"), served.application())
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), served.application())
     await listener.start()
     served.port = listener.port
     try:

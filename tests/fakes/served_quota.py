@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.errors import UnauthenticatedError
+from app.core.net import Address
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
@@ -57,7 +58,7 @@ async def _no_tokens(_):
 @asynccontextmanager
 async def served_quota(counters=None):
     served = ServedQuota(counters)
-    listener = MeshListener(listen("127.0.0.1:0"), served.application())
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), served.application())
     await listener.start()
     served.port = listener.port
     try:

@@ -8,7 +8,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
-from app.agent.authority import METHOD, MeshAuthority, Server
+from app.agent.authority import METHOD, MeshAuthority
 from app.agent.model import JoinToken
 from app.agent.request import accept_answer, make_request
 from app.core.clock import SystemClock
@@ -19,6 +19,7 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.core.net import Address
 from app.proto.istio import ca_pb2
 from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
 
@@ -37,7 +38,7 @@ async def server(ca):
 
 
 def authority(server, ca, name="localhost", timeout=5.0):
-    return MeshAuthority(Server("127.0.0.1", server.port, name), ca.roots, timeout)
+    return MeshAuthority(Address("127.0.0.1", server.port), name, ca.roots, timeout)
 
 
 async def enrolled(server, ca):
@@ -114,14 +115,14 @@ async def test_a_port_without_a_server_may_have_one_later(ca):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(UnavailableError, match="cannot be reached"):
-        await MeshAuthority(Server("127.0.0.1", port, "localhost"), ca.roots).certify(make_request().csr, TOKEN)
+        await MeshAuthority(Address("127.0.0.1", port), "localhost", ca.roots).certify(make_request().csr, TOKEN)
 
 
 async def test_a_server_that_says_nothing_is_given_up(ca):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent_server = Server("127.0.0.1", silent.getsockname()[1], "localhost")
+        silent_server = Address("127.0.0.1", silent.getsockname()[1])
         with pytest.raises(UnavailableError, match=r"did not answer in 0\.2 s"):
-            await MeshAuthority(silent_server, ca.roots, 0.2).certify(make_request().csr, TOKEN)
+            await MeshAuthority(silent_server, "localhost", ca.roots, 0.2).certify(make_request().csr, TOKEN)
 
 
 async def test_a_server_that_speaks_something_else_is_unavailable(ca):
@@ -134,12 +135,12 @@ async def test_a_server_that_speaks_something_else_is_unavailable(ca):
     async with listener:
         address = listener.sockets[0].getsockname()
         with pytest.raises(UnavailableError, match="cannot be reached"):
-            await MeshAuthority(Server(*address, "localhost"), ca.roots, 5).certify(make_request().csr, TOKEN)
+            await MeshAuthority(Address(*address), "localhost", ca.roots, 5).certify(make_request().csr, TOKEN)
 
 
 async def test_a_name_that_does_not_resolve_is_unavailable(ca):
     with pytest.raises(UnavailableError):
-        await MeshAuthority(Server("no-such-host.invalid", 1, "x"), ca.roots, 5).certify(make_request().csr, TOKEN)
+        await MeshAuthority(Address("no-such-host.invalid", 1), "x", ca.roots, 5).certify(make_request().csr, TOKEN)
 
 
 class Garbler(MeshServer):

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.ca.rpc.istio import IstioCertificates
 from app.core.clock import SystemClock
+from app.core.net import Address
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.telemetry.metrics import Metrics
@@ -55,7 +56,7 @@ async def served(ca):
     )
     session = ca.secrets.serving(["localhost"], [ip_address("127.0.0.1")])
     svid, bundle = await session.svid(), await session.bundle()
-    listener = MeshListener(listen("127.0.0.1:0"), MeshApplication(grpc_application, (), authenticator))
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), MeshApplication(grpc_application, (), authenticator))
     await listener.start(TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots)))
     try:
         yield listener.port

@@ -9,6 +9,7 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 
 from app.core.errors import UnauthenticatedError
+from app.core.net import Address
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
@@ -67,7 +68,7 @@ class Mesh:
 
 @contextlib.asynccontextmanager
 async def on_h2corn(mesh: Mesh):
-    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=3)
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=3)
     await listener.start()
     mesh.port = listener.port
     try:
@@ -78,7 +79,7 @@ async def on_h2corn(mesh: Mesh):
 
 @contextlib.asynccontextmanager
 async def on_hypercorn(mesh: Mesh):
-    listener = listen("127.0.0.1:0")
+    listener = listen(Address("127.0.0.1", 0))
     mesh.port = listener.getsockname()[1]
     config = HypercornConfig()
     config.bind = [f"fd://{listener.detach()}"]

@@ -7,6 +7,7 @@ from h2.connection import ConnectionState
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, StreamReset
 
+from app.core.net import Address
 from app.transport.grpc.asgi import H2CORN
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
@@ -37,7 +38,7 @@ class WatchingClient(RawClient):
 @pytest.mark.parametrize("method", ["Unary", "AtOnce"])
 async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
     mesh = Mesh(H2CORN)
-    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=5)
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=5)
     await listener.start()
     client = await WatchingClient.connect(listener.port)
     for _ in range(2):
@@ -65,7 +66,7 @@ async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
 
 async def test_a_client_that_leaves_does_not_hold_the_end_up():
     mesh = Mesh(H2CORN)
-    listener = MeshListener(listen("127.0.0.1:0"), mesh.application, grace_seconds=5)
+    listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=5)
     await listener.start()
     client = await RawClient.connect(listener.port)
     assert (await client.call("Unary", framed("before"))).status == "0"

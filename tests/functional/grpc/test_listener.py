@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 from app.core.errors import PreconditionError
+from app.core.net import Address
 from app.transport.grpc.asgi import H2CORN
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
@@ -16,7 +17,7 @@ PATIENCE = 10
 
 @pytest.fixture
 async def listener():
-    made = MeshListener(listen("127.0.0.1:0"), Mesh(H2CORN).application, grace_seconds=1)
+    made = MeshListener(listen(Address("127.0.0.1", 0)), Mesh(H2CORN).application, grace_seconds=1)
     yield made
     await asyncio.wait_for(made.stop(), PATIENCE)
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.agent.authority import Server
 from app.agent.listener import OWNER_ONLY, listening
 from app.agent.options import AgentOptions
 from app.agent.request import accept_answer, make_request
@@ -18,6 +17,7 @@ from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer
 from app.agent.tokens import GivenToken
 from app.core.clock import SystemClock
+from app.core.net import Address
 from app.telemetry.metrics import Metrics
 from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
 from tests.interop.envoy_process import EnvoyProcess
@@ -169,7 +169,8 @@ async def test_an_agent_from_enrolment_to_rotation_and_through_an_outage(ca, pee
     path = tmp_path / "sds.sock"
     async with mesh.running():
         options = AgentOptions(
-            server=Server("127.0.0.1", mesh.port, "localhost"),
+            server=Address("127.0.0.1", mesh.port),
+            server_name="localhost",
             trust_bundle=tmp_path / "bundle.pem",
             data_dir=tmp_path / "agent",
             socket=path,

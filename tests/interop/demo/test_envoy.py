@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
+from app.core.net import Address
 from app.demo.binary import envoy_binary
 from app.envoy.bootstrap import bootstrap_json
-from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 
 API = SpiffeId.parse("spiffe://example.org/ns/shop/sa/api")

@@ -11,9 +11,9 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
 
+from app.core.net import Address
 from app.demo.plan import USUAL_PORTS, Plan
 from app.envoy.bootstrap import CONTROL_PLANE_CLUSTER, bootstrap
-from app.envoy.sidecar import Address
 from tests.interop.envoy_process import EnvoyProcess
 
 # More than Envoy makes again at a time unless it is told otherwise.

@@ -1,26 +1,42 @@
 """What the agent is started with."""
 
+from pathlib import Path
+
 import pytest
 
-from app.agent.authority import Server
-from app.agent.options import choose_tokens, parse_server, read_trust_bundle
+from app.agent.options import agent_options, choose_tokens, read_trust_bundle
 from app.agent.tokens import MAX_TOKEN_LENGTH, GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError
+from app.core.net import Address
 from tests.fakes.mesh_ca import MeshCa
 
 
+def options(server, server_name=None):
+    return agent_options(
+        server=server,
+        server_name=server_name,
+        trust_bundle=Path("bundle.pem"),
+        join_token=None,
+        join_token_file=None,
+        data_dir=Path(),
+        socket=None,
+        allow_uid=None,
+    )
+
+
 @pytest.mark.parametrize(
-    ("address", "name", "server"),
+    ("address", "name", "server", "server_name"),
     [
-        ("mesh.example.org:15012", None, Server("mesh.example.org", 15012, "mesh.example.org")),
-        ("mesh.example.org", None, Server("mesh.example.org", 15012, "mesh.example.org")),
-        ("127.0.0.1:1", "localhost", Server("127.0.0.1", 1, "localhost")),
-        ("[::1]:443", None, Server("::1", 443, "::1")),
-        ("[::1]", "x", Server("::1", 15012, "x")),
+        ("mesh.example.org:15012", None, Address("mesh.example.org", 15012), "mesh.example.org"),
+        ("mesh.example.org", None, Address("mesh.example.org", 15012), "mesh.example.org"),
+        ("127.0.0.1:1", "localhost", Address("127.0.0.1", 1), "localhost"),
+        ("[::1]:443", None, Address("::1", 443), "::1"),
+        ("[::1]", "x", Address("::1", 15012), "x"),
     ],
 )
-def test_a_server_is_an_address_and_the_name_in_its_certificate(address, name, server):
-    assert parse_server(address, name) == server
+def test_a_server_is_an_address_and_the_name_in_its_certificate(address, name, server, server_name):
+    parsed = options(address, name)
+    assert (parsed.server, parsed.server_name) == (server, server_name)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +57,9 @@ def test_a_server_is_an_address_and_the_name_in_its_certificate(address, name, s
     ],
 )
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(InvalidInputError, match="write host:port"):
-        parse_server(address, None)
+    with pytest.raises(InvalidInputError, match=r"^--server: .*write host:port") as caught:
+        options(address)
+    assert caught.value.violations[0].path == "--server"
 
 
 def test_a_token_comes_from_the_option_or_the_file_before_the_environment(tmp_path):

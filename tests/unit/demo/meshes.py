@@ -4,9 +4,9 @@ from pathlib import Path
 
 import httpx
 
+from app.core.net import Address
 from app.demo.mesh import Mesh
 from app.demo.plan import USUAL_PORTS, Plan
-from app.envoy.sidecar import Address
 
 
 def mesh_answering(answer, directory=Path("/nowhere")):

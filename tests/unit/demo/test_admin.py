@@ -5,11 +5,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.core.net import Address
 from app.core.private_files import replace_private_file
 from app.demo.admin import AdminApi, EnvoyAdmin
 from app.demo.plan import WEB
 from app.demo.steps import UnexpectedError
-from app.envoy.sidecar import Address
 
 ADDRESS = Address("127.0.0.1", 15014)
 

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from app.core.net import Address
 from app.envoy.bootstrap import bootstrap, bootstrap_json
-from app.envoy.sidecar import Address, ControlPlane, Inbound, Outbound, Protocol, Sidecar
+from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 
 WEB = SpiffeId.parse("spiffe://example.org/ns/shop/sa/web")

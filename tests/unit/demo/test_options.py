@@ -1,9 +1,10 @@
 import pytest
 
 from app.core.errors import InvalidInputError
+from app.core.net import Address
 from app.envoy.bootstrap import bootstrap
-from app.envoy.options import BootstrapOptions, address_of, sidecar_of
-from app.envoy.sidecar import Address, Protocol
+from app.envoy.options import BootstrapOptions, sidecar_of
+from app.envoy.sidecar import Protocol
 
 API = "spiffe://example.org/ns/shop/sa/api"
 
@@ -74,16 +75,3 @@ def test_a_wrong_option_is_named(change, option):
         sidecar_of(options(**change))
     assert caught.value.message.startswith(f"{option}: ")
     assert caught.value.violations[0].path == option
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":1", "host", "host:", "host:99999", "host:-1", "ho st:1", "fd00::1:80", "[x]:1", "[::::]:1", "h:1\n"]
-)
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(InvalidInputError):
-        address_of(text)
-
-
-@pytest.mark.parametrize("text", ["127.0.0.1:1", "[::1]:65535", "api.shop.svc:8080"])
-def test_an_address_is_written_as_it_was_read(text):
-    assert str(address_of(text)) == text

@@ -6,6 +6,7 @@ import yaml
 
 from app.authz.rules.parse import parse_policies
 from app.core.errors import PreconditionError
+from app.core.net import Address
 from app.demo.binary import envoy_binary
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
 from app.demo.guide import guide
@@ -13,7 +14,6 @@ from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
 from app.demo.run import make_directory, port_taken
 from app.demo.steps import Failure
 from app.documents.parser import parse_documents
-from app.envoy.sidecar import Address
 from app.quota.rules.parse import parse_config
 
 

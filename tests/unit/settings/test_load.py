@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import InvalidInputError
-from app.settings import Bind, load
+from app.core.net import Address
+from app.settings import load
 from app.settings.show import as_toml, as_values
 from app.spiffe.id import TrustDomain
 
@@ -29,9 +30,9 @@ def test_nothing_has_to_be_set():
     settings = load({}).settings
     assert settings.trust_domain == TrustDomain("cluster.local")
     assert settings.database_url == "sqlite+aiosqlite:///.meshward/meshward.db"
-    assert settings.mesh.tls_bind == Bind("0.0.0.0", 15012)
-    assert settings.mesh.plaintext_bind == Bind("127.0.0.1", 15010)
-    assert settings.admin.bind == Bind("127.0.0.1", 15014)
+    assert settings.mesh.tls_bind == Address("0.0.0.0", 15012)
+    assert settings.mesh.plaintext_bind == Address("127.0.0.1", 15010)
+    assert settings.admin.bind == Address("127.0.0.1", 15014)
     assert settings.ca.svid_default_ttl == timedelta(hours=24)
     assert settings.authz.unknown_workload == "deny"
 

@@ -1,0 +1,85 @@
+"""Network addresses: where a listener binds, where a client connects."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from app.core.errors import InvalidInputError
+
+MAX_PORT = 65_535
+# A DNS name of 253 characters, a colon and a port.
+MAX_ADDRESS_LENGTH = 259
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+# Labels of up to 63 characters, RFC 1035, section 2.3.4; an underscore is no one's host name but many a container's.
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address. `host` is an IP address (IPv6 without brackets) or a name; to bind to port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host is a name that has to be resolved."""
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return is_loopback(self.host)
+
+    @property
+    def url(self) -> str:
+        """The address as the start of an HTTP URL, without a trailing slash."""
+        return f"http://{self}"
+
+
+def parse_address(text: str, *, default_port: int | None = None, allow_port_0: bool = False) -> Address:
+    """Return the address that `host:port` or `[IPv6]:port` spells.
+
+    The port may be left out where there is a `default_port`. Raises InvalidInputError.
+    """
+    match = _ADDRESS.fullmatch(text) if len(text) <= MAX_ADDRESS_LENGTH else None
+    port = (match["port"] or default_port) if match else None
+    if match is None or port is None or int(port) > MAX_PORT:
+        if _is_ipv6(text) or _is_ipv6(text.rpartition(":")[0]):
+            raise _malformed(text, "has an IPv6 address without brackets")
+        raise _malformed(text, f"is not host:port with a port up to {MAX_PORT}")
+    if not int(port) and not allow_port_0:
+        raise _malformed(text, "has port 0")
+    host = match["host"] or match["ipv6"]
+    if not (_HOST.fullmatch(host) if match["host"] else _is_ipv6(host)):
+        raise _malformed(text, f"is not an address: {host!r} is neither an address nor the name of a host")
+    return Address(host, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, an IP address or a name, stands for this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _malformed(text: str, problem: str) -> InvalidInputError:
+    example = "write host:port, such as mesh.example.org:15012, with an IPv6 address in brackets, as [::1]:15012"
+    return InvalidInputError(f"{text[:MAX_ADDRESS_LENGTH]!r} {problem}: {example}")
