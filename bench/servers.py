@@ -13,10 +13,8 @@ import grpc.aio
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 from app.core.clock import SystemClock
-from app.core.errors import UnauthenticatedError
 from app.core.net import Address
 from app.spiffe.id import TrustDomain
-from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import Application
@@ -78,11 +76,8 @@ def check(_request: CheckRequest, _context: CallContext) -> Prepared:
 async def serve_meshward() -> None:
     """Serve the same constant through the route table, authentication, deadline and metrics of Meshward."""
 
-    async def no_tokens(_secret: str) -> Principal:
-        raise UnauthenticatedError("no tokens here")
-
     clock = SystemClock()
-    authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, check_token=no_tokens)
+    authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
     row = Rpc(SERVICE, METHOD, Kind.UNARY, CheckRequest, CheckResponse, check, Authentication.MESH, UNLIMITED)
     grpc_application = GrpcApplication(
         [row], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()

@@ -65,7 +65,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
-        check_token=ca.join_tokens.check,
+        attestors=(ca.join_tokens,),
         trust_plaintext=settings.mesh.plaintext_public,
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)

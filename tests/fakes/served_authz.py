@@ -8,7 +8,6 @@ from app.authz.model import AuthzOptions
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.authz.service import PolicyService
-from app.core.errors import UnauthenticatedError
 from app.core.net import Address
 from app.documents.parser import parse_documents
 from app.spiffe.id import TrustDomain
@@ -47,17 +46,11 @@ class ServedAuthz:
             Authentication.MESH,
             UNLIMITED,
         )
-        authenticator = Authenticator(
-            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=_no_tokens
-        )
+        authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)
         grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
         http = HttpAuthorization(self.service, tell_client=True, trust_forwarded_client_cert=True)
         return MeshApplication(grpc, [Mount(PREFIX, http, Authentication.MESH)], authenticator)
-
-
-async def _no_tokens(_):
-    raise UnauthenticatedError("there are no join tokens here")
 
 
 @asynccontextmanager

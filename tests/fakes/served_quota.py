@@ -4,7 +4,6 @@ from contextlib import asynccontextmanager
 
 from envoy.service.ratelimit.v3 import rls_pb2
 
-from app.core.errors import UnauthenticatedError
 from app.core.net import Address
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rpc.headers import HeaderStyle
@@ -43,16 +42,10 @@ class ServedQuota:
             Authentication.MESH,
             UNLIMITED,
         )
-        authenticator = Authenticator(
-            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=_no_tokens
-        )
+        authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)
         grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
         return MeshApplication(grpc, {}, authenticator)
-
-
-async def _no_tokens(_):
-    raise UnauthenticatedError("there are no join tokens here")
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_workload_id
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, Violation
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 
@@ -18,12 +19,12 @@ MIN_TTL = timedelta(seconds=1)
 # A secret that lies about for longer than a day is a password.
 MAX_TTL = timedelta(hours=24)
 SECRET_BYTES = 32
-# What is longer is none of ours; bounds the hashing that a stranger can ask for.
+# A longer one was not created here; bounds the hashing that an unauthenticated caller can ask for.
 MAX_SECRET_LENGTH = 256
 
 
 class JoinTokens:
-    """Makes, lists, removes and checks join tokens."""
+    """Creates, lists and deletes join tokens; an Attestor for callers that present one."""
 
     def __init__(self, config: CaConfig, transactions: CaTransactions, clock: Clock) -> None:
         self._config, self._transactions, self._clock = config, transactions, clock
@@ -44,18 +45,21 @@ class JoinTokens:
             await repository.add_token(token, _hash(secret))
         return CreatedJoinToken(token, secret)
 
-    async def check(self, secret: str) -> Principal:
-        """Return the caller that a secret proves, without using the token up.
+    async def attest(self, evidence: Evidence) -> Principal:
+        """Return the caller that the secret of a join token proves, without using the token up.
 
-        Raises UnauthenticatedError, with one message for every reason, if it is unknown, used up or expired.
+        Raises UnauthenticatedError, with one message whether it is unknown, used up or expired.
         """
+        secret = evidence.bearer
+        if secret is None:
+            raise UnauthenticatedError("this call needs an SVID, or a join token as 'authorization: Bearer …'")
         token = None
         if len(secret) <= MAX_SECRET_LENGTH:
-            # The lookup is by hash: what its timing tells of a hash tells nothing of a secret of 256 bits.
+            # Looked up by its hash: what the timing reveals of a hash reveals nothing of a secret of 256 bits.
             async with self._transactions() as repository:
                 token = await repository.token_by_hash(_hash(secret))
         if token is None or token.redeemed_at is not None or token.expires_at <= self._clock.now():
-            raise UnauthenticatedError("the join token is unknown, used up or expired: make a new one")
+            raise UnauthenticatedError("the join token is unknown, used up or expired: create a new one")
         return Principal(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
 
     async def page(self, after: str | None, limit: int) -> Sequence[JoinToken]:

@@ -228,7 +228,7 @@ class GrpcApplication:
         caller = self._authenticator.at_once(rpc.authentication, peer)
         if caller is None:
             async with within(call.deadline):
-                call.caller = await self._authenticator.by_token(call)
+                call.caller = await self._authenticator.attest(call)
             return
         call.caller = caller
         if row.at_once and self._ends_itself:

@@ -1,11 +1,12 @@
 """Who may make a call: from what the table demands and what the connection and metadata prove, a Principal."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 
 from app.core.clock import Clock
 from app.core.errors import UnauthenticatedError
+from app.spiffe.attestation import Attestor, Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import ANONYMOUS, LOOPBACK, Credential, Principal
 from app.transport.grpc.context import CallContext
@@ -13,33 +14,29 @@ from app.transport.grpc.peer import PEER_CACHE_SIZE, Peer
 from app.transport.grpc.routes import Authentication
 
 BEARER = "bearer "
-# A join token is a few dozen characters; anything much longer is not looked up.
-MAX_TOKEN_LENGTH = 512
 
 # Members of an enumeration, looked up once: before Python 3.12 each look-up costs a tenth of a microsecond.
 _PUBLIC, _MESH, _IDENTITY = Authentication.PUBLIC, Authentication.MESH, Authentication.IDENTITY
-
-CheckToken = Callable[[str], Awaitable[Principal]]
 
 
 class Authenticator:
     """Turns a peer and its metadata into a Principal, or refuses.
 
-    `check_token` returns the caller of a valid, unused join token without consuming it, and raises
-    UnauthenticatedError for any other. `trust_plaintext` widens MESH on the plaintext port from this machine to any
+    `attestors` are asked in their order about a call without a client certificate that needs an identity; the first
+    that accepts its evidence decides. `trust_plaintext` widens MESH on the plaintext port from this machine to any
     peer, for those who bind it to a network of their own.
     """
 
     def __init__(
-        self, *, trust_domain: TrustDomain, clock: Clock, check_token: CheckToken, trust_plaintext: bool = False
+        self, *, trust_domain: TrustDomain, clock: Clock, attestors: Sequence[Attestor], trust_plaintext: bool = False
     ) -> None:
         self._trust_domain = trust_domain
         self._clock = clock
-        self._check_token = check_token
+        self._attestors = tuple(attestors)
         self._trust_plaintext = trust_plaintext
 
     def at_once(self, demand: Authentication, peer: Peer) -> Principal | None:
-        """Return the caller if the connection alone proves it, None if a join token has to be looked up.
+        """Return the caller if the connection alone proves it, None if attestors have to be asked.
 
         Raises UnauthenticatedError with the reason if neither can be.
         """
@@ -53,12 +50,18 @@ class Authenticator:
             return LOOPBACK
         raise UnauthenticatedError("this call needs a client certificate: an SVID of this trust domain")
 
-    async def by_token(self, context: CallContext) -> Principal:
-        """Return the caller whose join token stands in `authorization`. Raises UnauthenticatedError."""
-        given = context.text("authorization")
-        if given is None or not given.lower().startswith(BEARER) or len(given) > MAX_TOKEN_LENGTH:
-            raise UnauthenticatedError("this call needs an SVID, or a join token as 'authorization: Bearer …'")
-        return await self._check_token(given[len(BEARER) :].strip())
+    async def attest(self, context: CallContext) -> Principal:
+        """Return the caller that the call's metadata proves to one of the attestors.
+
+        Raises UnauthenticatedError with the reason of each if none accepts it.
+        """
+        evidence, reasons = Evidence(_bearer(context)), []
+        for attestor in self._attestors:
+            try:
+                return await attestor.attest(evidence)
+            except UnauthenticatedError as error:
+                reasons.append(error.message)
+        raise UnauthenticatedError("; ".join(reasons) or "this call needs a client certificate: an SVID")
 
     def expired(self, not_after: datetime) -> bool:
         """Whether an SVID that is good until `not_after` no longer is."""
@@ -73,6 +76,13 @@ class Authenticator:
         if self.expired(svid.not_after):
             raise UnauthenticatedError("SVID has expired since the connection was made: connect with a new one")
         return _caller(svid.spiffe_id)
+
+
+def _bearer(context: CallContext) -> str | None:
+    given = context.text("authorization")
+    if given is None or not given.lower().startswith(BEARER):
+        return None
+    return given[len(BEARER) :].strip()
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

@@ -14,6 +14,7 @@ from app.core.errors import UnauthenticatedError, UnavailableError
 from app.db.base import Base
 from app.db.engine import create_engine
 from app.db.transactions import Transactions
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
@@ -153,7 +154,7 @@ async def test_one_token_redeemed_at_two_replicas_at_once_yields_one_svid(replic
     async with maintained(one, two):
         await until_ready(one, two)
     created = await one.join_tokens.create(CART)
-    caller = await two.join_tokens.check(created.secret)
+    caller = await two.join_tokens.attest(Evidence(created.secret))
     attempts = [service.issuance.issue(caller, csr(), 0, Surface.ISTIO_CA) for service in (one, two) * 4]
     results = await asyncio.gather(*attempts, return_exceptions=True)
     refused = [result for result in results if isinstance(result, UnauthenticatedError)]

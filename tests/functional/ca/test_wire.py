@@ -48,9 +48,7 @@ async def served(ca):
         Authentication.IDENTITY,
         UNLIMITED,
     )
-    authenticator = Authenticator(
-        trust_domain=TrustDomain("example.org"), clock=clock, check_token=ca.join_tokens.check
-    )
+    authenticator = Authenticator(trust_domain=TrustDomain("example.org"), clock=clock, attestors=[ca.join_tokens])
     grpc_application = GrpcApplication(
         [rpc], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()
     )

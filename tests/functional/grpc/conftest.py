@@ -8,7 +8,6 @@ import pytest
 from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 
-from app.core.errors import UnauthenticatedError
 from app.core.net import Address
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
@@ -24,16 +23,14 @@ from app.transport.grpc.routes import UNLIMITED, Authentication
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
+from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
 from tests.functional.grpc.echo import ECHO, EchoService, echo_rpcs
 
 GOOD_TOKEN = "good-token"
 
 
-async def check_token(secret: str) -> Principal:
-    if secret != GOOD_TOKEN:
-        raise UnauthenticatedError("join token is unknown, used or expired")
-    return Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
+TOKEN_CALLER = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
 
 
 class Mesh:
@@ -47,7 +44,9 @@ class Mesh:
         self.health = Health(services)
         self.health.set_serving(serving=True)
         authenticator = Authenticator(
-            trust_domain=TrustDomain("cluster.local"), clock=self.clock, check_token=check_token
+            trust_domain=TrustDomain("cluster.local"),
+            clock=self.clock,
+            attestors=[SecretAttestor(GOOD_TOKEN, TOKEN_CALLER)],
         )
         rpcs = [
             *echo_rpcs(self.echo),

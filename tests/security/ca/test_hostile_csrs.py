@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.ca.model import Surface
 from app.ca.rules.csr import MAX_CSR_BYTES
 from app.core.errors import InvalidInputError
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import as_pem, csr, csr_for, tampered
@@ -64,7 +65,7 @@ HOSTILE = {
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_a_hostile_csr_is_refused_and_nothing_is_recorded(ca, request_):
     created = await ca.join_tokens.create(CART)
-    caller = await ca.join_tokens.check(created.secret)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
     for holder in (Principal(Credential.SVID, CART), caller):
         with pytest.raises(InvalidInputError):
             await ca.issuance.issue(holder, request_, 0, Surface.ISTIO_CA)

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from app.ca.model import EntrySpec, Surface
 from app.ca.rules.profile import leaf_builder
 from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, LOOPBACK, Credential, Principal
 from tests.assets.csrs import csr, csr_for
@@ -179,12 +180,12 @@ async def test_issuances_are_counted_by_result(ca, metrics):
 
 async def test_a_join_token_is_used_up_by_the_svid_it_yields(ca):
     created = await ca.join_tokens.create(CART)
-    caller = await ca.join_tokens.check(created.secret)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
     assert (await issue(ca, caller)).spiffe_id == CART
     with pytest.raises(UnauthenticatedError):
         await issue(ca, caller)
     with pytest.raises(UnauthenticatedError):
-        await ca.join_tokens.check(created.secret)
+        await ca.join_tokens.attest(Evidence(created.secret))
     (record,) = await ca.records.page(None, 10)
     assert record.token_id == created.token.id
 
@@ -192,7 +193,7 @@ async def test_a_join_token_is_used_up_by_the_svid_it_yields(ca):
 @pytest.mark.parametrize(("request_", "ttl"), [("nonsense", 0), (None, 91 * DAY)])
 async def test_a_request_that_is_refused_leaves_the_token_unused(ca, request_, ttl):
     created = await ca.join_tokens.create(CART)
-    caller = await ca.join_tokens.check(created.secret)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
     with pytest.raises(InvalidInputError):
         await issue(ca, caller, request_, ttl)
     assert (await issue(ca, caller)).spiffe_id == CART
@@ -200,7 +201,7 @@ async def test_a_request_that_is_refused_leaves_the_token_unused(ca, request_, t
 
 async def test_a_token_that_expired_between_check_and_use_yields_nothing(ca, clock):
     created = await ca.join_tokens.create(CART, timedelta(seconds=10))
-    caller = await ca.join_tokens.check(created.secret)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
     clock.advance(10)
     with pytest.raises(UnauthenticatedError):
         await issue(ca, caller)

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 
@@ -14,7 +15,7 @@ CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 async def test_a_token_proves_its_identity_any_number_of_times_until_it_is_used(ca):
     created = await ca.join_tokens.create(CART)
     for _ in range(3):
-        caller = await ca.join_tokens.check(created.secret)
+        caller = await ca.join_tokens.attest(Evidence(created.secret))
         assert caller == Principal(Credential.JOIN_TOKEN, CART, created.token.id)
 
 
@@ -28,10 +29,10 @@ async def test_the_secret_has_256_bits_and_is_neither_kept_nor_shown(ca, transac
 async def test_a_token_lasts_ten_minutes_by_default(ca, clock):
     created = await ca.join_tokens.create(CART)
     clock.advance(599)
-    assert (await ca.join_tokens.check(created.secret)).spiffe_id == CART
+    assert (await ca.join_tokens.attest(Evidence(created.secret))).spiffe_id == CART
     clock.advance(1)
     with pytest.raises(UnauthenticatedError):
-        await ca.join_tokens.check(created.secret)
+        await ca.join_tokens.attest(Evidence(created.secret))
 
 
 @pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta(days=1, seconds=1), timedelta.max])
@@ -59,15 +60,20 @@ async def test_a_token_is_made_for_workloads_of_this_trust_domain_alone(ca, spif
 async def test_a_secret_that_is_none_of_ours_proves_nothing(ca, secret):
     await ca.join_tokens.create(CART)
     with pytest.raises(UnauthenticatedError):
-        await ca.join_tokens.check(secret)
+        await ca.join_tokens.attest(Evidence(secret))
+
+
+async def test_a_call_without_a_bearer_token_proves_nothing(ca):
+    with pytest.raises(UnauthenticatedError, match="authorization: Bearer"):
+        await ca.join_tokens.attest(Evidence(None))
 
 
 async def test_what_is_too_long_for_a_secret_is_not_even_looked_up(ca, transactions):
     transactions.away = True
     with pytest.raises(UnauthenticatedError):
-        await ca.join_tokens.check("a" * 257)
+        await ca.join_tokens.attest(Evidence("a" * 257))
     with pytest.raises(UnavailableError):
-        await ca.join_tokens.check("a" * 256)
+        await ca.join_tokens.attest(Evidence("a" * 256))
 
 
 async def test_one_message_for_every_reason(ca, clock):
@@ -76,7 +82,7 @@ async def test_one_message_for_every_reason(ca, clock):
     messages = set()
     for secret in ("unknown", expired.secret):
         with pytest.raises(UnauthenticatedError) as refusal:
-            await ca.join_tokens.check(secret)
+            await ca.join_tokens.attest(Evidence(secret))
         messages.add(refusal.value.message)
     assert len(messages) == 1
     assert used.secret not in messages
@@ -86,6 +92,6 @@ async def test_a_deleted_token_proves_nothing(ca):
     created = await ca.join_tokens.create(CART)
     await ca.join_tokens.delete(created.token.id)
     with pytest.raises(UnauthenticatedError):
-        await ca.join_tokens.check(created.secret)
+        await ca.join_tokens.attest(Evidence(created.secret))
     with pytest.raises(NotFoundError):
         await ca.join_tokens.delete(created.token.id)

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.ca.model import Surface
 from app.ca.rest import CaRest
 from app.main.routes import ca_rows
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.transport.rest.pages import encode_cursor
@@ -157,7 +158,7 @@ async def test_a_join_token_is_shown_once_and_then_without_its_secret(client, ca
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
     secret = made.json()["token"]
-    assert str((await ca.join_tokens.check(secret)).spiffe_id) == CART
+    assert str((await ca.join_tokens.attest(Evidence(secret))).spiffe_id) == CART
     listed = await client.get("/v1/join-tokens")
     (item,) = listed.json()["items"]
     assert item == {key: value for key, value in made.json().items() if key != "token"}

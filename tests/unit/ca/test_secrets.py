@@ -9,6 +9,7 @@ import pytest
 from app.ca.model import EntrySpec
 from app.ca.service.secrets import IssuedSecrets
 from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from tests.fakes.sleep import ManualSleep
@@ -124,7 +125,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(open_session, slee
 
 async def test_a_join_token_carries_the_stream_beyond_its_one_use(ca, open_session, clock):
     created = await ca.join_tokens.create(CART)
-    session = open_session(await ca.join_tokens.check(created.secret))
+    session = open_session(await ca.join_tokens.attest(Evidence(created.secret)))
     await session.svid()
     clock.advance(DAY // 2)
     assert (await session.svid()).spiffe_id == CART
@@ -132,7 +133,7 @@ async def test_a_join_token_carries_the_stream_beyond_its_one_use(ca, open_sessi
 
 async def test_two_streams_with_one_join_token_share_one_use(ca, open_session):
     created = await ca.join_tokens.create(CART)
-    caller = await ca.join_tokens.check(created.secret)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
     await open_session(caller).svid()
     with pytest.raises(UnauthenticatedError):
         await open_session(caller).svid()

@@ -16,6 +16,7 @@ from app.transport.grpc.context import CallContext
 from app.transport.grpc.limits import MAX_BUCKETS, RateLimiter
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, RateLimit, route_table
+from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
 from tests.functional.grpc.echo import EchoService, echo_rpcs
 
@@ -64,14 +65,18 @@ def peer(*, host="203.0.113.7", pem=None, tls=True, error=None):
     return read_peer({"client": (host, 4711), "extensions": extensions})
 
 
-async def check_token(secret):
-    if secret == "good":
-        return Principal(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
-    raise UnauthenticatedError("no")
+BY_TOKEN = Principal(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
 
 
-def authenticator(**options):
-    return Authenticator(trust_domain=TrustDomain("cluster.local"), clock=CLOCK, check_token=check_token, **options)
+BY_SECRET = (SecretAttestor("good", BY_TOKEN),)
+
+
+def authenticator(attestors=BY_SECRET, **options):
+    return Authenticator(trust_domain=TrustDomain("cluster.local"), clock=CLOCK, attestors=attestors, **options)
+
+
+def call_with(authorization):
+    return CallContext("/s/m", "unix", {"authorization": (authorization,)})
 
 
 def test_an_svid_is_its_id_whatever_the_row_demands():
@@ -111,7 +116,7 @@ def test_a_certificate_that_the_server_did_not_verify_counts_for_nothing():
 
 def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
     clock = ManualClock()
-    gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, check_token=check_token)
+    gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
     connected = peer(pem=certificate(CART))
     assert gate.at_once(Authentication.MESH, connected)
     clock.advance(timedelta(days=1).total_seconds())
@@ -147,12 +152,30 @@ def test_an_identity_is_never_given_for_being_near():
 async def test_what_is_no_join_token_is_refused(value):
     metadata = {} if value is None else {"authorization": (value,)}
     with pytest.raises(UnauthenticatedError):
-        await authenticator().by_token(CallContext("/s/m", "unix", metadata))
+        await authenticator().attest(CallContext("/s/m", "unix", metadata))
 
 
 async def test_a_join_token_is_its_id_and_carries_its_number():
-    caller = await authenticator().by_token(CallContext("/s/m", "unix", {"authorization": ("bearer good",)}))
+    caller = await authenticator().attest(call_with("bearer good"))
     assert (caller.credential, caller.token_id) == (Credential.JOIN_TOKEN, "1")
+
+
+async def test_the_first_attestor_that_accepts_the_evidence_decides():
+    other = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/other"), "2")
+    attestors = SecretAttestor("first", other), SecretAttestor("good", BY_TOKEN), SecretAttestor("good", other)
+    assert await authenticator(attestors).attest(call_with("Bearer good")) == BY_TOKEN
+
+
+async def test_a_refusal_has_the_reason_of_every_attestor():
+    other = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/other"), "2")
+    attestors = SecretAttestor("one", other), SecretAttestor("two", BY_TOKEN)
+    with pytest.raises(UnauthenticatedError, match=r"ns/shop/sa/other; .*ns/shop/sa/cart"):
+        await authenticator(attestors).attest(call_with("Bearer three"))
+
+
+async def test_without_an_attestor_no_token_is_accepted():
+    with pytest.raises(UnauthenticatedError):
+        await authenticator(()).attest(call_with("Bearer good"))
 
 
 def test_a_rate_limit_admits_a_burst_and_refills_with_time():

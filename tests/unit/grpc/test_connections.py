@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from app.core.errors import UnauthenticatedError
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.application import GrpcApplication
@@ -19,16 +18,12 @@ from tests.unit.grpc.test_admission import CART, certificate
 PATH = "/a.Service/Ask"
 
 
-async def no_tokens(_secret):
-    raise UnauthenticatedError("no tokens here")
-
-
 class Server:
     """An application, and connections to it as an ASGI server has them."""
 
     def __init__(self, clock) -> None:
         self.callers = []
-        authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, check_token=no_tokens)
+        authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
         row = Rpc("a.Service", "Ask", Kind.UNARY, StringValue, StringValue, self.ask, Authentication.MESH, UNLIMITED)
         grpc = GrpcApplication(
             [row], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()
