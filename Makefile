@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup run serve test unit lint format bench lock proto clean
+.PHONY: help setup hooks run serve test unit lint format bench lock proto clean
 
 help:
 	@echo "make run    a real mesh on this machine: control plane, two workloads, two Envoy sidecars"
@@ -12,7 +12,7 @@ help:
 	@echo "make serve  the control plane alone"
 	@echo "make lint   ruff, mypy and the dependency rules"
 	@echo "make bench  the benchmarks, each printing a table"
-	@echo "make setup  install into .venv; lock, proto and format are for developers"
+	@echo "make setup  install into .venv; hooks, lock, proto and format are for developers"
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,9 @@ $(INSTALLED): pyproject.toml requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+hooks: setup
+	$(BIN)/pre-commit install
+
 run: setup
 	@$(BIN)/meshward demo
 
@@ -31,7 +34,7 @@ serve: setup
 	@$(BIN)/meshward serve
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --cov --cov-report=term
 
 unit: setup
 	$(BIN)/pytest tests/unit tests/property
