@@ -109,7 +109,7 @@ async def limits(parts: Parts) -> None:
 
 async def certificates(parts: Parts) -> None:
     """Measure CreateCertificate, recorded on SQLite with every write synced, and an SDS answer with a key made here."""
-    context = CallContext("/m", "127.0.0.1:1", {}, tls=True, caller=Principal(Credential.SVID, WEB))
+    context = CallContext("/m", "127.0.0.1:1", {}, tls=True, principal=Principal(Credential.SVID, WEB))
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     asked = IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())

@@ -16,12 +16,11 @@ from app.core.clock import SystemClock
 from app.core.net import Address
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import Application
-from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.connection import Drain
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.drain import Drain
-from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener

@@ -83,7 +83,9 @@ class SecretService:
             )
         identity = self._held.identity
         owner = identity.svid.spiffe_id if identity else None
-        return CallContext(method=method, peer="unix", metadata={}, caller=Principal(Credential.LOOPBACK, owner))
+        return CallContext(
+            method=method, peer="unix", metadata={}, principal=Principal(Credential.LOOPBACK, owner, address="unix")
+        )
 
 
 async def _relay(engine: Engine, stream: Stream[Any, Any], context: CallContext) -> None:

@@ -15,9 +15,9 @@ from app.core.net import Address
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.transport.grpc.admission import RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.health import Health as GrpcHealth
-from app.transport.grpc.limits import RateLimiter
 from app.transport.mesh import MeshApplication
 from app.transport.rest.app import create_app
 from app.transport.rest.authentication import TokenAuthenticator

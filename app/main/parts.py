@@ -23,7 +23,7 @@ from app.quota.service import QuotaService
 from app.settings import Settings
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.admission import Authenticator
 from app.transport.rest.health import Check, Health
 
 

@@ -45,4 +45,3 @@ class Principal:
 
 
 ANONYMOUS = Principal(Credential.NONE)
-LOOPBACK = Principal(Credential.LOOPBACK)

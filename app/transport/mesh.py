@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import structlog
 
 from app.core.errors import UnauthenticatedError
+from app.transport.grpc.admission import Authenticator
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import Application, Receive, Scope, Send
-from app.transport.grpc.authentication import Authenticator
-from app.transport.grpc.drain import Drain
+from app.transport.grpc.call import CONTENT_TYPE, Body
+from app.transport.grpc.connection import Drain
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication
-from app.transport.grpc.streams import CONTENT_TYPE, Body
 
 # Where a mounted application finds the caller that was authenticated for it.
-CALLER_KEY = "meshward.caller"
+PRINCIPAL_KEY = "meshward.principal"
 
 NOT_FOUND = "there is nothing here; gRPC needs POST and content-type application/grpc"
 
@@ -85,7 +85,7 @@ class MeshApplication:
         if caller is None:
             await _plain(receive, send, 401, "this needs a client certificate: an SVID of this trust domain")
             return
-        state = {**scope.get("state", {}), CALLER_KEY: caller}
+        state = {**scope.get("state", {}), PRINCIPAL_KEY: caller}
         await mount.application({**scope, "state": state}, receive, send)
 
 

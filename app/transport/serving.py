@@ -16,7 +16,7 @@ import structlog
 from h2corn import Config, Server
 
 from app.core.errors import InternalError, PreconditionError
-from app.transport.grpc.drain import Drain
+from app.transport.grpc.connection import Drain
 from app.transport.mesh import MeshApplication
 
 # Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.

@@ -55,7 +55,7 @@ def check_request(
 def context(caller=None) -> CallContext:
     made = CallContext("/envoy.service.auth.v3.Authorization/Check", "127.0.0.1:40000", {})
     if caller is not None:
-        made.caller = caller
+        made.principal = caller
     return made
 
 

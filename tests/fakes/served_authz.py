@@ -12,9 +12,8 @@ from app.core.net import Address
 from app.documents.parser import parse_documents
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.authentication import Authenticator
-from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication, Mount
 from app.transport.serving import MeshListener

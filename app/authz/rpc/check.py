@@ -205,7 +205,7 @@ def _destination(attributes: Any, context: CallContext) -> _Destination:
     # A sidecar's destination is the same on every call, and its bytes are read faster than its fields.
     peer = attributes.destination.SerializePartialToString()
     read = _known_destination if len(peer) <= MAX_KNOWN_DESTINATION else _read_destination
-    return read(peer, context.caller.spiffe_id, named, labels)
+    return read(peer, context.principal.spiffe_id, named, labels)
 
 
 def _read_destination(

@@ -43,7 +43,7 @@ from app.core.decision import Decision
 from app.core.errors import InvalidInputError
 from app.spiffe.principal import ANONYMOUS as NO_CALLER
 from app.spiffe.principal import Principal
-from app.transport.mesh import CALLER_KEY
+from app.transport.mesh import PRINCIPAL_KEY
 
 PREFIX = "/ext_authz"
 # A body that Envoy sends along is read, so that the stream ends well, and thrown away; not more of it than this.
@@ -149,8 +149,8 @@ def _single(headers: Mapping[str, tuple[str, ...]], name: str) -> str | None:
 
 
 def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]]) -> Workload | None:
-    caller: Principal = scope.get("state", {}).get(CALLER_KEY, NO_CALLER)
-    verified = caller.spiffe_id.namespace if caller.spiffe_id else None
+    principal: Principal = scope.get("state", {}).get(PRINCIPAL_KEY, NO_CALLER)
+    verified = principal.spiffe_id.namespace if principal.spiffe_id else None
     labels = _single(headers, "x-meshward-labels")
     return read_workload(
         verified, _single(headers, "x-meshward-namespace"), None if labels is None else read_labels(labels)

@@ -37,7 +37,7 @@ class IstioCertificates:
         try:
             _check_call(request, context)
             issued = await self._issuance.issue(
-                context.caller, request.csr, request.validity_duration, Surface.ISTIO_CA
+                context.principal, request.csr, request.validity_duration, Surface.ISTIO_CA
             )
         except UnauthenticatedError as error:
             # The caller is not told why, so the operator is.

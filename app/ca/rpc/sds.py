@@ -59,7 +59,7 @@ class SecretDiscovery:
     async def fetch_secrets(self, request: Any, context: CallContext) -> discovery_pb2.DiscoveryResponse:
         """Return the secrets that one DiscoveryRequest names, both of them if it names none."""
         exchange, _ = StreamExchange(_catalog(context), _stream_name()).receive(request)
-        holder = _Holder(exchange.catalog, self._source.open(context.caller), context)
+        holder = _Holder(exchange.catalog, self._source.open(context.principal), context)
         _, response = exchange.offer(await holder.collect(exchange.wanted))
         return response or discovery_pb2.DiscoveryResponse()
 
@@ -68,7 +68,7 @@ class SecretDiscovery:
     ) -> AsyncIterator[Any]:
         catalog = _catalog(context)
         exchange = variant(catalog, _stream_name())
-        holder = _Holder(catalog, self._source.open(context.caller), context)
+        holder = _Holder(catalog, self._source.open(context.principal), context)
         peer = log.bind(method=context.method, peer=context.peer, spiffe_id=str(catalog.owner))
         reading = asyncio.ensure_future(_next(requests))
         changing: asyncio.Future[None] | None = None
@@ -144,9 +144,9 @@ class _Holder:
 
 
 def _catalog(context: CallContext) -> Catalog:
-    if context.caller.spiffe_id is None:
+    if context.principal.spiffe_id is None:
         raise UnauthenticatedError("secrets are for callers with a SPIFFE ID: show an SVID or a join token")
-    return Catalog(context.caller.spiffe_id)
+    return Catalog(context.principal.spiffe_id)
 
 
 def _check_private(context: CallContext) -> None:

@@ -14,19 +14,27 @@ from app.core.errors import InternalError, MeshwardError
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.asgi import H2CORN, NOT_THERE_YET, Application, Receive, Scope, Send, ServerTraits
-from app.transport.grpc.authentication import Authenticator
-from app.transport.grpc.connections import Admission, Connection, Connections
-from app.transport.grpc.drain import Drain
-from app.transport.grpc.framing import DEFAULT_MAX_MESSAGE_BYTES, ENCODINGS, HEADER_BYTES, only_message
-from app.transport.grpc.limits import RateLimiter
-from app.transport.grpc.metadata import time_budget
+from app.transport.grpc.call import (
+    CONTENT_TYPE,
+    END,
+    GRPC,
+    OK_TRAILERS,
+    START,
+    Again,
+    Body,
+    Call,
+    guard,
+    not_a,
+    resume,
+    within,
+)
+from app.transport.grpc.connection import Admission, Connection, Connections, Drain
 from app.transport.grpc.peer import read_peer
-from app.transport.grpc.routes import Kind, Prepared, Rpc, route_table
-from app.transport.grpc.served import Served, served
+from app.transport.grpc.routes import Kind, Prepared, Rpc, Served, route_table, served
 from app.transport.grpc.status import Code, RpcError, code_of
-from app.transport.grpc.streams import CONTENT_TYPE, END, GRPC, OK_TRAILERS, START, Again, Body, Call, not_a
-from app.transport.grpc.supervision import guard, resume, within
+from app.transport.grpc.wire import DEFAULT_MAX_MESSAGE_BYTES, ENCODINGS, HEADER_BYTES, only_message, time_budget
 
 # How long a call that is not a stream may take when its client sets no deadline, or a longer one.
 MAX_UNARY_SECONDS = 60.0
@@ -109,7 +117,7 @@ class GrpcApplication:
                 return
             row = admission.row
             call = Call(scope, receive, send, connection)
-            call.caller = admission.caller
+            call.principal = admission.principal
             try:
                 call.deadline = began + time_budget(headers.get(b"grpc-timeout"), MAX_UNARY_SECONDS)
                 event = await coming
@@ -223,14 +231,15 @@ class GrpcApplication:
         if rpc.kind is Kind.UNARY or given is not None:
             call.deadline = began + time_budget(given, MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf)
         if rpc.rate_limit is not None:
-            key = str(call.peer_id) if call.peer_id else peer.address.rpartition(":")[0]
+            svid = peer.svid.spiffe_id if peer.svid else None
+            key = str(svid) if svid else peer.address.rpartition(":")[0]
             self._limiter.admit(rpc.path, key, rpc.rate_limit)
         caller = self._authenticator.at_once(rpc.authentication, peer)
         if caller is None:
             async with within(call.deadline):
-                call.caller = await self._authenticator.attest(call)
+                call.principal = await self._authenticator.attest(call)
             return
-        call.caller = caller
+        call.principal = caller
         if row.at_once and self._ends_itself:
             not_after = peer.svid.not_after if peer.svid is not None else None
             call.connection.admitted[rpc.path] = Admission(row, caller, not_after)
@@ -263,7 +272,7 @@ async def _send_all(answers: AsyncGenerator[Message, None], call: Call) -> None:
 
 async def _end(call: Call, rpc: Rpc, error: MeshwardError) -> tuple[str, str]:
     """End a call that failed with what its row answers instead of an error, if it may; return its labels."""
-    if rpc.instead_of_error is None or call.caller is ANONYMOUS or call.started or code_of(error) is Code.CANCELLED:
+    if rpc.instead_of_error is None or call.principal is ANONYMOUS or call.started or code_of(error) is Code.CANCELLED:
         return await _refuse(call, rpc.path, error)
     await call.pass_over_request()
     await call.only_answer(rpc.instead_of_error(error))

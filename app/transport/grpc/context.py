@@ -1,12 +1,10 @@
 """What a handler knows about the call it answers."""
 
-import asyncio
 import re
 import uuid
 
-from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Principal
-from app.transport.grpc.metadata import Headers, Metadata, parse_metadata
+from app.transport.grpc.wire import Headers, Metadata, parse_metadata
 
 # A request id from outside is taken over only if it can do no harm in a log line or a header.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -15,13 +13,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class CallContext:
     """One RPC as its handler sees it.
 
-    `deadline` is in the event loop's time, None if the call may take any time. `caller` is what authentication made of
-    it. Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
+    `deadline` is in the event loop's time, None if the call may take any time. `principal` is the authenticated caller.
+    Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
     """
 
     # Defaults of the class: a call on the hot path sets few of them, and what is not set costs nothing.
     deadline: float | None = None
-    caller: Principal = ANONYMOUS
+    principal: Principal = ANONYMOUS
     # Whether the answer carries no metadata of its own.
     plain: bool = True
     _metadata: Metadata | None = None
@@ -36,14 +34,14 @@ class CallContext:
         metadata: Metadata | None = None,
         *,
         tls: bool = False,
-        caller: Principal | None = None,
+        principal: Principal | None = None,
     ) -> None:
         self._method = method
         self._peer = peer
         self._metadata = metadata
         self._tls = tls
-        if caller is not None:
-            self.caller = caller
+        if principal is not None:
+            self.principal = principal
 
     @property
     def method(self) -> str:
@@ -59,16 +57,6 @@ class CallContext:
     def tls(self) -> bool:
         """Whether the listener terminated TLS."""
         return self._tls
-
-    @property
-    def client_chain(self) -> tuple[str, ...]:
-        """The verified client chain, PEM, leaf first."""
-        return ()
-
-    @property
-    def peer_id(self) -> SpiffeId | None:
-        """The SPIFFE id in the client's certificate."""
-        return None
 
     @property
     def headers(self) -> Headers:
@@ -110,9 +98,3 @@ class CallContext:
             if isinstance(value, str):
                 return value
         return None
-
-    def time_remaining(self) -> float | None:
-        """Return the seconds left before the client gives up (never negative), or None without a deadline."""
-        if self.deadline is None:
-            return None
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from app.transport.grpc.admission import OpenStreams
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.limits import OpenStreams
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code, RpcError
 

@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
 from app.proto.reflection import reflection_pb2
+from app.transport.grpc.admission import OpenStreams
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.limits import OpenStreams
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code
 

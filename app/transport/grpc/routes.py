@@ -14,8 +14,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from app.core.errors import MeshwardError
+from app.telemetry.families import CounterSeries, HistogramSeries
+from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.framing import only_message
+from app.transport.grpc.status import Code
+from app.transport.grpc.wire import only_message
 
 # An async function, or an async generator where the response streams, of the request (an async iterator of requests
 # where they stream) and the context. A unary call that waits for nothing is answered soonest by a plain function.
@@ -116,3 +119,27 @@ def route_table(rpcs: Iterable[Rpc]) -> Mapping[str, Rpc]:
             raise ValueError(f"{rpc.path} stands in the table twice")
         table[rpc.path] = rpc
     return MappingProxyType(table)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """`at_once`: its calls wait for nothing once their request is read, and are not limited. `ok` counts them."""
+
+    rpc: Rpc
+    at_once: bool
+    handler: Handler
+    parse: Callable[[bytes], Message]
+    ok: CounterSeries
+    seconds: HistogramSeries
+
+
+def served(rpc: Rpc, metrics: Metrics) -> Served:
+    """Return the row as it is served."""
+    return Served(
+        rpc,
+        at_once=rpc.rate_limit is None and not rpc.waits,
+        handler=rpc.handler,
+        parse=rpc.request.FromString,
+        ok=metrics.rpcs.series((rpc.path, Code.OK.name)),
+        seconds=metrics.rpc_seconds.series((rpc.path,)),
+    )

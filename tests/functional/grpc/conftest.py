@@ -12,12 +12,11 @@ from app.core.net import Address
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import H2CORN, PLAIN_ASGI
-from app.transport.grpc.authentication import Authenticator
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
-from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.reflection import Reflection
 from app.transport.grpc.routes import UNLIMITED, Authentication
 from app.transport.mesh import MeshApplication

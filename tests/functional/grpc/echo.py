@@ -74,7 +74,7 @@ class EchoService:
             self.contexts.append(scope)
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send(
-                {"type": "http.response.body", "body": scope["state"]["meshward.caller"].credential.value.encode()}
+                {"type": "http.response.body", "body": scope["state"]["meshward.principal"].credential.value.encode()}
             )
 
         return [Mount("/mounted", mounted, Authentication.MESH)]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.transport.grpc.framing import FrameReader, frame
 from app.transport.grpc.status import Code, RpcError
+from app.transport.grpc.wire import FrameReader, frame
 
 LIMIT = 1000
 messages = st.lists(st.binary(max_size=200), max_size=8)

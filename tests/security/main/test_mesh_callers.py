@@ -227,7 +227,7 @@ async def test_nobody_is_let_in_by_headers_that_proxies_write(server):
         ("x-forwarded-client-cert", f"URI={CART}"),
         ("x-forwarded-for", "127.0.0.1"),
         ("x-ssl-cert", cart.chain.decode().replace("\n", "")),
-        ("meshward.caller", CART),
+        ("meshward.principal", CART),
     ]
     with tls_channel(server, api=grpc) as channel:
         assert answers(channel, claims) == admitted(PUBLIC)

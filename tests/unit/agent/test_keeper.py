@@ -18,7 +18,7 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from app.spiffe.principal import LOOPBACK
+from app.spiffe.principal import Credential, Principal
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import CART, FakeAuthority
 from tests.fakes.waiter import ManualWaiter
@@ -180,7 +180,7 @@ async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_so
 async def test_while_the_control_plane_is_away_the_svid_is_served_and_attempts_are_told_once(world):
     identity = await world.keeper.obtain()
     world.authority.failure = AWAY
-    session = world.held.open(LOOPBACK)
+    session = world.held.open(Principal(Credential.LOOPBACK))
     with capture_logs() as logs:
         async with world.keeping(waits=75):
             assert await session.svid() is identity.svid
@@ -212,7 +212,7 @@ async def test_nothing_that_the_control_plane_answers_ends_a_running_agent(world
 async def test_an_svid_that_expires_while_cut_off_is_no_longer_given_out_and_streams_are_told(world):
     await world.keeper.obtain()
     world.authority.failure = AWAY
-    session = world.held.open(LOOPBACK)
+    session = world.held.open(Principal(Credential.LOOPBACK))
     await session.svid()
     waiting = asyncio.ensure_future(session.wait_for_change())
     with capture_logs() as logs:
@@ -294,7 +294,7 @@ async def test_an_identity_that_cannot_be_saved_is_served_all_the_same(world):
 async def test_new_roots_are_taken_from_a_renewal(world):
     first = await world.keeper.obtain()
     old = world.authority.ca
-    session = world.held.open(LOOPBACK)
+    session = world.held.open(Principal(Credential.LOOPBACK))
     await session.bundle()
     waiting = asyncio.ensure_future(session.wait_for_change())
     world.authority.ca = type(old)(world.clock.now())
@@ -305,7 +305,7 @@ async def test_new_roots_are_taken_from_a_renewal(world):
 
 async def test_a_renewal_under_the_same_roots_does_not_wake_streams_of_the_bundle_alone(world):
     await world.keeper.obtain()
-    session = world.held.open(LOOPBACK)
+    session = world.held.open(Principal(Credential.LOOPBACK))
     await session.bundle()
     waiting = asyncio.ensure_future(session.wait_for_change())
     async with world.keeping(waits=61):

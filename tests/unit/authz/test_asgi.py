@@ -35,7 +35,7 @@ async def ask(
         "raw_path": raw,
         "query_string": b"token=secret",
         "headers": [(b"host", host), *headers],
-        "state": {"meshward.caller": caller} if caller else {},
+        "state": {"meshward.principal": caller} if caller else {},
         **(scope or {}),
     }
     chunks = list(body)

@@ -15,7 +15,7 @@ from app.ca.rules.profile import leaf_builder
 from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
-from app.spiffe.principal import ANONYMOUS, LOOPBACK, Credential, Principal
+from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from tests.assets.csrs import csr, csr_for
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -154,7 +154,7 @@ async def test_what_cannot_be_recorded_is_not_handed_out(ca, transactions):
     "caller",
     [
         ANONYMOUS,
-        LOOPBACK,
+        Principal(Credential.LOOPBACK),
         Principal(Credential.NONE, CART),
         Principal(Credential.SVID),
         Principal(Credential.JOIN_TOKEN, CART),

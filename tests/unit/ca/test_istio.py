@@ -18,7 +18,7 @@ METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 
 def context(caller=None, *, tls=True, peer="10.0.0.7:40000"):
-    return CallContext(METHOD, peer, {}, tls=tls, caller=caller or Principal(Credential.SVID, CART))
+    return CallContext(METHOD, peer, {}, tls=tls, principal=caller or Principal(Credential.SVID, CART))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Who is let in: peers, certificates, rate limits, the table."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,9 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from app.core.errors import ResourceExhaustedError, UnauthenticatedError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
-from app.transport.grpc.authentication import Authenticator
+from app.transport.grpc.admission import MAX_BUCKETS, Authenticator, RateLimiter
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.limits import MAX_BUCKETS, RateLimiter
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, RateLimit, route_table
 from tests.fakes.attestor import SecretAttestor
@@ -82,7 +82,7 @@ def call_with(authorization):
 def test_an_svid_is_its_id_whatever_the_row_demands():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
         caller = authenticator().at_once(demand, peer(pem=certificate(CART, ca=False)))
-        assert caller == Principal(Credential.SVID, SpiffeId.parse(CART))
+        assert caller == Principal(Credential.SVID, SpiffeId.parse(CART), address="203.0.113.7:4711")
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ async def test_what_is_no_join_token_is_refused(value):
 
 async def test_a_join_token_is_its_id_and_carries_its_number():
     caller = await authenticator().attest(call_with("bearer good"))
-    assert (caller.credential, caller.token_id) == (Credential.JOIN_TOKEN, "1")
+    assert (caller.credential, caller.token_id, caller.address) == (Credential.JOIN_TOKEN, "1", "unix")
 
 
 async def test_the_first_attestor_that_accepts_the_evidence_decides():
     other = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/other"), "2")
     attestors = SecretAttestor("first", other), SecretAttestor("good", BY_TOKEN), SecretAttestor("good", other)
-    assert await authenticator(attestors).attest(call_with("Bearer good")) == BY_TOKEN
+    assert await authenticator(attestors).attest(call_with("Bearer good")) == replace(BY_TOKEN, address="unix")
 
 
 async def test_a_refusal_has_the_reason_of_every_attestor():

@@ -7,9 +7,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
+from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.authentication import Authenticator
-from app.transport.grpc.limits import RateLimiter
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication
 from tests.fakes.clock import ManualClock
@@ -32,7 +31,7 @@ class Server:
         self.held = set()
 
     def ask(self, request, context):
-        self.callers.append(context.caller.spiffe_id)
+        self.callers.append(context.principal.spiffe_id)
         return request
 
     async def call(self, client, chain=None):

@@ -8,7 +8,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from app.core.errors import InvalidInputError, MeshwardError, Violation
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.metadata import (
+from app.transport.grpc.status import Code, RpcError, code_of
+from app.transport.grpc.wire import (
     MAX_STATUS_MESSAGE,
     MAX_VIOLATIONS,
     encode_message,
@@ -18,7 +19,6 @@ from app.transport.grpc.metadata import (
     parse_timeout,
     time_budget,
 )
-from app.transport.grpc.status import Code, RpcError, code_of
 
 
 def test_text_is_text_and_bin_is_bytes_in_the_order_they_came():

@@ -27,7 +27,7 @@ def context(**changes):
         "method": "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
         "peer": "unix",
         "metadata": {},
-        "caller": Principal(Credential.SVID, secrets.OWNER),
+        "principal": Principal(Credential.SVID, secrets.OWNER),
     }
     return CallContext(**(fields | changes))
 
@@ -205,10 +205,10 @@ async def test_the_session_is_opened_for_the_caller(discovery, source):
 @pytest.mark.parametrize("caller", [Principal(Credential.NONE), Principal(Credential.LOOPBACK)])
 async def test_a_caller_without_an_identity_gets_nothing(discovery, source, caller):
     with pytest.raises(UnauthenticatedError):
-        await discovery.fetch_secrets(request(), context(caller=caller))
+        await discovery.fetch_secrets(request(), context(principal=caller))
     for variant in (discovery.stream_secrets, discovery.delta_secrets):
         with pytest.raises(UnauthenticatedError):
-            await following(variant(Conversation(request()), context(caller=caller)))
+            await following(variant(Conversation(request()), context(principal=caller)))
     assert source.opened == []
 
 

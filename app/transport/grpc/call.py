@@ -1,21 +1,24 @@
-"""The requests of a streaming call, and the answers of any call, over ASGI."""
+"""One call over ASGI: its requests, its responses, and its end by deadline, disconnect or drain."""
 
 import asyncio
+import types
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
+from typing import Any, Self, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from app.core.errors import MeshwardError
-from app.spiffe.id import SpiffeId
+from app.core.errors import DeadlineExceededError, MeshwardError
 from app.transport.grpc.asgi import Receive, Scope, Send
-from app.transport.grpc.connections import Connection
+from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.framing import IDENTITY, FrameReader, frame, only_message
-from app.transport.grpc.metadata import Headers, encode_metadata, error_trailers
 from app.transport.grpc.routes import Prepared, Rpc
 from app.transport.grpc.status import Code, RpcError
+from app.transport.grpc.wire import IDENTITY, FrameReader, Headers, encode_metadata, error_trailers, frame, only_message
+
+Result = TypeVar("Result")
+# Waits for the reason to end a call early, and returns it.
+Watch = Callable[[], Coroutine[Any, Any, RpcError]]
 
 GRPC = b"application/grpc"
 CONTENT_TYPE = (b"content-type", GRPC)
@@ -176,17 +179,6 @@ class Call(CallContext):
         """Whether the listener terminated TLS."""
         return self.connection.peer.tls
 
-    @property
-    def client_chain(self) -> tuple[str, ...]:
-        """The verified client chain, PEM, leaf first."""
-        return self.connection.peer.chain
-
-    @property
-    def peer_id(self) -> SpiffeId | None:
-        """The SPIFFE id of the client's certificate."""
-        svid = self.connection.peer.svid
-        return svid.spiffe_id if svid is not None else None
-
     async def unary(self, rpc: Rpc, max_bytes: int) -> None:
         """Read the one message of a request, give it to the handler, and send the one message of the answer."""
         request = await self.one_request(rpc.request, max_bytes)
@@ -299,3 +291,71 @@ def _wrong_number(event: Any) -> RpcError:
     if event["type"] != _REQUEST:
         return RpcError(Code.CANCELLED, "the client went away")
     return RpcError(Code.UNIMPLEMENTED, "this method takes exactly one message")
+
+
+async def guard(work: Awaitable[Result], watch: Watch, deadline: float | None) -> Result:
+    """Await `work` and return what it returns.
+
+    Raises DeadlineExceededError once `deadline` (the event loop's time) has passed, and the error that `watch` returns
+    if it returns first.
+    """
+    caller = asyncio.current_task()
+    watcher = asyncio.create_task(watch())
+    ended_by: list[RpcError] = []
+
+    def end(task: "asyncio.Task[RpcError]") -> None:
+        if not task.cancelled() and caller is not None:
+            ended_by.append(_verdict(task))
+            caller.cancel()
+
+    watcher.add_done_callback(end)
+    try:
+        async with within(deadline):
+            return await work
+    except asyncio.CancelledError:
+        if not ended_by or caller is None or caller.uncancel():
+            raise
+        raise ended_by[0] from None
+    finally:
+        watcher.remove_done_callback(end)
+        watcher.cancel()
+
+
+class within:  # noqa: N801 - reads as the statement that it is: async with within(deadline)
+    """An `async with` block that raises DeadlineExceededError once `deadline` (the event loop's time) has passed."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._timeout = asyncio.timeout_at(deadline)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, raised, trace)
+        except TimeoutError as error:
+            raise DeadlineExceededError("the call's deadline passed before the answer was ready") from error
+
+
+def _verdict(watcher: "asyncio.Task[RpcError]") -> RpcError:
+    if watcher.exception() is not None:
+        return RpcError(Code.CANCELLED, "the connection failed")
+    return watcher.result()
+
+
+@types.coroutine
+def resume(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
+    """Go on with a coroutine that was started by hand and now waits for `waits_for`."""
+    while True:
+        advance: Callable[[Any], Any] = work.send
+        try:
+            argument = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - cancellation too belongs to the coroutine
+            advance, argument = work.throw, error
+        try:
+            waits_for = advance(argument)
+        except StopIteration as done:
+            result: Result = done.value
+            return result

@@ -1,13 +1,37 @@
-"""The connections of one server: who is at their other ends, what is known of their calls, what keeps them open."""
+"""The connections of one server: who the peers are, what their calls were admitted as, and how they end."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from app.spiffe.principal import Principal
 from app.transport.grpc.asgi import Application, Receive, Scope, Send, ServerTraits
-from app.transport.grpc.drain import Drain
 from app.transport.grpc.peer import Peer, read_peer
-from app.transport.grpc.served import Served
+from app.transport.grpc.routes import Served
+
+
+def _future() -> "asyncio.Future[None]":
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """`streams` is done once open streams have to end; `connections` is set once no connection is held open any more.
+
+    Made in the event loop that serves.
+    """
+
+    streams: "asyncio.Future[None]" = field(default_factory=_future)
+    connections: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end_streams(self) -> None:
+        """Let open streams end."""
+        if not self.streams.done():
+            self.streams.set_result(None)
+
+    def end_connections(self) -> None:
+        """Let the connections be closed that have nothing open."""
+        self.connections.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +39,7 @@ class Admission:
     """Who makes the calls of a connection to one row, and until when the connection proves that."""
 
     row: Served
-    caller: Principal
+    principal: Principal
     not_after: datetime | None
 
 
