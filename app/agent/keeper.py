@@ -8,11 +8,11 @@ from contextlib import suppress
 import structlog
 
 from app.agent.model import Identity, JoinToken
-from app.agent.ports import CertificateAuthority, IdentityKeeping, Proof, TokenSource, Waiter
+from app.agent.ports import CertificateAuthority, IdentityKeeping, Proof, TokenSource
 from app.agent.renewal import Action, Need, Renewal
 from app.agent.request import accept_answer, make_request
 from app.agent.secrets import HeldSecrets
-from app.core.clock import Clock
+from app.core.clock import Clock, Sleep
 from app.core.errors import (
     InvalidInputError,
     MeshwardError,
@@ -20,20 +20,13 @@ from app.core.errors import (
     PreconditionError,
     UnauthenticatedError,
 )
+from app.core.signals import Latest
 from app.spiffe.id import SpiffeId
 
 log = structlog.get_logger()
 
 # What asking again with the same token, server and bundle will not mend.
 FINAL = (UnauthenticatedError, PermissionDeniedError, InvalidInputError, PreconditionError)
-
-
-class AsyncioWaiter:
-    """Lets time pass on the event loop."""
-
-    async def wait(self, seconds: float) -> None:
-        """Return after `seconds`."""
-        await asyncio.sleep(seconds)
 
 
 def chance() -> float:
@@ -56,15 +49,15 @@ class IdentityKeeper:
         held: HeldSecrets,
         *,
         clock: Clock,
-        waiter: Waiter,
+        sleep: Sleep = asyncio.sleep,
         chance: Callable[[], float] = chance,
     ) -> None:
         self._authority, self._store, self._tokens, self._held = authority, store, tokens, held
-        self._clock, self._waiter, self._chance = clock, waiter, chance
+        self._clock, self._sleep, self._chance = clock, sleep, chance
         self._renewal = Renewal()
         self._refused: JoinToken | None = None
-        self._trouble: type[MeshwardError] | None = None
-        self._expiry_told = False
+        self._failure: Latest[type[MeshwardError] | None] = Latest(None)
+        self._expired = Latest(value=False)
         self._serving = False
 
     def resume(self, identity: Identity) -> None:
@@ -102,14 +95,14 @@ class IdentityKeeper:
     def _next(self) -> Action:
         now, token = self._clock.now(), False
         if self._renewal.not_after is None or self._renewal.expired(now):
-            self._tell_expiry()
+            self._log_expiry()
             token = self._token() is not None
         return self._renewal.next(now, self._clock.monotonic(), token=token)
 
     async def _take(self, action: Action) -> None:
         match action.need:
             case Need.WAIT | Need.TOKEN:
-                await self._waiter.wait(action.seconds)
+                await self._sleep(action.seconds)
             case Need.ENROL:
                 await self._certify(self._token())
             case Need.RENEW:
@@ -144,9 +137,8 @@ class IdentityKeeper:
     def _succeeded(self, identity: Identity) -> None:
         self._held.hold(identity)
         self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
-        self._expiry_told = False
-        if self._trouble is not None:
-            self._trouble = None
+        self._expired.set(value=False)
+        if self._failure.set(None):
             log.info("control_plane_back")
         log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
         try:
@@ -156,16 +148,14 @@ class IdentityKeeper:
 
     def _failed(self, event: str, error: MeshwardError) -> None:
         self._renewal = self._renewal.failed(self._clock.monotonic(), self._chance())
-        if type(error) is not self._trouble:
-            self._trouble = type(error)
+        if self._failure.set(type(error)):
             log.warning(event, reason=error.message)
 
-    def _tell_expiry(self) -> None:
+    def _log_expiry(self) -> None:
         identity = self._held.identity
-        if identity is not None and not self._expiry_told:
-            self._expiry_told = True
+        if identity is not None and self._expired.set(value=True):
             log.error("svid_expired", spiffe_id=str(identity.svid.spiffe_id), reason=self._token_wanted())
-            self._held.wake()
+            self._held.changed.fire()
 
     def _token(self) -> JoinToken | None:
         """Return a token that was not refused before. Raises InvalidInputError before there is an identity to serve."""

@@ -34,11 +34,3 @@ class IdentityKeeping(Protocol):
     def save(self, identity: Identity) -> None:
         """Keep the identity in the place of the one before. Raises PreconditionError if that fails."""
         ...
-
-
-class Waiter(Protocol):
-    """How the agent lets time pass."""
-
-    async def wait(self, seconds: float) -> None:
-        """Return after `seconds`."""
-        ...

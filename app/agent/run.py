@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from app.agent.authority import MeshAuthority
-from app.agent.keeper import AsyncioWaiter, IdentityKeeper
+from app.agent.keeper import IdentityKeeper
 from app.agent.listener import EVERYBODY, OWNER_ONLY, check_free, listening
 from app.agent.options import AgentOptions, read_trust_bundle
 from app.agent.peer import check_platform
@@ -57,14 +57,8 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
     held = HeldSecrets(clock)
     with store.locked():
         check_free(options.socket)
-        keeper = IdentityKeeper(
-            MeshAuthority(options.server, options.server_name, bootstrap_roots),
-            store,
-            options.tokens,
-            held,
-            clock=clock,
-            waiter=AsyncioWaiter(),
-        )
+        authority = MeshAuthority(options.server, options.server_name, bootstrap_roots)
+        keeper = IdentityKeeper(authority, store, options.tokens, held, clock=clock)
         saved = store.load(clock.now())
         if saved is not None:
             keeper.resume(saved)

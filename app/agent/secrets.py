@@ -1,22 +1,24 @@
 """What the agent's SDS streams take their secrets from: the identity that the agent holds now."""
 
-import asyncio
-
 from app.agent.model import Identity
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
+from app.core.signals import Signal
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import WorkloadSvid
 
 
 class HeldSecrets:
-    """The identity in force, shared by every stream. An implementation of `app.ca.ports.SecretSource`."""
+    """The current identity, shared by every stream. An implementation of `app.ca.ports.SecretSource`.
+
+    `changed` is fired when another identity is held, and by its keeper when the one that is held has expired.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._identity: Identity | None = None
-        self._changed = asyncio.Event()
+        self.changed = Signal()
 
     @property
     def identity(self) -> Identity | None:
@@ -26,12 +28,7 @@ class HeldSecrets:
     def hold(self, identity: Identity) -> None:
         """Put `identity` in force and wake every stream."""
         self._identity = identity
-        self.wake()
-
-    def wake(self) -> None:
-        """Let every stream look again, as when the identity has expired."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.changed.fire()
 
     def open(self, caller: Principal) -> "HeldSession":
         """Return the session of a stream. Every caller that was admitted is the one workload of this agent."""
@@ -55,10 +52,6 @@ class HeldSecrets:
     def expired(self, svid: WorkloadSvid) -> bool:
         """Whether `svid` has ended."""
         return self._clock.now() >= svid.not_after
-
-    async def change(self) -> None:
-        """Return after the next `hold` or `wake`."""
-        await self._changed.wait()
 
     def _held(self) -> Identity:
         if self._identity is None:
@@ -87,7 +80,7 @@ class HeldSession:
     async def wait_for_change(self) -> None:
         """Return once the SVID or the bundle answered last is no longer in force."""
         while not self._outdated():
-            await self._source.change()
+            await self._source.changed.wait_beyond(self._source.changed.count)
 
     def _outdated(self) -> bool:
         identity = self._source.identity

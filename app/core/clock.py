@@ -1,8 +1,12 @@
 """Time as a value that is passed in, so that decisions and tests own it."""
 
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+Sleep = Callable[[float], Awaitable[None]]
+"""Lets that many seconds pass, as `asyncio.sleep` does."""
 
 
 class Clock(Protocol):

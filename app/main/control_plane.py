@@ -4,14 +4,17 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import structlog
 
 from app.ca.ports import SecretSession
+from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
 from app.core.net import Address
+from app.core.signals import Latest
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
@@ -25,13 +28,15 @@ from app.transport.rest.server import AdminListener
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
 
-# How soon a change that another replica made is in force here.
+# How soon a change that another replica made is active here.
 REFRESH_SECONDS = 1.0
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
 # How long a connection to the TLS port may live, as on istiod. A call over one is refused once the SVID that opened it
 # has expired, and Envoy does not open another by itself; a sidecar whose SVID lives twice as long never sees that.
 MAX_CONNECTION_SECONDS = 1800.0
+
+Work = Callable[[], Awaitable[object]]
 
 log = structlog.get_logger(__name__)
 
@@ -76,15 +81,17 @@ class ControlPlane:
         """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate."""
         await self._parts.ca.start()
         for refresh in (self._parts.policies.refresh, self._parts.quotas.refresh):
-            await _try_refresh(refresh)
+            await _attempt(refresh)
         await self._admin.start()
         await self._plaintext.start()
         self._keep(self._plaintext.ended.wait(), "mesh-plaintext")
         self._keep(self._tls.ended.wait(), "mesh-tls")
-        self._keep(self._parts.ca.run(), "ca")
-        self._keep(_refresh_forever(self._parts.policies.refresh), "policies")
-        self._keep(_refresh_forever(self._parts.quotas.refresh), "quotas")
-        self._keep(_refresh_forever(self._parts.audit.maintain), "audit")
+        maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
+        refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
+        self._keep(maintenance(self._parts.ca.maintain), "ca")
+        self._keep(refreshes(self._parts.policies.refresh), "policies")
+        self._keep(refreshes(self._parts.quotas.refresh), "quotas")
+        self._keep(refreshes(self._parts.audit.maintain), "audit")
         self._keep(self._serve_tls(), "serving-certificate")
         self._keep(self._tell_health(), "health")
         log.info(
@@ -189,23 +196,27 @@ async def _material(session: SecretSession) -> TlsMaterial:
     return TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
 
 
-async def _try_refresh(refresh: Callable[[], Awaitable[object]]) -> str:
-    """Refresh once; return why it failed, "" if it did not. What was in force stays in force."""
+async def _attempt(work: Work) -> str:
+    """Call `work` once and return why it failed, "" if it did not. What was active before a failed refresh stays."""
     try:
-        await refresh()
+        await work()
     except MeshwardError as error:
         return error.message
     return ""
 
 
-async def _refresh_forever(refresh: Callable[[], Awaitable[object]]) -> None:
-    failure = ""
+async def repeat(work: Work, *, failed: str, recovered: str, sleep: Sleep = asyncio.sleep) -> None:
+    """Call `work` every REFRESH_SECONDS until cancelled; a failure does not end it.
+
+    Logs the event `failed` when a failure begins or its reason changes, and `recovered` when it is over.
+    """
+    failure = Latest("")
     while True:
-        reason = await _try_refresh(refresh)
-        if reason != failure:
-            if reason:
-                log.error("refresh_failed", reason=reason)
-            else:
-                log.info("refresh_recovered")
-        failure = reason
-        await asyncio.sleep(REFRESH_SECONDS)
+        await sleep(REFRESH_SECONDS)
+        reason = await _attempt(work)
+        if not failure.set(reason):
+            continue
+        if reason:
+            log.error(failed, reason=reason)
+        else:
+            log.info(recovered)

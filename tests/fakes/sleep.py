@@ -1,9 +1,11 @@
-"""A sleep that ends when a test moves its clock, and tells when somebody sleeps."""
+"""Sleeping without time: until a test moves the clock, or by moving it."""
 
 import asyncio
 
 
 class ManualSleep:
+    """Ends when a test moves the clock."""
+
     def __init__(self, clock) -> None:
         self._clock = clock
         self._sleepers = []
@@ -35,3 +37,24 @@ class ManualSleep:
     @property
     def sleeping(self):
         return len(self._sleepers)
+
+
+class JumpingSleep:
+    """Moves the clock by each sleep at once; `hook`, if set, runs before. After `limit` sleeps it never returns."""
+
+    def __init__(self, clock, limit: int = 10_000) -> None:
+        self.clock, self.limit = clock, limit
+        self.sleeps: list[float] = []
+        self.hook = None
+        self.exhausted = asyncio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        assert seconds > 0
+        if len(self.sleeps) >= self.limit:
+            self.exhausted.set()
+            await asyncio.Event().wait()
+        self.sleeps.append(seconds)
+        if self.hook:
+            self.hook()
+        self.clock.advance(seconds)
+        await asyncio.sleep(0)

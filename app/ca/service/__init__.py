@@ -1,9 +1,5 @@
 """The use cases of the CA."""
 
-import asyncio
-
-import structlog
-
 from app.ca.model import CaConfig
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
@@ -11,19 +7,13 @@ from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
 from app.ca.service.records import Records
-from app.ca.service.secrets import IssuedSecrets, Sleep
+from app.ca.service.secrets import IssuedSecrets
 from app.core.clock import Clock
-from app.core.errors import MeshwardError
 from app.telemetry.metrics import Metrics
-
-# How often to look for what other replicas ask for or have made.
-MAINTENANCE_SECONDS = 1.0
-
-log = structlog.get_logger(__name__)
 
 
 class CaService:
-    """Joins the use cases, and keeps them going."""
+    """Joins the use cases. `maintain` is to be called about once a second."""
 
     def __init__(
         self,
@@ -53,19 +43,3 @@ class CaService:
         """Make one pass over what is due: authorities, other replicas' requests, records to forget."""
         await self.authorities.maintain()
         await self.records.maintain()
-
-    async def run(self, sleep: Sleep = asyncio.sleep) -> None:
-        """Maintain until cancelled. A failure is logged when it begins and when it ends, and tried again."""
-        failure = ""
-        while True:
-            await sleep(MAINTENANCE_SECONDS)
-            try:
-                await self.maintain()
-            except MeshwardError as error:
-                if error.message != failure:
-                    log.error("ca_maintenance_failed", reason=error.message)  # noqa: TRY400 - a denial, not a crash
-                failure = error.message
-            else:
-                if failure:
-                    log.info("ca_maintenance_recovered")
-                failure = ""

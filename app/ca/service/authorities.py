@@ -26,9 +26,9 @@ from app.ca.rules.authority import (
 )
 from app.ca.rules.profile import SERIAL_BITS, AuthorityKey, authority_csr, authority_id
 from app.ca.rules.rotation import signer_is_due
-from app.ca.service.signal import Signal
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
+from app.core.signals import Signal
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.x509_svid import check_authority, parse_certificate
 from app.telemetry.metrics import Metrics

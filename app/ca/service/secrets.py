@@ -13,7 +13,7 @@ from app.ca.model import Surface
 from app.ca.rules.rotation import renewal_time
 from app.ca.service.authorities import Authorities
 from app.ca.service.issuance import Issuance
-from app.core.clock import Clock
+from app.core.clock import Clock, Sleep
 from app.core.errors import InternalError, PreconditionError, UnavailableError
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Credential, Principal
@@ -24,7 +24,6 @@ RENEWAL_RETRY = timedelta(seconds=5)
 # The wall clock may be set while we wait, so it is looked at this often.
 MAX_WAIT_SECONDS = 60.0
 
-Sleep = Callable[[float], Awaitable[None]]
 Issue = Callable[[], Awaitable[WorkloadSvid]]
 
 log = structlog.get_logger(__name__)

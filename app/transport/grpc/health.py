@@ -1,10 +1,10 @@
 """grpc.health.v1.Health: whether the services answer, as a call and as a stream."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from app.core.signals import Latest, Signal
 from app.transport.grpc.admission import OpenStreams
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
@@ -23,16 +23,14 @@ class Health:
 
     def __init__(self, services: frozenset[str]) -> None:
         self._services = services | {OVERALL}
-        self._serving = False
-        self._changed = asyncio.Event()
+        self._serving = Latest(value=False)
+        self._changed = Signal()
         self._watchers = OpenStreams()
 
     def set_serving(self, *, serving: bool) -> None:
-        """Say whether the services answer from now on, and tell every watcher."""
-        if serving != self._serving:
-            self._serving = serving
-            self._changed.set()
-            self._changed = asyncio.Event()
+        """Set whether the services answer from now on, and send it to every watcher."""
+        if self._serving.set(serving):
+            self._changed.fire()
 
     async def check(self, request: HealthCheckRequest, _context: CallContext) -> HealthCheckResponse:
         """Answer the state of one service. Raises RpcError NOT_FOUND for a name that is not served."""
@@ -49,10 +47,10 @@ class Health:
             if request.service not in self._services:
                 yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             while True:
-                changed = self._changed
+                seen = self._changed.count
                 if request.service in self._services:
                     yield self._state()
-                await changed.wait()
+                await self._changed.wait_beyond(seen)
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of this service for the route table."""
@@ -62,4 +60,4 @@ class Health:
             )
 
     def _state(self) -> HealthCheckResponse:
-        return HealthCheckResponse(status=_SERVING if self._serving else _NOT_SERVING)
+        return HealthCheckResponse(status=_SERVING if self._serving.value else _NOT_SERVING)

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app.core.clock import Clock
 from app.core.errors import MeshwardError
+from app.core.signals import Latest
 
 # A check that takes longer has failed; probes come every few seconds and wait about one.
 CHECK_TIMEOUT_SECONDS = 2.0
@@ -28,7 +29,7 @@ class Health:
         self._checks = dict(checks)
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._failures: dict[str, str] = {}
+        self._failures: Latest[dict[str, str]] = Latest({})
         self._asked_at: float | None = None
         self._draining = False
 
@@ -45,10 +46,10 @@ class Health:
             if self._asked_at is None or now - self._asked_at >= RESULT_SECONDS:
                 reasons = await asyncio.gather(*(_run(check) for check in self._checks.values()))
                 failures = {name: reason for name, reason in zip(self._checks, reasons, strict=True) if reason}
-                if failures != self._failures:
+                if self._failures.set(failures):
                     (_log.warning if failures else _log.info)("readiness_changed", failures=failures)
-                self._failures, self._asked_at = failures, self._clock.monotonic()
-            return self._failures
+                self._asked_at = self._clock.monotonic()
+            return self._failures.value
 
     async def healthz(self) -> JSONResponse:
         """Answer 200 as long as the process runs its event loop."""

@@ -163,7 +163,7 @@ async def test_an_expired_svid_is_unavailable_on_open_and_new_streams(held, path
         await call.write(request("default"))
         await read(call)
         clock.advance(3601)
-        held.wake()
+        held.changed.fire()
         for again in (call, stream(channel)):
             if again is not call:
                 await again.write(request("default"))

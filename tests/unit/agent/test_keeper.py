@@ -21,7 +21,7 @@ from app.core.errors import (
 from app.spiffe.principal import Credential, Principal
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import CART, FakeAuthority
-from tests.fakes.waiter import ManualWaiter
+from tests.fakes.sleep import JumpingSleep
 
 PATIENCE = 5
 AWAY = UnavailableError("the control plane at ca:15012 cannot be reached")
@@ -46,12 +46,12 @@ class World:
         self.authority = FakeAuthority(self.clock)
         self.memory = Memory()
         self.held = HeldSecrets(self.clock)
-        self.waiter = ManualWaiter(self.clock)
+        self.sleep = JumpingSleep(self.clock)
         self.keeper = self.another(tokens or GivenToken("token-1"))
 
     def another(self, tokens):
         return IdentityKeeper(
-            self.authority, self.memory, tokens, self.held, clock=self.clock, waiter=self.waiter, chance=lambda: 0.5
+            self.authority, self.memory, tokens, self.held, clock=self.clock, sleep=self.sleep, chance=lambda: 0.5
         )
 
     def proofs(self):
@@ -60,10 +60,10 @@ class World:
     @asynccontextmanager
     async def keeping(self, waits):
         """The agent at work until it has waited this many times."""
-        self.waiter.limit = len(self.waiter.waits) + waits
-        self.waiter.exhausted.clear()
+        self.sleep.limit = len(self.sleep.sleeps) + waits
+        self.sleep.exhausted.clear()
         task = asyncio.ensure_future(self.keeper.keep())
-        exhausted = asyncio.ensure_future(self.waiter.exhausted.wait())
+        exhausted = asyncio.ensure_future(self.sleep.exhausted.wait())
         done, _ = await asyncio.wait({task, exhausted}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         assert done == {exhausted}, task
         try:
@@ -106,13 +106,13 @@ async def test_an_outage_at_first_is_waited_out_with_growing_pauses_and_told_onc
     world.authority.failure = AWAY
 
     def recover():
-        if len(world.waiter.waits) == 5:
+        if len(world.sleep.sleeps) == 5:
             world.authority.failure = None
 
-    world.waiter.hook = recover
+    world.sleep.hook = recover
     with capture_logs() as logs:
         await world.keeper.obtain()
-    assert world.waiter.waits == [pytest.approx(0.4375 * 2**n) for n in range(5)]
+    assert world.sleep.sleeps == [pytest.approx(0.4375 * 2**n) for n in range(5)]
     assert events(logs) == ["control_plane_away", "control_plane_back", "svid_issued"]
 
 
@@ -130,7 +130,7 @@ async def test_a_refusal_at_the_first_enrolment_ends_it_with_its_reason(world, r
     with pytest.raises(type(refusal), match=f"enrolment failed: {refusal.message}"):
         await world.keeper.obtain()
     assert len(world.authority.calls) == 1
-    assert world.waiter.waits == []
+    assert world.sleep.sleeps == []
 
 
 async def test_without_a_token_and_an_identity_it_says_what_to_do():

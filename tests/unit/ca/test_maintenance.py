@@ -1,10 +1,8 @@
-"""The loop that keeps the CA going, and what it forgets."""
+"""What a pass of the maintenance does: what it forgets, and what makes the CA ready."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
-from structlog.testing import capture_logs
 
 from app.ca.model import KeyAlgorithm, Surface
 from app.ca.rules.profile import new_authority_key
@@ -15,40 +13,6 @@ from tests.assets.csrs import csr
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 DAY = 24 * 3600
-
-
-class Passes:
-    """A sleep that lets a number of passes happen, doing something before each, and then ends the loop."""
-
-    def __init__(self, *before) -> None:
-        self.before = list(before)
-
-    async def __call__(self, seconds):
-        if not self.before:
-            raise asyncio.CancelledError
-        self.before.pop(0)()
-
-
-def nothing():
-    pass
-
-
-async def run(ca, passes):
-    with pytest.raises(asyncio.CancelledError):
-        await ca.run(passes)
-
-
-async def test_a_failure_is_told_once_when_it_begins_and_once_when_it_ends(ca, transactions):
-    def leave():
-        transactions.away = True
-
-    def come_back():
-        transactions.away = False
-
-    with capture_logs() as logs:
-        await run(ca, Passes(leave, nothing, nothing, come_back, nothing))
-    events = [entry["event"] for entry in logs if entry["event"].startswith("ca_maintenance")]
-    assert events == ["ca_maintenance_failed", "ca_maintenance_recovered"]
 
 
 async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, clock):
