@@ -3,15 +3,19 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, KeyAlgorithm, Root, Signer, SigningRequest
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import WorkloadSvid
+
+Document = TypeVar("Document")
+Document_co = TypeVar("Document_co", covariant=True)
 
 
 class SecretSession(Protocol):
@@ -38,14 +42,38 @@ class SecretSource(Protocol):
         ...
 
 
+class Unsigned(Protocol[Document_co]):
+    """A document before its signature: a builder of certificates or certificate requests of `cryptography`."""
+
+    def sign(self, private_key: EllipticCurvePrivateKey, algorithm: SHA256 | SHA384, /) -> Document_co:
+        """Return the document signed with the key over the hash."""
+        ...
+
+
+class SigningKey(Protocol):
+    """The private key of an authority, which signs inside its backend and is never handed out."""
+
+    @property
+    def public_key(self) -> EllipticCurvePublicKey:
+        """The public key."""
+        ...
+
+    async def sign(self, document: Unsigned[Document]) -> Document:
+        """Return the document with this key's ECDSA signature, over the hash that `signing_hash` names.
+
+        Raises UnavailableError if the backend cannot be reached, InternalError if it cannot sign.
+        """
+        ...
+
+
 class KeyStore(Protocol):
     """Where the private keys of authorities are kept, each under the id of its authority."""
 
-    async def create(self, algorithm: KeyAlgorithm) -> EllipticCurvePrivateKey:
-        """Make and keep a new key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
+    async def create(self, algorithm: KeyAlgorithm) -> SigningKey:
+        """Create and keep a key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
         ...
 
-    async def load(self, authority: str) -> EllipticCurvePrivateKey | None:
+    async def load(self, authority: str) -> SigningKey | None:
         """Return the key of an authority, None if it is not kept here.
 
         Raises PreconditionError if what is kept is not safe to use.
@@ -53,7 +81,7 @@ class KeyStore(Protocol):
         ...
 
     async def remove(self, authority: str) -> None:
-        """Forget a key that was never put to use. Does nothing if it is not kept here."""
+        """Delete a key that has signed nothing. Does nothing if it is not kept here."""
         ...
 
 

@@ -5,8 +5,9 @@ import copy
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from app.ca.backends import local_key
 from app.ca.model import Entry
-from app.ca.rules.profile import authority_id, new_authority_key
+from app.ca.rules.profile import authority_id
 from app.core.errors import ConflictError, UnavailableError
 
 
@@ -152,8 +153,8 @@ class MemoryKeyStore:
         self.keys = {}
 
     async def create(self, algorithm):
-        key = new_authority_key(algorithm)
-        self.keys[authority_id(key.public_key())] = key
+        key, _ = local_key.generate(algorithm)
+        self.keys[authority_id(key.public_key)] = key
         return key
 
     async def load(self, authority):

@@ -3,12 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-
+from app.ca.backends import local_key
+from app.ca.backends.local_key import LocalKey
 from app.ca.model import KeyAlgorithm
-from app.ca.rules.profile import authority_id, new_authority_key
+from app.ca.rules.profile import authority_id
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError
 from app.core.private_files import create_private_file, ensure_private_directory, read_private_file, replace_file
 from app.spiffe.bundle import TrustBundle, bundle_pem
@@ -23,11 +21,11 @@ class DiskKeyStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def create(self, algorithm: KeyAlgorithm) -> EllipticCurvePrivateKey:
-        """Make and keep a new key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
+    async def create(self, algorithm: KeyAlgorithm) -> LocalKey:
+        """Create and keep a key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
         return await asyncio.to_thread(self._create, algorithm)
 
-    async def load(self, authority: str) -> EllipticCurvePrivateKey | None:
+    async def load(self, authority: str) -> LocalKey | None:
         """Return the key of an authority, None if it is not kept here.
 
         Raises PreconditionError if the file or its directory is open to others, is a symbolic link, is not ours, or
@@ -36,7 +34,7 @@ class DiskKeyStore:
         return await asyncio.to_thread(self._load, authority)
 
     async def remove(self, authority: str) -> None:
-        """Forget a key that was never put to use. Does nothing if it is not kept here."""
+        """Delete a key that has signed nothing. Does nothing if it is not kept here."""
         path = self._path(authority)
         try:
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -46,23 +44,22 @@ class DiskKeyStore:
     def _path(self, authority: str) -> Path:
         return self._directory / f"{authority}.pem"
 
-    def _create(self, algorithm: KeyAlgorithm) -> EllipticCurvePrivateKey:
+    def _create(self, algorithm: KeyAlgorithm) -> LocalKey:
         ensure_private_directory(self._directory)
-        key = new_authority_key(algorithm)
-        content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        create_private_file(self._path(authority_id(key.public_key())), content)
+        key, content = local_key.generate(algorithm)
+        create_private_file(self._path(authority_id(key.public_key)), content)
         return key
 
-    def _load(self, authority: str) -> EllipticCurvePrivateKey | None:
+    def _load(self, authority: str) -> LocalKey | None:
         ensure_private_directory(self._directory)
         path = self._path(authority)
         try:
-            key = load_pem_private_key(read_private_file(path), password=None)
+            key = local_key.parse(read_private_file(path))
         except NotFoundError:
             return None
-        except (ValueError, TypeError, UnsupportedAlgorithm, InvalidInputError) as error:
-            raise PreconditionError(f"{path} does not hold a private key in PKCS#8 PEM: restore it") from error
-        if not isinstance(key, EllipticCurvePrivateKey) or authority_id(key.public_key()) != authority:
+        except InvalidInputError as error:
+            raise PreconditionError(f"cannot use the key in {path}: {error.message}: restore it") from error
+        if authority_id(key.public_key) != authority:
             raise PreconditionError(f"{path} does not hold the key of the authority {authority}: restore it")
         return key
 

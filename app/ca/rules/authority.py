@@ -1,65 +1,74 @@
-"""Making the certificates of authorities, and judging whether one may sign now."""
+"""The certificates of authorities, and whether one may sign now."""
 
 from datetime import datetime
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, Root, Signer, SigningRequest
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.profile import (
     SIGNER_PATH_LENGTH,
-    AuthorityKey,
     AuthorityProfile,
     authority_builder,
     authority_id,
     pem,
-    signing_hash,
 )
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
+from app.spiffe.keys import accepted_key
 from app.spiffe.x509_svid import check_authority, parse_certificate
 
 ROOT_TITLE = "root"
 SIGNER_TITLE = "signer"
 
 
-def make_root(config: CaConfig, key: AuthorityKey, serial: int, now: datetime) -> Root:
-    """Return the first root of the trust domain, self-signed with `key`."""
+def root_builder(
+    config: CaConfig, public_key: ec.EllipticCurvePublicKey, serial: int, now: datetime
+) -> x509.CertificateBuilder:
+    """Return the builder of the first root of the trust domain, to be signed with the root's own key."""
     not_before, not_after = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
-    public_key = key.public_key()
     profile = AuthorityProfile(config.trust_domain, ROOT_TITLE, public_key, serial, not_before, not_after, None)
-    certificate = authority_builder(profile, None).sign(key, signing_hash(key))
+    return authority_builder(profile, None)
+
+
+def root_of(certificate: x509.Certificate, config: CaConfig, now: datetime) -> Root:
+    """Return the root with a certificate just signed. Raises InvalidInputError if that is not a root's."""
     check_authority(certificate, config.trust_domain, certificate)
     return Root(
-        id=authority_id(public_key),
+        id=authority_id(accepted_key(certificate.public_key())),
         generation=1,
         trust_domain=config.trust_domain,
         certificate=pem(certificate),
-        not_before=not_before,
-        not_after=not_after,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
         created_at=now,
     )
 
 
-def sign_authority(
-    request: SigningRequest, root: Root, root_key: AuthorityKey, config: CaConfig, serial: int, now: datetime
-) -> Signer:
-    """Return the signing authority that `request` asks for, with its certificate under `root`.
+def signer_builder(
+    request: SigningRequest, root: Root, config: CaConfig, serial: int, now: datetime
+) -> x509.CertificateBuilder:
+    """Return the builder of the certificate that `request` asks for, under `root`.
 
-    Raises InvalidInputError if the request is not one that an authority of ours makes.
+    Raises InvalidInputError if the request is not for the key of the authority that it names.
     """
     public_key = parse_csr(request.request).public_key
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
         raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
-    issuer = parse_certificate(root.certificate)
     not_before, not_after = validity(now, config.signer_ttl, root.not_before, root.not_after)
     profile = AuthorityProfile(
         config.trust_domain, SIGNER_TITLE, public_key, serial, not_before, not_after, SIGNER_PATH_LENGTH
     )
-    certificate = authority_builder(profile, issuer).sign(root_key, signing_hash(root_key))
-    check_authority(certificate, config.trust_domain, issuer)
-    return Signer(request.id, root.id, pem(certificate), not_before, not_after)
+    return authority_builder(profile, parse_certificate(root.certificate))
+
+
+def signer_of(certificate: x509.Certificate, request: SigningRequest, root: Root) -> Signer:
+    """Return the signing authority with a certificate just signed. Raises InvalidInputError if that is not valid."""
+    check_authority(certificate, root.trust_domain, parse_certificate(root.certificate))
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return Signer(request.id, root.id, pem(certificate), start, end)
 
 
 def check_trust_domain(roots: tuple[Root, ...], trust_domain: TrustDomain) -> None:

@@ -1,4 +1,4 @@
-"""What our certificates look like, as values, and the builders that spell them.
+"""The profiles of the certificates that this CA issues, as values, and their builders.
 
 X509-SVID standard, sections 3 and 4; RFC 5280, section 4.
 """
@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from app.ca.model import KeyAlgorithm
+from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.keys import SubjectKey
+from app.spiffe.malformed import MALFORMED
+from app.spiffe.x509_svid import verify_svid
 
 SERIAL_BITS = 128
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
@@ -26,8 +28,6 @@ SIGNER_PATH_LENGTH = 0
 KEY_ID_BYTES = 20
 # How much of an authority's id stands in its name, for people who read certificates.
 SHOWN_ID_LENGTH = 8
-
-AuthorityKey = ec.EllipticCurvePrivateKey
 
 _LEAF_USAGE = x509.KeyUsage(
     digital_signature=True,
@@ -53,10 +53,6 @@ _AUTHORITY_USAGE = x509.KeyUsage(
 )
 _LEAF_EXTENDED_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _LEAF_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
-_CURVES: dict[KeyAlgorithm, type[ec.EllipticCurve]] = {
-    KeyAlgorithm.P256: ec.SECP256R1,
-    KeyAlgorithm.P384: ec.SECP384R1,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +82,6 @@ class AuthorityProfile:
     path_length: int | None
 
 
-def new_authority_key(algorithm: KeyAlgorithm) -> AuthorityKey:
-    """Return a new private key of the kind."""
-    return ec.generate_private_key(_CURVES[algorithm]())
-
-
 def key_id(public_key: SubjectKey) -> bytes:
     """Return the key identifier of a public key (RFC 7093, section 2, method 1)."""
     match public_key:
@@ -108,13 +99,41 @@ def authority_id(public_key: SubjectKey) -> str:
     return key_id(public_key).hex()
 
 
-def signing_hash(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
+def signing_hash(public_key: ec.EllipticCurvePublicKey) -> hashes.SHA256 | hashes.SHA384:
     """Return the hash that goes with a key's strength (FIPS 186-5, section 6.1.1)."""
-    return hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256()
+    return hashes.SHA384() if isinstance(public_key.curve, ec.SECP384R1) else hashes.SHA256()
 
 
 def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.CertificateBuilder:
-    """Return the builder of a leaf under `issuer` (X509-SVID, sections 3.1 and 4)."""
+    """Return the builder of a leaf under `issuer` (X509-SVID, sections 3.1 and 4).
+
+    Raises InternalError if a value of the profile does not fit into a certificate.
+    """
+    try:
+        return _leaf_builder(profile, issuer)
+    except MALFORMED as error:
+        raise InternalError("the SVID could not be built") from error
+
+
+def check_leaf(
+    signed: x509.Certificate, profile: LeafProfile, signer: x509.Certificate, root: x509.Certificate, now: datetime
+) -> x509.Certificate:
+    """Return the signed certificate as read back from its DER, after it was verified at `now` as any peer verifies it.
+
+    Raises InternalError if it is not a valid SVID of the profile's identity: it must not be handed out.
+    """
+    try:
+        leaf = x509.load_der_x509_certificate(signed.public_bytes(serialization.Encoding.DER))
+        verified = verify_svid((leaf, signer), (root,), profile.spiffe_id.trust_domain, now)
+    except (InvalidInputError, *MALFORMED) as error:
+        reason = error.message if isinstance(error, InvalidInputError) else "malformed"
+        raise InternalError(f"the SVID that was signed is not valid and is held back: {reason}") from error
+    if verified.spiffe_id != profile.spiffe_id:
+        raise InternalError("the SVID that was signed has another identity and is held back")
+    return leaf
+
+
+def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.CertificateBuilder:
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(profile.spiffe_id))]
     names += [x509.DNSName(name) for name in profile.dns_names]
     names += [x509.IPAddress(address) for address in profile.ip_addresses]
@@ -166,11 +185,12 @@ def authority_subject(trust_domain: TrustDomain, title: str, public_key: Subject
     return x509.Name(attributes)
 
 
-def authority_csr(trust_domain: TrustDomain, title: str, key: AuthorityKey) -> str:
-    """Return the PEM request with which an authority asks the holder of the root's key for its certificate."""
-    subject = authority_subject(trust_domain, title, key.public_key())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, signing_hash(key))
-    return pem(csr)
+def authority_request(
+    trust_domain: TrustDomain, title: str, public_key: ec.EllipticCurvePublicKey
+) -> x509.CertificateSigningRequestBuilder:
+    """Return the builder of an authority's request to the holder of the root's key for its certificate."""
+    subject = authority_subject(trust_domain, title, public_key)
+    return x509.CertificateSigningRequestBuilder().subject_name(subject)
 
 
 def pem(document: x509.Certificate | x509.CertificateSigningRequest) -> str:

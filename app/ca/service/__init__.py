@@ -37,7 +37,7 @@ class CaService:
 
     async def check_ready(self) -> None:
         """Return if an SVID can be issued now; it is tried. Raises a MeshwardError with the reason otherwise."""
-        self.issuance.check()
+        await self.issuance.check()
 
     async def maintain(self) -> None:
         """Make one pass over what is due: authorities, other replicas' requests, records to forget."""

@@ -15,16 +15,18 @@ import structlog
 from cryptography import x509
 
 from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
-from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
+from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, SigningKey
 from app.ca.rules.authority import (
     ROOT_TITLE,
     SIGNER_TITLE,
     check_in_force,
     check_trust_domain,
-    make_root,
-    sign_authority,
+    root_builder,
+    root_of,
+    signer_builder,
+    signer_of,
 )
-from app.ca.rules.profile import SERIAL_BITS, AuthorityKey, authority_csr, authority_id
+from app.ca.rules.profile import SERIAL_BITS, authority_id, authority_request, pem
 from app.ca.rules.rotation import signer_is_due
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
@@ -47,7 +49,7 @@ class ActiveSigner:
 
     signer: Signer
     certificate: x509.Certificate
-    key: AuthorityKey
+    key: SigningKey
     root: x509.Certificate
 
 
@@ -83,7 +85,7 @@ class Authorities:
         self.ready = asyncio.Event()
         self._config, self._transactions, self._keys = config, transactions, keys
         self._publisher, self._clock, self._metrics = publisher, clock, metrics
-        self._held: dict[str, AuthorityKey] = {}
+        self._held: dict[str, SigningKey] = {}
         self._known: _Known | None = None
         self._bundle: TrustBundle | None = None
         self._active: ActiveSigner | None = None
@@ -167,7 +169,8 @@ class Authorities:
     async def _make_root(self, now: datetime) -> _Known:
         """Offer a new root to the database, which takes one: the key is kept before its certificate can be seen."""
         key = await self._keys.create(self._config.key_algorithm)
-        root = make_root(self._config, key, new_serial(), now)
+        certificate = await key.sign(root_builder(self._config, key.public_key, new_serial(), now))
+        root = root_of(certificate, self._config, now)
         try:
             async with self._transactions() as repository:
                 await repository.add_root(root)
@@ -187,8 +190,8 @@ class Authorities:
             if await self._key(request.id) is not None:
                 return known
         key = await self._keys.create(self._config.key_algorithm)
-        csr = authority_csr(self._config.trust_domain, SIGNER_TITLE, key)
-        request = SigningRequest(authority_id(key.public_key()), known.root.id, csr, now)
+        csr = await key.sign(authority_request(self._config.trust_domain, SIGNER_TITLE, key.public_key))
+        request = SigningRequest(authority_id(key.public_key), known.root.id, pem(csr), now)
         try:
             async with self._transactions() as repository:
                 await repository.add_signing_request(request)
@@ -199,12 +202,15 @@ class Authorities:
         self._held[request.id] = key
         return _Known(known.roots, known.signers, (*known.requests, request))
 
-    async def _answer_requests(self, known: _Known, root_key: AuthorityKey, now: datetime) -> _Known:
+    async def _answer_requests(self, known: _Known, root_key: SigningKey, now: datetime) -> _Known:
         check_in_force("root", known.root.not_before, known.root.not_after, now)
         async with self._transactions() as repository:
             for request in known.requests:
                 try:
-                    signer = sign_authority(request, known.root, root_key, self._config, new_serial(), now)
+                    certificate = await root_key.sign(
+                        signer_builder(request, known.root, self._config, new_serial(), now)
+                    )
+                    signer = signer_of(certificate, request, known.root)
                 except InvalidInputError as error:
                     log.warning("ca_signing_request_refused", authority=request.id, reason=error.message)
                     await repository.remove_signing_request(request.id)
@@ -213,14 +219,14 @@ class Authorities:
                     log.info("ca_signer_signed", authority=signer.id, not_after=signer.not_after.isoformat())
         return await self._read(now) or known
 
-    async def _best(self, known: _Known) -> tuple[Signer, AuthorityKey] | None:
+    async def _best(self, known: _Known) -> tuple[Signer, SigningKey] | None:
         for signer in known.signers:
             key = await self._key(signer.id)
             if key is not None:
                 return signer, key
         return None
 
-    async def _key(self, authority: str) -> AuthorityKey | None:
+    async def _key(self, authority: str) -> SigningKey | None:
         # What is not here now may be put here later, so only what was found is remembered.
         if authority not in self._held:
             key = await self._keys.load(authority)

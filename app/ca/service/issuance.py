@@ -16,9 +16,8 @@ from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import SERVER_PATH, check_workload_id
-from app.ca.rules.profile import LeafProfile, pem
+from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder, pem
 from app.ca.rules.rotation import granted_ttl, validity
-from app.ca.rules.signing import sign_leaf
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
 from app.core.clock import Clock
 from app.core.errors import (
@@ -101,13 +100,13 @@ class Issuance:
             ttl_seconds = int(ttl.total_seconds()) if ttl else NO_TTL
             return _with_key(await self._issue(subject, ttl_seconds, Surface.SERVING), key)
 
-    def check(self) -> None:
-        """Sign an SVID and throw it away. Raises as `issue` does if nothing can be issued now."""
+    async def check(self) -> None:
+        """Sign an SVID and discard it. Raises as `issue` does if nothing can be issued now."""
         active = self._authorities.active()
         signer = active.signer
         not_before, not_after = validity(self._clock.now(), CHECK_TTL, signer.not_before, signer.not_after)
         spiffe_id = SpiffeId(self._config.trust_domain, SERVER_PATH)
-        self._sign(LeafProfile(spiffe_id, active.key.public_key(), new_serial(), not_before, not_after), active)
+        await self._sign(LeafProfile(spiffe_id, active.key.public_key, new_serial(), not_before, not_after), active)
 
     def authenticate(self, chain: Sequence[str]) -> SpiffeId:
         """Return the id that a chain (PEM, leaf first) proves. Raises UnauthenticatedError with the reason."""
@@ -145,7 +144,7 @@ class Issuance:
             if subject.token_id is not None and not await repository.redeem_token(subject.token_id, now):
                 raise UnauthenticatedError("the join token was used already or has expired: make a new one")
             profile = await self._profile(repository, subject, ttl_seconds, active)
-            leaf = self._sign(profile, active)
+            leaf = await self._sign(profile, active)
             record = IssuedSvid(
                 serial=f"{profile.serial:032x}",
                 spiffe_id=subject.spiffe_id,
@@ -183,8 +182,9 @@ class Issuance:
             ip_addresses=subject.ip_addresses,
         )
 
-    def _sign(self, profile: LeafProfile, active: ActiveSigner) -> x509.Certificate:
-        return sign_leaf(profile, active.certificate, active.key, active.root, self._clock.now())
+    async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> x509.Certificate:
+        signed = await active.key.sign(leaf_builder(profile, active.certificate))
+        return check_leaf(signed, profile, active.certificate, active.root, self._clock.now())
 
     @contextmanager
     def _counted(self, surface: Surface) -> Iterator[None]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ca.model import CaConfig, Surface
-from app.ca.rules.authority import make_root
+from app.ca.rules.authority import root_builder
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.profile import LeafProfile, leaf_builder
 from app.ca.rules.rotation import BACKDATE, granted_ttl, renewal_time, signer_is_due, validity
@@ -36,7 +36,7 @@ KEYS = [
 GOOD = x509.load_pem_x509_csr(csr().encode()).public_bytes(Encoding.DER)
 DAY = 24 * 3600
 ROOT_KEY = ec.generate_private_key(ec.SECP256R1())
-ROOT = parse_certificate(make_root(CaConfig(DOMAIN), ROOT_KEY, 1, NOW).certificate)
+ROOT = root_builder(CaConfig(DOMAIN), ROOT_KEY.public_key(), 1, NOW).sign(ROOT_KEY, hashes.SHA256())
 LEAF = leaf_builder(
     LeafProfile(SpiffeId(DOMAIN, "/a"), KEYS[0].public_key(), 2, NOW, NOW + timedelta(days=1), dns_names=("a.b",)), ROOT
 ).sign(ROOT_KEY, hashes.SHA256())

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 
 from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
-from app.ca.rules.profile import authority_csr, authority_id, new_authority_key
+from app.ca.rules.profile import authority_id, authority_request, pem
 from app.ca.service import CaService
 from app.core.errors import PreconditionError, UnavailableError
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -50,7 +50,7 @@ async def test_authorities_have_keys_of_the_kind_that_is_set(transactions, clock
     await ca.start()
     root = x509.load_pem_x509_certificate(ca.authorities.bundle().roots[0].encode())
     assert root.public_key().curve.name == curve
-    assert ca.authorities.active().key.curve.name == curve
+    assert ca.authorities.active().key.public_key.curve.name == curve
     assert (await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)).spiffe_id == HOLDER.spiffe_id
 
 
@@ -146,10 +146,9 @@ async def test_a_signing_request_that_is_not_an_authoritys_is_removed_and_not_si
 
 async def test_a_bad_request_does_not_keep_a_good_one_waiting(ca, transactions, clock):
     root = ca.authorities.status().roots[0].id
-    key = new_authority_key(KeyAlgorithm.P256)
-    good = SigningRequest(
-        authority_id(key.public_key()), root, authority_csr(TrustDomain("example.org"), "signer", key), clock.now()
-    )
+    key = await MemoryKeyStore().create(KeyAlgorithm.P256)
+    csr_ = await key.sign(authority_request(TrustDomain("example.org"), "signer", key.public_key))
+    good = SigningRequest(authority_id(key.public_key), root, pem(csr_), clock.now())
     async with transactions() as repository:
         await repository.add_signing_request(SigningRequest("e" * 40, root, "nonsense", clock.now()))
         await repository.add_signing_request(good)

@@ -228,7 +228,7 @@ async def test_a_certificate_that_came_out_as_anothers_is_held_back(ca, monkeypa
         other = SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")
         return leaf_builder(replace(profile, spiffe_id=other), issuer)
 
-    monkeypatch.setattr("app.ca.rules.signing.leaf_builder", build_anothers)
+    monkeypatch.setattr("app.ca.service.issuance.leaf_builder", build_anothers)
     with pytest.raises(InternalError, match="held back"):
         await issue(ca)
     assert await ca.records.page(None, 10) == []

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from app.ca.model import KeyAlgorithm, Surface
-from app.ca.rules.profile import new_authority_key
 from app.core.errors import InternalError, PreconditionError
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
+from tests.fakes.ca_store import MemoryKeyStore
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 DAY = 24 * 3600
@@ -59,7 +59,7 @@ async def test_a_ca_is_ready_as_long_as_it_can_sign(ca, clock):
 
 async def test_a_ca_whose_signature_is_no_longer_good_is_not_ready(ca):
     active = ca.authorities.active()
-    ca.authorities._active = replace(active, key=new_authority_key(KeyAlgorithm.P256))
+    ca.authorities._active = replace(active, key=await MemoryKeyStore().create(KeyAlgorithm.P256))
     with pytest.raises(InternalError, match="held back"):
         await ca.check_ready()
     with pytest.raises(InternalError, match="held back"):

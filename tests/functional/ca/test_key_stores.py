@@ -1,0 +1,105 @@
+"""One contract for every KeyStore and the SigningKeys that it hands out."""
+
+import pickle
+
+import pytest
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.ca.backends.disk import DiskKeyStore
+from app.ca.model import CaConfig, KeyAlgorithm, Surface
+from app.ca.rules.authority import root_builder
+from app.ca.rules.profile import authority_id, authority_request
+from app.ca.service import CaService
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential, Principal
+from app.telemetry.metrics import Metrics
+from tests.assets.csrs import csr
+from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
+from tests.fakes.clock import ManualClock
+from tests.fakes.token_keys import TokenKeyStore
+
+DOMAIN = TrustDomain("example.org")
+NOW = ManualClock().now()
+ALGORITHMS = [(KeyAlgorithm.P256, "secp256r1", "sha256"), (KeyAlgorithm.P384, "secp384r1", "sha384")]
+
+
+@pytest.fixture(params=["disk", "memory", "token"])
+def store(request, tmp_path):
+    match request.param:
+        case "disk":
+            return DiskKeyStore(tmp_path / "keys")
+        case "memory":
+            return MemoryKeyStore()
+        case _:
+            return TokenKeyStore()
+
+
+def certificate_for(key):
+    return root_builder(CaConfig(DOMAIN), key.public_key, 1, NOW)
+
+
+@pytest.mark.parametrize(("algorithm", "curve", "digest"), ALGORITHMS)
+async def test_certificates_and_requests_are_signed_with_the_key_and_its_hash(store, algorithm, curve, digest):
+    key = await store.create(algorithm)
+    assert key.public_key.curve.name == curve
+    certificate = await key.sign(certificate_for(key))
+    assert certificate.public_key() == key.public_key
+    assert certificate.signature_hash_algorithm.name == digest
+    certificate.verify_directly_issued_by(certificate)
+    request = await key.sign(authority_request(DOMAIN, "signer", key.public_key))
+    assert request.is_signature_valid
+    assert request.signature_hash_algorithm.name == digest
+
+
+async def test_a_key_is_found_again_by_the_id_of_its_authority(store):
+    keys = [await store.create(KeyAlgorithm.P256) for _ in range(3)]
+    for key in keys:
+        loaded = await store.load(authority_id(key.public_key))
+        assert loaded.public_key == key.public_key
+        certificate = await loaded.sign(certificate_for(key))
+        certificate.verify_directly_issued_by(certificate)
+
+
+async def test_an_unknown_key_is_none_and_so_is_a_removed_one(store):
+    key, other = await store.create(KeyAlgorithm.P256), await store.create(KeyAlgorithm.P256)
+    assert await store.load("0" * 40) is None
+    await store.remove("0" * 40)
+    await store.remove(authority_id(key.public_key))
+    assert await store.load(authority_id(key.public_key)) is None
+    assert await store.load(authority_id(other.public_key)) is not None
+
+
+async def test_the_private_key_cannot_be_taken_out_of_a_signing_key(store):
+    key = await store.create(KeyAlgorithm.P256)
+    public = {name for name in dir(key) if not name.startswith("_")}
+    assert public == {"public_key", "sign"}
+    assert not isinstance(key, ec.EllipticCurvePrivateKey)
+    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+        pickle.dumps(key)
+
+
+async def test_a_signing_key_is_not_shown_where_it_is_printed_or_logged(store):
+    key = await store.create(KeyAlgorithm.P256)
+    line = structlog.processors.JSONRenderer()(None, "info", {"event": "x", "key": key})
+    for text in (repr(key), str(key), f"{key}", line):
+        assert "PRIVATE" not in text
+        assert len(text) < 200
+
+
+async def test_a_ca_runs_on_the_store(store):
+    ca = CaService(
+        CaConfig(DOMAIN, key_algorithm=KeyAlgorithm.P384),
+        MemoryTransactions(),
+        store,
+        MemoryPublisher(),
+        ManualClock(),
+        Metrics(),
+    )
+    await ca.start()
+    cart = Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
+    issued = await ca.issuance.issue(cart, csr(), 0, Surface.ISTIO_CA)
+    leaf, signer = (x509.load_pem_x509_certificate(text.encode()) for text in issued.chain)
+    leaf.verify_directly_issued_by(signer)
+    await ca.check_ready()
