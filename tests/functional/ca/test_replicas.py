@@ -1,7 +1,7 @@
 """Replicas on one database: one root, a signing key for each data directory, no private key in the database."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from sqlalchemy import text
@@ -10,7 +10,7 @@ from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig, Surface
 from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
-from app.core.errors import UnauthenticatedError, UnavailableError
+from app.core.errors import MeshwardError, UnauthenticatedError, UnavailableError
 from app.db.base import Base
 from app.db.engine import create_engine
 from app.db.transactions import Transactions
@@ -59,10 +59,13 @@ async def replica(postgres_url, tmp_path):
 async def maintained(*services):
     """Keeps the services' passes going, with no time between them."""
 
-    async def soon(seconds):
-        await asyncio.sleep(0.01)
+    async def maintain(service):
+        while True:
+            with suppress(MeshwardError):
+                await service.maintain()
+            await asyncio.sleep(0.01)
 
-    tasks = [asyncio.create_task(service.run(soon)) for service in services]
+    tasks = [asyncio.create_task(maintain(service)) for service in services]
     try:
         yield
     finally:
