@@ -61,7 +61,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
     policies = PolicyService(Transactions(engine, SqlPolicyRepository), clock, metrics, options, decisions)
-    quotas = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(), clock, metrics)
+    quotas = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(clock), clock, metrics)
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,

@@ -1,4 +1,4 @@
-"""The values of quota: what a domain's configuration says, what a sidecar asks, what is answered."""
+"""The values of quota: a domain's configuration, a sidecar's request, its answer."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,21 @@ class Unit(Enum):
     WEEK = 7 * 24 * 60 * 60
     MONTH = 30 * 24 * 60 * 60
     YEAR = 365 * 24 * 60 * 60
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FixedWindow:
+    """Up to `requests` in each window of `seconds`. Windows start at multiples of their length since the epoch."""
+
+    requests: int
+    seconds: int
+
+
+Algorithm = FixedWindow
+"""How a limit is counted, with the parameters: all that a counter store knows of the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +123,30 @@ class Descriptor(NamedTuple):
     override: RateLimit | None = None
 
 
-CounterKey = tuple[str, ...]
-"""What is counted: the domain, then key and value of each entry. No two descriptors share one."""
+LimitId = str
+"""Identifies a limit among those of every domain: its domain, its place in the configuration, and its unit."""
 
 
 class Hit(NamedTuple):
-    """`hits` to be counted for `key` in the window of `unit_seconds` that starts at `window_start` (Unix seconds)."""
+    """`hits` to be counted by `algorithm` under the limit `limit_id`, for the counter of `entries`."""
 
-    key: CounterKey
-    unit_seconds: int
-    window_start: int
+    limit_id: LimitId
+    entries: tuple[Entry, ...]
+    algorithm: Algorithm
     hits: int
+
+
+class Outcome(NamedTuple):
+    """What the counter of a hit came to, the hit included.
+
+    `allowed` is False if the limit is exceeded. `remaining` requests are left until the counter resets in
+    `reset_seconds`, at least 1. `counted` is False where there was no room to count, which is not allowed.
+    """
+
+    allowed: bool
+    remaining: int
+    reset_seconds: int
+    counted: bool = True
 
 
 class Code(Enum):
@@ -131,9 +159,8 @@ class Code(Enum):
 class Status(NamedTuple):
     """The answer to one descriptor.
 
-    `limit` is None if none applies or it is `Unlimited`, whose `remaining` is the largest number there is.
-    `reset_seconds` is the time until the window ends, at least 1 where a limit applies. `counted` is False where the
-    counters had no room for the descriptor, which is then over its limit.
+    `limit` is None if none applies or it is `Unlimited`, whose `remaining` is the largest number there is. The other
+    fields are those of the counter's `Outcome`.
     """
 
     code: Code

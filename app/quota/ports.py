@@ -1,26 +1,30 @@
 """What quota's service needs from outside, as Protocols."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from app.quota.model import Hit, StoredConfig
+from app.quota.model import Hit, LimitId, Outcome, StoredConfig
 
 
 class CounterStore(Protocol):
-    """Where hits are counted.
+    """Where hits are counted: it keeps the state of each counter, in its own time, and runs the limit's algorithm.
 
-    A window is told by its length and its start. For one key and length, a window that starts before one already
-    counted is closed: its hits are counted in the later one, so that no count comes back and none starts anew.
+    A counter is identified by the limit and the entries of the descriptor. Its time never goes back: no window, once it
+    ended, starts again.
     """
 
-    async def add(self, hits: Sequence[Hit]) -> Sequence[int | None]:
-        """Count all `hits` in one step and return, for each, the count in its window with its own hits included.
+    def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
+        """Count all `hits` in one step and return the outcome of each, in their order.
 
-        Hits for the same key are counted one after another. 0 hits read the count, and take up no room. The count may
-        be held at any number above the largest limit. None stands for a key that there was no room to count. Raises
-        UnavailableError if the counters cannot be reached.
+        The outcomes themselves where they are known at once, else an awaitable of them. Hits for the same counter are
+        counted one after another, whether they are allowed or not. 0 hits read the counter, and take up no room.
+        Raises UnavailableError, or the awaitable does, if the counters cannot be reached.
         """
+        ...
+
+    def retain(self, limits: Collection[LimitId]) -> None:
+        """Free the counters of every limit that is not one of `limits`, because it was deleted."""
         ...
 
 

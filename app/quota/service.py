@@ -1,7 +1,7 @@
 """Quota's use cases: answer whether a request is within its limits, and keep the configurations that say so."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.core.clock import Clock
@@ -13,11 +13,11 @@ from app.core.errors import (
     PreconditionError,
     Violation,
 )
-from app.quota.model import Answer, Code, CounterKey, Descriptor, Hit, Limit, RateLimit, Status, StoredConfig
+from app.quota.model import Answer, Code, Descriptor, Hit, Outcome, StoredConfig
 from app.quota.ports import ConfigRepository, ConfigTransactions, CounterStore
-from app.quota.rules.match import Node, compile_config, limits_of
+from app.quota.rules.answer import NOT_LIMITED, answer_of, hits_of
+from app.quota.rules.match import AppliedLimit, CompiledConfig, compile_config, limits_of
 from app.quota.rules.parse import domain_problem, parse_config
-from app.quota.rules.window import NOT_LIMITED, hits_of, judge, overall, steady_offset, window_start
 from app.telemetry.metrics import Metrics
 
 CONFIG_KIND = "quota"
@@ -28,7 +28,7 @@ class _Snapshot:
     """Every configuration in force, compiled, and the revision that it is of."""
 
     revision: int
-    domains: Mapping[str, tuple[int, Node]] = field(default_factory=dict)
+    domains: Mapping[str, tuple[int, CompiledConfig]] = field(default_factory=dict)
 
 
 class QuotaService:
@@ -43,7 +43,6 @@ class QuotaService:
         self._metrics = metrics
         self._snapshot: _Snapshot | None = None
         self._changing = asyncio.Lock()
-        self._offset = float("-inf")
 
     @property
     def loaded(self) -> bool:
@@ -52,11 +51,14 @@ class QuotaService:
 
     # The hot path.
 
-    async def should_rate_limit(self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> Answer:
+    def should_rate_limit(
+        self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int
+    ) -> Answer | Awaitable[Answer]:
         """Count one request and answer it; `hits_addend` (0 reads as 1) holds where a descriptor has no number itself.
 
-        A descriptor that no limit applies to is within it, and so is every one of a domain that is not configured.
-        Raises PreconditionError before the configurations are loaded, UnavailableError if the counters are away.
+        The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
+        applies to is within it, and so is every one of a domain that is not configured. Raises PreconditionError before
+        the configurations are loaded; UnavailableError, or the awaitable does, if the counters cannot be reached.
         """
         if self._snapshot is None:
             raise PreconditionError("no rate limit configuration loaded")
@@ -64,20 +66,13 @@ class QuotaService:
         if configured is None:
             return Answer(Code.OK, (NOT_LIMITED,) * len(descriptors), domain_known=False)
         limits = limits_of(configured[1], descriptors)
-        now = self._now()
         hits = [
-            _hit(domain, descriptor, limit, hits_addend, now)
+            Hit(limit.limit_id, descriptor.entries, limit.algorithm, hits_of(descriptor.hits, hits_addend))
             for descriptor, limit in zip(descriptors, limits, strict=True)
-            if isinstance(limit, RateLimit)
+            if limit is not None and limit.algorithm is not None
         ]
-        counts = await self._counters.add(hits) if hits else ()
-        statuses = _statuses(limits, counts, now)
-        return Answer(overall(statuses), statuses, domain_known=True)
-
-    def _now(self) -> int:
-        monotonic = self._clock.monotonic()
-        self._offset = steady_offset(self._offset, self._clock.now().timestamp(), monotonic)
-        return int(monotonic + self._offset)
+        outcomes = self._counters.add(hits) if hits else []
+        return answer_of(limits, outcomes) if isinstance(outcomes, list) else _answer_later(limits, outcomes)
 
     # The configurations.
 
@@ -164,7 +159,7 @@ class QuotaService:
 
     def _compile(self, revision: int, stored: Sequence[StoredConfig]) -> _Snapshot:
         held = self._snapshot.domains if self._snapshot else {}
-        domains: dict[str, tuple[int, Node]] = {}
+        domains: dict[str, tuple[int, CompiledConfig]] = {}
         for config in stored:
             compiled = held.get(config.domain)
             if compiled is None or compiled[0] != config.revision:
@@ -172,7 +167,7 @@ class QuotaService:
             domains[config.domain] = compiled
         return _Snapshot(revision, domains)
 
-    def _compile_stored(self, config: StoredConfig) -> Node:
+    def _compile_stored(self, config: StoredConfig) -> CompiledConfig:
         try:
             return compile_config(parse_config(config.document))
         except InvalidInputError as error:
@@ -184,6 +179,7 @@ class QuotaService:
 
     def _install(self, snapshot: _Snapshot) -> None:
         self._snapshot = snapshot
+        self._counters.retain({limit for _, config in snapshot.domains.values() for limit in config.limits})
         self._metrics.config_loads.add((CONFIG_KIND, "success"))
 
 
@@ -198,17 +194,8 @@ def _check(domain: str, document: Mapping[str, object]) -> None:
     compile_config(config)
 
 
-def _hit(domain: str, descriptor: Descriptor, limit: RateLimit, hits_addend: int, now: int) -> Hit:
-    unit_seconds = limit.unit.value
-    key: CounterKey = (domain,)
-    for entry in descriptor.entries:
-        key += entry
-    return Hit(key, unit_seconds, window_start(now, unit_seconds), hits_of(descriptor.hits, hits_addend))
-
-
-def _statuses(limits: Sequence[Limit | None], counts: Sequence[int | None], now: int) -> tuple[Status, ...]:
-    counted = iter(counts)
-    return tuple([judge(limit, next(counted) if isinstance(limit, RateLimit) else 0, now) for limit in limits])
+async def _answer_later(limits: Sequence[AppliedLimit | None], outcomes: Awaitable[list[Outcome]]) -> Answer:
+    return answer_of(limits, await outcomes)
 
 
 def _expect(domain: str, stored: StoredConfig | None, expected_revision: int | None) -> None:

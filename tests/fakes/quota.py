@@ -1,6 +1,8 @@
 """Quota's ports in memory."""
 
+import asyncio
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 
 from app.core.errors import UnavailableError
 
@@ -51,15 +53,40 @@ class _Draft:
         return [self.configs[name] for name in names[:limit]]
 
 
+class FetchedCounters:
+    """Counters that have to be waited for, as those of a store over a network."""
+
+    def __init__(self, counters):
+        self._counters = counters
+
+    async def add(self, hits):
+        await asyncio.sleep(0)
+        return self._counters.add(hits)
+
+    def retain(self, limits):
+        self._counters.retain(limits)
+
+
+async def settled(answer):
+    """The answer itself, waited for where it is not known at once."""
+    return await answer if isawaitable(answer) else answer
+
+
 class AwayCounters:
     """Counters that cannot be reached."""
 
-    async def add(self, hits):
+    def add(self, hits):
         raise UnavailableError("the counters are away; try again")
+
+    def retain(self, limits):
+        """There is nothing to free."""
 
 
 class BrokenCounters:
     """Counters with a fault of their own."""
 
-    async def add(self, hits):
+    def add(self, hits):
         raise ZeroDivisionError
+
+    def retain(self, limits):
+        """There is nothing to free."""

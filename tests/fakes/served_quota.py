@@ -27,7 +27,7 @@ class ServedQuota:
     def __init__(self, counters=None):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = QuotaService(MemoryConfigs(), counters or MemoryCounters(), self.clock, self.metrics)
+        self.service = QuotaService(MemoryConfigs(), counters or MemoryCounters(self.clock), self.clock, self.metrics)
         self.port = 0
 
     def application(self):

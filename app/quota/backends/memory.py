@@ -1,74 +1,113 @@
-"""Counters in this process's memory: one dictionary for each length of window, thrown away whole when it ends."""
+"""Counters in this process's memory: a dictionary for each limit, thrown away whole when its window ends."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from heapq import heapify, heappop, heappush
 
-from app.quota.model import CounterKey, Hit, Unit
+from app.core.clock import Clock
+from app.quota.model import Entry, Hit, LimitId, Outcome
+from app.quota.rules.window import count_hits, refuse_uncounted, steady_offset, window_end
 
-# Keys that are counted in one window. What comes beyond them is not counted, and so not granted, until the window ends:
-# forgetting a count would hand out its quota twice. Each length of window has its own room, so that a flood of keys
-# under a yearly limit leaves those by the second alone.
-MAX_KEYS = 100_000
-# Characters of a key that is kept as it is; a longer one is kept as its digest, so that hostile values claim no memory.
-MAX_PLAIN_KEY_LENGTH = 256
+# Clients write what is counted, so they can make any number of counters. What finds no room is not counted, and so not
+# granted, until the window ends: forgetting a count would grant its limit twice.
+# Counters of one limit: what a flood can take before it is refused.
+MAX_COUNTERS_PER_LIMIT = 100_000
+# Counters of all limits, some hundred bytes each.
+MAX_COUNTERS = 1_000_000
+# Counters that each limit has room for even while others fill the store: no flood takes the room of every limit.
+RESERVED_COUNTERS = 1_000
+# Characters of entries that are kept as they are; longer ones are kept as their digest, so that hostile values claim
+# no memory.
+MAX_PLAIN_LENGTH = 256
 
 
 @dataclass(slots=True)
-class _Window:
-    """The counts of the current window of one length."""
+class _Room:
+    """The counters of one limit, which all end at `ends` (Unix seconds)."""
 
-    start: int
-    counts: dict[CounterKey, int] = field(default_factory=dict)
+    ends: int
+    states: dict[tuple[Entry, ...] | bytes, int] = field(default_factory=dict)
 
 
 class MemoryCounters:
-    """A CounterStore for one process. It belongs to one event loop: a step is atomic as nothing in it awaits."""
+    """A CounterStore for one process. It belongs to one event loop: a step is atomic as nothing in it waits."""
 
-    def __init__(self, max_keys: int = MAX_KEYS) -> None:
-        self._max_keys = max_keys
-        self._windows = {unit.value: _Window(0) for unit in Unit}
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        max_per_limit: int = MAX_COUNTERS_PER_LIMIT,
+        max_counters: int = MAX_COUNTERS,
+        reserved: int = RESERVED_COUNTERS,
+    ) -> None:
+        self._clock = clock
+        self._offset = float("-inf")
+        self._max_per_limit = max_per_limit
+        self._max_counters = max_counters
+        self._reserved = reserved
+        self._rooms: dict[LimitId, _Room] = {}
+        # When the window of each room ends, the next one first.
+        self._ends: list[tuple[int, LimitId]] = []
+        self._counters = 0
 
-    async def add(self, hits: Sequence[Hit]) -> list[int | None]:
+    def __len__(self) -> int:
+        """Return how many counters are held, those of windows that ended since the last step included."""
+        return self._counters
+
+    def add(self, hits: Sequence[Hit]) -> list[Outcome]:
         """Count `hits` in one step; see CounterStore."""
-        return [self._add(hit) for hit in hits]
+        now = self._now()
+        while self._ends and self._ends[0][0] <= now:
+            self._counters -= len(self._rooms.pop(heappop(self._ends)[1]).states)
+        return [self._add(hit, now) for hit in hits]
 
-    def keys(self) -> int:
-        """Return how many keys are held, those of windows that nobody has found ended yet included."""
-        return sum(len(window.counts) for window in self._windows.values())
+    def retain(self, limits: Collection[LimitId]) -> None:
+        """Free the counters of every limit that is not one of `limits`."""
+        self._rooms = {limit_id: room for limit_id, room in self._rooms.items() if limit_id in limits}
+        self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
+        heapify(self._ends)
+        self._counters = sum(len(room.states) for room in self._rooms.values())
 
-    def _add(self, hit: Hit) -> int | None:
-        window = self._windows[hit.unit_seconds]
-        if hit.window_start > window.start:
-            window = self._turn(hit)
-        counts, key = window.counts, _bounded(hit.key)
-        count = counts.get(key)
-        if count is None:
-            if not hit.hits:
-                return 0
-            if len(counts) >= self._max_keys:
-                return None
-            count = 0
-        elif not hit.hits:
-            return count
-        counts[key] = count = count + hit.hits
-        return count
+    def _now(self) -> int:
+        monotonic = self._clock.monotonic()
+        self._offset = steady_offset(self._offset, self._clock.now().timestamp(), monotonic)
+        return int(monotonic + self._offset)
 
-    def _turn(self, hit: Hit) -> _Window:
-        """Start the window of `hit`, and drop each other one that its start shows to have ended."""
-        for unit_seconds, window in self._windows.items():
-            if window.counts and window.start + unit_seconds <= hit.window_start:
-                self._windows[unit_seconds] = _Window(window.start)
-        window = self._windows[hit.unit_seconds] = _Window(hit.window_start)
-        return window
+    def _add(self, hit: Hit, now: int) -> Outcome:
+        limit_id, entries, window, hits = hit
+        room = self._rooms.get(limit_id) or self._open(limit_id, window_end(window, now))
+        key: tuple[Entry, ...] | bytes = entries
+        counted = room.states.get(key)
+        if counted is None:
+            key = _bounded(entries)
+            counted = room.states.get(key)
+            if counted is None and hits:
+                if not self._has_room(len(room.states)):
+                    return refuse_uncounted(window, now)
+                self._counters += 1
+        counted, outcome = count_hits(window, counted or 0, now, hits)
+        if hits:
+            room.states[key] = counted
+        return outcome
+
+    def _has_room(self, held: int) -> bool:
+        """Return whether a limit that holds `held` counters may hold another one."""
+        return held < self._max_per_limit and (held < self._reserved or self._counters < self._max_counters)
+
+    def _open(self, limit_id: LimitId, ends: int) -> _Room:
+        room = self._rooms[limit_id] = _Room(ends)
+        heappush(self._ends, (ends, limit_id))
+        return room
 
 
-def _bounded(key: CounterKey) -> CounterKey:
-    if sum(map(len, key)) <= MAX_PLAIN_KEY_LENGTH:
-        return key
+def _bounded(entries: tuple[Entry, ...]) -> tuple[Entry, ...] | bytes:
+    """Return what stands for `entries` in memory: themselves, or their digest if they are long."""
+    if sum(len(key) + len(value) for key, value in entries) <= MAX_PLAIN_LENGTH:
+        return entries
     digest = blake2b(digest_size=32)
-    for part in key:
+    for part in (part for entry in entries for part in entry):
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8))
         digest.update(encoded)
-    return (digest.hexdigest(), "")  # no key that is kept as it is has two parts: it has one, and two for each entry
+    return digest.digest()

@@ -1,4 +1,4 @@
-"""What a client is told of its limits, in either family of rate limit headers."""
+"""The response headers that report limits to clients, in either family of rate limit headers."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -24,7 +24,7 @@ class HeaderStyle(Enum):
 def headers_of(style: HeaderStyle, statuses: Sequence[Status]) -> tuple[Header, ...]:
     """Return the headers for a request's statuses, none if no limit applied.
 
-    What remains and when it resets is told of the descriptor with the least remaining, the first of several.
+    What remains and when it resets is that of the descriptor with the least remaining, the first of several.
     """
     if style is HeaderStyle.OFF:
         return ()
@@ -48,7 +48,7 @@ def _draft03(limited: list[tuple[RateLimit, Status]]) -> tuple[Header, ...]:
     policies = [str(limit.requests_per_unit)]
     for each, _ in limited:
         name = f';name="{each.name}"' if each.name else ""
-        policies.append(f"{each.requests_per_unit};w={each.unit.value}{name}")
+        policies.append(f"{each.requests_per_unit};w={each.unit.seconds}{name}")
     return (
         ("x-ratelimit-limit", ", ".join(policies)),
         ("x-ratelimit-remaining", str(status.remaining)),
@@ -61,7 +61,7 @@ def _ietf(limited: list[tuple[RateLimit, Status]]) -> tuple[Header, ...]:
     least = _least(limited)
     status = limited[least][1]
     policies = (
-        f'"{name}";q={limit.requests_per_unit};w={limit.unit.value}'
+        f'"{name}";q={limit.requests_per_unit};w={limit.unit.seconds}'
         for name, (limit, _) in zip(names, limited, strict=True)
     )
     return (
@@ -71,7 +71,7 @@ def _ietf(limited: list[tuple[RateLimit, Status]]) -> tuple[Header, ...]:
 
 
 def _names(limits: Sequence[RateLimit]) -> list[str]:
-    """Return a name for each policy that no other has: the limit's own or its unit, numbered where it comes again."""
+    """Return a unique name for each policy: the limit's own or its unit, with a number where it repeats."""
     names: list[str] = []
     for limit in limits:
         name = base = limit.name or f"per-{limit.unit.name.lower()}"

@@ -1,11 +1,25 @@
-"""Which limit applies to a descriptor: a domain's configuration, compiled to a tree that is walked once, never back."""
+"""Which limit applies to a descriptor: a domain's configuration as a tree, walked once and never back."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.quota.model import ConfigDescriptor, Descriptor, Entry, Limit, QuotaConfig
+from app.quota.model import (
+    Algorithm,
+    ConfigDescriptor,
+    Descriptor,
+    Entry,
+    Limit,
+    LimitId,
+    QuotaConfig,
+    RateLimit,
+    Unit,
+)
+from app.quota.rules.window import algorithm_of
 
 WILDCARD = "*"
+ConfigEntry = tuple[str, str | None]
+"""Key and value of a configured descriptor, None for any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +44,76 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedLimit:
+    """A limit as it applies to a descriptor: with its identity and its algorithm, None if it is `Unlimited`."""
+
+    limit: Limit
+    limit_id: LimitId
+    algorithm: Algorithm | None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One compiled descriptor: its limit, and its children by exact entry, by pattern in file order, by bare key."""
 
-    limit: Limit | None = None
+    limit: AppliedLimit | None = None
     exact: Mapping[Entry, "Node"] = field(default_factory=dict)
     patterns: Mapping[str, tuple[tuple[Pattern, "Node"], ...]] = field(default_factory=dict)
     bare: Mapping[str, "Node"] = field(default_factory=dict)
 
 
-def compile_config(config: QuotaConfig) -> Node:
-    """Return the root of the domain's tree."""
-    return _compile(config.descriptors, None)
+@dataclass(frozen=True, slots=True)
+class CompiledConfig:
+    """A domain's tree and the identities of its limits; `overrides` are those of the limits that requests bring."""
+
+    root: Node
+    limits: frozenset[LimitId]
+    overrides: Mapping[Unit, LimitId]
 
 
-def _compile(descriptors: tuple[ConfigDescriptor, ...], limit: Limit | None) -> Node:
+def compile_config(config: QuotaConfig) -> CompiledConfig:
+    """Return the configuration of a domain as a tree."""
+    overrides = {unit: _limit_id(config.domain, None, unit) for unit in Unit}
+    limits = set(overrides.values())
+    root = _compile(config.domain, (), None, config.descriptors, limits)
+    return CompiledConfig(root, frozenset(limits), overrides)
+
+
+def _compile(
+    domain: str,
+    path: tuple[ConfigEntry, ...],
+    limit: Limit | None,
+    descriptors: tuple[ConfigDescriptor, ...],
+    limits: set[LimitId],
+) -> Node:
+    """Return the node at `path`, and add the identities of its limits and its descendants' to `limits`."""
     exact: dict[Entry, Node] = {}
     patterns: dict[str, tuple[tuple[Pattern, Node], ...]] = {}
     bare: dict[str, Node] = {}
     for descriptor in descriptors:
-        node = _compile(descriptor.descriptors, descriptor.limit)
-        if descriptor.value is None:
-            bare[descriptor.key] = node
+        key, value = entry = descriptor.key, descriptor.value
+        node = _compile(domain, (*path, entry), descriptor.limit, descriptor.descriptors, limits)
+        if value is None:
+            bare[key] = node
             continue
-        exact[descriptor.key, descriptor.value] = node  # a pattern too: the value that spells it is its exact match
-        if WILDCARD in descriptor.value:
-            before = patterns.get(descriptor.key, ())
-            patterns[descriptor.key] = (*before, (compile_pattern(descriptor.value), node))
-    return Node(limit, exact, patterns, bare)
+        exact[key, value] = node  # a pattern too: the value that spells it is its exact match
+        if WILDCARD in value:
+            patterns[key] = (*patterns.get(key, ()), (compile_pattern(value), node))
+    applied = _apply(domain, path, limit) if limit else None
+    if applied:
+        limits.add(applied.limit_id)
+    return Node(applied, exact, patterns, bare)
+
+
+def _apply(domain: str, path: tuple[ConfigEntry, ...], limit: Limit) -> AppliedLimit:
+    if isinstance(limit, RateLimit):
+        return AppliedLimit(limit, _limit_id(domain, path, limit.unit), algorithm_of(limit))
+    return AppliedLimit(limit, _limit_id(domain, path, None), None)
+
+
+def _limit_id(domain: str, path: tuple[ConfigEntry, ...] | None, unit: Unit | None) -> LimitId:
+    """Return the identity of the limit at `path`; None for `path` are the limits that requests bring."""
+    return json.dumps([domain, path, unit and unit.name])
 
 
 def compile_pattern(value: str) -> Pattern:
@@ -66,7 +122,7 @@ def compile_pattern(value: str) -> Pattern:
     return Pattern(prefix, tuple(part for part in middle if part), suffix)
 
 
-def find_limit(root: Node, entries: Sequence[Entry]) -> Limit | None:
+def find_limit(root: Node, entries: Sequence[Entry]) -> AppliedLimit | None:
     """Return the limit of the node that `entries` lead to, None if they lead to none or to one without a limit.
 
     Each entry takes the child with its key and value; else the first pattern in file order that fits; else the child
@@ -76,7 +132,10 @@ def find_limit(root: Node, entries: Sequence[Entry]) -> Limit | None:
     for entry in entries:
         if node is None:
             return None
-        node = node.exact.get(entry) or _by_pattern(node, entry) or node.bare.get(entry[0])
+        child = node.exact.get(entry)
+        if child is None and node.patterns:
+            child = _by_pattern(node, entry)
+        node = node.bare.get(entry[0]) if child is None else child
     return node.limit if node else None
 
 
@@ -87,19 +146,30 @@ def _by_pattern(node: Node, entry: Entry) -> Node | None:
     return None
 
 
-def limits_of(root: Node, descriptors: Sequence[Descriptor]) -> tuple[Limit | None, ...]:
+def limits_of(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> list[AppliedLimit | None]:
     """Return the limit of each descriptor of one request.
 
-    An override holds in place of the configuration. A limit whose name another limit of the request replaces is
+    An override applies in place of the configured limit. A limit whose name another limit of the request replaces is
     dropped: its descriptor has none.
     """
-    found = [descriptor.override or find_limit(root, descriptor.entries) for descriptor in descriptors]
-    for limit in found:
-        if limit is not None and limit.replaces:
-            return _without_replaced(found)
-    return tuple(found)
+    root = config.root
+    found: list[AppliedLimit | None] = []
+    replaced: frozenset[str] = frozenset()
+    for descriptor in descriptors:
+        applied = find_limit(root, descriptor.entries)
+        if descriptor.override is not None:
+            applied = _override(config, descriptor.override, applied)
+        found.append(applied)
+        if applied is not None and applied.limit.replaces:
+            replaced |= applied.limit.replaces
+    if not replaced:
+        return found
+    return [None if applied is None or applied.limit.name in replaced else applied for applied in found]
 
 
-def _without_replaced(found: Sequence[Limit | None]) -> tuple[Limit | None, ...]:
-    replaced = {name for limit in found if limit is not None for name in limit.replaces}
-    return tuple(limit if limit is None or limit.name not in replaced else None for limit in found)
+def _override(config: CompiledConfig, limit: RateLimit, configured: AppliedLimit | None) -> AppliedLimit:
+    """Return `limit` as it applies; it shares the counter of the limit it stands in for where both have one unit."""
+    algorithm = algorithm_of(limit)
+    if configured and configured.algorithm and configured.algorithm.seconds == algorithm.seconds:
+        return AppliedLimit(limit, configured.limit_id, algorithm)
+    return AppliedLimit(limit, config.overrides[limit.unit], algorithm)

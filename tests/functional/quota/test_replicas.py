@@ -13,6 +13,7 @@ from app.quota.model import Code, Descriptor
 from app.quota.repository import SqlConfigRepository
 from app.quota.service import QuotaService
 from app.telemetry.metrics import Metrics
+from tests.fakes.quota import settled
 
 ASKED = [Descriptor((("k", "v"),))]
 
@@ -23,7 +24,8 @@ async def replica(engine):
         await connection.run_sync(Base.metadata.create_all)
 
     async def start():
-        service = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(), SystemClock(), Metrics())
+        clock = SystemClock()
+        service = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(clock), clock, Metrics())
         await service.load()
         return service
 
@@ -38,7 +40,7 @@ def document(domain, number=0):
 
 
 async def code(service, domain):
-    return (await service.should_rate_limit(domain, ASKED, 0)).code
+    return (await settled(service.should_rate_limit(domain, ASKED, 0))).code
 
 
 async def test_configurations_survive_a_restart(replica):

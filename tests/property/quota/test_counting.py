@@ -9,27 +9,22 @@ from hypothesis import strategies as st
 
 from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MemoryCounters
-from app.quota.model import Code, CounterKey, Descriptor, Hit, RateLimit, Unit
+from app.quota.model import Code, Descriptor, FixedWindow, Hit, RateLimit, Unit
+from app.quota.rules.answer import judge
 from app.quota.rules.parse import parse_config
-from app.quota.rules.window import judge, steady_offset, window_start
+from app.quota.rules.window import algorithm_of, count_hits, steady_offset
 from app.quota.service import QuotaService
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.quota import MemoryConfigs
 
 LIMIT = 7
-
-
-def finish(awaitable):
-    """Run what waits for nothing to its end, without an event loop for each of the many examples."""
-    with pytest.raises(StopIteration) as done:
-        awaitable.send(None)
-    return done.value.value
+WINDOW = FixedWindow(LIMIT, 60)
 
 
 def new_service(unit, max_keys):
     clock = ManualClock()
-    service = QuotaService(MemoryConfigs(), MemoryCounters(max_keys), clock, Metrics())
+    service = QuotaService(MemoryConfigs(), MemoryCounters(clock, max_per_limit=max_keys), clock, Metrics())
     limit = {"unit": unit.name, "requests_per_unit": LIMIT}
     asyncio.run(service.put("d", {"domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}))
     return service, clock
@@ -51,7 +46,7 @@ def test_no_window_lets_more_pass_than_its_limit(steps, unit, max_keys):
             elapsed += max(0.0, step)
             furthest = max(furthest, clock.now().timestamp())
             continue
-        answer = finish(service.should_rate_limit("d", [Descriptor((("k", name),), hits) for name, hits in step], 0))
+        answer = service.should_rate_limit("d", [Descriptor((("k", name),), hits) for name, hits in step], 0)
         over = [status.code is Code.OVER_LIMIT for status in answer.statuses]
         assert (answer.code is Code.OVER_LIMIT) == any(over)
         for (name, hits), status in zip(step, answer.statuses, strict=True):
@@ -70,7 +65,7 @@ def test_within_a_window_the_allowed_hits_never_exceed_the_limit(numbers):
     total = 0
     remaining = LIMIT
     for number in numbers:
-        (status,) = finish(service.should_rate_limit("d", [Descriptor((("k", "a"),), number)], 0)).statuses
+        (status,) = service.should_rate_limit("d", [Descriptor((("k", "a"),), number)], 0).statuses
         total += number if status.code is Code.OK else 0
         assert status.remaining <= remaining
         remaining = status.remaining
@@ -79,11 +74,39 @@ def test_within_a_window_the_allowed_hits_never_exceed_the_limit(numbers):
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=20), st.data())
 def test_one_step_counts_what_single_steps_count(asked, data):
-    hits = [Hit(("d", "k", name), 60, 0, number) for name, number in asked]
-    together, apart = MemoryCounters(), MemoryCounters()
+    hits = [Hit("limit", (("k", name),), WINDOW, number) for name, number in asked]
+    together, apart = MemoryCounters(ManualClock()), MemoryCounters(ManualClock())
     cut = data.draw(st.integers(0, len(hits)))
-    at_once = finish(together.add(hits[:cut])) + finish(together.add(hits[cut:]))
-    assert at_once == [finish(apart.add([hit]))[0] for hit in hits]
+    assert together.add(hits[:cut]) + together.add(hits[cut:]) == [apart.add([hit])[0] for hit in hits]
+
+
+@given(st.lists(st.tuples(st.floats(0, 300), st.integers(0, 9)), max_size=40))
+def test_a_counter_agrees_with_the_sum_of_the_hits_in_its_window(steps):
+    """Time goes forward by the first of each pair; the second are the hits."""
+    clock, sums = ManualClock(), {}
+    counters = MemoryCounters(clock)
+    for passed, hits in steps:
+        clock.advance(passed)
+        window = int(clock.now().timestamp()) // 60
+        (outcome,) = counters.add([Hit("limit", (("k", "a"),), WINDOW, hits)])
+        sums[window] = sums.get(window, 0) + hits
+        assert (outcome.allowed, outcome.remaining) == (sums[window] <= LIMIT, max(0, LIMIT - sums[window]))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20)), max_size=60))
+def test_the_store_never_holds_more_than_its_bounds(hits):
+    """No limit holds more than its share, and together they hold no more than the store and the reserves."""
+    counters = MemoryCounters(ManualClock(), max_per_limit=6, max_counters=8, reserved=2)
+    held = {}
+    for limit_id, name in hits:
+        (outcome,) = counters.add([Hit(limit_id, (("k", str(name)),), FixedWindow(LIMIT, 86_400), 1)])
+        if outcome.counted:
+            held.setdefault(limit_id, set()).add(name)
+        assert outcome.counted == (name in held.get(limit_id, set()))
+        assert len(counters) == sum(map(len, held.values())) <= 8 + 2 * 2
+        assert all(len(names) <= 6 for names in held.values())
+        if not outcome.counted:
+            assert len(held.get(limit_id, ())) >= 2
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6)), min_size=1, max_size=30))
@@ -100,23 +123,24 @@ def test_steady_time_never_goes_back_and_never_stands_behind_either_clock(moves)
 
 @given(st.integers(0, 2**40), st.sampled_from(Unit), st.integers(0, 2**32 - 1), st.integers(0, 2**33))
 def test_an_answer_is_within_its_bounds(now, unit, number, count):
-    status = judge(RateLimit(unit, number), count, now)
+    limit = RateLimit(unit, number)
+    status = judge(limit, count_hits(algorithm_of(limit), 0, now, count)[1])
     assert (status.code is Code.OVER_LIMIT) == (count > number)
     assert status.remaining == max(0, number - count)
-    assert now + status.reset_seconds == window_start(now, unit.value) + unit.value
+    assert now + status.reset_seconds == (now // unit.value + 1) * unit.value
 
 
-TEXT = st.text(max_size=3)
+ENTRIES = st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), min_size=1, max_size=3).map(tuple)
 
 
-@given(st.lists(TEXT, min_size=3, max_size=7), st.lists(TEXT, min_size=3, max_size=7), st.booleans())
-def test_two_counters_are_one_only_if_their_keys_are(first, second, long):
-    keys: list[CounterKey] = [tuple(first), tuple(second)]
+@given(ENTRIES, ENTRIES, st.booleans())
+def test_two_counters_are_one_only_if_their_entries_are(first, second, long):
+    keys = [first, second]
     if long:
-        keys = [(*key, "x" * 300) for key in keys]
-    counters = MemoryCounters()
-    counts = finish(counters.add([Hit(key, 60, 0, 1) for key in keys]))
-    assert counts == ([1, 2] if keys[0] == keys[1] else [1, 1])
+        keys = [(*entries, ("x", "x" * 300)) for entries in keys]
+    counters = MemoryCounters(ManualClock())
+    outcomes = counters.add([Hit("limit", entries, WINDOW, 1) for entries in keys])
+    assert [LIMIT - outcome.remaining for outcome in outcomes] == ([1, 2] if first == second else [1, 1])
 
 
 JSON = st.recursive(

@@ -57,9 +57,9 @@ def naive(items, entries):
 @given(descriptors(2), st.lists(st.tuples(KEYS, VALUES | PATTERNS), min_size=1, max_size=4))
 @example([("a", "*", 1, []), ("a", "b*", 2, []), ("a", None, 3, [])], [("a", "bb")])
 def test_the_compiled_tree_agrees_with_the_document(items, entries):
-    root = compile_config(parse_config({"domain": "d", "descriptors": as_document(items)}))
-    limit = find_limit(root, tuple(entries))
-    assert (limit.requests_per_unit if limit else None) == naive(items, entries)
+    root = compile_config(parse_config({"domain": "d", "descriptors": as_document(items)})).root
+    applied = find_limit(root, tuple(entries))
+    assert (applied.limit.requests_per_unit if applied else None) == naive(items, entries)
 
 
 @given(st.text(alphabet="ab*", max_size=8).filter(lambda text: "*" in text), st.text(alphabet="ab", max_size=10))

@@ -24,4 +24,4 @@ def configs():
 
 @pytest.fixture
 def service(configs, clock, metrics):
-    return QuotaService(configs, MemoryCounters(), clock, metrics)
+    return QuotaService(configs, MemoryCounters(clock), clock, metrics)

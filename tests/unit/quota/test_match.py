@@ -3,7 +3,7 @@
 import pytest
 
 from app.documents.parser import parse_documents
-from app.quota.model import Descriptor, RateLimit, Unit, Unlimited
+from app.quota.model import Descriptor, FixedWindow, RateLimit, Unit, Unlimited
 from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of
 from app.quota.rules.parse import parse_config
 
@@ -13,9 +13,9 @@ def tree(text):
     return compile_config(parse_config(document))
 
 
-def limit_of(root, *entries):
-    found = find_limit(root, tuple(entries))
-    return found.requests_per_unit if found else None
+def limit_of(config, *entries):
+    found = find_limit(config.root, tuple(entries))
+    return found.limit.requests_per_unit if found else None
 
 
 ORDER = tree("""
@@ -109,17 +109,48 @@ descriptors:
 
 def test_a_replaced_limit_is_dropped_wherever_it_stands_in_the_request():
     everyone, member, staff = (Descriptor(((key, "x"),)) for key in ("everyone", "member", "staff"))
-    named = [limit.name if limit else None for limit in limits_of(REPLACING, [everyone, member])]
+    named = [applied.limit.name if applied else None for applied in limits_of(REPLACING, [everyone, member])]
     assert named == [None, "member"]
-    assert limits_of(REPLACING, [everyone])[0].name == "everyone"
-    assert [type(limit) for limit in limits_of(REPLACING, [everyone, member, staff])] == [
-        type(None),
-        type(None),
-        Unlimited,
-    ]
+    assert limits_of(REPLACING, [everyone])[0].limit.name == "everyone"
+    first, second, third = limits_of(REPLACING, [everyone, member, staff])
+    assert (first, second, type(third.limit)) == (None, None, Unlimited)
 
 
-def test_an_override_holds_in_place_of_the_configuration():
+def test_an_override_applies_in_place_of_the_configuration():
     override = RateLimit(Unit.HOUR, 7)
-    assert limits_of(ORDER, [Descriptor((("k", "abc"),), override=override)]) == (override,)
-    assert limits_of(ORDER, [Descriptor((("no", "such"),), override=override)]) == (override,)
+    for entries in ((("k", "abc"),), (("no", "such"),)):
+        (applied,) = limits_of(ORDER, [Descriptor(entries, override=override)])
+        assert (applied.limit, applied.algorithm) == (override, FixedWindow(7, 3600))
+
+
+def test_an_override_shares_the_counter_of_the_limit_with_its_unit():
+    configured, same_unit, other_unit, unconfigured = limits_of(
+        ORDER,
+        [
+            Descriptor((("k", "abc"),)),
+            Descriptor((("k", "abc"),), override=RateLimit(Unit.DAY, 7)),
+            Descriptor((("k", "abc"),), override=RateLimit(Unit.HOUR, 7)),
+            Descriptor((("no", "such"),), override=RateLimit(Unit.HOUR, 7)),
+        ],
+    )
+    assert same_unit.limit_id == configured.limit_id
+    assert other_unit.limit_id not in {configured.limit_id, None}
+    assert unconfigured.limit_id == other_unit.limit_id
+    assert {configured.limit_id, other_unit.limit_id} <= ORDER.limits
+
+
+def test_no_two_limits_have_one_identity():
+    limits = [
+        "- {key: a, value: b, rate_limit: {unit: day, requests_per_unit: 1}}",
+        "- {key: a, value: c, rate_limit: {unit: day, requests_per_unit: 1}}",
+        "- {key: a, rate_limit: {unit: day, requests_per_unit: 1}}",
+        "- {key: a, rate_limit: {unit: hour, requests_per_unit: 1}}",
+        "- {key: a, rate_limit: {unlimited: true}}",
+        "- {key: a, descriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 1}}]}",
+        "- {key: a_b, rate_limit: {unit: day, requests_per_unit: 1}}",
+    ]
+    configs = [tree(f"domain: {domain}\ndescriptors:\n{limit}") for domain in ("d", "e") for limit in limits]
+    own = [config.limits - set(config.overrides.values()) for config in configs]
+    assert [len(limit_ids) for limit_ids in own] == [1] * len(configs)
+    assert len(set().union(*own)) == len(configs)
+    assert configs[0].limits == tree(f"domain: d\ndescriptors:\n{limits[0]}").limits

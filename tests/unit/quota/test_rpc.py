@@ -11,7 +11,7 @@ from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.service import QuotaService
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError
-from tests.fakes.quota import AwayCounters, BrokenCounters
+from tests.fakes.quota import AwayCounters, BrokenCounters, FetchedCounters, settled
 
 OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
 UNITS = rls_pb2.RateLimitResponse.RateLimit
@@ -38,14 +38,21 @@ LIMITS = document(
 )
 
 
-@pytest.fixture
-async def rpc(service, metrics):
+async def ask(rpc, message):
+    """Make the call, and return its answer as a client reads it."""
+    answer = await settled(rpc.ShouldRateLimit(message, CONTEXT))
+    return rls_pb2.RateLimitResponse.FromString(answer.SerializeToString())
+
+
+@pytest.fixture(params=[MemoryCounters, lambda clock: FetchedCounters(MemoryCounters(clock))], ids=["known", "fetched"])
+async def rpc(request, configs, clock, metrics):
+    service = QuotaService(configs, request.param(clock), clock, metrics)
     await service.put("edge", LIMITS)
     return RateLimitRpc(service, metrics)
 
 
 async def test_a_status_tells_code_limit_remaining_and_reset(rpc):
-    response = await rpc.ShouldRateLimit(request([("k", "v")]), CONTEXT)
+    response = await ask(rpc, request([("k", "v")]))
     assert response == rls_pb2.RateLimitResponse(
         overall_code=OK,
         statuses=[
@@ -61,7 +68,7 @@ async def test_a_status_tells_code_limit_remaining_and_reset(rpc):
 
 async def test_statuses_come_in_the_order_of_the_descriptors(rpc):
     for _ in range(3):
-        response = await rpc.ShouldRateLimit(request([("x", "")], [("k", "v")], [("w", "v")], [("u", "")]), CONTEXT)
+        response = await ask(rpc, request([("x", "")], [("k", "v")], [("w", "v")], [("u", "")]))
     assert response.overall_code == OVER
     assert [status.code for status in response.statuses] == [OK, OVER, OK, OK]
     assert [status.limit_remaining for status in response.statuses] == [0, 0, 4, 2**32 - 1]
@@ -72,7 +79,7 @@ async def test_statuses_come_in_the_order_of_the_descriptors(rpc):
 async def test_hits_of_the_request_and_of_a_descriptor_are_counted(rpc):
     message = request([("k", "a")], [("w", "b")], hits_addend=2)
     message.descriptors[1].hits_addend.value = 0
-    response = await rpc.ShouldRateLimit(message, CONTEXT)
+    response = await ask(rpc, message)
     assert [status.limit_remaining for status in response.statuses] == [0, 7]
 
 
@@ -81,7 +88,7 @@ async def test_an_override_is_answered_in_its_own_unit(rpc, unit):
     message = request([("k", "v")])
     message.descriptors[0].limit.unit = ratelimit_unit_pb2.RateLimitUnit.Value(unit)
     message.descriptors[0].limit.requests_per_unit = 9
-    (status,) = (await rpc.ShouldRateLimit(message, CONTEXT)).statuses
+    (status,) = (await ask(rpc, message)).statuses
     assert (status.current_limit.unit, status.current_limit.requests_per_unit) == (UNITS.Unit.Value(unit), 9)
     assert status.limit_remaining == 8
 
@@ -89,7 +96,7 @@ async def test_an_override_is_answered_in_its_own_unit(rpc, unit):
 async def test_headers_are_sent_where_they_are_asked_for(service, metrics):
     await service.put("edge", LIMITS)
     rpc = RateLimitRpc(service, metrics, HeaderStyle.BOTH)
-    response = await rpc.ShouldRateLimit(request([("k", "v")]), CONTEXT)
+    response = await ask(rpc, request([("k", "v")]))
     assert {header.key: header.value for header in response.response_headers_to_add} == {
         "x-ratelimit-limit": '2, 2;w=60;name="two"',
         "x-ratelimit-remaining": "1",
@@ -97,7 +104,7 @@ async def test_headers_are_sent_where_they_are_asked_for(service, metrics):
         "ratelimit-policy": '"two";q=2;w=60',
         "ratelimit": '"two";r=1;t=60',
     }
-    response = await rpc.ShouldRateLimit(request([("u", "v")]), CONTEXT)
+    response = await ask(rpc, request([("u", "v")]))
     assert list(response.response_headers_to_add) == []
 
 
@@ -110,46 +117,51 @@ async def test_headers_are_sent_where_they_are_asked_for(service, metrics):
 )
 async def test_an_empty_request_is_refused_in_the_words_of_envoyproxy_ratelimit(rpc, metrics, message, text):
     with pytest.raises(RpcError) as caught:
-        await rpc.ShouldRateLimit(message, CONTEXT)
+        await ask(rpc, message)
     assert (caught.value.code, caught.value.message) == (Code.UNKNOWN, text)
     assert metrics.limits.value("other", "error") == 1
 
 
 async def test_before_the_load_the_answer_is_an_error(service, metrics):
     with pytest.raises(RpcError) as caught:
-        await RateLimitRpc(service, metrics).ShouldRateLimit(request([("k", "v")]), CONTEXT)
+        await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert (caught.value.code, caught.value.message) == (Code.UNKNOWN, "no rate limit configuration loaded")
 
 
 async def test_decisions_are_counted_by_domain_and_code(rpc, metrics):
     for _ in range(3):
-        await rpc.ShouldRateLimit(request([("k", "v")]), CONTEXT)
+        await ask(rpc, request([("k", "v")]))
     assert (metrics.limits.value("edge", "ok"), metrics.limits.value("edge", "over_limit")) == (2, 1)
 
 
 async def test_a_domain_that_callers_make_up_is_no_label(rpc, metrics):
-    response = await rpc.ShouldRateLimit(request([("k", "v")], domain="made-up"), CONTEXT)
+    response = await ask(rpc, request([("k", "v")], domain="made-up"))
     assert response == rls_pb2.RateLimitResponse(overall_code=OK, statuses=[{"code": OK}])
     assert metrics.limits.value("other", "domain_not_found") == 1
     assert metrics.limits.value("made-up", "ok") == 0
 
 
 async def test_what_there_was_no_room_to_count_is_counted_as_such(configs, clock, metrics):
-    service = QuotaService(configs, MemoryCounters(max_keys=0), clock, metrics)
+    service = QuotaService(configs, MemoryCounters(clock, max_per_limit=0), clock, metrics)
     await service.put("edge", LIMITS)
-    response = await RateLimitRpc(service, metrics).ShouldRateLimit(request([("k", "v")]), CONTEXT)
+    response = await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert response.overall_code == OVER
     assert metrics.limits.value("edge", "no_room") == 1
 
 
 @pytest.mark.parametrize(
-    ("counters", "error"), [(AwayCounters(), UnavailableError), (BrokenCounters(), ZeroDivisionError)]
+    ("counters", "error"),
+    [
+        (AwayCounters(), UnavailableError),
+        (BrokenCounters(), ZeroDivisionError),
+        (FetchedCounters(AwayCounters()), UnavailableError),
+    ],
 )
 async def test_a_fault_inside_is_an_error_and_is_counted(configs, clock, metrics, counters, error):
     service = QuotaService(configs, counters, clock, metrics)
     await service.put("edge", LIMITS)
     with pytest.raises(error):
-        await RateLimitRpc(service, metrics).ShouldRateLimit(request([("k", "v")]), CONTEXT)
+        await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert metrics.limits.value("other", "error") == 1
 
 
@@ -157,4 +169,4 @@ async def test_an_override_without_a_unit_is_refused(rpc):
     message = request([("k", "v")])
     message.descriptors[0].limit.requests_per_unit = 9
     with pytest.raises(InvalidInputError, match=r"descriptors\[0\].limit.unit"):
-        await rpc.ShouldRateLimit(message, CONTEXT)
+        await ask(rpc, message)

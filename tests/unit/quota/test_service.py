@@ -13,7 +13,7 @@ from app.core.errors import (
 from app.quota.backends.memory import MemoryCounters
 from app.quota.model import Code, Descriptor, RateLimit, Unit
 from app.quota.service import QuotaService
-from tests.fakes.quota import AwayCounters
+from tests.fakes.quota import AwayCounters, settled
 
 
 def document(number, domain="edge", unit="minute", **fields):
@@ -26,7 +26,7 @@ def ask(value="v", **fields):
 
 
 async def codes(service, times, *descriptors, hits=0, domain="edge"):
-    answers = [await service.should_rate_limit(domain, descriptors or (ask(),), hits) for _ in range(times)]
+    answers = [await settled(service.should_rate_limit(domain, descriptors or (ask(),), hits)) for _ in range(times)]
     return [answer.code for answer in answers]
 
 
@@ -46,7 +46,7 @@ class TestCounting:
     async def test_remaining_and_reset_are_told(self, service, clock):
         await service.put("edge", document(2))
         clock.advance(45)
-        answer = await service.should_rate_limit("edge", [ask()], 0)
+        answer = await settled(service.should_rate_limit("edge", [ask()], 0))
         (status,) = answer.statuses
         assert (status.limit, status.remaining, status.reset_seconds) == (RateLimit(Unit.MINUTE, 2), 1, 15)
 
@@ -77,12 +77,12 @@ class TestCounting:
 
     async def test_hits_of_the_request_hold_where_the_descriptor_has_none(self, service):
         await service.put("edge", document(5))
-        answer = await service.should_rate_limit("edge", [ask("a"), ask("b", hits=2)], 4)
+        answer = await settled(service.should_rate_limit("edge", [ask("a"), ask("b", hits=2)], 4))
         assert [status.remaining for status in answer.statuses] == [1, 3]
 
     async def test_an_unlimited_descriptor_and_an_unknown_one_pass(self, service):
         await service.put("edge", {"domain": "edge", "descriptors": [{"key": "k", "rate_limit": {"unlimited": True}}]})
-        answer = await service.should_rate_limit("edge", [ask(), Descriptor((("x", "y"),))], 0)
+        answer = await settled(service.should_rate_limit("edge", [ask(), Descriptor((("x", "y"),))], 0))
         assert [(status.code, status.limit, status.remaining) for status in answer.statuses] == [
             (OK, None, 2**32 - 1),
             (OK, None, 0),
@@ -94,7 +94,7 @@ class TestCounting:
 
     async def test_an_unknown_domain_passes_and_is_said_to_be_unknown(self, service):
         await service.load()
-        answer = await service.should_rate_limit("nowhere", [ask(), ask()], 0)
+        answer = await settled(service.should_rate_limit("nowhere", [ask(), ask()], 0))
         assert (answer.code, len(answer.statuses), answer.domain_known) == (OK, 2, False)
 
     async def test_an_override_is_counted_in_place_of_the_configuration_where_the_domain_is_known(self, service):
@@ -137,20 +137,43 @@ class TestCounting:
 
     async def test_before_the_load_there_is_no_answer(self, service):
         with pytest.raises(PreconditionError, match="no rate limit configuration loaded"):
-            await service.should_rate_limit("edge", [ask()], 0)
+            await settled(service.should_rate_limit("edge", [ask()], 0))
 
     async def test_what_there_is_no_room_to_count_is_denied(self, configs, clock, metrics):
-        service = QuotaService(configs, MemoryCounters(max_keys=1), clock, metrics)
+        service = QuotaService(configs, MemoryCounters(clock, max_per_limit=1), clock, metrics)
         await service.put("edge", document(5))
         assert await codes(service, 1, ask("a")) == [OK]
         assert await codes(service, 1, ask("b")) == [OVER]
         assert await codes(service, 1, ask("a")) == [OK]
 
+    async def test_a_flood_of_values_leaves_other_domains_and_limits_their_room(self, configs, clock, metrics):
+        service = QuotaService(configs, MemoryCounters(clock, max_per_limit=2), clock, metrics)
+        both = document(5)
+        both["descriptors"] += document(5)["descriptors"]
+        both["descriptors"][1]["key"] = "other"
+        await service.put("edge", both)
+        await service.put("inner", document(5, "inner"))
+        flood = [ask(str(number)) for number in range(3)]
+        assert await codes(service, 1, *flood) == [OVER]
+        assert await codes(service, 1, Descriptor((("other", "v"),))) == [OK]
+        assert await codes(service, 1, domain="inner") == [OK]
+
+    async def test_a_deleted_configuration_frees_its_counters(self, configs, clock, metrics):
+        counters = MemoryCounters(clock)
+        service = QuotaService(configs, counters, clock, metrics)
+        await service.put("edge", document(1, unit="year"))
+        await service.put("inner", document(1, "inner"))
+        assert await codes(service, 1, ask("a"), ask("b"), ask("c", override=RateLimit(Unit.HOUR, 1))) == [OK]
+        assert await codes(service, 1, domain="inner") == [OK]
+        await service.delete("edge")
+        assert len(counters) == 1
+        assert await codes(service, 1, domain="inner") == [OVER]
+
     async def test_counters_that_are_away_are_an_error_and_no_answer(self, configs, clock, metrics):
         service = QuotaService(configs, AwayCounters(), clock, metrics)
         await service.put("edge", document(5))
         with pytest.raises(UnavailableError):
-            await service.should_rate_limit("edge", [ask()], 0)
+            await settled(service.should_rate_limit("edge", [ask()], 0))
 
 
 class TestConfigurations:
@@ -212,14 +235,14 @@ class TestConfigurations:
 
     async def test_configurations_are_read_at_the_start(self, service, configs, clock, metrics):
         await service.put("edge", document(1))
-        restarted = QuotaService(configs, MemoryCounters(), clock, metrics)
+        restarted = QuotaService(configs, MemoryCounters(clock), clock, metrics)
         assert not restarted.loaded
         await restarted.load()
         assert restarted.loaded
         assert await codes(restarted, 2) == [OK, OVER]
 
     async def test_a_change_by_another_replica_is_taken_over_on_refresh(self, service, configs, clock, metrics):
-        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
         await service.put("edge", document(1))
         await other.load()
         assert not await other.refresh()
@@ -232,7 +255,7 @@ class TestConfigurations:
         assert await codes(other, 1) == [OK]
 
     async def test_a_change_takes_over_what_another_replica_changed_before(self, service, configs, clock, metrics):
-        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
         await other.load()
         await service.put("edge", document(0))
         await other.put("mine", document(0, "mine"))
@@ -244,7 +267,7 @@ class TestConfigurations:
         self, service, configs, clock, metrics
     ):
         stored, _ = await service.put("edge", document(1))
-        other = QuotaService(configs, MemoryCounters(), clock, metrics)
+        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
         await other.load()
         configs.configs["edge"] = type(stored)("edge", {"domain": "edge", "new": 1}, 2, clock.now())
         configs.number = 2

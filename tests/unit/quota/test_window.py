@@ -2,67 +2,59 @@
 
 import pytest
 
-from app.quota.model import MAX_UINT32, Code, RateLimit, Unit, Unlimited
-from app.quota.rules.window import hits_of, judge, overall, steady_offset, window_start
+from app.quota.model import FixedWindow, RateLimit, Unit
+from app.quota.rules.window import algorithm_of, count_hits, refuse_uncounted, steady_offset, window_end
 
-LIMIT = RateLimit(Unit.MINUTE, 10)
+WINDOW = FixedWindow(10, 60)
+
+
+def outcome_of(count, now=0, window=WINDOW):
+    return count_hits(window, 0, now, count)[1]
 
 
 @pytest.mark.parametrize("unit", list(Unit))
 def test_windows_start_at_multiples_of_the_unit(unit):
-    start = window_start(1_800_000_123, unit.value)
-    assert start % unit.value == 0
-    assert start <= 1_800_000_123 < start + unit.value
-    assert window_start(start, unit.value) == start
-    assert window_start(start + unit.value, unit.value) == start + unit.value
+    window = algorithm_of(RateLimit(unit, 5))
+    assert window == FixedWindow(5, unit.value)
+    end = window_end(window, 1_800_000_123)
+    assert end % unit.value == 0
+    assert end - unit.value <= 1_800_000_123 < end
+    assert window_end(window, end - unit.value) == end
+    assert window_end(window, end) == end + unit.value
 
 
 @pytest.mark.parametrize(
-    ("count", "code", "remaining"),
-    [(1, Code.OK, 9), (10, Code.OK, 0), (11, Code.OVER_LIMIT, 0), (2**70, Code.OVER_LIMIT, 0), (0, Code.OK, 10)],
+    ("count", "allowed", "remaining"),
+    [(1, True, 9), (10, True, 0), (11, False, 0), (2**70, False, 0), (0, True, 10)],
 )
-def test_over_the_limit_is_what_exceeds_it(count, code, remaining):
-    status = judge(LIMIT, count, now=0)
-    assert (status.code, status.remaining) == (code, remaining)
+def test_over_the_limit_is_what_exceeds_it(count, allowed, remaining):
+    outcome = outcome_of(count)
+    assert (outcome.allowed, outcome.remaining) == (allowed, remaining)
 
 
 def test_a_limit_of_zero_lets_nothing_pass():
-    assert judge(RateLimit(Unit.DAY, 0), 1, now=0).code is Code.OVER_LIMIT
+    assert not outcome_of(1, window=FixedWindow(0, Unit.DAY.value)).allowed
 
 
 @pytest.mark.parametrize(("now", "reset"), [(0, 60), (1, 59), (59, 1), (60, 60), (1_800_000_123, 57)])
 def test_the_reset_is_the_rest_of_the_window_and_never_zero(now, reset):
-    assert judge(LIMIT, 1, now).reset_seconds == reset
+    assert outcome_of(1, now).reset_seconds == reset
+    assert refuse_uncounted(WINDOW, now).reset_seconds == reset
 
 
-def test_a_shadow_limit_counts_and_passes():
-    shadow = RateLimit(Unit.MINUTE, 10, shadow_mode=True)
-    status = judge(shadow, 11, now=0)
-    assert (status.code, status.limit, status.remaining) == (Code.OK, shadow, 0)
+def test_hits_add_up():
+    counted, _ = count_hits(WINDOW, 0, 61, 4)
+    counted, outcome = count_hits(WINDOW, counted, 119, 3)
+    assert (counted, outcome.remaining) == (7, 3)
+
+
+def test_a_probe_changes_nothing():
+    assert count_hits(WINDOW, 7, 61, 0)[0] == 7
 
 
 def test_what_cannot_be_counted_is_not_granted():
-    status = judge(LIMIT, None, now=0)
-    assert (status.code, status.counted) == (Code.OVER_LIMIT, False)
-
-
-def test_unlimited_and_no_limit_pass_without_a_limit_to_tell():
-    assert judge(None, 0, now=0) == (Code.OK, None, 0, 0, True)
-    assert judge(Unlimited(), 0, now=0) == (Code.OK, None, MAX_UINT32, 0, True)
-
-
-def test_one_descriptor_over_its_limit_is_enough():
-    passing, over = judge(LIMIT, 1, now=0), judge(LIMIT, 11, now=0)
-    assert overall((passing, passing)) is Code.OK
-    assert overall((passing, over, passing)) is Code.OVER_LIMIT
-
-
-@pytest.mark.parametrize(
-    ("descriptor", "request_hits", "expected"),
-    [(None, 0, 1), (None, 1, 1), (None, 5, 5), (0, 5, 0), (3, 5, 3), (0, 0, 0)],
-)
-def test_a_descriptors_own_hits_come_first_and_zero_is_a_probe(descriptor, request_hits, expected):
-    assert hits_of(descriptor, request_hits) == expected
+    outcome = refuse_uncounted(WINDOW, 0)
+    assert (outcome.allowed, outcome.counted) == (False, False)
 
 
 def test_steady_time_follows_the_clock_forward_and_not_back():

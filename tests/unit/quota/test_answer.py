@@ -1,0 +1,53 @@
+"""From the outcome of each counter to the answer to a request."""
+
+import pytest
+
+from app.quota.model import MAX_UINT32, Code, FixedWindow, Outcome, RateLimit, Unit, Unlimited
+from app.quota.rules.answer import answer_of, hits_of, judge, overall
+from app.quota.rules.match import AppliedLimit
+
+LIMIT = RateLimit(Unit.MINUTE, 10)
+ALLOWED, REFUSED = Outcome(True, 4, 30), Outcome(False, 0, 30)
+COUNTED = AppliedLimit(LIMIT, "minute", FixedWindow(10, 60))
+
+
+def test_a_status_has_its_limit_and_what_the_counter_came_to():
+    assert judge(LIMIT, ALLOWED) == (Code.OK, LIMIT, 4, 30, True)
+    assert judge(LIMIT, REFUSED) == (Code.OVER_LIMIT, LIMIT, 0, 30, True)
+
+
+def test_a_shadow_limit_counts_and_passes():
+    shadow = RateLimit(Unit.MINUTE, 10, shadow_mode=True)
+    status = judge(shadow, REFUSED)
+    assert (status.code, status.limit, status.remaining) == (Code.OK, shadow, 0)
+
+
+def test_what_cannot_be_counted_is_not_granted():
+    status = judge(LIMIT, REFUSED._replace(counted=False))
+    assert (status.code, status.counted) == (Code.OVER_LIMIT, False)
+
+
+def test_unlimited_and_no_limit_pass_without_a_limit_to_report():
+    answer = answer_of([None, AppliedLimit(Unlimited(), "free", None)], [])
+    assert answer.statuses == ((Code.OK, None, 0, 0, True), (Code.OK, None, MAX_UINT32, 0, True))
+
+
+def test_outcomes_belong_to_the_descriptors_that_are_counted_in_order():
+    answer = answer_of([None, COUNTED, AppliedLimit(Unlimited(), "free", None), COUNTED], [REFUSED, ALLOWED])
+    assert [status.limit for status in answer.statuses] == [None, LIMIT, None, LIMIT]
+    assert [status.code for status in answer.statuses] == [Code.OK, Code.OVER_LIMIT, Code.OK, Code.OK]
+    assert answer.code is Code.OVER_LIMIT
+
+
+def test_one_descriptor_over_its_limit_is_enough():
+    passing, over = judge(LIMIT, ALLOWED), judge(LIMIT, REFUSED)
+    assert overall((passing, passing)) is Code.OK
+    assert overall((passing, over, passing)) is Code.OVER_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "request_hits", "expected"),
+    [(None, 0, 1), (None, 1, 1), (None, 5, 5), (0, 5, 0), (3, 5, 3), (0, 0, 0)],
+)
+def test_a_descriptors_own_hits_come_first_and_zero_is_a_probe(descriptor, request_hits, expected):
+    assert hits_of(descriptor, request_hits) == expected
