@@ -7,14 +7,13 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.agent.model import Identity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
-from app.spiffe.malformed import MALFORMED
-from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, verify_svid
+from app.spiffe.x509_svid import MALFORMED, WorkloadSvid, parse_certificate, read_leaf, verify_svid
 
 # A leaf and the bundle.
 MIN_ANSWER_PARTS = 2
@@ -35,7 +34,7 @@ class KeyRequest:
 
 
 def make_request() -> KeyRequest:
-    """Return a new key and its request. The request names nobody: who asks is told by what it is sent with."""
+    """Return a new key and its request. The request has no names: the proof it is sent with identifies the caller."""
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -51,16 +50,14 @@ def accept_answer(
 
     1. it has a leaf and a bundle (pilot-agent refuses less), and not more parts than any hierarchy needs;
     2. its last part is one or more well-formed certificates, the roots;
-    3. the leaf is for our key;
-    4. the chain is a valid X509-SVID under those roots at `now`;
-    5. its SPIFFE ID is the `expected` one, if there is one: nobody changes who it is by renewing.
+    3. the chain is a valid X509-SVID under those roots at `now`;
+    4. the leaf is for our key;
+    5. its SPIFFE ID is the `expected` one, if there is one: a renewal does not change the identity.
     """
     try:
         return _read_answer(private_key, answer, now, expected)
     except InvalidInputError as error:
         raise PreconditionError(f"the control plane's answer is refused: {error.message}") from error
-    except MALFORMED as error:
-        raise PreconditionError("the control plane's answer is refused: a certificate is not well-formed") from error
 
 
 def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None) -> Identity:
@@ -68,10 +65,10 @@ def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expec
         raise InvalidInputError(f"it has {len(answer)} parts instead of a chain and the roots")
     roots = parse_roots(answer[-1])  # 2
     chain = tuple(parse_certificate(part) for part in answer[:-1])
-    if _public(chain[0].public_key()) != _public(load_key(private_key).public_key()):  # 3
+    domain = read_leaf(chain[0]).spiffe_id.trust_domain
+    svid = verify_svid(chain, roots, domain, now)  # 3
+    if chain[0].public_key() != load_key(private_key).public_key():  # 4
         raise InvalidInputError("its certificate is for another key")
-    domain = _claimed_id(chain[0]).trust_domain
-    svid = verify_svid(chain, roots, domain, now)  # 4
     if expected is not None and svid.spiffe_id != expected:  # 5
         raise InvalidInputError(f"it is for {svid.spiffe_id}, not for {expected}")
     return Identity(
@@ -108,22 +105,6 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidInputError("the private key is not an elliptic curve key")
     return key
-
-
-def _claimed_id(leaf: x509.Certificate) -> SpiffeId:
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound as error:
-        raise InvalidInputError("its certificate carries no SPIFFE ID") from error
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        return SpiffeId.parse(uri)
-    raise InvalidInputError("its certificate carries no SPIFFE ID")
-
-
-def _public(key: object) -> bytes:
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return b""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -1,5 +1,7 @@
 """The kinds of public key that may be certified."""
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from app.core.errors import InvalidInputError
@@ -14,13 +16,18 @@ MAX_RSA_EXPONENT = 2**32
 SubjectKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
+_NOT_ACCEPTED = "the type of its key is not accepted: use P-256, P-384, RSA or Ed25519"
 
 
-def accepted_key(key: object) -> SubjectKey:
-    """Return `key` if it may be certified: P-256, P-384, RSA of 2048 to 4096 bits, or Ed25519.
+def accepted_key(document: x509.Certificate | x509.CertificateSigningRequest) -> SubjectKey:
+    """Return the key of a certificate or a request: P-256, P-384, RSA of 2048 to 4096 bits, or Ed25519.
 
-    Raises InvalidInputError with what is wrong with it otherwise.
+    Raises InvalidInputError with what is wrong with the key if it is another, ValueError if it is not well-formed.
     """
+    try:
+        key = document.public_key()
+    except UnsupportedAlgorithm as error:
+        raise InvalidInputError(_NOT_ACCEPTED) from error
     match key:
         case ec.EllipticCurvePublicKey():
             if not isinstance(key.curve, _CURVES):
@@ -31,7 +38,7 @@ def accepted_key(key: object) -> SubjectKey:
         case ed25519.Ed25519PublicKey():
             return key
         case _:
-            raise InvalidInputError("the type of its key is not accepted: use P-256, P-384, RSA or Ed25519")
+            raise InvalidInputError(_NOT_ACCEPTED)
 
 
 def _accepted_rsa_key(key: rsa.RSAPublicKey) -> rsa.RSAPublicKey:

@@ -1,28 +1,70 @@
-"""Validation of X509-SVIDs: of those just signed, before they leave, and of those that callers present.
+"""X509-SVIDs: reading certificates, and the one verifier of them.
 
-X509-SVID standard, sections 2 to 5, and the path validation of RFC 5280, section 6.1, for the features that our own
-profiles use: a certificate with a critical extension beyond those is refused.
+Clauses are those of the X509-SVID standard, sections 2 to 5, and of the path validation of RFC 5280, section 6.1, for
+the features that our own profiles use: a certificate with a critical extension beyond those is refused. The plan; the
+numbers stand beside the code.
+
+A certificate (`parse_certificate`):
+
+1. The text is one PEM block of a bounded size, with a well-formed certificate.
+
+A leaf (`read_leaf`, which is all that is left to check where the TLS server has verified the chain):
+
+2. It does not sign: cA is false (X509-SVID 4.1, 5.2).
+3. Key usage is present and critical, with digitalSignature and neither keyCertSign nor cRLSign (X509-SVID 4.3, 5.2).
+4. Extended key usage, if present, has serverAuth and clientAuth (X509-SVID 4.4).
+5. Its key is of an accepted kind.
+6. It has exactly one URI name, a SPIFFE ID with a path (X509-SVID 2, 3.1), and its names are critical if the subject
+   is empty (RFC 5280, 4.2.1.6).
+7. It has no critical extension that is unknown here (RFC 5280, 4.2).
+
+A chain (`verify_svid`), leaf first:
+
+8. It has a leaf, and is not too long.
+9. The leaf is valid (2 to 7), and of the trust domain.
+10. Every certificate above it is a signing certificate that may stand where it stands (X509-SVID 3.2, 4.1, 4.3), and
+    has no critical extension that is unknown here (RFC 5280, 4.2).
+11. Each is signed by the next, the last by a root (RFC 5280, 6.1.3 (a)(1), (a)(4)).
+12. The whole path, root included, is valid now (RFC 5280, 6.1.3 (a)(2)).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SCHEME, SpiffeId, TrustDomain
 from app.spiffe.keys import accepted_key
-from app.spiffe.malformed import MALFORMED
 
 # A leaf and the signing certificates between it and a root; ours have one, a deep enterprise hierarchy four.
 MAX_CHAIN_LENGTH = 6
-# A certificate with dozens of DNS names is about 4 KB.
+# PEM. A leaf with an RSA-4096 key and as many DNS names as an entry may have, each of the full length, is about 26 KB.
 MAX_CERTIFICATE_BYTES = 32 * 1024
 
+# Pairs of certificate and issuer whose signature was checked recently: the signer stands under the same root in every
+# chain that is issued.
+ISSUED_CACHE_SIZE = 64
+
+MALFORMED = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the X.509 library raises for input that is not what it claims to be; some kinds have no base in common."""
+
+_PEM_BEGIN = "-----BEGIN "
+_BOTH_SIDES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 _KNOWN_CRITICAL = {
     ExtensionOID.BASIC_CONSTRAINTS,
     ExtensionOID.KEY_USAGE,
@@ -48,103 +90,85 @@ class WorkloadSvid:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedSvid:
-    """What a valid SVID proves. `not_after` is the earliest end on its path."""
+class X509Svid:
+    """The identity in an X509-SVID and the end of its validity: the leaf's own, or of a chain the earliest."""
 
     spiffe_id: SpiffeId
     not_after: datetime
 
 
-def parse_chain(chain: Sequence[str]) -> tuple[x509.Certificate, ...]:
-    """Return the certificates of a presented chain, PEM, one each.
-
-    Raises InvalidInputError if there is none, there are too many, or one is too large or not well-formed.
-    """
-    if not 1 <= len(chain) <= MAX_CHAIN_LENGTH:
-        raise InvalidInputError(f"a chain has 1 to {MAX_CHAIN_LENGTH} certificates, not {len(chain)}")
-    return tuple(parse_certificate(text) for text in chain)
-
-
 def parse_certificate(text: str) -> x509.Certificate:
-    """Return the certificate that `text` holds in PEM. Raises InvalidInputError if it is too large or malformed."""
-    if len(text) > MAX_CERTIFICATE_BYTES or not text.isascii():
-        raise InvalidInputError(f"a certificate is PEM of at most {MAX_CERTIFICATE_BYTES} bytes")
+    """Return the certificate that `text` holds in PEM. Raises InvalidInputError if it is not exactly one (clause 1)."""
+    if len(text) > MAX_CERTIFICATE_BYTES:
+        raise InvalidInputError(f"the certificate is longer than {MAX_CERTIFICATE_BYTES} bytes")
+    if not text.isascii() or text.count(_PEM_BEGIN) != 1:
+        raise InvalidInputError("the certificate is not one PEM block of the type CERTIFICATE")
     try:
         return x509.load_pem_x509_certificate(text.encode("ascii"))
-    except MALFORMED as error:
-        raise InvalidInputError("the certificate is not well-formed PEM") from error
-
-
-def verify_svid(
-    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], trust_domain: TrustDomain, now: datetime
-) -> VerifiedSvid:
-    """Return what the chain (leaf first) proves under `roots` at `now`.
-
-    Raises InvalidInputError with the clause broken. The plan; the numbers stand beside the code.
-
-    1. There is a leaf, and the chain is not too long.
-    2. The leaf is one: cA false, digitalSignature, neither keyCertSign nor cRLSign, critical (X509-SVID 4.1, 4.3, 5.2).
-    3. It serves both sides of TLS, if it says what it serves (X509-SVID 4.4).
-    4. Exactly one URI SAN, a SPIFFE ID of `trust_domain` with a path; critical without a subject (X509-SVID 2, 3.1).
-    5. Every certificate beside it is a signing certificate that may stand where it stands (X509-SVID 3.2, 4.1, 4.3).
-    6. Each is signed by the next, the last by a root (RFC 5280, 6.1.3 (a)(1), (a)(4)).
-    7. The whole path, root included, is valid at `now` (RFC 5280, 6.1.3 (a)(2)).
-    8. No critical extension goes unprocessed (RFC 5280, 6.1.4 (o), 6.1.5 (f)).
-    """
-    if not 1 <= len(chain) <= MAX_CHAIN_LENGTH:  # 1
-        raise InvalidInputError(f"a chain has 1 to {MAX_CHAIN_LENGTH} certificates, not {len(chain)}")
-    try:
-        return _verify(chain, roots, trust_domain, now)
     except MALFORMED as error:
         raise InvalidInputError("the certificate is not well-formed") from error
 
 
-def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, issuer: x509.Certificate) -> None:
-    """Check a certificate of our own authority under `issuer` (itself, for a root) before it is used.
+def read_leaf(leaf: x509.Certificate) -> X509Svid:
+    """Return the identity in a leaf, whatever its issuer and its period. Raises InvalidInputError with the clause."""
+    try:
+        _check_usage(leaf)  # 2, 3, 4
+        accepted_key(leaf)  # 5
+        spiffe_id = _spiffe_id(leaf)  # 6
+        _check_critical(leaf)  # 7
+    except MALFORMED as error:
+        raise InvalidInputError("the certificate is not well-formed") from error
+    return X509Svid(spiffe_id, leaf.not_valid_after_utc)
 
-    Raises InvalidInputError with the clause broken.
+
+def verify_svid(
+    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], trust_domain: TrustDomain, now: datetime
+) -> X509Svid:
+    """Return what the chain (leaf first) proves under `roots` at `now`. Raises InvalidInputError with the clause."""
+    if not 1 <= len(chain) <= MAX_CHAIN_LENGTH:  # 8
+        raise InvalidInputError(f"a chain has 1 to {MAX_CHAIN_LENGTH} certificates, not {len(chain)}")
+    spiffe_id = read_leaf(chain[0]).spiffe_id  # 9
+    if spiffe_id.trust_domain != trust_domain:
+        raise InvalidInputError(f"the leaf is of the trust domain {spiffe_id.trust_domain}, not {trust_domain}")
+    try:
+        for beneath, certificate in enumerate(chain[1:]):
+            _check_signing_certificate(certificate, beneath, trust_domain)  # 10
+        root = _anchor(chain, roots)  # 11
+        _check_signing_certificate(root, len(chain) - 1, trust_domain)  # 10
+        path = [*chain, root]
+        for certificate in path:
+            _check_period(certificate, now)  # 12
+    except MALFORMED as error:
+        raise InvalidInputError("a certificate of the chain is not well-formed") from error
+    return X509Svid(spiffe_id, min(certificate.not_valid_after_utc for certificate in path))
+
+
+def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, issuer: x509.Certificate) -> None:
+    """Check a certificate of our own authority under `issuer` (itself, for a root) before it is used (10, 11).
+
+    Raises InvalidInputError with the clause.
     """
     try:
         _check_signing_certificate(certificate, 0, trust_domain)
-        _check_critical(certificate)
         if not _issued_by(certificate, issuer):
             raise InvalidInputError("the signing certificate was not signed by its root")
     except MALFORMED as error:
         raise InvalidInputError("the signing certificate is not well-formed") from error
 
 
-def _verify(
-    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], trust_domain: TrustDomain, now: datetime
-) -> VerifiedSvid:
-    leaf, *between = chain
-    _check_leaf_usage(leaf)  # 2, 3
-    spiffe_id = _leaf_id(leaf, trust_domain)  # 4
-    for position, certificate in enumerate(between):  # 5
-        _check_signing_certificate(certificate, position, trust_domain)
-    path = [*chain, _anchor(chain, roots)]  # 6
-    _check_signing_certificate(path[-1], len(between), trust_domain)
-    for certificate in path:
-        _check_period(certificate, now)  # 7
-        _check_critical(certificate)  # 8
-    return VerifiedSvid(spiffe_id, min(certificate.not_valid_after_utc for certificate in path))
-
-
-def _check_leaf_usage(leaf: x509.Certificate) -> None:
+def _check_usage(leaf: x509.Certificate) -> None:
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.value.ca:
-        raise InvalidInputError("a signing certificate identifies nobody: cA is true (X509-SVID 5.2)")
+        raise InvalidInputError("the leaf is a signing certificate: cA is true (X509-SVID 5.2)")
     usage = _key_usage(leaf)
     if not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
         raise InvalidInputError("the leaf's key usage is not digitalSignature without signing (X509-SVID 4.3)")
     extended = _extension(leaf, x509.ExtendedKeyUsage)
-    if extended is not None and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(
-        extended.value
-    ):
+    if extended is not None and not _BOTH_SIDES.issubset(extended.value):
         raise InvalidInputError("the leaf's extended key usage lacks serverAuth or clientAuth (X509-SVID 4.4)")
-    accepted_key(leaf.public_key())
 
 
-def _leaf_id(leaf: x509.Certificate, trust_domain: TrustDomain) -> SpiffeId:
+def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     names = _extension(leaf, x509.SubjectAlternativeName)
     uris = names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else []
     if names is None or len(uris) != 1:
@@ -152,17 +176,15 @@ def _leaf_id(leaf: x509.Certificate, trust_domain: TrustDomain) -> SpiffeId:
     spiffe_id = SpiffeId.parse(uris[0])
     if not spiffe_id.path:
         raise InvalidInputError("the leaf's SPIFFE ID has no path (X509-SVID 3.1)")
-    if spiffe_id.trust_domain != trust_domain:
-        raise InvalidInputError(f"the leaf is of the trust domain {spiffe_id.trust_domain}, not {trust_domain}")
     if not names.critical and not list(leaf.subject):
-        raise InvalidInputError("the leaf has no subject and its names are not critical (X509-SVID 3.1)")
+        raise InvalidInputError("the leaf has no subject and its names are not critical (RFC 5280 4.2.1.6)")
     return spiffe_id
 
 
 def _check_signing_certificate(certificate: x509.Certificate, beneath: int, trust_domain: TrustDomain) -> None:
     constraints = _extension(certificate, x509.BasicConstraints)
     if constraints is None or not constraints.critical or not constraints.value.ca:
-        raise InvalidInputError("a certificate above the leaf is no authority: cA is not true (X509-SVID 4.1)")
+        raise InvalidInputError("a certificate above the leaf is not an authority: cA is not true (X509-SVID 4.1)")
     limit = constraints.value.path_length
     if limit is not None and beneath > limit:
         raise InvalidInputError(f"{beneath} authorities stand under one that allows {limit} (RFC 5280 6.1.4 (m))")
@@ -172,6 +194,7 @@ def _check_signing_certificate(certificate: x509.Certificate, beneath: int, trus
     for uri in names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else ():
         if uri.startswith(SCHEME) and uri != str(trust_domain.id):
             raise InvalidInputError(f"the signing certificate's SPIFFE ID is not {trust_domain.id} (X509-SVID 3.2)")
+    _check_critical(certificate)
 
 
 def _anchor(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> x509.Certificate:
@@ -184,6 +207,7 @@ def _anchor(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
     raise InvalidInputError("the chain does not end at a root of the trust bundle (X509-SVID 5.1)")
 
 
+@lru_cache(maxsize=ISSUED_CACHE_SIZE)
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     if certificate.issuer != issuer.subject:
         return False
@@ -205,9 +229,8 @@ def _check_period(certificate: x509.Certificate, now: datetime) -> None:
 def _check_critical(certificate: x509.Certificate) -> None:
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _KNOWN_CRITICAL:
-            raise InvalidInputError(
-                f"the critical extension {extension.oid.dotted_string} is not understood (RFC 5280 6.1.4 (o))"
-            )
+            oid = extension.oid.dotted_string
+            raise InvalidInputError(f"the critical extension {oid} is not understood (RFC 5280 4.2)")
 
 
 def _key_usage(certificate: x509.Certificate) -> x509.KeyUsage:

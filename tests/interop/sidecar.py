@@ -6,7 +6,7 @@ import tempfile
 
 from cryptography import x509
 
-from tests.fakes.mesh_ca import key_pem, pem
+from tests.assets.certificates import key_pem, pem
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 

@@ -32,8 +32,8 @@ from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
 from app.spiffe.id import SpiffeId
+from app.spiffe.x509_svid import MAX_CERTIFICATE_BYTES, parse_certificate, read_leaf
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.peer import MAX_CERTIFICATE_PEM_BYTES, PEER_CACHE_SIZE, read_svid
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
 
@@ -42,8 +42,9 @@ LABELS_EXTENSION = "meshward.labels"
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
 # A percent-encoded byte takes three characters.
-MAX_ENCODED_CERTIFICATE = 3 * MAX_CERTIFICATE_PEM_BYTES
-
+MAX_ENCODED_CERTIFICATE = 3 * MAX_CERTIFICATE_BYTES
+# Sources whose certificate was read recently; they are kept by the certificate's text, about 1 KB each.
+MAX_KNOWN_SOURCES = 1024
 # Destinations that were read lately: a sidecar asks about one, or a few if its workload has several ports.
 MAX_KNOWN_DESTINATIONS = 2048
 MAX_KNOWN_DESTINATION = 2048
@@ -179,15 +180,15 @@ def _source(source: Any) -> Identity:
     return certified
 
 
-@lru_cache(maxsize=PEER_CACHE_SIZE)
+@lru_cache(maxsize=MAX_KNOWN_SOURCES)
 def _certified(encoded: str) -> Identity:
-    """Return the identity in a percent-encoded PEM certificate, which must be an SVID."""
+    """Return the identity in a percent-encoded PEM certificate, which must be an X509-SVID."""
     if len(encoded) > MAX_ENCODED_CERTIFICATE:
-        raise InvalidInputError("the source's certificate is too long")
-    svid = read_svid(unquote(encoded))
-    if svid.spiffe_id is None:
-        raise InvalidInputError(f"the source has no SVID: {svid.problem}")
-    return identity_of(svid.spiffe_id)
+        raise InvalidInputError(f"the source's certificate is longer than {MAX_CERTIFICATE_BYTES} bytes")
+    try:
+        return identity_of(read_leaf(parse_certificate(unquote(encoded))).spiffe_id)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the source's certificate is not an X509-SVID: {error.message}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from app.ca.model import KeyAlgorithm
 from app.ca.ports import Document, Unsigned
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InternalError, InvalidInputError
-from app.spiffe.malformed import MALFORMED
+from app.spiffe.x509_svid import MALFORMED
 
 _CURVES: dict[KeyAlgorithm, type[ec.EllipticCurve]] = {
     KeyAlgorithm.P256: ec.SECP256R1,

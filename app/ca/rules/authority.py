@@ -37,7 +37,7 @@ def root_of(certificate: x509.Certificate, config: CaConfig, now: datetime) -> R
     """Return the root with a certificate just signed. Raises InvalidInputError if that is not a root's."""
     check_authority(certificate, config.trust_domain, certificate)
     return Root(
-        id=authority_id(accepted_key(certificate.public_key())),
+        id=authority_id(accepted_key(certificate)),
         generation=1,
         trust_domain=config.trust_domain,
         certificate=pem(certificate),

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from app.core.errors import InvalidInputError, Violation
 from app.spiffe.keys import SubjectKey, accepted_key
-from app.spiffe.malformed import MALFORMED
+from app.spiffe.x509_svid import MALFORMED
 
 # An RSA-4096 request with a few names is about 2 KB; anything longer is refused before it is parsed.
 MAX_CSR_BYTES = 16 * 1024
@@ -40,7 +40,7 @@ def parse_csr(pem: str) -> CertificateRequest:
         raise _refused("not one PEM block of the type CERTIFICATE REQUEST")
     try:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
-        key = accepted_key(csr.public_key())
+        key = accepted_key(csr)
         _check_hash(csr)
         signed = csr.is_signature_valid
         wants_common_name = _has_common_name(csr)

@@ -16,8 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.keys import SubjectKey
-from app.spiffe.malformed import MALFORMED
-from app.spiffe.x509_svid import verify_svid
+from app.spiffe.x509_svid import MALFORMED, parse_certificate, verify_svid
 
 SERIAL_BITS = 128
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
@@ -118,16 +117,15 @@ def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certifi
 def check_leaf(
     signed: x509.Certificate, profile: LeafProfile, signer: x509.Certificate, root: x509.Certificate, now: datetime
 ) -> x509.Certificate:
-    """Return the signed certificate as read back from its DER, after it was verified at `now` as any peer verifies it.
+    """Return the signed certificate as read back from its PEM, after it was verified at `now` as any peer verifies it.
 
     Raises InternalError if it is not a valid SVID of the profile's identity: it must not be handed out.
     """
     try:
-        leaf = x509.load_der_x509_certificate(signed.public_bytes(serialization.Encoding.DER))
+        leaf = parse_certificate(pem(signed))
         verified = verify_svid((leaf, signer), (root,), profile.spiffe_id.trust_domain, now)
-    except (InvalidInputError, *MALFORMED) as error:
-        reason = error.message if isinstance(error, InvalidInputError) else "malformed"
-        raise InternalError(f"the SVID that was signed is not valid and is held back: {reason}") from error
+    except InvalidInputError as error:
+        raise InternalError(f"the SVID that was signed is not valid and is held back: {error.message}") from error
     if verified.spiffe_id != profile.spiffe_id:
         raise InternalError("the SVID that was signed has another identity and is held back")
     return leaf

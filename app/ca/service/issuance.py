@@ -30,7 +30,7 @@ from app.core.errors import (
 )
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
-from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, parse_chain, verify_svid
+from app.spiffe.x509_svid import WorkloadSvid
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -107,15 +107,6 @@ class Issuance:
         not_before, not_after = validity(self._clock.now(), CHECK_TTL, signer.not_before, signer.not_after)
         spiffe_id = SpiffeId(self._config.trust_domain, SERVER_PATH)
         await self._sign(LeafProfile(spiffe_id, active.key.public_key, new_serial(), not_before, not_after), active)
-
-    def authenticate(self, chain: Sequence[str]) -> SpiffeId:
-        """Return the id that a chain (PEM, leaf first) proves. Raises UnauthenticatedError with the reason."""
-        roots = tuple(parse_certificate(root) for root in self._authorities.bundle().roots)
-        try:
-            verified = verify_svid(parse_chain(chain), roots, self._config.trust_domain, self._clock.now())
-        except InvalidInputError as error:
-            raise UnauthenticatedError(f"the client certificate is refused: {error.message}") from error
-        return verified.spiffe_id
 
     def _identity(self, caller: Principal) -> SpiffeId:
         if caller.credential not in {Credential.SVID, Credential.JOIN_TOKEN} or caller.spiffe_id is None:

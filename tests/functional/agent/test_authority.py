@@ -21,7 +21,8 @@ from app.core.errors import (
 )
 from app.core.net import Address
 from app.proto.istio import ca_pb2
-from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
+from tests.assets.certificates import CART, MeshCa
+from tests.fakes.mesh_ca import MeshServer
 
 TOKEN = JoinToken("token-1")
 

@@ -13,7 +13,8 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from app.agent.sds import SERVICE
-from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
+from tests.assets.certificates import CART, MeshCa
+from tests.fakes.mesh_ca import MeshServer
 from tests.unit.sds.requests import names_in, request
 
 PATIENCE = 30

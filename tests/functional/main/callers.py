@@ -10,18 +10,16 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import grpc.aio
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 
 from app.main.rpcs import AUTHORIZATION, ISTIO_CA, RATE_LIMIT
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from tests.assets.certificates import Authority, key_pem, new_key, pem
 from tests.assets.csrs import csr_for
 from tests.fakes.checks import check_request
-from tests.fakes.mesh_ca import key_pem, pem, usage
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 CALL_SECONDS = 20
@@ -121,33 +119,19 @@ class Signer:
         authorities = server.get("/v1/ca/authorities")
         signer = authorities["signers"][0]
         key_file = server.directory / "keys" / f"{signer['id']}.pem"
-        self.key = load_pem_private_key(key_file.read_bytes(), password=None)
-        self.certificate = x509.load_pem_x509_certificate(signer["certificate"].encode())
+        key = load_pem_private_key(key_file.read_bytes(), password=None)
+        self._authority = Authority(x509.load_pem_x509_certificate(signer["certificate"].encode()), key)
 
     def itself(self):
         """The signing certificate, shown as if it were a client's."""
-        return Identity(key_pem(self.key), pem(self.certificate).encode())
+        return Identity(key_pem(self._authority.key), self._authority.pem.encode())
 
-    def leaf(self, *uris, not_after=None, ca=False, purposes=(ExtendedKeyUsageOID.CLIENT_AUTH,)):
+    def leaf(self, *uris, not_after=None, **changed):
         """A certificate that this CA would never sign."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.now(UTC)
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=1))
-            .not_valid_after(not_after or now + timedelta(hours=1))
-            .add_extension(names, critical=True)
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(usage(ca=ca), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(list(purposes)), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        return Identity(key_pem(key), (pem(certificate) + pem(self.certificate)).encode())
+        key, now = new_key(), datetime.now(UTC)
+        not_after = not_after or now + timedelta(hours=1)
+        leaf = self._authority.leaf(key.public_key(), now - timedelta(minutes=1), not_after, uris, **changed)
+        return Identity(key_pem(key), (pem(leaf) + self._authority.pem).encode())
 
 
 def presented_certificate(server):

@@ -19,7 +19,8 @@ from app.agent.tokens import GivenToken
 from app.core.clock import SystemClock
 from app.core.net import Address
 from app.telemetry.metrics import Metrics
-from tests.fakes.mesh_ca import CART, MeshCa, MeshServer
+from tests.assets.certificates import CART, MeshCa
+from tests.fakes.mesh_ca import MeshServer
 from tests.interop.envoy_process import EnvoyProcess
 from tests.interop.sidecar import ask, bootstrap, client_tls
 
@@ -37,11 +38,15 @@ def identity(ca):
     return accept_answer(made.private_key, ca.answer(made.csr, datetime.now(UTC), HOUR), datetime.now(UTC))
 
 
+def chain_for(ca, key):
+    return [ca.leaf(key.public_key(), datetime.now(UTC)), ca.signer.certificate]
+
+
 @pytest.fixture
 def peer(ca):
     """A workload of the mesh that connects to the sidecar."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return client_tls(ca.roots, key, [ca.leaf(key.public_key(), datetime.now(UTC), HOUR), ca.signer])
+    return client_tls(ca.roots, key, chain_for(ca, key))
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ async def test_new_roots_reach_envoy_without_a_restart(ca, peer, metrics, tmp_pa
         assert (await ask(port, peer))[0] == b"HTTP/1.1 200 OK\r\n"
         held.hold(identity(other))
         key = ec.generate_private_key(ec.SECP256R1())
-        new_peer = client_tls(other.roots, key, [other.leaf(key.public_key(), datetime.now(UTC), HOUR), other.signer])
+        new_peer = client_tls(other.roots, key, chain_for(other, key))
 
         async def accepted():
             try:
@@ -123,7 +128,7 @@ async def test_envoy_refuses_a_client_of_another_root_and_one_without_a_certific
     held.hold(identity(ca))
     path = tmp_path / "sds.sock"
     other, key = MeshCa(), ec.generate_private_key(ec.SECP256R1())
-    stranger = client_tls(ca.roots, key, [other.leaf(key.public_key(), datetime.now(UTC), HOUR), other.signer])
+    stranger = client_tls(ca.roots, key, chain_for(other, key))
     async with (
         agent_with(held, metrics, path),
         EnvoyProcess.started(bootstrap(path), tmp_path / "envoy") as envoy,

@@ -19,8 +19,9 @@ from app.ca.service import CaService
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
-from app.spiffe.x509_svid import parse_certificate, parse_chain, verify_svid
+from app.spiffe.x509_svid import parse_certificate, verify_svid
 from app.telemetry.metrics import Metrics
+from tests.assets.certificates import proven_id
 from tests.assets.csrs import as_pem, csr, csr_for
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
 from tests.fakes.clock import ManualClock
@@ -76,9 +77,8 @@ async def test_an_accepted_csr_yields_a_valid_svid_of_the_caller_and_nothing_tha
     ca = await started()
     request = csr_for(key, common_name=common_name, sans=names)
     issued = await ca.issuance.issue(Principal(Credential.SVID, spiffe_id), request, ttl, Surface.ISTIO_CA)
-    chain, roots = parse_chain(issued.chain), [parse_certificate(text) for text in issued.bundle.roots]
-    assert verify_svid(chain, roots, DOMAIN, NOW).spiffe_id == spiffe_id
-    leaf = chain[0]
+    assert proven_id(issued.chain, issued.bundle, NOW) == spiffe_id
+    leaf = parse_certificate(issued.chain[0])
     assert leaf.public_key() == key.public_key()
     subject_names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert list(subject_names) == [x509.UniformResourceIdentifier(str(spiffe_id))]

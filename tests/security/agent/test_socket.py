@@ -16,8 +16,8 @@ from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
 from app.agent.server import MAX_STRANGERS, SecretServer
 from app.telemetry.metrics import Metrics
+from tests.assets.certificates import MeshCa
 from tests.fakes.clock import ManualClock
-from tests.fakes.mesh_ca import MeshCa
 from tests.unit.sds.requests import names_in, request
 
 PATIENCE = 10

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import httpx
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_reflection.v1alpha import reflection_pb2 as reflection_v1alpha
@@ -21,9 +20,9 @@ from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import SERVICE_V1, SERVICE_V1ALPHA
 from app.transport.grpc.routes import Authentication, Kind
+from tests.assets.certificates import CA_TRUE, CLIENT_AUTH, SERVER_AUTH, MeshCa, purposes, usage
 from tests.assets.csrs import csr
 from tests.fakes.checks import check_request
-from tests.fakes.mesh_ca import MeshCa
 from tests.functional.main.callers import (
     CALL_SECONDS,
     CART,
@@ -141,6 +140,12 @@ async def test_an_svid_of_this_trust_domain_is_admitted_everywhere(server):
     assert mounted(tls_url(server), client_tls(server, cart)) == {"/ext_authz": 200}
 
 
+def test_an_svid_without_extended_key_usage_is_admitted(server):
+    """Optional in an X509-SVID (section 4.4), and so it is to the TLS server."""
+    with tls_channel(server, Signer(server).leaf(CART, purposes=None), api=grpc) as channel:
+        assert answers(channel) == admitted(PUBLIC, MESH, IDENTITY)
+
+
 def test_a_certificate_of_another_ca_ends_the_handshake(server):
     stranger = Identity(*MeshCa(domain="cluster.local").serving())
     with tls_channel(server, stranger, api=grpc) as channel:
@@ -157,6 +162,10 @@ REFUSED_LEAVES = {
     "with an id that is none": lambda signer: signer.leaf("https://cluster.local/ns/shop/sa/cart"),
     "with the trust domain's own id": lambda signer: signer.leaf("spiffe://cluster.local"),
     "with a path that climbs": lambda signer: signer.leaf("spiffe://cluster.local/ns/../sa/cart"),
+    "for clients alone": lambda signer: signer.leaf(CART, purposes=(purposes(CLIENT_AUTH), False)),
+    "with a key usage that is not critical": lambda signer: signer.leaf(
+        CART, usage=(usage("digital_signature"), False)
+    ),
 }
 
 
@@ -170,8 +179,8 @@ def test_a_certificate_of_ours_that_is_no_svid_of_ours_is_nobody(server, kind):
 
 UNFIT_LEAVES = {
     "the signing certificate": lambda signer: signer.itself(),
-    "a leaf that says that it is a CA": lambda signer: signer.leaf(CART, ca=True),
-    "a leaf for servers alone": lambda signer: signer.leaf(CART, purposes=(ExtendedKeyUsageOID.SERVER_AUTH,)),
+    "a leaf that says that it is a CA": lambda signer: signer.leaf(CART, constraints=CA_TRUE),
+    "a leaf for servers alone": lambda signer: signer.leaf(CART, purposes=(purposes(SERVER_AUTH), False)),
     "a leaf that has ended": lambda signer: signer.leaf(CART, not_after=datetime.now(UTC) - timedelta(seconds=1)),
 }
 

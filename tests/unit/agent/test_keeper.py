@@ -19,8 +19,9 @@ from app.core.errors import (
     UnavailableError,
 )
 from app.spiffe.principal import Credential, Principal
+from tests.assets.certificates import CART
 from tests.fakes.clock import ManualClock
-from tests.fakes.mesh_ca import CART, FakeAuthority
+from tests.fakes.mesh_ca import FakeAuthority
 from tests.fakes.sleep import JumpingSleep
 
 PATIENCE = 5

@@ -8,7 +8,7 @@ from app.agent.options import agent_options, choose_tokens, read_trust_bundle
 from app.agent.tokens import MAX_TOKEN_LENGTH, GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError
 from app.core.net import Address
-from tests.fakes.mesh_ca import MeshCa
+from tests.assets.certificates import MeshCa
 
 
 def options(server, server_name=None):

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.agent.request import accept_answer, load_key, make_request, parse_roots
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import SpiffeId
+from tests.assets.certificates import CART, MeshCa, pem
 from tests.fakes.clock import ManualClock
-from tests.fakes.mesh_ca import CART, MeshCa, pem
 
 NOW = ManualClock().now()
 
@@ -40,7 +40,7 @@ def test_a_request_has_a_new_p256_key_each_time_and_names_nobody():
 def test_a_good_answer_is_an_identity(ca, request_made):
     identity = accept_answer(request_made.private_key, ca.answer(request_made.csr, NOW), NOW, SpiffeId.parse(CART))
     assert str(identity.svid.spiffe_id) == CART
-    assert identity.svid.chain[1] == pem(ca.signer)
+    assert identity.svid.chain[1] == ca.signer.pem
     assert identity.svid.private_key == request_made.private_key
     assert identity.svid.not_after == NOW + timedelta(hours=1)
     assert identity.bundle.roots == (ca.roots,)
@@ -57,7 +57,7 @@ def test_a_bundle_of_several_roots_is_taken_whole(ca, request_made):
 def test_the_end_is_the_earliest_of_the_path(request_made):
     ca = MeshCa(NOW)
     identity = accept_answer(request_made.private_key, ca.answer(request_made.csr, NOW, timedelta(days=36500)), NOW)
-    assert identity.svid.not_after == ca.signer.not_valid_after_utc
+    assert identity.svid.not_after == ca.signer.certificate.not_valid_after_utc
 
 
 def bad_answers():
@@ -79,7 +79,7 @@ def bad_answers():
         "too many parts": (leaf, *[signer] * 8, roots),
         "no signer": (leaf, roots),
         "another root": (leaf, signer, other.roots),
-        "another signer": (leaf, pem(other.signer), roots),
+        "another signer": (leaf, other.signer.pem, roots),
         "another key": (stranger, signer, roots),
         "another kind of key": (rsa_free, signer, roots),
         "two ids": (two_names, signer, roots),

@@ -8,8 +8,8 @@ import pytest
 from app.agent.request import accept_answer, make_request
 from app.agent.store import IDENTITY_FILE, IdentityStore
 from app.core.errors import PreconditionError
+from tests.assets.certificates import MeshCa
 from tests.fakes.clock import ManualClock
-from tests.fakes.mesh_ca import MeshCa
 
 NOW = ManualClock().now()
 CA = MeshCa(NOW)

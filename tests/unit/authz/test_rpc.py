@@ -10,8 +10,10 @@ from app.core.decision import Decision, Outcome
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
+from tests.assets.certificates import MeshCa, new_key, pem
 from tests.fakes.authz import policy
 from tests.fakes.checks import API, FRONT, check_answer, check_request, policy_service
+from tests.fakes.clock import ManualClock
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
 FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
@@ -199,21 +201,16 @@ async def test_a_fault_of_our_own_is_a_denial_and_not_an_error(monkeypatch):
     assert "broken" not in str(response)
 
 
-async def test_a_certificate_must_be_an_svid_and_agree_with_the_principal(monkeypatch):
-    from app.transport.grpc.peer import PeerSvid
-
-    def read(pem):
-        assert pem == "PEM of front\n"
-        return PeerSvid(SpiffeId.parse(FRONT), None)
-
-    monkeypatch.setattr(rpc_module, "read_svid", read)
-    rpc_module._certified.cache_clear()
+async def test_a_certificate_must_be_an_svid_and_agree_with_the_principal():
+    now = ManualClock().now()
+    leaf = MeshCa(now).leaf(new_key().public_key(), now, uris=(FRONT,))
     request = check_request(principal="")
-    request.attributes.source.certificate = quote("PEM of front\n")
+    request.attributes.source.certificate = quote(pem(leaf))
+    assert await allows(FROM_FRONT, request)
+    request.attributes.source.principal = FRONT
     assert await allows(FROM_FRONT, request)
     request.attributes.source.principal = "spiffe://cluster.local/ns/web/sa/other"
     assert not await allows("", request)
-    rpc_module._certified.cache_clear()
 
 
 async def test_a_certificate_that_cannot_be_read_is_denied():

@@ -16,6 +16,7 @@ from app.core.errors import InternalError, InvalidInputError, PreconditionError,
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
+from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr, csr_for
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -247,9 +248,9 @@ async def test_an_expired_root_stops_issuing(ca, clock):
         await issue(ca)
 
 
-async def test_a_presented_chain_proves_its_identity_until_it_expires(ca, clock):
+async def test_an_issued_chain_proves_its_identity_until_it_expires(ca, clock):
     issued = await issue(ca, ttl_seconds=60)
-    assert ca.issuance.authenticate(issued.chain) == CART
+    assert proven_id(issued.chain, ca.authorities.bundle(), clock.now()) == CART
     clock.advance(61)
-    with pytest.raises(UnauthenticatedError, match="expired"):
-        ca.issuance.authenticate(issued.chain)
+    with pytest.raises(InvalidInputError, match="expired"):
+        proven_id(issued.chain, ca.authorities.bundle(), clock.now())

@@ -4,10 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from app.core.errors import ResourceExhaustedError, UnauthenticatedError
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -16,53 +12,26 @@ from app.transport.grpc.admission import MAX_BUCKETS, Authenticator, RateLimiter
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, RateLimit, route_table
+from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
 from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
 from tests.functional.grpc.echo import EchoService, echo_rpcs
 
-KEY = ec.generate_private_key(ec.SECP256R1())
+KEY = new_key()
 CLOCK = ManualClock()
+SIGNER = MeshCa(CLOCK.now(), "cluster.local").signer
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 
 
-def certificate(*uris, ca=None, sign=False, client=True, usage=True, days=1):
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(x509.Name([]))
-        .public_key(KEY.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(CLOCK.now() - timedelta(days=2))
-        .not_valid_after(CLOCK.now() + timedelta(days=days))
-    )
-    if uris:
-        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
-    if ca is not None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    if usage:
-        builder = builder.add_extension(
-            x509.KeyUsage(
-                digital_signature=True,
-                key_cert_sign=sign,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                crl_sign=False,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
-    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH] if client else [ExtendedKeyUsageOID.SERVER_AUTH]
-    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-    return builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+def certificate(*uris, days=1, **changed):
+    """A leaf of the mesh's CA, PEM."""
+    start, end = CLOCK.now() - timedelta(days=2), CLOCK.now() + timedelta(days=days)
+    return pem(SIGNER.leaf(KEY.public_key(), start, end, uris, **changed))
 
 
-def peer(*, host="203.0.113.7", pem=None, tls=True, error=None):
-    extensions = {"tls": {"client_cert_chain": (pem,) if pem else (), "client_cert_error": error}} if tls else {}
-    return read_peer({"client": (host, 4711), "extensions": extensions})
+def peer(*, host="203.0.113.7", presented=None, tls=True, error=None):
+    shown = {"client_cert_chain": (presented,) if presented else (), "client_cert_error": error}
+    return read_peer({"client": (host, 4711), "extensions": {"tls": shown} if tls else {}})
 
 
 BY_TOKEN = Principal(Credential.JOIN_TOKEN, SpiffeId.parse(CART), "1")
@@ -81,43 +50,43 @@ def call_with(authorization):
 
 def test_an_svid_is_its_id_whatever_the_row_demands():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
-        caller = authenticator().at_once(demand, peer(pem=certificate(CART, ca=False)))
+        caller = authenticator().at_once(demand, peer(presented=certificate(CART)))
         assert caller == Principal(Credential.SVID, SpiffeId.parse(CART), address="203.0.113.7:4711")
 
 
 @pytest.mark.parametrize(
-    "pem",
+    ("presented", "reason"),
     [
-        certificate(),
-        certificate(CART, "spiffe://cluster.local/ns/other/sa/x"),
-        certificate("spiffe://cluster.local"),
-        certificate("https://cluster.local/ns/shop/sa/cart"),
-        certificate("spiffe://cluster.local/ns/shop/sa/cart/"),
-        certificate("spiffe://other.org/ns/shop/sa/cart"),
-        certificate(CART, ca=True),
-        certificate(CART, sign=True),
-        certificate(CART, client=False),
-        certificate(CART, usage=False),
-        certificate(CART, days=-1),
-        "not a certificate",
-        "x" * 20_000,
+        (certificate(), "0 URI names"),
+        (certificate(CART, "spiffe://cluster.local/ns/other/sa/x"), "2 URI names"),
+        (certificate("spiffe://cluster.local"), "no path"),
+        (certificate("https://cluster.local/ns/shop/sa/cart"), "must start with spiffe://"),
+        (certificate("spiffe://cluster.local/ns/shop/sa/cart/"), "segment"),
+        (certificate("spiffe://other.org/ns/shop/sa/cart"), "trust domain"),
+        (certificate(CART, constraints=CA_TRUE), "cA is true"),
+        (certificate(CART, usage=(usage("digital_signature", "key_cert_sign"), True)), "key usage"),
+        (certificate(CART, purposes=(purposes(SERVER_AUTH), False)), "clientAuth"),
+        (certificate(CART, usage=None), "key usage"),
+        (certificate(CART, days=-1), "expired"),
+        ("not a certificate", "not one PEM block"),
+        ("x" * 40_000, "longer than"),
     ],
 )
-def test_a_certificate_that_is_no_leaf_svid_of_ours_is_refused_even_on_this_machine(pem):
+def test_a_certificate_that_is_no_leaf_svid_of_ours_is_refused_even_on_this_machine(presented, reason):
     for demand in (Authentication.MESH, Authentication.IDENTITY):
-        with pytest.raises(UnauthenticatedError):
-            authenticator().at_once(demand, peer(host="127.0.0.1", pem=pem))
+        with pytest.raises(UnauthenticatedError, match=reason):
+            authenticator().at_once(demand, peer(host="127.0.0.1", presented=presented))
 
 
 def test_a_certificate_that_the_server_did_not_verify_counts_for_nothing():
     with pytest.raises(UnauthenticatedError):
-        authenticator().at_once(Authentication.MESH, peer(pem=certificate(CART), error="unknown ca"))
+        authenticator().at_once(Authentication.MESH, peer(presented=certificate(CART), error="unknown ca"))
 
 
 def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
     clock = ManualClock()
     gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
-    connected = peer(pem=certificate(CART))
+    connected = peer(presented=certificate(CART))
     assert gate.at_once(Authentication.MESH, connected)
     clock.advance(timedelta(days=1).total_seconds())
     with pytest.raises(UnauthenticatedError, match="expired"):
@@ -215,4 +184,4 @@ async def test_a_path_stands_in_the_table_once():
 
 
 def test_what_is_read_of_a_certificate_is_its_end():
-    assert peer(pem=certificate(CART)).svid.not_after == datetime(2026, 1, 2, 12, tzinfo=UTC)
+    assert peer(presented=certificate(CART)).svid.not_after == datetime(2026, 1, 2, 12, tzinfo=UTC)
