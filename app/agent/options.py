@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.agent.request import MAX_BUNDLE_BYTES, parse_roots
 from app.agent.tokens import GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError, located
 from app.core.net import Address, parse_address
+from app.spiffe.bundle import MAX_BUNDLE_BYTES, parse_bundle
+from app.spiffe.x509_svid import pem
 
 TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, not a token
 DEFAULT_PORT = 15012
@@ -77,7 +78,10 @@ def choose_tokens(given: str | None, file: Path | None, environment: str | None)
 
 
 def read_trust_bundle(path: Path) -> str:
-    """Return the PEM of the roots in a file. Raises InvalidInputError if it cannot be read or holds none."""
+    """Return the roots in a bundle file, which is PEM or SPIFFE JSON, as PEM.
+
+    Raises InvalidInputError if the file cannot be read or is not a trust bundle.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BUNDLE_BYTES + 1)
@@ -85,9 +89,7 @@ def read_trust_bundle(path: Path) -> str:
         raise InvalidInputError(
             f"cannot read the trust bundle {path}: {error.strerror}; copy bundle.pem from the server's data dir"
         ) from error
-    text = content.decode("utf-8", "replace")
     try:
-        parse_roots(text)
+        return "".join(pem(root) for root in parse_bundle(content.decode("utf-8", "replace")))
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error.message}") from error
-    return text

@@ -11,18 +11,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.agent.model import Identity
 from app.core.errors import InvalidInputError, PreconditionError
-from app.spiffe.bundle import TrustBundle
+from app.spiffe.bundle import TrustBundle, parse_bundle
 from app.spiffe.id import SpiffeId
-from app.spiffe.x509_svid import MALFORMED, WorkloadSvid, parse_certificate, read_leaf, verify_svid
+from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, pem, read_leaf, verify_svid
 
 # A leaf and the bundle.
 MIN_ANSWER_PARTS = 2
 # A leaf, the signing certificates of a deep hierarchy, and the bundle.
 MAX_ANSWER_PARTS = 8
-# Roots of one trust domain: the current one, the next one, and room for a slow migration.
-MAX_ROOTS = 64
-# A bundle of that many roots with RSA keys is about 128 KB.
-MAX_BUNDLE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +33,7 @@ def make_request() -> KeyRequest:
     """Return a new key and its request. The request has no names: the proof it is sent with identifies the caller."""
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return KeyRequest(pem, csr.public_bytes(Encoding.PEM).decode("ascii"))
+    return KeyRequest(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), pem(csr))
 
 
 def accept_answer(
@@ -63,7 +58,7 @@ def accept_answer(
 def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None) -> Identity:
     if not MIN_ANSWER_PARTS <= len(answer) <= MAX_ANSWER_PARTS:  # 1
         raise InvalidInputError(f"it has {len(answer)} parts instead of a chain and the roots")
-    roots = parse_roots(answer[-1])  # 2
+    roots = parse_bundle(answer[-1])  # 2
     chain = tuple(parse_certificate(part) for part in answer[:-1])
     domain = read_leaf(chain[0]).spiffe_id.trust_domain
     svid = verify_svid(chain, roots, domain, now)  # 3
@@ -74,38 +69,21 @@ def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expec
     return Identity(
         WorkloadSvid(
             spiffe_id=svid.spiffe_id,
-            chain=tuple(_pem(certificate) for certificate in chain),
+            chain=tuple(pem(certificate) for certificate in chain),
             private_key=private_key,
             not_before=chain[0].not_valid_before_utc,
             not_after=svid.not_after,
         ),
-        TrustBundle(domain, tuple(_pem(root) for root in roots)),
+        TrustBundle(domain, tuple(pem(root) for root in roots)),
     )
 
 
-def parse_roots(pem: str) -> tuple[x509.Certificate, ...]:
-    """Return the certificates of a PEM bundle. Raises InvalidInputError if there is none, or too many, or a bad one."""
-    if len(pem) > MAX_BUNDLE_BYTES or not pem.isascii():
-        raise InvalidInputError(f"a trust bundle is PEM of at most {MAX_BUNDLE_BYTES} bytes")
+def load_key(text: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return the private key in a PEM document. Raises InvalidInputError if it is not an elliptic curve key."""
     try:
-        roots = x509.load_pem_x509_certificates(pem.encode("ascii"))
-    except MALFORMED as error:
-        raise InvalidInputError("the trust bundle holds no well-formed PEM certificate") from error
-    if len(roots) > MAX_ROOTS:
-        raise InvalidInputError(f"the trust bundle holds more than {MAX_ROOTS} certificates")
-    return tuple(roots)
-
-
-def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """Return the private key of a PEM document. Raises InvalidInputError if it is not one of ours."""
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
+        key = serialization.load_pem_private_key(text, password=None)
     except (ValueError, TypeError) as error:
         raise InvalidInputError("the private key is not well-formed PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidInputError("the private key is not an elliptic curve key")
     return key
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(Encoding.PEM).decode("ascii")

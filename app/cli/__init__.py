@@ -63,7 +63,9 @@ def demo(
 def agent(  # noqa: PLR0913 - each option is a parameter
     *,
     server: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
-    trust_bundle: Annotated[Path, typer.Option(help="The roots that vouch for it: bundle.pem of its data dir.")],
+    trust_bundle: Annotated[
+        Path, typer.Option(help="Its trust bundle, PEM or SPIFFE JSON: bundle.pem of its data dir.")
+    ],
     server_name: Annotated[str | None, typer.Option(help="DNS name in its certificate, if not HOST.")] = None,
     join_token_file: Annotated[Path | None, typer.Option(help="File with the join token.")] = None,
     join_token: Annotated[

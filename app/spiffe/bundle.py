@@ -1,6 +1,10 @@
-"""The trust bundle in the forms that it is handed out in."""
+"""Trust bundles and their two documents: PEM, and the SPIFFE bundle document, which is JSON.
+
+SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1.
+"""
 
 import base64
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +12,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.core.errors import InternalError
+from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import TrustDomain
-from app.spiffe.x509_svid import parse_certificate
+from app.spiffe.x509_svid import MALFORMED, parse_certificate
 
+# Roots of one trust domain: the current one, the next one, and room for a slow migration.
+MAX_ROOTS = 64
+# A bundle of that many roots with RSA keys is about 128 KB.
+MAX_BUNDLE_BYTES = 256 * 1024
 # How often a consumer is asked to look for changes. Keys are published several hints before they are used.
 REFRESH_HINT_SECONDS = 300
 
+_X509_USE = "x509-svid"
 _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
 
 
@@ -30,13 +39,32 @@ class TrustBundle:
     sequence: int = 0
 
 
+def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:
+    """Return the roots in a bundle document of either form.
+
+    Keys of a JSON document that are not for X509-SVIDs are ignored. Raises InvalidInputError if the document is too
+    large or not well-formed, or has no root or too many.
+    """
+    if len(text) > MAX_BUNDLE_BYTES:
+        raise InvalidInputError(f"the trust bundle is longer than {MAX_BUNDLE_BYTES} bytes")
+    read = _jwks_certificates if text.lstrip().startswith("{") else _pem_certificates
+    try:
+        roots = read(text)
+    except (*MALFORMED, KeyError, AttributeError, RecursionError) as error:
+        problem = "the trust bundle holds no well-formed PEM certificate or SPIFFE bundle document"
+        raise InvalidInputError(problem) from error
+    if not 1 <= len(roots) <= MAX_ROOTS:
+        raise InvalidInputError(f"the trust bundle has {len(roots)} X.509 roots, not 1 to {MAX_ROOTS}")
+    return tuple(roots)
+
+
 def bundle_pem(bundle: TrustBundle) -> str:
     """Return the roots as one PEM document."""
     return "".join(bundle.roots)
 
 
 def bundle_jwks(bundle: TrustBundle) -> dict[str, Any]:
-    """Return the SPIFFE bundle document (SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1)."""
+    """Return the SPIFFE bundle document."""
     return {
         "keys": [_jwk(parse_certificate(root)) for root in bundle.roots],
         "spiffe_sequence": bundle.sequence,
@@ -44,9 +72,18 @@ def bundle_jwks(bundle: TrustBundle) -> dict[str, Any]:
     }
 
 
+def _pem_certificates(text: str) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(text.encode("ascii"))
+
+
+def _jwks_certificates(text: str) -> list[x509.Certificate]:
+    chains = [key["x5c"] for key in json.loads(text)["keys"] if key["use"] == _X509_USE]
+    return [x509.load_der_x509_certificate(base64.b64decode(der, validate=True)) for (der,) in chains]
+
+
 def _jwk(root: x509.Certificate) -> dict[str, Any]:
     der = base64.b64encode(root.public_bytes(Encoding.DER)).decode("ascii")
-    return {**_key_parameters(root), "use": "x509-svid", "x5c": [der]}
+    return {**_key_parameters(root), "use": _X509_USE, "x5c": [der]}
 
 
 def _key_parameters(root: x509.Certificate) -> dict[str, str]:

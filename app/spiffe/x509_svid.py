@@ -37,6 +37,7 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from app.core.errors import InvalidInputError
@@ -107,6 +108,11 @@ def parse_certificate(text: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(text.encode("ascii"))
     except MALFORMED as error:
         raise InvalidInputError("the certificate is not well-formed") from error
+
+
+def pem(document: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """Return the PEM form of a certificate or a request."""
+    return document.public_bytes(Encoding.PEM).decode("ascii")
 
 
 def read_leaf(leaf: x509.Certificate) -> X509Svid:

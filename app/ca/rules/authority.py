@@ -12,13 +12,12 @@ from app.ca.rules.profile import (
     AuthorityProfile,
     authority_builder,
     authority_id,
-    pem,
 )
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
 from app.spiffe.keys import accepted_key
-from app.spiffe.x509_svid import check_authority, parse_certificate
+from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 
 ROOT_TITLE = "root"
 SIGNER_TITLE = "signer"

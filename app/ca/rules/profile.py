@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.keys import SubjectKey
-from app.spiffe.x509_svid import MALFORMED, parse_certificate, verify_svid
+from app.spiffe.x509_svid import MALFORMED, parse_certificate, pem, verify_svid
 
 SERIAL_BITS = 128
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
@@ -189,11 +189,6 @@ def authority_request(
     """Return the builder of an authority's request to the holder of the root's key for its certificate."""
     subject = authority_subject(trust_domain, title, public_key)
     return x509.CertificateSigningRequestBuilder().subject_name(subject)
-
-
-def pem(document: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """Return the PEM form."""
-    return document.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def _leaf_subject(profile: LeafProfile) -> x509.Name:

@@ -26,13 +26,13 @@ from app.ca.rules.authority import (
     signer_builder,
     signer_of,
 )
-from app.ca.rules.profile import SERIAL_BITS, authority_id, authority_request, pem
+from app.ca.rules.profile import SERIAL_BITS, authority_id, authority_request
 from app.ca.rules.rotation import signer_is_due
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
 from app.core.signals import Signal
 from app.spiffe.bundle import TrustBundle
-from app.spiffe.x509_svid import check_authority, parse_certificate
+from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 from app.telemetry.metrics import Metrics
 
 # Requests read in one pass: more data directories than any installation has, and signed in a fraction of a second.

@@ -16,7 +16,7 @@ from app.ca.model import CaConfig, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import SERVER_PATH, check_workload_id
-from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder, pem
+from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
 from app.core.clock import Clock
@@ -30,7 +30,7 @@ from app.core.errors import (
 )
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
-from app.spiffe.x509_svid import WorkloadSvid
+from app.spiffe.x509_svid import WorkloadSvid, pem
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)

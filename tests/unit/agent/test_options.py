@@ -1,5 +1,6 @@
 """What the agent is started with."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from app.agent.options import agent_options, choose_tokens, read_trust_bundle
 from app.agent.tokens import MAX_TOKEN_LENGTH, GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError
 from app.core.net import Address
+from app.spiffe.bundle import TrustBundle, bundle_jwks
+from app.spiffe.id import TrustDomain
 from tests.assets.certificates import MeshCa
 
 
@@ -106,4 +109,6 @@ def test_a_trust_bundle_is_read_from_its_file(tmp_path):
         read_trust_bundle(path)
     roots = MeshCa().roots
     path.write_text(roots)
+    assert read_trust_bundle(path) == roots
+    path.write_text(json.dumps(bundle_jwks(TrustBundle(TrustDomain("example.org"), (roots,)))))
     assert read_trust_bundle(path) == roots

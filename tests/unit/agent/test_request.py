@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.agent.request import accept_answer, load_key, make_request, parse_roots
-from app.core.errors import InvalidInputError, PreconditionError
+from app.agent.request import accept_answer, load_key, make_request
+from app.core.errors import PreconditionError
 from app.spiffe.id import SpiffeId
 from tests.assets.certificates import CART, MeshCa, pem
 from tests.fakes.clock import ManualClock
@@ -117,12 +117,6 @@ def test_an_answer_for_somebody_else_is_refused(ca, request_made):
             NOW,
             SpiffeId.parse("spiffe://example.org/ns/shop/sa/till"),
         )
-
-
-@pytest.mark.parametrize("text", ["", "x", "\x00", "-----BEGIN CERTIFICATE-----", "é"])
-def test_a_bundle_without_a_certificate_is_refused(text):
-    with pytest.raises(InvalidInputError, match="trust bundle"):
-        parse_roots(text)
 
 
 def test_a_certificate_whose_key_nobody_can_read_is_refused(ca, request_made):

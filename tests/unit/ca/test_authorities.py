@@ -6,13 +6,13 @@ import pytest
 from cryptography import x509
 
 from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
-from app.ca.rules.profile import authority_id, authority_request, pem
+from app.ca.rules.profile import authority_id, authority_request
 from app.ca.service import CaService
 from app.core.errors import PreconditionError, UnavailableError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
-from tests.assets.certificates import proven_id
+from tests.assets.certificates import pem, proven_id
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
 
