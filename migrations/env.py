@@ -3,14 +3,14 @@
 from typing import Any, Literal
 
 from alembic import context
+from sqlalchemy.types import TypeDecorator
 
-from app.db.base import UtcDateTime
 from migrations.tables import METADATA
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Spell a type of ours by what it is in the database: a step must not change when the code does."""
-    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, UtcDateTime) else False
+    """Render a type of our own as its plain type: a step must not change when the code does."""
+    return f"sa.{item.impl!r}" if kind == "type" and isinstance(item, TypeDecorator) else False
 
 
 context.configure(

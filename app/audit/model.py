@@ -1,10 +1,15 @@
 """The record of one change."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import Field, dataclass, fields
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, get_args
 
 from app.spiffe.principal import Principal
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,36 @@ def record_of(
         request_id=principal.request_id,
         action=action,
         target=target,
-        before=before,
-        after=after,
+        before=None if before is None else dict(before),
+        after=None if after is None else dict(after),
     )
+
+
+def state_of(value: "DataclassInstance") -> dict[str, object]:
+    """Return a dataclass as a JSON object for `before` and `after`, in the spelling of the admin API.
+
+    A duration is a number of seconds under its name with `_seconds`. Fields that `repr` leaves out are secrets, and
+    are left out.
+    """
+    return {_name(field): _plain(getattr(value, field.name)) for field in fields(value) if field.repr}
+
+
+def _name(field: "Field[object]") -> str:
+    is_duration = timedelta in {field.type, *get_args(field.type)}
+    return f"{field.name}_seconds" if is_duration else field.name
+
+
+def _plain(content: object) -> object:
+    match content:
+        case None | bool() | int() | float() | str():
+            return content
+        case datetime():
+            return content.isoformat().replace("+00:00", "Z")
+        case timedelta():
+            return int(content.total_seconds())
+        case Enum():
+            return content.value
+        case tuple() | list():
+            return [_plain(item) for item in content]
+        case _:
+            return str(content)

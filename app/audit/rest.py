@@ -1,16 +1,14 @@
 """The audit log in the admin API."""
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel
 
-from app.audit.model import AuditRecord
 from app.audit.ports import AuditFilter
 from app.audit.service import AuditLog
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_number, page_of
+from app.transport.rest.views import View
 
 AUDIT_PATH = "/v1/audit"
 MAX_FILTER_LENGTH = 2048
@@ -18,7 +16,7 @@ MAX_FILTER_LENGTH = 2048
 Filter = Annotated[str | None, Query(max_length=MAX_FILTER_LENGTH, description="Only records with this value")]
 
 
-class AuditRecordView(BaseModel):
+class AuditRecordView(View):
     """One change: who made it, what was done to which object, its state before and after."""
 
     number: int
@@ -50,8 +48,4 @@ class AuditRest:
         """List changes, the newest first."""
         wanted = AuditFilter(principal, action, target)
         found = await self._audit.page(decode_number(cursor), limit + 1, wanted)
-        return page_of(found, limit, _view, lambda record: str(record.number))
-
-
-def _view(record: AuditRecord) -> AuditRecordView:
-    return AuditRecordView(**asdict(record))
+        return page_of(found, limit, AuditRecordView.model_validate, lambda record: str(record.number))

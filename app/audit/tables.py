@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, UtcDateTime
+from app.db.base import Base
 from app.spiffe.id import MAX_ID_BYTES
 
 
@@ -18,7 +18,7 @@ class AuditRow(Base):
     number: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )
-    at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    at: Mapped[datetime] = mapped_column(index=True)
     principal: Mapped[str] = mapped_column(String(MAX_ID_BYTES))
     credential: Mapped[str] = mapped_column(String(32))
     address: Mapped[str] = mapped_column(String(255))

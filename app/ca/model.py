@@ -1,4 +1,4 @@
-"""The values of the CA: who vouches, what was issued, what may be asked for."""
+"""The values of the CA: authorities, issued SVIDs, join tokens, entries."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -120,7 +120,7 @@ class CreatedJoinToken:
 
 @dataclass(frozen=True, slots=True)
 class EntrySpec:
-    """What an operator says of an identity: lifetime and DNS names of its SVIDs, and a hint for its holder.
+    """What an operator sets for an identity: lifetime and DNS names of its SVIDs, and a hint for its holder.
 
     `x509_svid_ttl` None leaves the lifetime to the caller and the default.
     """
@@ -131,12 +131,11 @@ class EntrySpec:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(EntrySpec):
     """A stored entry. `version` counts its changes from 1."""
 
     id: str
-    spec: EntrySpec
     version: int
     created_at: datetime
     updated_at: datetime
@@ -154,3 +153,13 @@ class CaStatus:
     waiting_for: str | None
     default_ttl: timedelta
     max_ttl: timedelta
+
+    @property
+    def ready(self) -> bool:
+        """Whether this replica can issue."""
+        return self.waiting_for is None
+
+    @property
+    def root_id(self) -> str:
+        """The id of the newest root."""
+        return self.roots[-1].id

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
+from app.audit.ports import AuditTrail
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, KeyAlgorithm, Root, Signer, SigningRequest
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
@@ -86,15 +87,17 @@ class KeyStore(Protocol):
 
 
 class BundlePublisher(Protocol):
-    """Puts the trust bundle where those who verify us find it."""
+    """Publishes the trust bundle to those who verify SVIDs."""
 
     async def publish(self, bundle: TrustBundle) -> None:
-        """Put the bundle in the place of the one before. Raises PreconditionError if that cannot be done."""
+        """Replace the published bundle. Raises PreconditionError if that cannot be done."""
         ...
 
 
-class AuthorityRepository(Protocol):
-    """The stored authorities."""
+class CaRepository(AuditTrail, Protocol):
+    """Everything that the CA stores, in one transaction."""
+
+    # Authorities
 
     async def roots(self) -> Sequence[Root]:
         """Return every root, oldest generation first."""
@@ -105,7 +108,7 @@ class AuthorityRepository(Protocol):
         ...
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
-        """Return the signing authorities under a root that end after `now`, the one that lasts longest first."""
+        """Return the signing authorities under a root that end after `now`, the last to end first."""
         ...
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
@@ -117,16 +120,14 @@ class AuthorityRepository(Protocol):
         ...
 
     async def answer_signing_request(self, signer: Signer) -> bool:
-        """Store the certificate that a request was waiting for. Returns False if it has been answered already."""
+        """Store the certificate that a request waits for. Returns False if it has been answered already."""
         ...
 
     async def remove_signing_request(self, request_id: str) -> None:
         """Remove a request that cannot be answered."""
         ...
 
-
-class IssuanceRepository(Protocol):
-    """The record of every SVID."""
+    # Issued SVIDs
 
     async def add_svid(self, svid: IssuedSvid) -> None:
         """Record an SVID. The transaction ends with ConflictError if its serial number is taken."""
@@ -140,9 +141,7 @@ class IssuanceRepository(Protocol):
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
         ...
 
-
-class JoinTokenRepository(Protocol):
-    """The stored join tokens."""
+    # Join tokens
 
     async def add_token(self, token: JoinToken, secret_hash: bytes) -> None:
         """Store a token under the SHA-256 of its secret."""
@@ -159,21 +158,19 @@ class JoinTokenRepository(Protocol):
     async def redeem_token(self, token_id: str, now: datetime) -> bool:
         """Mark a token as used at `now`. Returns False if there is none that is unused and has not expired.
 
-        Of any number of transactions that try this for one token at once, one is told True.
+        Of any number of transactions that try this for one token at once, one gets True.
         """
         ...
 
-    async def remove_token(self, token_id: str) -> bool:
-        """Remove a token. Returns False if there was none."""
+    async def remove_token(self, token_id: str) -> JoinToken | None:
+        """Remove a token and return it, None if there was none."""
         ...
 
     async def forget_tokens(self, expired_before: datetime, limit: int) -> int:
         """Remove at most `limit` tokens that expired before the time, and return how many were removed."""
         ...
 
-
-class EntryRepository(Protocol):
-    """The stored entries."""
+    # Entries
 
     async def add_entry(self, entry: Entry) -> None:
         """Store a new entry. The transaction ends with ConflictError if its SPIFFE ID has one."""
@@ -188,20 +185,16 @@ class EntryRepository(Protocol):
         ...
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
-        """Return at most `limit` entries whose SPIFFE IDs stand after the one given, in the database's order."""
+        """Return at most `limit` entries whose SPIFFE IDs are above `after`, in the database's order."""
         ...
 
     async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> bool:
-        """Store `spec` and count up the version. Returns False if there is no entry with this id and version."""
+        """Store `spec` as the next version. Returns False if there is no entry with this id and version."""
         ...
 
-    async def remove_entry(self, entry_id: str, version: int | None) -> bool:
-        """Remove an entry. Returns False if there is none with this id and, unless None, this version."""
+    async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:
+        """Remove an entry and return it, None if there is none with this id and, unless None, this version."""
         ...
-
-
-class CaRepository(AuthorityRepository, IssuanceRepository, JoinTokenRepository, EntryRepository, Protocol):
-    """Everything that the CA stores, in one transaction."""
 
 
 CaTransactions = Callable[[], AbstractAsyncContextManager[CaRepository]]

@@ -1,12 +1,13 @@
 """The tables of the CA."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base, UtcDateTime
-from app.spiffe.id import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES
+from app.ca.model import Surface
+from app.db.base import Base
+from app.spiffe.id import SpiffeId, TrustDomain
 
 # A key identifier of 160 bits, in hexadecimal.
 AUTHORITY_ID_LENGTH = 40
@@ -16,21 +17,21 @@ SHA256_HEX_LENGTH = 64
 
 
 class RootRow(Base):
-    """A root. That a generation is taken once is what makes replicas agree on one."""
+    """A root. The unique generation makes concurrent replicas agree on one."""
 
     __tablename__ = "ca_roots"
 
     id: Mapped[str] = mapped_column(String(AUTHORITY_ID_LENGTH), primary_key=True)
     generation: Mapped[int] = mapped_column(Integer, unique=True)
-    trust_domain: Mapped[str] = mapped_column(String(MAX_TRUST_DOMAIN_BYTES))
+    trust_domain: Mapped[TrustDomain]
     certificate: Mapped[str] = mapped_column(Text)
-    not_before: Mapped[datetime] = mapped_column(UtcDateTime)
-    not_after: Mapped[datetime] = mapped_column(UtcDateTime)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime]
+    created_at: Mapped[datetime]
 
 
 class SignerRow(Base):
-    """A signing authority: a request until the holder of the root's key has put the certificate in."""
+    """A signing authority: a request until the holder of the root's key has stored the certificate."""
 
     __tablename__ = "ca_signers"
 
@@ -38,9 +39,9 @@ class SignerRow(Base):
     root_id: Mapped[str] = mapped_column(ForeignKey("ca_roots.id"), index=True)
     request: Mapped[str] = mapped_column(Text)
     certificate: Mapped[str | None] = mapped_column(Text)
-    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    not_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    not_before: Mapped[datetime | None]
+    not_after: Mapped[datetime | None]
+    created_at: Mapped[datetime]
 
 
 class SvidRow(Base):
@@ -52,13 +53,13 @@ class SvidRow(Base):
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )
     serial: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), unique=True)
-    spiffe_id: Mapped[str] = mapped_column(String(MAX_ID_BYTES), index=True)
+    spiffe_id: Mapped[SpiffeId] = mapped_column(index=True)
     signer_id: Mapped[str] = mapped_column(ForeignKey("ca_signers.id"))
     fingerprint: Mapped[str] = mapped_column(String(SHA256_HEX_LENGTH))
-    not_before: Mapped[datetime] = mapped_column(UtcDateTime)
-    not_after: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
-    issued_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    surface: Mapped[str] = mapped_column(String(32))
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime] = mapped_column(index=True)
+    issued_at: Mapped[datetime]
+    surface: Mapped[Surface]
     # No foreign key: the record outlives the token.
     token_id: Mapped[str | None] = mapped_column(String(RANDOM_ID_LENGTH))
 
@@ -70,22 +71,22 @@ class JoinTokenRow(Base):
 
     id: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), primary_key=True)
     secret_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
-    spiffe_id: Mapped[str] = mapped_column(String(MAX_ID_BYTES))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
-    redeemed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    spiffe_id: Mapped[SpiffeId]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    redeemed_at: Mapped[datetime | None]
 
 
 class EntryRow(Base):
-    """An entry."""
+    """An entry: the lifetime and DNS names of an identity's SVIDs."""
 
     __tablename__ = "ca_entries"
 
     id: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), primary_key=True)
-    spiffe_id: Mapped[str] = mapped_column(String(MAX_ID_BYTES), unique=True)
-    x509_svid_ttl_seconds: Mapped[int | None] = mapped_column(Integer)
-    dns_names: Mapped[list[str]] = mapped_column(JSON)
+    spiffe_id: Mapped[SpiffeId] = mapped_column(unique=True)
+    x509_svid_ttl: Mapped[timedelta | None] = mapped_column("x509_svid_ttl_seconds", key="x509_svid_ttl")
+    dns_names: Mapped[tuple[str, ...]]
     hint: Mapped[str] = mapped_column(Text)
     version: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]

@@ -1,10 +1,15 @@
 """The base of every table, so that migrations and models can be compared."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
+from enum import Enum
 
-from sqlalchemy import DateTime, Dialect, MetaData
+import sqlalchemy
+from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.types import TypeDecorator
+
+from app.db.types import SpiffeIdText, TextTuple, TrustDomainText, WholeSeconds
+from app.db.types import UtcDateTime as UtcDateTime  # noqa: PLC0414 - for tables that are not mapped by annotation yet
+from app.spiffe.id import SpiffeId, TrustDomain
 
 # Names for constraints, so that a migration can refer to them on every database.
 NAMING_CONVENTION = {
@@ -14,30 +19,24 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+# The values of enumerations are short words.
+ENUM_LENGTH = 32
+
+
+def _values(members: type[Enum]) -> list[str]:
+    return [member.value for member in members]
 
 
 class Base(DeclarativeBase):
-    """The base of every table."""
+    """The base of every table. A column whose type is not given has the one that belongs to its annotation."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime on every database; SQLite, which has no time zones, stores it without one."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive datetimes and convert the others to UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a datetime that is stored must be aware")
-        return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Return the stored datetime, aware, in UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's form
+        datetime: UtcDateTime,
+        timedelta: WholeSeconds,
+        SpiffeId: SpiffeIdText,
+        TrustDomain: TrustDomainText,
+        tuple[str, ...]: TextTuple,
+        # As text without a constraint, so that another member needs no migration.
+        Enum: sqlalchemy.Enum(Enum, native_enum=False, length=ENUM_LENGTH, values_callable=_values),
+    }

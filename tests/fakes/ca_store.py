@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from app.ca.backends import local_key
-from app.ca.model import Entry
 from app.ca.rules.profile import authority_id
 from app.core.errors import ConflictError, UnavailableError
 
@@ -43,6 +42,10 @@ class MemoryRepository:
         self._roots, self._signers, self._requests = {}, {}, {}
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
+        self.audited = []
+
+    async def record(self, record):
+        self.audited.append(record)
 
     async def roots(self):
         return sorted(self._roots.values(), key=lambda root: root.generation)
@@ -110,7 +113,7 @@ class MemoryRepository:
         return True
 
     async def remove_token(self, token_id):
-        return self._tokens.pop(token_id, None) is not None
+        return self._tokens.pop(token_id, None)
 
     async def forget_tokens(self, expired_before, limit):
         stale = [token.id for token in self._tokens.values() if token.expires_at < expired_before][:limit]
@@ -119,7 +122,7 @@ class MemoryRepository:
         return len(stale)
 
     async def add_entry(self, entry):
-        if any(other.spec.spiffe_id == entry.spec.spiffe_id for other in self._entries.values()):
+        if any(other.spiffe_id == entry.spiffe_id for other in self._entries.values()):
             raise ConflictError("the id has an entry")
         self._entries[entry.id] = entry
 
@@ -127,25 +130,31 @@ class MemoryRepository:
         return self._entries.get(entry_id)
 
     async def entry_of(self, spiffe_id):
-        return next((entry for entry in self._entries.values() if entry.spec.spiffe_id == spiffe_id), None)
+        return next((entry for entry in self._entries.values() if entry.spiffe_id == spiffe_id), None)
 
     async def entries(self, after, limit):
-        found = sorted(self._entries.values(), key=lambda entry: str(entry.spec.spiffe_id))
-        return [entry for entry in found if after is None or str(entry.spec.spiffe_id) > after][:limit]
+        found = sorted(self._entries.values(), key=lambda entry: str(entry.spiffe_id))
+        return [entry for entry in found if after is None or str(entry.spiffe_id) > after][:limit]
 
     async def replace_entry(self, entry_id, spec, version, now):
         found = self._entries.get(entry_id)
         if found is None or found.version != version:
             return False
-        self._entries[entry_id] = Entry(entry_id, spec, version + 1, found.created_at, now)
+        self._entries[entry_id] = replace(
+            found,
+            x509_svid_ttl=spec.x509_svid_ttl,
+            dns_names=spec.dns_names,
+            hint=spec.hint,
+            version=version + 1,
+            updated_at=now,
+        )
         return True
 
     async def remove_entry(self, entry_id, version):
         found = self._entries.get(entry_id)
         if found is None or version not in {None, found.version}:
-            return False
-        del self._entries[entry_id]
-        return True
+            return None
+        return self._entries.pop(entry_id)
 
 
 class MemoryKeyStore:

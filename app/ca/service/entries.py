@@ -1,32 +1,48 @@
-"""Entries: what an operator says of an identity."""
+"""Entries: the lifetime and DNS names of an identity's SVIDs."""
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
+from app.audit.model import record_of, state_of
 from app.ca.model import CaConfig, Entry, EntrySpec
 from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_entry
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, Violation
 from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Principal
 
 
 class Entries:
-    """Makes, reads, changes and removes entries. A change applies from the next issuance on."""
+    """Creates, reads, replaces and deletes entries. A change applies from the next issuance on.
+
+    `caller` is who makes a change, for the audit record that is stored with it.
+    """
 
     def __init__(self, config: CaConfig, transactions: CaTransactions, clock: Clock) -> None:
         self._config, self._transactions, self._clock = config, transactions, clock
 
-    async def create(self, spec: EntrySpec) -> Entry:
-        """Store a new entry. Raises InvalidInputError for the fields at fault, ConflictError if its id has one."""
+    async def create(self, caller: Principal, spec: EntrySpec) -> Entry:
+        """Store a new entry. Raises InvalidInputError for the invalid fields, ConflictError if its id has one."""
         check_entry(spec, self._config.trust_domain, self._config.max_ttl)
         now = self._clock.now()
-        entry = Entry(secrets.token_hex(16), spec, 1, now, now)
+        entry = Entry(
+            spec.spiffe_id,
+            spec.x509_svid_ttl,
+            spec.dns_names,
+            spec.hint,
+            id=secrets.token_hex(16),
+            version=1,
+            created_at=now,
+            updated_at=now,
+        )
         async with self._transactions() as repository:
             taken = await repository.entry_of(spec.spiffe_id)
             if taken is not None:
                 raise ConflictError(f"{spec.spiffe_id} has the entry {taken.id} already: change that one")
             await repository.add_entry(entry)
+            await repository.record(record_of(caller, now, "entry.create", str(entry.spiffe_id), after=state_of(entry)))
         return entry
 
     async def get(self, entry_id: str) -> Entry:
@@ -43,14 +59,14 @@ class Entries:
             return await repository.entry_of(spiffe_id)
 
     async def page(self, after: str | None, limit: int) -> Sequence[Entry]:
-        """Return at most `limit` entries whose SPIFFE IDs stand after the one given, in their order."""
+        """Return at most `limit` entries whose SPIFFE IDs are above `after`, in their order."""
         async with self._transactions() as repository:
             return await repository.entries(after, limit)
 
-    async def replace(self, entry_id: str, spec: EntrySpec, version: int | None) -> Entry:
-        """Put `spec` in the place of what the entry says, if it has `version` or that is None.
+    async def replace(self, caller: Principal, entry_id: str, spec: EntrySpec, version: int | None) -> Entry:
+        """Replace what is set in an entry, if it has `version` or that is None.
 
-        Raises InvalidInputError for the fields at fault, NotFoundError if there is no such entry, ConflictError if it
+        Raises InvalidInputError for the invalid fields, NotFoundError if there is no such entry, ConflictError if it
         has changed since.
         """
         check_entry(spec, self._config.trust_domain, self._config.max_ttl)
@@ -58,27 +74,39 @@ class Entries:
             found = await repository.entry(entry_id)
             if found is None:
                 raise _missing(entry_id)
-            if found.spec.spiffe_id != spec.spiffe_id:
-                problem = f"an entry keeps its id, {found.spec.spiffe_id}: make another entry"
+            if found.spiffe_id != spec.spiffe_id:
+                problem = f"an entry keeps its id, {found.spiffe_id}: create another entry"
                 raise InvalidInputError("the entry is of another identity", Violation("spiffe_id", problem))
             now = self._clock.now()
             if version not in {None, found.version}:
                 raise _changed(entry_id)
             if not await repository.replace_entry(entry_id, spec, found.version, now):
                 raise _changed(entry_id)
-        return Entry(entry_id, spec, found.version + 1, found.created_at, now)
+            entry = replace(
+                found,
+                x509_svid_ttl=spec.x509_svid_ttl,
+                dns_names=spec.dns_names,
+                hint=spec.hint,
+                version=found.version + 1,
+                updated_at=now,
+            )
+            before, after = state_of(found), state_of(entry)
+            await repository.record(
+                record_of(caller, now, "entry.replace", str(entry.spiffe_id), before=before, after=after)
+            )
+        return entry
 
-    async def delete(self, entry_id: str, version: int | None) -> None:
-        """Remove an entry, if it has `version` or that is None.
+    async def delete(self, caller: Principal, entry_id: str, version: int | None) -> None:
+        """Delete an entry, if it has `version` or that is None.
 
         Raises NotFoundError if there is no such entry, ConflictError if it has changed since.
         """
         async with self._transactions() as repository:
-            if await repository.remove_entry(entry_id, version):
-                return
-            if await repository.entry(entry_id) is None:
-                raise _missing(entry_id)
-            raise _changed(entry_id)
+            removed = await repository.remove_entry(entry_id, version)
+            if removed is None:
+                raise _missing(entry_id) if await repository.entry(entry_id) is None else _changed(entry_id)
+            target, before = str(removed.spiffe_id), state_of(removed)
+            await repository.record(record_of(caller, self._clock.now(), "entry.delete", target, before=before))
 
 
 def _missing(entry_id: str) -> NotFoundError:

@@ -157,9 +157,8 @@ class Issuance:
         self, repository: CaRepository, subject: _Subject, ttl_seconds: int, active: ActiveSigner
     ) -> LeafProfile:
         entry = await repository.entry_of(subject.spiffe_id)
-        spec = entry.spec if entry else None
         config = self._config
-        ttl = granted_ttl(ttl_seconds, spec.x509_svid_ttl if spec else None, config.default_ttl, config.max_ttl)
+        ttl = granted_ttl(ttl_seconds, entry.x509_svid_ttl if entry else None, config.default_ttl, config.max_ttl)
         signer = active.signer
         not_before, not_after = validity(self._clock.now(), ttl, signer.not_before, signer.not_after)
         return LeafProfile(
@@ -169,7 +168,7 @@ class Issuance:
             not_before=not_before,
             not_after=not_after,
             common_name=subject.request.wants_common_name,
-            dns_names=subject.dns_names + (spec.dns_names if spec else ()),
+            dns_names=subject.dns_names + (entry.dns_names if entry else ()),
             ip_addresses=subject.ip_addresses,
         )
 

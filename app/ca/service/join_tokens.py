@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
 
+from app.audit.model import record_of, state_of
 from app.ca.model import CaConfig, CreatedJoinToken, JoinToken
 from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_workload_id
@@ -16,7 +17,7 @@ from app.spiffe.principal import Credential, Principal
 
 DEFAULT_TTL = timedelta(minutes=10)
 MIN_TTL = timedelta(seconds=1)
-# A secret that lies about for longer than a day is a password.
+# A secret that can be used for longer than a day is a password.
 MAX_TTL = timedelta(hours=24)
 SECRET_BYTES = 32
 # A longer one was not created here; bounds the hashing that an unauthenticated caller can ask for.
@@ -24,13 +25,16 @@ MAX_SECRET_LENGTH = 256
 
 
 class JoinTokens:
-    """Creates, lists and deletes join tokens; an Attestor for callers that present one."""
+    """Creates, lists and deletes join tokens; an Attestor for callers that present one.
+
+    `caller` is who makes a change, for the audit record that is stored with it.
+    """
 
     def __init__(self, config: CaConfig, transactions: CaTransactions, clock: Clock) -> None:
         self._config, self._transactions, self._clock = config, transactions, clock
 
-    async def create(self, spiffe_id: SpiffeId, ttl: timedelta = DEFAULT_TTL) -> CreatedJoinToken:
-        """Return a new token for a workload's id, with its secret, which is not kept.
+    async def create(self, caller: Principal, spiffe_id: SpiffeId, ttl: timedelta = DEFAULT_TTL) -> CreatedJoinToken:
+        """Return a new token for a workload's id, with its secret, which is not stored.
 
         Raises InvalidInputError if no workload of ours can hold the id, or `ttl` is not between a second and a day.
         """
@@ -43,6 +47,7 @@ class JoinTokens:
         token = JoinToken(secrets.token_hex(16), spiffe_id, now, now + ttl)
         async with self._transactions() as repository:
             await repository.add_token(token, _hash(secret))
+            await repository.record(record_of(caller, now, "join_token.create", token.id, after=state_of(token)))
         return CreatedJoinToken(token, secret)
 
     async def attest(self, evidence: Evidence) -> Principal:
@@ -67,11 +72,14 @@ class JoinTokens:
         async with self._transactions() as repository:
             return await repository.tokens(after, limit)
 
-    async def delete(self, token_id: str) -> None:
-        """Remove a token, which then proves nothing. Raises NotFoundError if there is none."""
+    async def delete(self, caller: Principal, token_id: str) -> None:
+        """Delete a token, so that it can no longer be used. Raises NotFoundError if there is none."""
         async with self._transactions() as repository:
-            if not await repository.remove_token(token_id):
+            removed = await repository.remove_token(token_id)
+            if removed is None:
                 raise NotFoundError(f"there is no join token {token_id}")
+            before = state_of(removed)
+            await repository.record(record_of(caller, self._clock.now(), "join_token.delete", token_id, before=before))
 
 
 def _hash(secret: str) -> bytes:

@@ -14,6 +14,7 @@ from app.ca.model import EntrySpec, Surface
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr_for
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 HOLDER = Principal(Credential.SVID, CART)
@@ -55,7 +56,7 @@ async def test_openssl_verifies_the_chain_for_both_sides_of_tls(ca, tmp_path, ke
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
-    await ca.entries.create(EntrySpec(CART, timedelta(hours=1), ("cart.shop",)))
+    await ca.entries.create(OPERATOR, EntrySpec(CART, timedelta(hours=1), ("cart.shop",)))
     issued = await ca.issuance.issue(HOLDER, csr_for(key), 0, Surface.ISTIO_CA)
     (tmp_path / "leaf.pem").write_text(issued.chain[0])
     (tmp_path / "signer.pem").write_text("".join(issued.chain[1:]))

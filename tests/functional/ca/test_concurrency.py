@@ -13,6 +13,7 @@ from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 HOLDER = Principal(Credential.SVID, CART)
@@ -27,7 +28,7 @@ async def test_concurrent_issuances_are_all_recorded(ca):
 
 
 async def test_two_redemptions_of_one_token_at_once_give_one_svid(ca):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     attempts = (ca.issuance.issue(caller, csr(), 0, Surface.ISTIO_CA) for _ in range(8))
     results = await asyncio.gather(*attempts, return_exceptions=True)

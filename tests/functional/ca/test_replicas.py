@@ -21,6 +21,7 @@ from app.telemetry.metrics import Metrics
 from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr
 from tests.fakes.clock import ManualClock
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 HOLDER = Principal(Credential.SVID, CART)
@@ -157,7 +158,7 @@ async def test_one_token_redeemed_at_two_replicas_at_once_yields_one_svid(replic
     await asyncio.gather(one.start(), two.start())
     async with maintained(one, two):
         await until_ready(one, two)
-    created = await one.join_tokens.create(CART)
+    created = await one.join_tokens.create(OPERATOR, CART)
     caller = await two.join_tokens.attest(Evidence(created.secret))
     attempts = [service.issuance.issue(caller, csr(), 0, Surface.ISTIO_CA) for service in (one, two) * 4]
     results = await asyncio.gather(*attempts, return_exceptions=True)

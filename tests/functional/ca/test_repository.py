@@ -21,7 +21,9 @@ ROOT = Root("a" * 40, 1, TrustDomain("example.org"), "PEM of the root", NOW, NOW
 REQUEST = SigningRequest("b" * 40, ROOT.id, "PEM of the request", NOW)
 SIGNER = Signer(REQUEST.id, ROOT.id, "PEM of the signer", NOW, NOW + 5 * HOUR)
 TOKEN = JoinToken("1" * 32, CART, NOW, NOW + HOUR)
-ENTRY = Entry("2" * 32, EntrySpec(CART, timedelta(seconds=90), ("cart.shop",), "main"), 1, NOW, NOW)
+ENTRY = Entry(
+    CART, timedelta(seconds=90), ("cart.shop",), "main", id="2" * 32, version=1, created_at=NOW, updated_at=NOW
+)
 
 
 def svid(number, spiffe_id=CART, not_after=NOW + HOUR):
@@ -36,6 +38,10 @@ def svid(number, spiffe_id=CART, not_after=NOW + HOUR):
         surface=Surface.SDS,
         token_id=TOKEN.id,
     )
+
+
+def bare_entry(entry_id, spiffe_id):
+    return Entry(spiffe_id, id=entry_id, version=1, created_at=NOW, updated_at=NOW)
 
 
 def spiffe_id(name):
@@ -217,12 +223,12 @@ async def test_tokens_are_listed_in_pages_and_removed_once(store):
         first = await repository.tokens(None, 2)
         rest = await repository.tokens(first[-1].id, 10)
         assert [int(token.id, 16) for token in (*first, *rest)] == [0, 1, 2, 3, 4]
-        assert await repository.remove_token(first[0].id)
+        assert await repository.remove_token(first[0].id) == first[0]
         assert not await repository.remove_token(first[0].id)
 
 
 async def test_an_entry_is_read_back_as_it_was_stored(store):
-    bare = Entry("3" * 32, EntrySpec(spiffe_id("bare")), 1, NOW, NOW)
+    bare = bare_entry("3" * 32, spiffe_id("bare"))
     async with store() as repository:
         await repository.add_entry(ENTRY)
         await repository.add_entry(bare)
@@ -238,17 +244,17 @@ async def test_an_identity_has_one_entry(store):
         await repository.add_entry(ENTRY)
     with pytest.raises(ConflictError):
         async with store() as repository:
-            await repository.add_entry(Entry("4" * 32, EntrySpec(CART), 1, NOW, NOW))
+            await repository.add_entry(bare_entry("4" * 32, CART))
 
 
 async def test_entries_are_listed_by_identity_in_pages(store):
     async with store() as repository:
         for number, name in enumerate(["c", "a", "b"]):
-            await repository.add_entry(Entry(f"{number:032x}", EntrySpec(spiffe_id(name)), 1, NOW, NOW))
+            await repository.add_entry(bare_entry(f"{number:032x}", spiffe_id(name)))
     async with store() as repository:
         first = await repository.entries(None, 2)
-        rest = await repository.entries(str(first[-1].spec.spiffe_id), 2)
-        assert [entry.spec.spiffe_id.path for entry in (*first, *rest)] == ["/a", "/b", "/c"]
+        rest = await repository.entries(str(first[-1].spiffe_id), 2)
+        assert [entry.spiffe_id.path for entry in (*first, *rest)] == ["/a", "/b", "/c"]
 
 
 async def test_an_entry_is_replaced_only_at_the_version_that_was_read(store):
@@ -258,7 +264,7 @@ async def test_an_entry_is_replaced_only_at_the_version_that_was_read(store):
         assert await repository.replace_entry(ENTRY.id, EntrySpec(CART, hint="new"), 1, NOW + HOUR)
         assert not await repository.replace_entry(ENTRY.id, EntrySpec(CART), 1, NOW)
     async with store() as repository:
-        changed = Entry(ENTRY.id, EntrySpec(CART, hint="new"), 2, NOW, NOW + HOUR)
+        changed = Entry(CART, hint="new", id=ENTRY.id, version=2, created_at=NOW, updated_at=NOW + HOUR)
         assert await repository.entry(ENTRY.id) == changed
 
 
@@ -266,5 +272,5 @@ async def test_an_entry_is_removed_only_at_the_version_asked_for(store):
     async with store() as repository:
         await repository.add_entry(ENTRY)
         assert not await repository.remove_entry(ENTRY.id, 2)
-        assert await repository.remove_entry(ENTRY.id, 1)
+        assert await repository.remove_entry(ENTRY.id, 1) == ENTRY
         assert not await repository.remove_entry(ENTRY.id, None)

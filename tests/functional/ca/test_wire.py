@@ -22,6 +22,7 @@ from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
 from tests.assets.csrs import csr, csr_for, tampered
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 SERVICE = "istio.v1.auth.IstioCertificateService"
@@ -92,7 +93,7 @@ def identity_of(pem):
 
 
 async def test_a_workload_joins_with_its_token_and_renews_with_its_svid(ca):
-    token = (await ca.join_tokens.create(CART)).secret
+    token = (await ca.join_tokens.create(OPERATOR, CART)).secret
     key, key_pem = new_key()
     async with served(ca) as port:
         joined = await ask(ca, port, IstioCertificateRequest(csr=csr_for(key)), token=token)
@@ -110,7 +111,7 @@ async def test_a_workload_joins_with_its_token_and_renews_with_its_svid(ca):
 
 
 async def test_a_token_is_taken_once_and_a_bad_csr_does_not_use_it_up(ca):
-    token = (await ca.join_tokens.create(CART)).secret
+    token = (await ca.join_tokens.create(OPERATOR, CART)).secret
     good = IstioCertificateRequest(csr=csr())
     async with served(ca) as port:
         bad = IstioCertificateRequest(csr=tampered(csr()))
@@ -127,7 +128,7 @@ async def test_strangers_and_impersonators_are_unauthenticated(ca):
         for token in (None, "guessed"):
             refused = await code_of_refusal(ca, port, IstioCertificateRequest(csr=csr()), token=token)
             assert refused is grpc.StatusCode.UNAUTHENTICATED
-        token = (await ca.join_tokens.create(CART)).secret
+        token = (await ca.join_tokens.create(OPERATOR, CART)).secret
         joined = await ask(ca, port, IstioCertificateRequest(csr=csr_for(key)), token=token)
         refused = await code_of_refusal(ca, port, impersonation, chain=joined.cert_chain[:2], key=key_pem)
         assert refused is grpc.StatusCode.UNAUTHENTICATED

@@ -13,6 +13,7 @@ from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import as_pem, csr, csr_for, tampered
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 GOOD = csr()
@@ -64,7 +65,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_a_hostile_csr_is_refused_and_nothing_is_recorded(ca, request_):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     for holder in (Principal(Credential.SVID, CART), caller):
         with pytest.raises(InvalidInputError):

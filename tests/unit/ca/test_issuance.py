@@ -18,6 +18,7 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr, csr_for
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 HOLDER = Principal(Credential.SVID, CART)
@@ -124,7 +125,7 @@ async def test_an_svid_ends_with_its_signer_at_the_latest(ca, clock):
 
 
 async def test_an_entry_sets_lifetime_and_dns_names(ca, clock):
-    await ca.entries.create(EntrySpec(CART, timedelta(seconds=30), ("cart.shop", "cart.shop.svc")))
+    await ca.entries.create(OPERATOR, EntrySpec(CART, timedelta(seconds=30), ("cart.shop", "cart.shop.svc")))
     issued = await issue(ca)
     names = extension(leaf_of(issued), x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["cart.shop", "cart.shop.svc"]
@@ -180,7 +181,7 @@ async def test_issuances_are_counted_by_result(ca, metrics):
 
 
 async def test_a_join_token_is_used_up_by_the_svid_it_yields(ca):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     assert (await issue(ca, caller)).spiffe_id == CART
     with pytest.raises(UnauthenticatedError):
@@ -193,7 +194,7 @@ async def test_a_join_token_is_used_up_by_the_svid_it_yields(ca):
 
 @pytest.mark.parametrize(("request_", "ttl"), [("nonsense", 0), (None, 91 * DAY)])
 async def test_a_request_that_is_refused_leaves_the_token_unused(ca, request_, ttl):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     with pytest.raises(InvalidInputError):
         await issue(ca, caller, request_, ttl)
@@ -201,7 +202,7 @@ async def test_a_request_that_is_refused_leaves_the_token_unused(ca, request_, t
 
 
 async def test_a_token_that_expired_between_check_and_use_yields_nothing(ca, clock):
-    created = await ca.join_tokens.create(CART, timedelta(seconds=10))
+    created = await ca.join_tokens.create(OPERATOR, CART, timedelta(seconds=10))
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     clock.advance(10)
     with pytest.raises(UnauthenticatedError):

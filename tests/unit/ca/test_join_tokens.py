@@ -8,26 +8,29 @@ from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedErr
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 
 
 async def test_a_token_proves_its_identity_any_number_of_times_until_it_is_used(ca):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     for _ in range(3):
         caller = await ca.join_tokens.attest(Evidence(created.secret))
         assert caller == Principal(Credential.JOIN_TOKEN, CART, created.token.id)
 
 
 async def test_the_secret_has_256_bits_and_is_neither_kept_nor_shown(ca, transactions):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     assert len(created.secret) >= 43
     assert created.secret not in repr(transactions.state.__dict__)
     assert created.secret not in repr(created)
+    (record,) = transactions.state.audited
+    assert created.secret not in str(record.after)
 
 
 async def test_a_token_lasts_ten_minutes_by_default(ca, clock):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     clock.advance(599)
     assert (await ca.join_tokens.attest(Evidence(created.secret))).spiffe_id == CART
     clock.advance(1)
@@ -38,7 +41,7 @@ async def test_a_token_lasts_ten_minutes_by_default(ca, clock):
 @pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta(days=1, seconds=1), timedelta.max])
 async def test_a_lifetime_out_of_bounds_is_refused(ca, ttl):
     with pytest.raises(InvalidInputError):
-        await ca.join_tokens.create(CART, ttl)
+        await ca.join_tokens.create(OPERATOR, CART, ttl)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +55,13 @@ async def test_a_lifetime_out_of_bounds_is_refused(ca, ttl):
 )
 async def test_a_token_is_made_for_workloads_of_this_trust_domain_alone(ca, spiffe_id):
     with pytest.raises(InvalidInputError) as refusal:
-        await ca.join_tokens.create(SpiffeId.parse(spiffe_id))
+        await ca.join_tokens.create(OPERATOR, SpiffeId.parse(spiffe_id))
     assert refusal.value.violations[0].path == "spiffe_id"
 
 
 @pytest.mark.parametrize("secret", ["", "x", "é", "\ud800", "\x00", "a" * 257, "a" * 100_000])
 async def test_a_secret_that_is_none_of_ours_proves_nothing(ca, secret):
-    await ca.join_tokens.create(CART)
+    await ca.join_tokens.create(OPERATOR, CART)
     with pytest.raises(UnauthenticatedError):
         await ca.join_tokens.attest(Evidence(secret))
 
@@ -77,7 +80,10 @@ async def test_what_is_too_long_for_a_secret_is_not_even_looked_up(ca, transacti
 
 
 async def test_one_message_for_every_reason(ca, clock):
-    used, expired = await ca.join_tokens.create(CART), await ca.join_tokens.create(CART, timedelta(seconds=1))
+    used, expired = (
+        await ca.join_tokens.create(OPERATOR, CART),
+        await ca.join_tokens.create(OPERATOR, CART, timedelta(seconds=1)),
+    )
     clock.advance(1)
     messages = set()
     for secret in ("unknown", expired.secret):
@@ -89,9 +95,9 @@ async def test_one_message_for_every_reason(ca, clock):
 
 
 async def test_a_deleted_token_proves_nothing(ca):
-    created = await ca.join_tokens.create(CART)
-    await ca.join_tokens.delete(created.token.id)
+    created = await ca.join_tokens.create(OPERATOR, CART)
+    await ca.join_tokens.delete(OPERATOR, created.token.id)
     with pytest.raises(UnauthenticatedError):
         await ca.join_tokens.attest(Evidence(created.secret))
     with pytest.raises(NotFoundError):
-        await ca.join_tokens.delete(created.token.id)
+        await ca.join_tokens.delete(OPERATOR, created.token.id)

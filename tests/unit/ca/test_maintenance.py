@@ -10,6 +10,7 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 DAY = 24 * 3600
@@ -38,7 +39,7 @@ async def test_many_records_are_forgotten_a_part_in_each_pass(ca, clock, monkeyp
 
 
 async def test_tokens_are_kept_a_week_after_their_end_and_then_forgotten(ca, clock):
-    await ca.join_tokens.create(CART)
+    await ca.join_tokens.create(OPERATOR, CART)
     clock.advance(7 * DAY)
     await ca.maintain()
     assert len(await ca.join_tokens.page(None, 10)) == 1

@@ -208,3 +208,24 @@ async def test_a_cursor_that_is_none_of_ours_is_refused(client, path, key):
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "1e9"])
 async def test_a_page_size_out_of_bounds_is_refused(client, limit):
     problem(await client.get("/v1/svids", params={"limit": limit}), 400)
+
+
+async def test_every_change_is_recorded_with_the_caller_of_its_request(client, transactions):
+    headers = {"X-Request-Id": "request-7"}
+    entry = (await client.post("/v1/entries", json={"spiffe_id": CART}, headers=headers)).json()
+    path = f"/v1/entries/{entry['id']}"
+    await client.put(path, json={"spiffe_id": CART, "x509_svid_ttl_seconds": 60}, headers=headers)
+    await client.delete(path, headers=headers)
+    token = (await client.post("/v1/join-tokens", json={"spiffe_id": CART}, headers=headers)).json()
+    await client.delete(f"/v1/join-tokens/{token['id']}", headers=headers)
+    audited = transactions.state.audited
+    assert [record.action for record in audited] == [
+        "entry.create",
+        "entry.replace",
+        "entry.delete",
+        "join_token.create",
+        "join_token.delete",
+    ]
+    assert {(record.principal, record.request_id) for record in audited} == {("admin_token", "request-7")}
+    assert audited[0].after == entry
+    assert token["token"] not in repr(audited)

@@ -12,6 +12,7 @@ from app.core.errors import PreconditionError, UnauthenticatedError, Unavailable
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
+from tests.fakes.principals import OPERATOR
 from tests.fakes.sleep import ManualSleep
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -124,7 +125,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(open_session, slee
 
 
 async def test_a_join_token_carries_the_stream_beyond_its_one_use(ca, open_session, clock):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     session = open_session(await ca.join_tokens.attest(Evidence(created.secret)))
     await session.svid()
     clock.advance(DAY // 2)
@@ -132,7 +133,7 @@ async def test_a_join_token_carries_the_stream_beyond_its_one_use(ca, open_sessi
 
 
 async def test_two_streams_with_one_join_token_share_one_use(ca, open_session):
-    created = await ca.join_tokens.create(CART)
+    created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     await open_session(caller).svid()
     with pytest.raises(UnauthenticatedError):
@@ -184,7 +185,7 @@ async def test_without_an_svid_a_clock_that_is_wrong_is_told(open_session, clock
 
 
 async def test_a_short_life_from_an_entry_is_renewed_in_time(ca, open_session, clock):
-    await ca.entries.create(EntrySpec(CART, x509_svid_ttl=timedelta(seconds=10)))
+    await ca.entries.create(OPERATOR, EntrySpec(CART, x509_svid_ttl=timedelta(seconds=10)))
     session = open_session()
     first = await session.svid()
     clock.advance(5)

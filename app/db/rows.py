@@ -1,0 +1,57 @@
+"""Dataclasses as rows of a table whose columns have the names of their fields."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy import CursorResult, Executable, Select, insert, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.errors import InternalError
+from app.db.base import Base
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
+
+
+class Rows(Generic[Record]):
+    """The rows of a table as values of a dataclass. The table may have more columns than the dataclass has fields."""
+
+    def __init__(self, table: type[Base], record: type[Record]) -> None:
+        self._record = record
+        rows = Base.metadata.tables[table.__tablename__]
+        self._insert = insert(rows)
+        self.columns = [rows.c[field.name] for field in fields(record)]
+
+    def select(self) -> Select[Any]:
+        """Return the query of every row, to be narrowed and ordered."""
+        return select(*self.columns)
+
+    async def all(self, session: AsyncSession, statement: Executable) -> Sequence[Record]:
+        """Return the records of the rows that a statement returns with `columns`."""
+        return [self._record(**row) for row in (await session.execute(statement)).mappings()]
+
+    async def first(self, session: AsyncSession, statement: Executable) -> Record | None:
+        """Return the record of the first row that a statement returns with `columns`, None if there is no row."""
+        row = (await session.execute(statement)).mappings().first()
+        return None if row is None else self._record(**row)
+
+    async def insert(self, session: AsyncSession, record: Record, **more: object) -> None:
+        """Store a record, and `more` columns beside its fields. A field that is None is left to the database."""
+        values = {**values_of(record), **more}
+        await session.execute(self._insert, {name: value for name, value in values.items() if value is not None})
+
+
+def values_of(record: "DataclassInstance") -> dict[str, Any]:
+    """Return the fields of a dataclass by their names, each as it is."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+async def affected(session: AsyncSession, statement: Executable) -> int:
+    """Execute an UPDATE or DELETE and return the number of rows that it changed."""
+    result = await session.execute(statement)
+    if not isinstance(result, CursorResult):
+        raise InternalError("the database did not report how many rows it changed")
+    return result.rowcount
