@@ -1,4 +1,4 @@
-"""The agent's side of a certification: a key and its request, and what an answer must be to be taken."""
+"""The agent's side of a certification: a key and its request, and the checks of the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ def accept_answer(
 ) -> Identity:
     """Return the identity that `answer` (the `cert_chain` of Istio's CA) gives to the holder of `private_key`.
 
-    Raises PreconditionError, saying what is wrong, unless all of this holds:
+    Raises PreconditionError with the reason unless all of this holds:
 
     1. it has a leaf and a bundle (pilot-agent refuses less), and not more parts than any hierarchy needs;
     2. its last part is one or more well-formed certificates, the roots;

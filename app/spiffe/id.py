@@ -14,7 +14,7 @@ from app.core.errors import InvalidInputError
 MAX_ID_BYTES = 2048
 # The standard's bound for the host part of the id.
 MAX_TRUST_DOMAIN_BYTES = 255
-# Ids that were parsed lately; bounds the memory that hostile input can claim.
+# Recently parsed ids; bounds the memory that hostile input can claim.
 PARSE_CACHE_SIZE = 4096
 
 SCHEME = "spiffe://"
@@ -63,7 +63,7 @@ class SpiffeId:
 
     @staticmethod
     def parse(text: str) -> "SpiffeId":
-        """Return the id that `text` spells, or raise InvalidInputError saying which part is wrong."""
+        """Return the id in `text`. Raises InvalidInputError, naming the part that is wrong."""
         return _parse(text)
 
     @property

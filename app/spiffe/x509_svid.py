@@ -8,7 +8,7 @@ A certificate (`parse_certificate`):
 
 1. The text is one PEM block of a bounded size, with a well-formed certificate.
 
-A leaf (`read_leaf`, which is all that is left to check where the TLS server has verified the chain):
+A leaf (`read_leaf`, enough where the TLS server has verified the chain):
 
 2. It does not sign: cA is false (X509-SVID 4.1, 5.2).
 3. Key usage is present and critical, with digitalSignature and neither keyCertSign nor cRLSign (X509-SVID 4.3, 5.2).
@@ -116,7 +116,7 @@ def pem(document: x509.Certificate | x509.CertificateSigningRequest) -> str:
 
 
 def read_leaf(leaf: x509.Certificate) -> X509Svid:
-    """Return the identity in a leaf, whatever its issuer and its period. Raises InvalidInputError with the clause."""
+    """Return the identity in a leaf, without checking issuer and period. Raises InvalidInputError with the clause."""
     try:
         _check_usage(leaf)  # 2, 3, 4
         accepted_key(leaf)  # 5
@@ -215,10 +215,8 @@ def _anchor(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
 
 @lru_cache(maxsize=ISSUED_CACHE_SIZE)
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    if certificate.issuer != issuer.subject:
-        return False
     try:
-        certificate.verify_directly_issued_by(issuer)
+        certificate.verify_directly_issued_by(issuer)  # compares the names as well
     except MALFORMED:
         return False
     return True

@@ -1,7 +1,7 @@
 """THE TABLE OF LEAVES: certificates of one CA, good and hostile, and what every verifier must say of each.
 
 All are for `LEAF_KEY`, but those whose key is what is wrong with them, and are signed by the CA's signer, but those
-whose encoding is changed after that: a verifier has to read a leaf before it looks at its signature.
+whose encoding is changed afterwards: a verifier reads a leaf before it checks the signature.
 """
 
 import ssl
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
+from app.ca.rules.names import MAX_DNS_NAME_LENGTH, MAX_DNS_NAMES
 from tests.assets.certificates import (
     CA_TRUE,
     CART,
@@ -84,6 +85,10 @@ VALID = [
     LeafCase(
         "key usage for RSA and key agreement",
         leaf(usage=(usage("digital_signature", "key_encipherment", "key_agreement"), True)),
+    ),
+    LeafCase(
+        "as many DNS names as an entry may have",
+        leaf(dns=tuple(f"{index:03}{'.a' * 125}"[:MAX_DNS_NAME_LENGTH] for index in range(MAX_DNS_NAMES))),
     ),
     LeafCase("an unknown extension that is not critical", leaf(extra=(UNKNOWN, False))),
 ]

@@ -57,7 +57,7 @@ def test_a_leaf_that_is_read_alone_has_its_own_end():
     assert read_leaf(leaf(life=(NOW - 2 * HOUR, NOW - HOUR))).not_after == NOW - HOUR
 
 
-def test_a_root_in_the_chain_is_no_obstacle():
+def test_a_root_in_the_chain_is_accepted():
     assert verify([leaf(), SIGNER.certificate, ROOT.certificate])
 
 
