@@ -1,11 +1,13 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, hot_paths, unary
+from bench import connections, decisions, hot_paths, unary
 
 
 def main() -> None:
     """Print each benchmark's table."""
     unary.main()
+    print()
+    decisions.main()
     print()
     connections.main()
     print()

@@ -3,11 +3,11 @@
 import asyncio
 import resource
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from bench.http2 import Load, run
-from bench.servers import METHOD, SERVERS, SERVICE
-from bench.unary import Contestant, request, started
+from bench.http2 import run
+from bench.turns import Contestant, started
 
 WARM_UP_CONNECTIONS = 200
 # The server takes a quarter of its descriptors for connections, and many systems allow a process 4,096.
@@ -20,13 +20,11 @@ def resident_kilobytes(contestant: Contestant) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-async def kilobytes_per_connection(contestant: Contestant, message: bytes) -> float:
+async def kilobytes_per_connection(contestant: Contestant) -> float:
     """Open connections, make a call over each, and return what each added."""
 
     async def connect(connections: int) -> None:
-        await run(
-            Load(contestant.port, f"/{SERVICE}/{METHOD}", message, connections, in_flight=1, stay=True), connections
-        )
+        await run(replace(contestant.load, connections=connections, in_flight=1, stay=True), connections)
 
     await connect(WARM_UP_CONNECTIONS)
     before = resident_kilobytes(contestant)
@@ -38,13 +36,12 @@ def main() -> None:
     """Print the table."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    message = request()
     print(f"Memory of an open connection that has made a call; {CONNECTIONS} of them")
     print(f"{'server':<12}{'KB each':>10}")
-    for name in SERVERS:
+    for name in ("bare", "meshward", "grpcio"):
         with ExitStack() as stack:
             contestant = stack.enter_context(started(name))
-            print(f"{name:<12}{asyncio.run(kilobytes_per_connection(contestant, message)):>10.1f}")
+            print(f"{name:<12}{asyncio.run(kilobytes_per_connection(contestant)):>10.1f}")
 
 
 if __name__ == "__main__":

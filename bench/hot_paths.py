@@ -5,10 +5,9 @@ Each figure is the best of several rounds, so that another process on the machin
 """
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import cycle
 from typing import Any
 
 from cryptography import x509
@@ -21,41 +20,19 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from app.authz.rpc.check import AuthorizationRpc
 from app.ca.rpc.istio import IstioCertificates
 from app.ca.rpc.sds import SecretDiscovery
-from app.core.clock import SystemClock
-from app.db.migrate import upgrade
-from app.main.parts import Parts, make_parts
+from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
-from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
-from app.settings import Settings
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry import logs
 from app.transport.grpc.context import CallContext
-from bench.unary import request
+from bench.calls import CHECK, SHOULD_RATE_LIMIT, SOURCE, check_request, limit_requests
+from bench.loaded import load_limits, load_policies, loaded_parts
 
 ROUNDS = 7
 POLICY_COUNTS = (1, 100, 1000)
-WEB = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/web")
-
-
-def policy(index: int) -> dict[str, object]:
-    """Return one of many policies: every tenth is of the namespace that is asked about."""
-    source = {"principals": [f"cluster.local/ns/shop/sa/{'web' if index == 0 else index}"]}
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": f"p{index}", "namespace": "shop" if index % 10 == 0 else f"ns{index % 50}"},
-        "spec": {
-            "action": "ALLOW",
-            "rules": [
-                {
-                    "from": [{"source": source}],
-                    "to": [{"operation": {"methods": ["GET"], "paths": [f"/api/v{index + 1}/*"]}}],
-                }
-            ],
-        },
-    }
+WEB = SpiffeId.parse(SOURCE)
 
 
 async def best(name: str, calls: int, call: Callable[[], Awaitable[Any]]) -> None:
@@ -72,8 +49,8 @@ async def best(name: str, calls: int, call: Callable[[], Awaitable[Any]]) -> Non
 async def checks(parts: Parts) -> None:
     """Measure Check from its serialized request to its serialized answer."""
     rpc = AuthorizationRpc(parts.policies)
-    context = CallContext("/envoy.service.auth.v3.Authorization/Check", "127.0.0.1:1", {})
-    message = request()
+    context = CallContext(CHECK.path, "127.0.0.1:1", {})
+    message = check_request()
 
     async def call() -> None:
         answer = rpc.Check(CheckRequest.FromString(message), context)
@@ -81,30 +58,24 @@ async def checks(parts: Parts) -> None:
 
     applied = 0
     for count in POLICY_COUNTS:
-        await parts.policies.apply([policy(index) for index in range(applied, count)])
+        await load_policies(parts, applied, count - applied)
         applied = count
         await best(f"Check, {count} {'policy' if count == 1 else 'policies'}", 2_000, call)
 
 
 async def limits(parts: Parts) -> None:
-    """Measure ShouldRateLimit with one descriptor of two entries."""
-    descriptors = [
-        {"key": "peer", "descriptors": [{"key": "path", "rate_limit": {"unit": "hour", "requests_per_unit": 10**9}}]}
-    ]
-    await parts.quotas.put("bench", {"domain": "bench", "descriptors": descriptors})
-    rpc = RateLimitRpc(parts.quotas, parts.metrics, HeaderStyle.OFF)
-    context = CallContext("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "127.0.0.1:1", {})
-    asked = RateLimitRequest(domain="bench")
-    descriptor = asked.descriptors.add()
-    descriptor.entries.add(key="peer", value=str(WEB))
-    descriptor.entries.add(key="path", value="/api")
-    message = asked.SerializeToString()
+    """Measure ShouldRateLimit with two descriptors: for one user, and for more than are remembered."""
+    rpc = RateLimitRpc(parts.quotas, parts.metrics)
+    context = CallContext(SHOULD_RATE_LIMIT.path, "127.0.0.1:1", {})
+    for count, users in ((10, 1), (10_000, 1), (10_000, 10_000)):
+        await load_limits(parts, count)
+        messages = cycle(limit_requests(users))
 
-    async def call() -> None:
-        answer = await rpc.ShouldRateLimit(RateLimitRequest.FromString(message), context)
-        answer.SerializeToString()
+        async def call(messages: Iterator[bytes] = messages) -> None:
+            answer = rpc.ShouldRateLimit(RateLimitRequest.FromString(next(messages)), context)
+            answer.SerializeToString()
 
-    await best("ShouldRateLimit, 1 descriptor of 2 entries", 2_000, call)
+        await best(f"ShouldRateLimit, {count:,} limits, {users:,} user{'s' if users > 1 else ''}", 2_000, call)
 
 
 async def certificates(parts: Parts) -> None:
@@ -121,17 +92,11 @@ async def certificates(parts: Parts) -> None:
 
 async def measure() -> None:
     """Make a control plane without listeners and print the table."""
-    with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
-        parts = make_parts(Settings(data_dir=Path(directory)), SystemClock())
-        await upgrade(parts.engine)
-        await parts.ca.start()
-        await parts.policies.load()
-        await parts.quotas.load()
+    async with loaded_parts() as parts:
         print("Hot paths in process, best of", ROUNDS, "rounds")
         await checks(parts)
         await limits(parts)
         await certificates(parts)
-        await parts.engine.dispose()
 
 
 def main() -> None:

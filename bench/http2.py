@@ -8,6 +8,8 @@ import asyncio
 import struct
 import time
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 
 from hpack import Encoder
 
@@ -23,11 +25,14 @@ FIRST_WINDOW = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One kind of call: where it goes, and its message. Connections may `stay` open after their last answer."""
+    """One kind of call: where it goes, and the messages that it has in turn.
+
+    Connections may `stay` open after their last answer.
+    """
 
     port: int
     path: str
-    message: bytes
+    messages: tuple[bytes, ...]
     connections: int = 4
     in_flight: int = 8
     stay: bool = False
@@ -40,7 +45,8 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 class _Connection(asyncio.Protocol):
     """Keeps `in_flight` calls open until `calls` have been answered."""
 
-    def __init__(self, load: Load, calls: int) -> None:
+    def __init__(self, load: Load, calls: int, first: int) -> None:
+        """`first` is the index of the message of the first call."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight, self._to_send, self._to_answer = load.in_flight, calls, calls
         self._stay = load.stay
@@ -58,7 +64,8 @@ class _Connection(asyncio.Protocol):
         encoder = Encoder()
         # Never indexed: the block is the same for every stream and depends on no state of the connection.
         self._headers = encoder.encode([(name, value, True) for name, value in headers])
-        self._message = b"\0" + struct.pack(">I", len(load.message)) + load.message
+        messages = (*load.messages[first:], *load.messages[:first])
+        self._messages = cycle(b"\0" + struct.pack(">I", len(message)) + message for message in messages)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -102,7 +109,7 @@ class _Connection(asyncio.Protocol):
         frames = []
         for _ in range(min(count, self._to_send)):
             frames.append(_frame(HEADERS, END_HEADERS, self._stream, self._headers))
-            frames.append(_frame(DATA, END_STREAM, self._stream, self._message))
+            frames.append(_frame(DATA, END_STREAM, self._stream, next(self._messages)))
             self._stream += 2
             self._to_send -= 1
         return b"".join(frames)
@@ -113,9 +120,11 @@ async def run(load: Load, calls: int) -> float:
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     connections = []
-    for _ in range(load.connections):
+    for index in range(load.connections):
+        # Each connection starts elsewhere, so that they do not send the same messages at the same time.
+        first = index * len(load.messages) // load.connections
         _, connection = await loop.create_connection(
-            lambda: _Connection(load, calls // load.connections), "127.0.0.1", load.port
+            partial(_Connection, load, calls // load.connections, first), "127.0.0.1", load.port
         )
         connections.append(connection)
     await asyncio.gather(*(connection.done for connection in connections))

@@ -1,87 +1,108 @@
-"""The servers that are compared: `python -m bench.servers NAME` prints the port it serves on and runs until stdin ends.
-
-Each decodes a CheckRequest and answers the same constant.
-"""
+"""The servers that are compared: `python -m bench.servers NAME` prints its port, and serves until stdin ends."""
 
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 from app.core.clock import SystemClock
 from app.core.net import Address
+from app.main.rpcs import SERVICES, rpc_table
 from app.spiffe.id import TrustDomain
+from app.telemetry import logs
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.asgi import Application
 from app.transport.grpc.connection import Drain
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.health import Health
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
-
-SERVICE, METHOD = "envoy.service.auth.v3.Authorization", "Check"
-ALLOWED = CheckResponse()
-ALLOWED.ok_response.SetInParent()
-
-_ANSWER = ALLOWED.SerializeToString()
-_FRAMED = b"\0" + len(_ANSWER).to_bytes(4) + _ANSWER
-
-
-async def bare(_scope: Any, receive: Any, send: Any) -> None:
-    """Answer a Check with nothing but what ASGI asks for."""
-    event = await receive()
-    body = event.get("body", b"")
-    while event.get("more_body"):
-        event = await receive()
-        body += event.get("body", b"")
-    CheckRequest.FromString(body[5:])
-    headers = [(b"content-type", b"application/grpc")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
-    await send({"type": "http.response.body", "body": _FRAMED, "more_body": False})
-    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_request, limit_requests
+from bench.loaded import load_limits, load_policies, loaded_parts
 
 
 class BareMesh(MeshApplication):
     """The bare handler, in the place of the mesh application: the listener and its settings are the same."""
 
-    def __init__(self) -> None:
-        """Have no table."""
+    def __init__(self, method: Method) -> None:
+        """Answer `method`, and everything else, with its constant."""
+        self._parse = method.request.FromString
+        answer = method.constant.SerializeToString()
+        self._framed = b"\0" + len(answer).to_bytes(4) + answer
 
     def generation(self) -> tuple[Application, Drain]:
         """Return the bare handler."""
+        parse, framed = self._parse, self._framed
+
+        async def bare(_scope: Any, receive: Any, send: Any) -> None:
+            event = await receive()
+            body = event.get("body", b"")
+            while event.get("more_body"):
+                event = await receive()
+                body += event.get("body", b"")
+            parse(body[5:])
+            headers = [(b"content-type", b"application/grpc")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+            await send({"type": "http.response.body", "body": framed, "more_body": False})
+            await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
         return bare, Drain()
 
 
-async def serve_bare() -> None:
-    """Serve the bare handler on the listener of the mesh ports."""
-    await _serve(BareMesh())
+async def serve_bare(method: Method) -> None:
+    """Serve the bare handler on the listener of the mesh ports: nothing but what ASGI asks for."""
+    await _serve(BareMesh(method))
 
 
-CONSTANT = Prepared(ALLOWED)
-
-
-def check(_request: CheckRequest, _context: CallContext) -> Prepared:
-    """Answer the constant."""
-    return CONSTANT
-
-
-async def serve_meshward() -> None:
+async def serve_constant(method: Method) -> None:
     """Serve the same constant through the route table, authentication, deadline and metrics of Meshward."""
-
     clock = SystemClock()
     authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
-    row = Rpc(SERVICE, METHOD, Kind.UNARY, CheckRequest, CheckResponse, check, Authentication.MESH, UNLIMITED)
+    constant = Prepared(method.constant)
+
+    def answer(_request: Any, _context: CallContext) -> Prepared:
+        return constant
+
+    row = Rpc(
+        method.service,
+        method.name,
+        Kind.UNARY,
+        method.request,
+        method.response,
+        answer,
+        Authentication.MESH,
+        UNLIMITED,
+    )
     grpc_application = GrpcApplication(
         [row], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()
     )
     await _serve(MeshApplication(grpc_application, [], authenticator))
+
+
+async def serve_loaded(policies: int = 0, limits: int = 0) -> None:
+    """Serve the rows of the control plane, with so many policies and limits loaded."""
+    logs.configure("error", "console")
+    async with loaded_parts() as parts:
+        if policies:
+            await load_policies(parts, 0, policies)
+        if limits:
+            await load_limits(parts, limits)
+        grpc_application = GrpcApplication(
+            rpc_table(parts, Health(SERVICES)),
+            authenticator=parts.authenticator,
+            limiter=RateLimiter(parts.clock.monotonic),
+            metrics=parts.metrics,
+        )
+        await _serve(MeshApplication(grpc_application, [], parts.authenticator))
 
 
 async def _serve(application: MeshApplication) -> None:
@@ -91,17 +112,19 @@ async def _serve(application: MeshApplication) -> None:
     await listener.stop()
 
 
-async def serve_grpcio() -> None:
+async def serve_grpcio(method: Method) -> None:
     """Serve the constant with grpcio's asyncio server."""
     server = grpc.aio.server()
 
-    async def answer(_request: CheckRequest, _context: Any) -> CheckResponse:
-        return ALLOWED
+    async def answer(_request: Any, _context: Any) -> Any:
+        return method.constant
 
     handler = grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=CheckRequest.FromString, response_serializer=CheckResponse.SerializeToString
+        answer,
+        request_deserializer=method.request.FromString,
+        response_serializer=method.response.SerializeToString,
     )
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler})])
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(method.service, {method.name: handler})])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await _until_stdin_ends(port)
@@ -113,11 +136,34 @@ async def _until_stdin_ends(port: int) -> None:
     await asyncio.to_thread(sys.stdin.read)
 
 
-SERVERS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-    "bare": serve_bare,
-    "meshward": serve_meshward,
-    "grpcio": serve_grpcio,
+@dataclass(frozen=True)
+class Server:
+    """A server, and the requests that it is sent in turn."""
+
+    method: Method
+    serve: Callable[[], Coroutine[Any, Any, None]]
+    requests: Callable[[], tuple[bytes, ...]]
+
+
+def _check(serve: Callable[[], Coroutine[Any, Any, None]]) -> Server:
+    return Server(CHECK, serve, lambda: (check_request(),))
+
+
+def _limit(serve: Callable[[], Coroutine[Any, Any, None]], users: int = 1) -> Server:
+    return Server(SHOULD_RATE_LIMIT, serve, partial(limit_requests, users))
+
+
+SERVERS = {
+    "bare": _check(partial(serve_bare, CHECK)),
+    "meshward": _check(partial(serve_constant, CHECK)),
+    "grpcio": _check(partial(serve_grpcio, CHECK)),
+    "1,000 policies": _check(partial(serve_loaded, policies=1_000)),
+    "bare limit": _limit(partial(serve_bare, SHOULD_RATE_LIMIT)),
+    "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
+    "10 limits": _limit(partial(serve_loaded, limits=10)),
+    "10,000 limits": _limit(partial(serve_loaded, limits=10_000)),
+    "10,000 limits, 10,000 users": _limit(partial(serve_loaded, limits=10_000), users=10_000),
 }
 
 if __name__ == "__main__":
-    asyncio.run(SERVERS[sys.argv[1]]())
+    asyncio.run(SERVERS[sys.argv[1]].serve())

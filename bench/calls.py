@@ -1,0 +1,90 @@
+"""The calls that the benchmarks make, as sidecars send them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+from google.protobuf.message import Message
+
+SOURCE = "spiffe://cluster.local/ns/shop/sa/web"
+DOMAIN = "bench"
+
+
+@dataclass(frozen=True)
+class Method:
+    """An RPC, and the constant that stands in for its answer."""
+
+    service: str
+    name: str
+    request: type[Message]
+    response: type[Message]
+    constant: Message
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path."""
+        return f"/{self.service}/{self.name}"
+
+
+def check_request() -> bytes:
+    """Return a CheckRequest, about 400 bytes."""
+    message = CheckRequest()
+    attributes = message.attributes
+    attributes.source.principal = SOURCE
+    attributes.source.address.socket_address.address = "10.0.0.7"
+    attributes.destination.principal = "spiffe://cluster.local/ns/shop/sa/cart"
+    attributes.destination.address.socket_address.port_value = 8080
+    http = attributes.request.http
+    http.id, http.method, http.path, http.host = "1234567890", "GET", "/api/v1/cart/items?page=2", "cart.shop.svc"
+    http.scheme, http.protocol, http.size = "http", "HTTP/1.1", -1
+    for name, value in (
+        ("user-agent", "curl/8.5.0"),
+        ("accept", "*/*"),
+        ("x-request-id", "7b2f6a52-7f2c-4d0e-9d4e-0a9c1a8e2b11"),
+        ("x-forwarded-proto", "http"),
+        (":authority", "cart.shop.svc"),
+        (":path", "/api/v1/cart/items?page=2"),
+        (":method", "GET"),
+    ):
+        http.headers[name] = value
+    return bytes(message.SerializeToString())
+
+
+def limit_requests(users: int) -> tuple[bytes, ...]:
+    """Return a RateLimitRequest with two descriptors, of three entries in all, for each of so many users."""
+    messages = []
+    for user in range(users):
+        message = RateLimitRequest(domain=DOMAIN)
+        message.descriptors.add().entries.add(key="principal", value=SOURCE)
+        entries = message.descriptors.add().entries
+        entries.add(key="route", value="/api/v1")
+        entries.add(key="user", value=f"user-{user:06}")
+        messages.append(bytes(message.SerializeToString()))
+    return tuple(messages)
+
+
+def _allowed() -> Any:
+    message = CheckResponse()
+    message.ok_response.SetInParent()
+    return message
+
+
+def _within_limits() -> Any:
+    message = RateLimitResponse(overall_code=RateLimitResponse.OK)
+    for _ in range(2):
+        status = message.statuses.add(code=RateLimitResponse.OK, limit_remaining=999_999)
+        status.current_limit.requests_per_unit = 1_000_000
+        status.current_limit.unit = RateLimitResponse.RateLimit.HOUR
+        status.duration_until_reset.seconds = 1800
+    return message
+
+
+CHECK = Method("envoy.service.auth.v3.Authorization", "Check", CheckRequest, CheckResponse, _allowed())
+SHOULD_RATE_LIMIT = Method(
+    "envoy.service.ratelimit.v3.RateLimitService",
+    "ShouldRateLimit",
+    RateLimitRequest,
+    RateLimitResponse,
+    _within_limits(),
+)

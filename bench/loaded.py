@@ -1,0 +1,59 @@
+"""A control plane without listeners, with policies and limits loaded."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.core.clock import SystemClock
+from app.db.migrate import upgrade
+from app.main.parts import Parts, make_parts
+from app.settings import Settings
+from bench.calls import DOMAIN
+
+
+@asynccontextmanager
+async def loaded_parts() -> AsyncIterator[Parts]:
+    """Yield the parts over a new SQLite database, ready to decide."""
+    with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
+        parts = make_parts(Settings(data_dir=Path(directory)), SystemClock())
+        await upgrade(parts.engine)
+        await parts.ca.start()
+        await parts.policies.load()
+        await parts.quotas.load()
+        yield parts
+        await parts.engine.dispose()
+
+
+async def load_policies(parts: Parts, first: int, count: int) -> None:
+    """Load `count` policies, starting with the number `first`."""
+    await parts.policies.apply([policy(index) for index in range(first, first + count)])
+
+
+async def load_limits(parts: Parts, count: int) -> None:
+    """Load a configuration with `count` limits: one by principal, and one by user for each of many routes."""
+    limit = {"unit": "hour", "requests_per_unit": 10**9}
+    descriptors: list[object] = [{"key": "principal", "rate_limit": limit}]
+    for index in range(1, count):
+        users = {"key": "user", "rate_limit": limit}
+        descriptors.append({"key": "route", "value": f"/api/v{index}", "descriptors": [users]})
+    await parts.quotas.put(DOMAIN, {"domain": DOMAIN, "descriptors": descriptors})
+
+
+def policy(index: int) -> dict[str, object]:
+    """Return one of many policies: every tenth is of the namespace that is asked about."""
+    source = {"principals": [f"cluster.local/ns/shop/sa/{'web' if index == 0 else index}"]}
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": f"p{index}", "namespace": "shop" if index % 10 == 0 else f"ns{index % 50}"},
+        "spec": {
+            "action": "ALLOW",
+            "rules": [
+                {
+                    "from": [{"source": source}],
+                    "to": [{"operation": {"methods": ["GET"], "paths": [f"/api/v{index + 1}/*"]}}],
+                }
+            ],
+        },
+    }
