@@ -43,6 +43,8 @@ class MemoryCounters:
     ) -> None:
         self._clock = clock
         self._offset = float("-inf")
+        self._second = 0
+        self._next_second = float("-inf")
         self._max_per_limit = max_per_limit
         self._max_counters = max_counters
         self._reserved = reserved
@@ -70,9 +72,13 @@ class MemoryCounters:
         self._counters = sum(len(room.states) for room in self._rooms.values())
 
     def _now(self) -> int:
+        """Return the steady time in Unix seconds. The wall clock is read once in each second."""
         monotonic = self._clock.monotonic()
-        self._offset = steady_offset(self._offset, self._clock.now().timestamp(), monotonic)
-        return int(monotonic + self._offset)
+        if monotonic >= self._next_second:
+            self._offset = steady_offset(self._offset, self._clock.now().timestamp(), monotonic)
+            self._second = int(monotonic + self._offset)
+            self._next_second = self._second + 1 - self._offset
+        return self._second
 
     def _add(self, hit: Hit, now: int) -> Outcome:
         limit_id, entries, window, hits = hit

@@ -36,6 +36,7 @@ _RequestMessage: Any = rls_pb2.RateLimitRequest
 _Response: Any = rls_pb2.RateLimitResponse
 _OK: int = _Response.OK
 _OVER_LIMIT: int = _Response.OVER_LIMIT
+_WITHIN = Code.OK
 _ERROR = OTHER, "error"
 _UNIT_NUMBERS: dict[int, int] = {unit.seconds: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit}
 # envoy.type.v3.RateLimitUnit, whose numbers are not those of the answer's unit.
@@ -87,10 +88,11 @@ class RateLimitRpc:
 
     def _respond(self, domain: str, answer: Answer) -> Any:
         self._decisions.add(_labels(domain, answer))
-        response = _Response(overall_code=_OK if answer.code is Code.OK else _OVER_LIMIT)
-        add = response.statuses.add
+        response = _Response()
+        response.overall_code = _OK if answer.code is _WITHIN else _OVER_LIMIT
+        statuses = response.statuses
         for status in answer.statuses:
-            _add_status(add, status)
+            _write_status(status, statuses.add())
         if self._headers is not HeaderStyle.OFF:
             for key, value in headers_of(self._headers, answer.statuses):
                 response.response_headers_to_add.add(key=key, value=value)
@@ -159,14 +161,15 @@ def _labels(domain: str, answer: Answer) -> tuple[str, str]:
     """Return the decision's domain and code; what callers make up is not a label."""
     if not answer.domain_known:
         return OTHER, "domain_not_found"
-    if answer.code is Code.OK:
+    if answer.code is _WITHIN:
         return domain, "ok"
     return domain, "over_limit" if all(status.counted for status in answer.statuses) else "no_room"
 
 
-def _add_status(add: Any, status: Status) -> None:
+def _write_status(status: Status, message: Any) -> None:
     code, limit, remaining, reset_seconds, _ = status
-    message = add(code=_OK if code is Code.OK else _OVER_LIMIT, limit_remaining=remaining)
+    message.code = _OK if code is _WITHIN else _OVER_LIMIT
+    message.limit_remaining = remaining
     if limit is None:
         return
     current = message.current_limit

@@ -17,27 +17,23 @@ def hits_of(descriptor_hits: int | None, request_hits: int) -> int:
 
 def answer_of(limits: Sequence[AppliedLimit | None], outcomes: Sequence[Outcome]) -> Answer:
     """Return the answer to a request by the limits of its descriptors, and the outcome of each one that is counted."""
+    code = _OK
     statuses = []
     counted = iter(outcomes)
     for applied in limits:
         if applied is None:
-            statuses.append(NOT_LIMITED)
+            status = NOT_LIMITED
         elif isinstance(applied.limit, RateLimit):
-            statuses.append(judge(applied.limit, next(counted)))
+            status = judge(applied.limit, next(counted))
+            if status.code is _OVER_LIMIT:
+                code = _OVER_LIMIT
         else:
-            statuses.append(UNLIMITED)
-    return Answer(overall(statuses), tuple(statuses), domain_known=True)
+            status = UNLIMITED
+        statuses.append(status)
+    return Answer(code, tuple(statuses), domain_known=True)
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:
     """Return the answer to a descriptor that was counted under `limit`: in shadow mode what is over it passes."""
     allowed, remaining, reset_seconds, counted = outcome
     return Status(_OK if allowed or limit.shadow_mode else _OVER_LIMIT, limit, remaining, reset_seconds, counted)
-
-
-def overall(statuses: Sequence[Status]) -> Code:
-    """Return the answer to a request: over the limit if any descriptor is."""
-    for status in statuses:
-        if status.code is _OVER_LIMIT:
-            return _OVER_LIMIT
-    return _OK

@@ -3,7 +3,7 @@
 import pytest
 
 from app.quota.model import MAX_UINT32, Code, FixedWindow, Outcome, RateLimit, Unit, Unlimited
-from app.quota.rules.answer import answer_of, hits_of, judge, overall
+from app.quota.rules.answer import answer_of, hits_of, judge
 from app.quota.rules.match import AppliedLimit
 
 LIMIT = RateLimit(Unit.MINUTE, 10)
@@ -40,9 +40,8 @@ def test_outcomes_belong_to_the_descriptors_that_are_counted_in_order():
 
 
 def test_one_descriptor_over_its_limit_is_enough():
-    passing, over = judge(LIMIT, ALLOWED), judge(LIMIT, REFUSED)
-    assert overall((passing, passing)) is Code.OK
-    assert overall((passing, over, passing)) is Code.OVER_LIMIT
+    assert answer_of([COUNTED] * 2, [ALLOWED] * 2).code is Code.OK
+    assert answer_of([COUNTED] * 3, [ALLOWED, REFUSED, ALLOWED]).code is Code.OVER_LIMIT
 
 
 @pytest.mark.parametrize(
