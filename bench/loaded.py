@@ -9,7 +9,10 @@ from app.core.clock import SystemClock
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
+from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
+
+OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 
 @asynccontextmanager
@@ -19,15 +22,15 @@ async def loaded_parts() -> AsyncIterator[Parts]:
         parts = make_parts(Settings(data_dir=Path(directory)), SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()
-        await parts.policies.load()
-        await parts.quotas.load()
+        await parts.policies.documents.refresh()
+        await parts.quotas.documents.refresh()
         yield parts
         await parts.engine.dispose()
 
 
 async def load_policies(parts: Parts, first: int, count: int) -> None:
     """Load `count` policies, starting with the number `first`."""
-    await parts.policies.apply([policy(index) for index in range(first, first + count)])
+    await parts.policies.documents.apply(OPERATOR, [policy(index) for index in range(first, first + count)])
 
 
 async def load_limits(parts: Parts, count: int) -> None:
@@ -37,7 +40,7 @@ async def load_limits(parts: Parts, count: int) -> None:
     for index in range(1, count):
         users = {"key": "user", "rate_limit": limit}
         descriptors.append({"key": "route", "value": f"/api/v{index}", "descriptors": [users]})
-    await parts.quotas.put(DOMAIN, {"domain": DOMAIN, "descriptors": descriptors})
+    await parts.quotas.documents.apply(OPERATOR, [{"domain": DOMAIN, "descriptors": descriptors}])
 
 
 def policy(index: int) -> dict[str, object]:

@@ -4,9 +4,7 @@ An attribute of a request that is None was not told by whoever asks. A rule that
 denies: what cannot be checked is not allowed.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
@@ -219,30 +217,3 @@ class AuthzOptions:
     trust_domain_aliases: tuple[str, ...] = ()
     unknown_workload: UnknownWorkload = UnknownWorkload.DENY
     every_reading: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPolicy:
-    """A policy as it is stored: its document as given, and the revision that wrote it, which is its version."""
-
-    namespace: str
-    name: str
-    document: Mapping[str, object]
-    version: int
-    updated_at: datetime
-
-
-class Change(Enum):
-    """What applying a document did."""
-
-    CREATED = "created"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedPolicy:
-    """A stored policy and what was done to it."""
-
-    policy: StoredPolicy
-    change: Change

@@ -1,6 +1,6 @@
 """Bringing a database to the shape that this version of the code expects."""
 
-from pathlib import Path
+from importlib.resources import files
 
 import structlog
 from alembic import command
@@ -11,11 +11,12 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import migrations
 from app.core.errors import PreconditionError, UnavailableError
 from app.db.engine import create_engine, dispose, place_of
 from app.db.errors import DatabaseAwayError, translate
 
+# The package that has the steps. It imports the tables, so that nothing here may import it: it is found by its name.
+STEPS = "migrations"
 # How long a replica waits for another one that is migrating.
 LOCK_TIMEOUT_MS = 60_000
 # The name of the lock among PostgreSQL's advisory locks: "meshward" in ASCII.
@@ -67,7 +68,7 @@ def newest() -> str:
 def configuration(connection: Connection | None = None) -> Config:
     """Return Alembic's configuration for the steps that ship with this version."""
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(files(STEPS)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     return config

@@ -1,15 +1,15 @@
 """Reading a document field by field, collecting every violation instead of stopping at the first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from app.core.errors import Violation
+from app.core.errors import InvalidInputError, Violation
 
 # What one message lists; a document with more than this is wrong as a whole.
 MAX_VIOLATIONS = 100
 # Istio's bounds on lists of rules and of sources in a rule.
 MAX_ITEMS = 512
-# Values that one field of a rule may list; a longer list is better told by a pattern.
+# Values that one field of a rule may list; a longer list is better written as a pattern.
 MAX_VALUES = 4096
 # No name, path, host or header value that a policy means is longer.
 MAX_VALUE_LENGTH = 4096
@@ -25,6 +25,17 @@ class Problems:
         """Note a problem of the field at `path`."""
         if len(self.found) < MAX_VIOLATIONS:
             self.found.append(Violation(path, problem))
+
+    def summary(self) -> str:
+        """Return the first problem, and how many more there are."""
+        others = f" (and {len(self.found) - 1} more)" if len(self.found) > 1 else ""
+        return f"{self.found[0]}{others}"
+
+
+def violations_in(file: str, error: InvalidInputError) -> list[Violation]:
+    """Return what is wrong with a file's documents, the file's name before each path."""
+    found = error.violations or (Violation("", error.message),)
+    return [Violation(f"{file}: {item.path}".rstrip(": "), item.problem) for item in found]
 
 
 def kind_of(value: object) -> str:
@@ -48,7 +59,7 @@ def kind_of(value: object) -> str:
 class Reader:
     """One mapping of a document. What is taken is known; `close` reports the rest as unknown."""
 
-    value: dict[str, object]
+    value: Mapping[str, object]
     path: str
     problems: Problems
     taken: set[str] = field(default_factory=set)
@@ -93,6 +104,26 @@ class Reader:
             return None
         return value
 
+    def required_text(self, name: str, longest: int) -> str:
+        """Return the string at `name`, of 1 to `longest` characters; empty, with the problem noted, if it is wrong."""
+        value = self.text(name)
+        if not self.has(name):
+            self.refuse(name, "is required")
+        elif value == "":
+            self.refuse(name, "must not be empty")
+        elif value is not None and len(value) > longest:
+            self.refuse(name, f"is longer than {longest} characters")
+        else:
+            return value or ""
+        return ""
+
+    def flag(self, name: str) -> bool:
+        """Return the boolean at `name`, False if it is absent or wrong."""
+        value = self.take(name)
+        if self.has(name) and not isinstance(value, bool):
+            self.refuse(name, "must be true or false")
+        return value is True
+
     def items(self, name: str, limit: int = MAX_ITEMS) -> Iterator[tuple[str, object]]:
         """Yield path and value of each item of the list at `name`; nothing if it is absent or wrong."""
         value = self.take(name)
@@ -106,13 +137,19 @@ class Reader:
             for index, item in enumerate(value):
                 yield f"{self.at(name)}[{index}]", item
 
+    def children(self, name: str, limit: int = MAX_ITEMS) -> Iterator["Reader"]:
+        """Yield a reader of each mapping in the list at `name`; nothing if it is absent or wrong."""
+        for path, item in self.items(name, limit):
+            if reader := Reader.open(item, path, self.problems):
+                yield reader
+
     def texts(self, name: str, limit: int = MAX_VALUES) -> Iterator[tuple[str, str]]:
         """Yield path and value of each string of the list at `name`; an empty list or string is a problem.
 
         Istio takes an empty list for an absent one, so that "nobody" would mean "anybody"; here it is refused.
         """
         if self.value.get(name) == []:
-            self.refuse(name, "must not be empty: leave it out, or say what it lists")
+            self.refuse(name, "must not be empty: leave it out, or list something")
             return
         for path, item in self.items(name, limit):
             if not isinstance(item, str):
@@ -129,4 +166,4 @@ class Reader:
         known = ", ".join(sorted(self.taken))
         for name in self.value:
             if name not in self.taken:
-                self.problems.add(self.at(name), f"is not a field that is known here (known are {known})")
+                self.problems.add(self.at(name), f"is not a field here; the fields are {known}")

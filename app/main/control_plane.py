@@ -28,7 +28,7 @@ from app.transport.rest.server import AdminListener
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
 
-# How soon a change that another replica made is active here.
+# How soon a change made at another replica, or in a directory, is active here.
 REFRESH_SECONDS = 1.0
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
@@ -80,7 +80,7 @@ class ControlPlane:
     async def start(self) -> None:
         """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate."""
         await self._parts.ca.start()
-        for refresh in (self._parts.policies.refresh, self._parts.quotas.refresh):
+        for refresh in (self._parts.policies.documents.refresh, self._parts.quotas.documents.refresh):
             await _attempt(refresh)
         await self._admin.start()
         await self._plaintext.start()
@@ -89,8 +89,8 @@ class ControlPlane:
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
         self._keep(maintenance(self._parts.ca.maintain), "ca")
-        self._keep(refreshes(self._parts.policies.refresh), "policies")
-        self._keep(refreshes(self._parts.quotas.refresh), "quotas")
+        self._keep(refreshes(self._parts.policies.documents.refresh), "policies")
+        self._keep(refreshes(self._parts.quotas.documents.refresh), "quotas")
         self._keep(refreshes(self._parts.audit.maintain), "audit")
         self._keep(self._serve_tls(), "serving-certificate")
         self._keep(self._tell_health(), "health")

@@ -1,13 +1,16 @@
 """The parts of the control plane, made from settings and given to each other; nothing is started here."""
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.repository import SqlAuditRepository
 from app.audit.service import AuditLog
 from app.authz.model import AuthzOptions, UnknownWorkload
-from app.authz.repository import SqlPolicyRepository
+from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig
@@ -17,8 +20,12 @@ from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.db.engine import check_alive, create_engine
 from app.db.transactions import Transactions
+from app.documents.kind import DocumentKind
+from app.documents.ports import DocumentSource
+from app.documents.repository import SqlDocumentRepository
+from app.documents.sources import DatabaseSource, DirectorySource
 from app.quota.backends.memory import MemoryCounters
-from app.quota.repository import SqlConfigRepository
+from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
 from app.settings import Settings
 from app.telemetry.decisions import DecisionLog
@@ -60,8 +67,12 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
     )
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
-    policies = PolicyService(Transactions(engine, SqlPolicyRepository), clock, metrics, options, decisions)
-    quotas = QuotaService(Transactions(engine, SqlConfigRepository), MemoryCounters(clock), clock, metrics)
+    policies = PolicyService(
+        _source(engine, POLICY_KIND, settings.authz.policies_dir, clock), clock, metrics, options, decisions
+    )
+    quotas = QuotaService(
+        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock), MemoryCounters(clock), clock, metrics
+    )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
@@ -72,6 +83,12 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator)
 
 
+def _source(engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock) -> DocumentSource:
+    if directory is not None:
+        return DirectorySource(kind, directory, clock)
+    return DatabaseSource(Transactions(engine, partial(SqlDocumentRepository, kind=kind.name)))
+
+
 def make_health(parts: Parts, mesh_is_served: Check) -> Health:
     """Return what `/readyz` asks: each part by its name."""
 
@@ -79,11 +96,11 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         await check_alive(parts.engine)
 
     async def policies() -> None:
-        if not parts.policies.loaded:
+        if not parts.policies.documents.loaded:
             raise UnavailableError("the policies are not loaded yet")
 
     async def quotas() -> None:
-        if not parts.quotas.loaded:
+        if not parts.quotas.documents.loaded:
             raise UnavailableError("the quota configurations are not loaded yet")
 
     checks = {

@@ -13,7 +13,7 @@ CREATED, NO_CONTENT, OK = 201, 204, 200
 
 def route_table(parts: Parts) -> tuple[Route, ...]:
     """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
-    policies, quotas = PolicyRest(parts.policies), QuotaRest(parts.quotas)
+    policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas.documents)
     return (
         *ca_rows(CaRest(parts.ca)),
         Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),

@@ -1,7 +1,6 @@
 """The values of quota: a domain's configuration, a sidecar's request, its answer."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
@@ -89,20 +88,6 @@ class QuotaConfig:
 
     domain: str
     descriptors: tuple[ConfigDescriptor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredConfig:
-    """A domain's configuration as it is kept: the document as it was given.
-
-    `revision` is the number of the change that wrote it, out of one sequence for all domains, so that a domain that
-    was deleted and made again never has a revision twice.
-    """
-
-    domain: str
-    document: dict[str, object]
-    revision: int
-    updated_at: datetime
 
 
 # The values below are made several times for every request: named tuples, which cost half of a frozen dataclass.

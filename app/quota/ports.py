@@ -1,10 +1,9 @@
 """What quota's service needs from outside, as Protocols."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Protocol
 
-from app.quota.model import Hit, LimitId, Outcome, StoredConfig
+from app.quota.model import Hit, LimitId, Outcome
 
 
 class CounterStore(Protocol):
@@ -26,38 +25,3 @@ class CounterStore(Protocol):
     def retain(self, limits: Collection[LimitId]) -> None:
         """Free the counters of every limit that is not one of `limits`, because it was deleted."""
         ...
-
-
-class ConfigRepository(Protocol):
-    """The stored configurations, within one transaction."""
-
-    async def next_revision(self) -> int:
-        """Return the number of the change that this transaction makes; no other writer goes on until it ends."""
-        ...
-
-    async def revision(self) -> int:
-        """Return the number of the last change, 0 if there was none."""
-        ...
-
-    async def get(self, domain: str) -> StoredConfig | None:
-        """Return the configuration of `domain`."""
-        ...
-
-    async def put(self, config: StoredConfig) -> None:
-        """Keep `config` in place of what its domain had."""
-        ...
-
-    async def delete(self, domain: str) -> None:
-        """Remove the configuration of `domain`."""
-        ...
-
-    async def all(self) -> list[StoredConfig]:
-        """Return every configuration."""
-        ...
-
-    async def page(self, after: str | None, limit: int) -> list[StoredConfig]:
-        """Return up to `limit` configurations in order of domain, those after the domain `after`."""
-        ...
-
-
-ConfigTransactions = Callable[[], AbstractAsyncContextManager[ConfigRepository]]

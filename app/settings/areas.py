@@ -99,6 +99,7 @@ class AuthzSettings(Area):
     `root_namespace` alone. `tell_client`: the policy and rule that decided go to the client in `x-meshward-decision`.
     `decision_log`: which decisions are logged, with the policy and rule that made them.
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
+    `policies_dir`: policies come from this directory instead of the database.
     """
 
     unknown_workload: Literal["deny", "root"] = "deny"
@@ -106,12 +107,18 @@ class AuthzSettings(Area):
     tell_client: bool = False
     decision_log: Literal["off", "denied", "all"] = "denied"
     trust_forwarded_client_cert: bool = False
+    policies_dir: FilePath | None = None
 
 
 class QuotaSettings(Area):
-    """Which rate-limit header fields an answer carries."""
+    """How limits are answered.
+
+    `headers`: which rate-limit header fields an answer carries. `configs_dir`: configurations come from this directory
+    instead of the database.
+    """
 
     headers: Literal["off", "draft03", "ietf", "both"] = "off"
+    configs_dir: FilePath | None = None
 
 
 class Settings(BaseSettings):

@@ -28,15 +28,15 @@ def as_toml(loaded: LoadedSettings) -> str:
         if dot and table != area:
             area = table
             lines += ["", f"[{area}]"]
-        # JSON's strings, numbers, booleans and arrays of strings are TOML's as well.
-        text = json.dumps(value, ensure_ascii=False)
-        lines.append(f"{name} = {text}  # {loaded.sources[key]}; {variable_of(key)}")
+        # JSON's strings, numbers, booleans and arrays of strings are TOML's as well; it has no null.
+        text = f"# {name} is not set" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        lines.append(f"{text}  # {loaded.sources[key]}; {variable_of(key)}")
     return "\n".join(lines) + "\n"
 
 
 def _plain(value: object) -> object:
     match value:
-        case bool() | int():
+        case bool() | int() | None:
             return value
         case tuple():
             return [str(item) for item in value]

@@ -19,7 +19,7 @@ class Metrics:
             "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, malformed or error",
             ("outcome", "cause"),
         )
-        self.policies = Gauge("meshward_authz_policies", "Policies in force")
+        self.policies = Gauge("meshward_authz_policies", "Active policies")
         self.issuances = Counter(
             "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")
         )
@@ -29,6 +29,7 @@ class Metrics:
         self.sds_streams = Gauge("meshward_sds_streams", "Open SDS streams")
         self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
         self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))
+        self.quota_configs = Gauge("meshward_quota_configs", "Active quota configurations")
         self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))
         self._registry = CollectorRegistry()
         for family in vars(self).copy().values():

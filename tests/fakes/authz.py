@@ -5,7 +5,7 @@ from app.authz.rpc.attributes import read_address, read_authority, read_identity
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.evaluate import evaluate
 from app.authz.rules.index import PolicyIndex
-from app.authz.rules.parse import parse_policies
+from app.authz.rules.parse import POLICY_KIND
 from app.authz.rules.paths import read_path
 from app.documents.parser import parse_documents
 
@@ -15,7 +15,7 @@ DEFAULTS = AuthzOptions()
 
 def index_of(text: str, options: AuthzOptions = DEFAULTS) -> PolicyIndex:
     """The index of the policies in YAML."""
-    policies = parse_policies(parse_documents(text.encode())) if text.strip() else ()
+    policies = POLICY_KIND.parse(parse_documents(text.encode())) if text.strip() else ()
     return PolicyIndex({policy.key: compile_policy(policy, options) for policy in policies}, options.root_namespace)
 
 

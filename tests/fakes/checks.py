@@ -1,24 +1,38 @@
-"""Checks as Envoy sends them, and a service with policies in force to answer them."""
+"""Checks as Envoy sends them, and a service with active policies to answer them."""
 
 from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.model import AuthzOptions
 from app.authz.service import PolicyService
 from app.documents.parser import parse_documents
+from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from tests.fakes.clock import ManualClock
-from tests.fakes.policy_store import MemoryPolicies
+from tests.fakes.documents import MemoryDocuments
+from tests.fakes.principals import OPERATOR
 
 FRONT = "spiffe://cluster.local/ns/web/sa/front"
 API = "spiffe://cluster.local/ns/shop/sa/api"
 
 
+class Policies(PolicyService):
+    """The service, changed by an operator."""
+
+    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off"):
+        clock = clock or ManualClock()
+        log = DecisionLog(decisions, clock.monotonic)
+        super().__init__(source or MemoryDocuments(), clock, metrics or Metrics(), options or AuthzOptions(), log)
+
+    async def apply(self, text: str):
+        return await self.documents.apply(OPERATOR, parse_documents(text.encode()))
+
+
 async def policy_service(text: str = "", options: AuthzOptions | None = None, metrics: Metrics | None = None):
-    service = PolicyService(MemoryPolicies(), ManualClock(), metrics or Metrics(), options or AuthzOptions())
-    await service.load()
+    service = Policies(options=options, metrics=metrics)
+    await service.documents.refresh()
     if text:
-        await service.apply(parse_documents(text.encode()))
+        await service.apply(text)
     return service
 
 

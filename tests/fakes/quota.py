@@ -1,56 +1,31 @@
-"""Quota's ports in memory."""
+"""The quota service with its configurations in memory, and counters that have to be waited for or fail."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from inspect import isawaitable
 
 from app.core.errors import UnavailableError
+from app.documents.model import DocumentKey
+from app.quota.backends.memory import MemoryCounters
+from app.quota.service import QuotaService
+from app.telemetry.metrics import Metrics
+from tests.fakes.clock import ManualClock
+from tests.fakes.documents import MemoryDocuments
+from tests.fakes.principals import OPERATOR
 
 
-class MemoryConfigs:
-    """Configurations that several services, as replicas do, can share; a transaction that raises leaves no trace."""
+class Quota(QuotaService):
+    """The service, changed by an operator."""
 
-    def __init__(self):
-        self.configs = {}
-        self.number = 0
-        self.away = False
+    def __init__(self, source=None, counters=None, clock=None, metrics=None):
+        clock = clock or ManualClock()
+        counters = MemoryCounters(clock) if counters is None else counters  # empty ones are false
+        super().__init__(source or MemoryDocuments(), counters, clock, metrics or Metrics())
 
-    @asynccontextmanager
-    async def __call__(self):
-        if self.away:
-            raise UnavailableError("the database is away")
-        draft = _Draft(dict(self.configs), self.number)
-        yield draft
-        self.configs, self.number = draft.configs, draft.number
+    async def put(self, domain, document, expected_version=None):
+        return await self.documents.replace(OPERATOR, DocumentKey("", domain), document, expected_version)
 
-
-class _Draft:
-    def __init__(self, configs, number):
-        self.configs = configs
-        self.number = number
-
-    async def next_revision(self):
-        self.number += 1
-        return self.number
-
-    async def revision(self):
-        return self.number
-
-    async def get(self, domain):
-        return self.configs.get(domain)
-
-    async def put(self, config):
-        self.configs[config.domain] = config
-
-    async def delete(self, domain):
-        del self.configs[domain]
-
-    async def all(self):
-        return list(self.configs.values())
-
-    async def page(self, after, limit):
-        names = sorted(name for name in self.configs if after is None or name > after)
-        return [self.configs[name] for name in names[:limit]]
+    async def delete(self, domain, expected_version=None):
+        await self.documents.delete(OPERATOR, DocumentKey("", domain), expected_version)
 
 
 class FetchedCounters:

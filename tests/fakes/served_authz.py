@@ -4,12 +4,9 @@ from contextlib import asynccontextmanager
 
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.model import AuthzOptions
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
-from app.authz.service import PolicyService
 from app.core.net import Address
-from app.documents.parser import parse_documents
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
@@ -18,8 +15,8 @@ from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication, Mount
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
+from tests.fakes.checks import Policies
 from tests.fakes.clock import ManualClock
-from tests.fakes.policy_store import MemoryPolicies
 
 
 class ServedAuthz:
@@ -28,11 +25,11 @@ class ServedAuthz:
     def __init__(self):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = PolicyService(MemoryPolicies(), self.clock, self.metrics, AuthzOptions())
+        self.service = Policies(metrics=self.metrics, clock=self.clock)
         self.port = 0
 
     async def apply(self, text: str):
-        await self.service.apply(parse_documents(text.encode()))
+        await self.service.apply(text)
 
     def application(self):
         rpc = Rpc(
@@ -55,7 +52,7 @@ class ServedAuthz:
 @asynccontextmanager
 async def served_authz(text: str = ""):
     served = ServedAuthz()
-    await served.service.load()
+    await served.service.documents.refresh()
     if text:
         await served.apply(text)
     listener = MeshListener(listen(Address("127.0.0.1", 0)), served.application())

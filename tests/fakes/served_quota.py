@@ -5,10 +5,8 @@ from contextlib import asynccontextmanager
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.net import Address
-from app.quota.backends.memory import MemoryCounters
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
-from app.quota.service import QuotaService
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
@@ -18,7 +16,7 @@ from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from tests.fakes.clock import ManualClock
-from tests.fakes.quota import MemoryConfigs
+from tests.fakes.quota import Quota
 
 
 class ServedQuota:
@@ -27,7 +25,7 @@ class ServedQuota:
     def __init__(self, counters=None):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = QuotaService(MemoryConfigs(), counters or MemoryCounters(self.clock), self.clock, self.metrics)
+        self.service = Quota(counters=counters, clock=self.clock, metrics=self.metrics)
         self.port = 0
 
     def application(self):

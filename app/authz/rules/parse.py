@@ -4,55 +4,26 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 `normalization`.
 """
 
-from collections.abc import Sequence
-
 from app.authz.model import Action, AuthorizationPolicy, Labels, Rule
-from app.authz.rules.kubernetes import read_labels, read_metadata
+from app.authz.rules.kubernetes import is_name, is_namespace, read_labels, read_metadata
 from app.authz.rules.parse_rule import read_rule
-from app.core.errors import InvalidInputError
-from app.documents.reader import Problems, Reader
+from app.documents.kind import DocumentKind
+from app.documents.model import DocumentKey
+from app.documents.reader import Reader
 
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 KIND = "AuthorizationPolicy"
 DRY_RUN = "istio.io/dry-run"
+# A mesh of a thousand services with ten policies each; compiled they take some tens of megabytes.
+MAX_POLICIES = 10_000
+# One policy as JSON; what etcd would store of one is not much more.
+MAX_POLICY_BYTES = 256 * 1024
 
 _NOT_YET = ("targetRef", "targetRefs", "provider")
 
 
-def parse_policies(documents: Sequence[dict[str, object]]) -> tuple[AuthorizationPolicy, ...]:
-    """Return the policies that `documents` spell, in their order.
-
-    Raises InvalidInputError with every violation in all of the documents. Paths start at the document, `spec.rules[0]`,
-    and with `documents[N].` before that if there are several. Two documents for one policy are a violation.
-    """
-    problems = Problems()
-    policies: dict[str, AuthorizationPolicy] = {}
-    for index, document in enumerate(documents):
-        place = f"documents[{index}]" if len(documents) > 1 else ""
-        policy = _read_policy(Reader(document, place, problems))
-        if policy is not None and policies.setdefault(policy.key, policy) is not policy:
-            problems.add(place, f"policy {policy.key} stands in an earlier document, too")
-    if not documents:
-        problems.add("", f"there is no document: send at least one of kind {KIND}")
-    if problems.found:
-        raise InvalidInputError(_summary(problems), *problems.found)
-    return tuple(policies.values())
-
-
-def parse_policy(document: dict[str, object]) -> AuthorizationPolicy:
-    """Return the policy that one document spells. Raises InvalidInputError as `parse_policies` does."""
-    return parse_policies([document])[0]
-
-
-def _summary(problems: Problems) -> str:
-    first = problems.found[0]
-    others = f" (and {len(problems.found) - 1} more)" if len(problems.found) > 1 else ""
-    return f"policy is not valid: {first}{others}"
-
-
-def _read_policy(document: Reader) -> AuthorizationPolicy | None:
+def _read_policy(document: Reader) -> AuthorizationPolicy:
     problems = document.problems
-    before = len(problems.found)
     api_version, kind = document.text("apiVersion"), document.text("kind")
     if api_version not in API_VERSIONS:
         document.refuse("apiVersion", f"must be {API_VERSIONS[0]}")
@@ -67,8 +38,6 @@ def _read_policy(document: Reader) -> AuthorizationPolicy | None:
     if not document.has("spec"):
         problems.add(document.at("spec"), "is missing: write 'spec: {}' for a policy that allows nothing")
     document.close()
-    if len(problems.found) > before:
-        return None
     return AuthorizationPolicy(namespace, name, action, selector, rules)
 
 
@@ -78,11 +47,7 @@ def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Rule
     for name in _NOT_YET:
         if spec.has(name):
             spec.refuse(name, "is not supported yet")
-    rules = tuple(
-        read_rule(reader, namespace)
-        for path, item in spec.items("rules")
-        if (reader := Reader.open(item, path, spec.problems)) is not None
-    )
+    rules = tuple(read_rule(rule, namespace) for rule in spec.children("rules"))
     if action is Action.DENY and not spec.value.get("rules"):
         spec.refuse("rules", "must not be empty: a DENY policy without rules denies nothing")
     spec.close()
@@ -111,3 +76,16 @@ def _read_selector(spec: Reader) -> Labels:
     labels = read_labels(selector, "matchLabels")
     selector.close()
     return labels
+
+
+POLICY_KIND = DocumentKind(
+    name="policy",
+    noun="policy",
+    plural="policies",
+    key_field="metadata",
+    read=_read_policy,
+    key_of=lambda policy: DocumentKey(policy.namespace, policy.name),
+    is_key=lambda key: is_namespace(key.namespace) and is_name(key.name),
+    max_documents=MAX_POLICIES,
+    max_bytes=MAX_POLICY_BYTES,
+)

@@ -35,28 +35,22 @@ def read_rule(rule: Reader, namespace: str) -> Rule:
     sources = tuple(_parts(rule, "from", "source", partial(_read_source, namespace=namespace)))
     operations = tuple(_parts(rule, "to", "operation", _read_operation))
     conditions = tuple(
-        condition
-        for path, item in _filled(rule, "when")
-        if (reader := Reader.open(item, path, rule.problems)) is not None
-        and (condition := _read_condition(reader, namespace)) is not None
+        condition for reader in _filled(rule, "when") if (condition := _read_condition(reader, namespace)) is not None
     )
     rule.close()
     return Rule(sources, operations, conditions)
 
 
-def _filled(rule: Reader, name: str) -> Iterator[tuple[str, object]]:
+def _filled(rule: Reader, name: str) -> Iterator[Reader]:
     if rule.value.get(name) == []:
         rule.refuse(name, "must not be empty: leave it out if anything is meant")
         return
-    yield from rule.items(name)
+    yield from rule.children(name)
 
 
 def _parts(rule: Reader, name: str, inner: str, read: Callable[[Reader], _Part]) -> Iterator[_Part]:
     """Yield what `read` makes of each item's only field `inner`."""
-    for path, item in _filled(rule, name):
-        outer = Reader.open(item, path, rule.problems)
-        if outer is None:
-            continue
+    for outer in _filled(rule, name):
         part = outer.child(inner)
         if part is not None and part.value:
             yield read(part)

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
@@ -12,7 +15,10 @@ from sqlalchemy import inspect, text
 import migrations
 from app.core.errors import PreconditionError, UnavailableError
 from app.db.engine import create_engine
-from app.db.migrate import LOCK_TIMEOUT_MS, POSTGRES_LOCK, current, newest, upgrade
+from app.db.migrate import LOCK_TIMEOUT_MS, POSTGRES_LOCK, configuration, current, newest, upgrade
+from app.db.transactions import Transactions
+from app.documents.model import StoredDocument
+from app.documents.repository import SqlDocumentRepository
 from migrations.tables import METADATA
 
 
@@ -48,17 +54,51 @@ def test_no_tables_are_left_out_of_the_comparison():
 async def test_the_comparison_sees_a_table_that_no_migration_makes(engine):
     await upgrade(engine)
     async with engine.begin() as connection:
-        await connection.execute(text("DROP TABLE quota_configs"))
+        await connection.execute(text("DROP TABLE document_revisions"))
     assert [difference[0] for difference in await differences(engine)] == ["add_table"]
 
 
 async def test_upgrading_twice_changes_nothing(engine):
     await upgrade(engine)
     async with engine.begin() as connection:
-        await connection.execute(text("INSERT INTO quota_revision (id, revision) VALUES (1, 7)"))
+        await connection.execute(text("INSERT INTO document_revisions (kind, revision) VALUES ('quota', 7)"))
     assert await upgrade(engine) == newest()
     async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT revision FROM quota_revision"))).scalar_one() == 7
+        assert (await connection.execute(text("SELECT revision FROM document_revisions"))).scalar_one() == 7
+
+
+# Rows of a database at step 0002, as that version wrote them: the time has no zone on SQLite.
+ROWS_AT_0002 = """
+INSERT INTO authz_policies VALUES ('shop', 'a', '{"spec": {"x": "ключ"}}', 3, '2026-03-04 05:06:07.890000');
+INSERT INTO authz_policies VALUES ('web', 'a', '{"spec": {}}', 5, '2026-03-04 05:06:08');
+INSERT INTO authz_revision VALUES (1, 6);
+INSERT INTO quota_configs VALUES ('shop/eg/http', '{"domain": "shop/eg/http"}', 2, '2026-03-04 05:06:09');
+INSERT INTO quota_revision VALUES (1, 4);
+"""
+
+
+@pytest.mark.parametrize("step", ["0001", "0002"])
+async def test_documents_of_older_versions_are_kept_with_their_versions(engine, step):
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda connection: command.upgrade(configuration(connection), step))
+        if connection.dialect.name == "postgresql":
+            await connection.execute(text("SET LOCAL TIME ZONE 'UTC'"))
+        for statement in ROWS_AT_0002.strip().split("\n"):
+            await connection.exec_driver_sql(statement)
+    assert await upgrade(engine) == step
+    assert await differences(engine) == []
+    second = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    async with Transactions(engine, partial(SqlDocumentRepository, kind="policy"))() as repository:
+        assert await repository.page(None, 9, None) == [
+            StoredDocument("shop", "a", {"spec": {"x": "ключ"}}, 3, second + timedelta(milliseconds=890)),
+            StoredDocument("web", "a", {"spec": {}}, 5, second + timedelta(seconds=1)),
+        ]
+        assert (await repository.revision(), await repository.next_revision()) == (6, 7)
+    async with Transactions(engine, partial(SqlDocumentRepository, kind="quota"))() as repository:
+        assert await repository.all() == [
+            StoredDocument("", "shop/eg/http", {"domain": "shop/eg/http"}, 2, second + timedelta(seconds=2))
+        ]
+        assert await repository.revision() == 4
 
 
 async def test_replicas_that_start_at_once_upgrade_once(engine, database_url):

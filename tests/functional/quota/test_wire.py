@@ -46,7 +46,7 @@ async def test_refusals_have_the_codes_and_texts_of_envoyproxy_ratelimit():
             grpc.StatusCode.UNKNOWN,
             "no rate limit configuration loaded",
         )
-        await served.service.load()
+        await served.service.documents.refresh()
         assert await refusal(served, request(domain="")) == (
             grpc.StatusCode.UNKNOWN,
             "rate limit domain must not be empty",

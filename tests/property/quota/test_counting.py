@@ -11,12 +11,10 @@ from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MemoryCounters
 from app.quota.model import Code, Descriptor, FixedWindow, Hit, RateLimit, Unit
 from app.quota.rules.answer import judge
-from app.quota.rules.parse import parse_config
+from app.quota.rules.parse import QUOTA_KIND
 from app.quota.rules.window import algorithm_of, count_hits, steady_offset
-from app.quota.service import QuotaService
-from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
-from tests.fakes.quota import MemoryConfigs
+from tests.fakes.quota import Quota
 
 LIMIT = 7
 WINDOW = FixedWindow(LIMIT, 60)
@@ -24,7 +22,7 @@ WINDOW = FixedWindow(LIMIT, 60)
 
 def new_service(unit, max_keys):
     clock = ManualClock()
-    service = QuotaService(MemoryConfigs(), MemoryCounters(clock, max_per_limit=max_keys), clock, Metrics())
+    service = Quota(counters=MemoryCounters(clock, max_per_limit=max_keys), clock=clock)
     limit = {"unit": unit.name, "requests_per_unit": LIMIT}
     asyncio.run(service.put("d", {"domain": "d", "descriptors": [{"key": "k", "rate_limit": limit}]}))
     return service, clock
@@ -160,8 +158,8 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["domain", "descriptors"]), JSON))
 def test_any_document_is_read_or_refused_with_its_violations(document):
     with suppress(InvalidInputError):
-        assert parse_config(document).domain == document["domain"]
+        assert QUOTA_KIND.parse([document])[0].domain == document["domain"]
         return
     with pytest.raises(InvalidInputError) as caught:
-        parse_config(document)
+        QUOTA_KIND.parse([document])
     assert caught.value.violations

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.quota.rules.match import compile_config, compile_pattern, find_limit
-from app.quota.rules.parse import parse_config
+from app.quota.rules.parse import QUOTA_KIND
 
 KEYS = st.sampled_from(["a", "b", "a_b"])
 VALUES = st.text(alphabet="ab_", max_size=4)
@@ -57,7 +57,7 @@ def naive(items, entries):
 @given(descriptors(2), st.lists(st.tuples(KEYS, VALUES | PATTERNS), min_size=1, max_size=4))
 @example([("a", "*", 1, []), ("a", "b*", 2, []), ("a", None, 3, [])], [("a", "bb")])
 def test_the_compiled_tree_agrees_with_the_document(items, entries):
-    root = compile_config(parse_config({"domain": "d", "descriptors": as_document(items)})).root
+    root = compile_config(QUOTA_KIND.parse([{"domain": "d", "descriptors": as_document(items)}])[0]).root
     applied = find_limit(root, tuple(entries))
     assert (applied.limit.requests_per_unit if applied else None) == naive(items, entries)
 

@@ -8,7 +8,7 @@ from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rules import paths
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.index import PolicyIndex
-from app.authz.rules.parse import parse_policies
+from app.authz.rules.parse import POLICY_KIND
 from app.authz.rules.paths import read_path
 from app.authz.rules.strings import glob_test
 from app.authz.rules.template import template_test
@@ -63,7 +63,7 @@ async def test_labels_that_no_workload_has_are_refused_and_not_kept(labels):
 
 
 def test_labels_that_no_policy_asks_for_make_no_new_tables():
-    found = parse_policies(parse_documents(policy("{selector: {matchLabels: {app: shop}}, rules: [{}]}").encode()))
+    found = POLICY_KIND.parse(parse_documents(policy("{selector: {matchLabels: {app: shop}}, rules: [{}]}").encode()))
     index = PolicyIndex({p.key: compile_policy(p, AuthzOptions()) for p in found}, "istio-system")
     tables = {id(index.rules_for(Workload("shop", (("app", "shop"), ("pod", str(n)))))) for n in range(100)}
     assert len(tables) == 1

@@ -3,21 +3,16 @@
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
-from app.authz.model import AuthzOptions
 from app.authz.rpc.check import AuthorizationRpc
-from app.authz.service import PolicyService
 from app.core.errors import DeadlineExceededError, InternalError
 from app.telemetry.metrics import Metrics
-from tests.fakes.clock import ManualClock
-from tests.fakes.policy_store import MemoryPolicies
+from tests.fakes.checks import policy_service
 
 
 @pytest.mark.parametrize("error", [DeadlineExceededError("too late"), InternalError("hidden")])
 async def test_an_error_on_the_way_is_a_403(error):
     metrics = Metrics()
-    service = PolicyService(MemoryPolicies(), ManualClock(), metrics, AuthzOptions())
-    await service.load()
-    answer: CheckResponse = AuthorizationRpc(service).deny(error)
+    answer: CheckResponse = AuthorizationRpc(await policy_service(metrics=metrics)).deny(error)
     assert answer.status.code == 7
     assert answer.denied_response.status.code == 403
     assert answer.denied_response.body

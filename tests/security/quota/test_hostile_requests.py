@@ -8,12 +8,11 @@ from app.quota.backends.memory import MAX_PLAIN_LENGTH, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
-from app.quota.service import QuotaService
 from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from tests.fakes.clock import ManualClock
-from tests.fakes.quota import MemoryConfigs
+from tests.fakes.quota import Quota
 
 CONTEXT = CallContext("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "127.0.0.1:1")
 DOCUMENT = {
@@ -43,7 +42,7 @@ def counters(clock):
 
 @pytest.fixture
 async def rpc(clock, metrics, counters):
-    service = QuotaService(MemoryConfigs(), counters, clock, metrics)
+    service = Quota(counters=counters, clock=clock, metrics=metrics)
     await service.put("edge", DOCUMENT)
     return RateLimitRpc(service, metrics, HeaderStyle.BOTH)
 

@@ -3,14 +3,14 @@
 import pytest
 
 from app.authz.model import Action, Attribute, Patterns
-from app.authz.rules.parse import parse_policies, parse_policy
+from app.authz.rules.parse import POLICY_KIND
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
 from tests.fakes.authz import policy
 
 
 def parse(text: str):
-    return parse_policies(parse_documents(text.encode()))
+    return POLICY_KIND.parse(parse_documents(text.encode()))
 
 
 def paths_of(text: str) -> list[str]:
@@ -64,13 +64,15 @@ def test_a_document_as_istio_users_write_it_is_read():
 
 
 def test_namespace_action_and_version_have_istios_defaults():
-    found = parse_policy(
-        {
-            "apiVersion": "security.istio.io/v1beta1",
-            "kind": "AuthorizationPolicy",
-            "metadata": {"name": "a"},
-            "spec": {},
-        }
+    (found,) = POLICY_KIND.parse(
+        [
+            {
+                "apiVersion": "security.istio.io/v1beta1",
+                "kind": "AuthorizationPolicy",
+                "metadata": {"name": "a"},
+                "spec": {},
+            }
+        ]
     )
     assert (found.namespace, found.action, found.rules, found.selector) == ("default", Action.ALLOW, (), ())
 

@@ -8,9 +8,11 @@ from fastapi import FastAPI
 
 from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
 from app.core.errors import MeshwardError
+from app.transport.rest.authentication import current_principal
 from app.transport.rest.problems import from_error
 from tests.fakes.authz import policy, request
 from tests.fakes.checks import policy_service
+from tests.fakes.principals import OPERATOR
 
 DENY_ALL = policy("{action: DENY, rules: [{}]}")
 ALLOW_ALL = policy("{rules: [{}]}")
@@ -24,8 +26,9 @@ async def service():
 
 @pytest.fixture
 async def client(service):
-    rest = PolicyRest(service)
+    rest = PolicyRest(service.documents)
     app = FastAPI()
+    app.dependency_overrides[current_principal] = lambda: OPERATOR
     app.add_exception_handler(MeshwardError, from_error)
     app.add_api_route(POLICIES_PATH, rest.list, methods=["GET"])
     app.add_api_route(POLICIES_PATH, rest.apply, methods=["POST"])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.authz.rules.parse import parse_policies
+from app.authz.rules.parse import POLICY_KIND
 from app.core.errors import PreconditionError
 from app.core.net import Address
 from app.demo.binary import envoy_binary
@@ -14,7 +14,7 @@ from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
 from app.demo.run import make_directory, port_taken
 from app.demo.steps import Failure
 from app.documents.parser import parse_documents
-from app.quota.rules.parse import parse_config
+from app.quota.rules.parse import QUOTA_KIND
 
 
 @pytest.fixture
@@ -70,10 +70,11 @@ def test_each_usual_port_is_used_once():
 
 
 def test_the_documents_are_ones_that_the_control_plane_takes():
-    assert [policy.name for policy in parse_policies(parse_documents(POLICIES.encode()))] == ["api-readers", "no-admin"]
-    assert [policy.name for policy in parse_policies(parse_documents(CLOSE_NEWS.encode()))] == ["close-news"]
+    first, later = (POLICY_KIND.parse(parse_documents(text.encode())) for text in (POLICIES, CLOSE_NEWS))
+    assert [policy.name for policy in first] == ["api-readers", "no-admin"]
+    assert [policy.name for policy in later] == ["close-news"]
     (quota,) = parse_documents(QUOTA.encode())
-    assert parse_config(quota).domain == QUOTA_DOMAIN
+    assert QUOTA_KIND.parse([quota])[0].domain == QUOTA_DOMAIN
 
 
 def test_the_documents_are_about_the_demos_identities():

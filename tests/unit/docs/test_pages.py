@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from app.authz.rules.parse import parse_policies
+from app.authz.rules.parse import POLICY_KIND
 from app.cli import cli
 from app.core.clock import SystemClock
 from app.core.errors import InvalidInputError
@@ -18,7 +18,7 @@ from app.envoy.options import BootstrapOptions, sidecar_of
 from app.envoy.sidecar import Protocol
 from app.main.parts import make_parts
 from app.main.routes import route_table
-from app.quota.rules.parse import parse_config
+from app.quota.rules.parse import QUOTA_KIND
 from app.settings import load
 from app.settings.load import OTHER_VARIABLES, variable_of
 from app.settings.show import as_values
@@ -85,6 +85,8 @@ def test_every_page_is_reached_from_the_readme():
 def test_the_settings_page_has_each_setting_with_its_variable_and_its_default_and_no_other():
     def spelled(value):
         match value:
+            case None:
+                return "not set"
             case bool():
                 return f"`{str(value).lower()}`"
             case list():
@@ -241,7 +243,7 @@ def test_the_policy_page_has_each_field_of_a_source_and_of_an_operation():
             "spec": {"rules": [{part: [{inner: {"zzz": []}}]}]},
         }
         with pytest.raises(InvalidInputError) as refused:
-            parse_policies([document])
+            POLICY_KIND.parse([document])
         assert known_fields(refused.value) - {"zzz"} <= told
 
 
@@ -249,21 +251,21 @@ def test_the_quota_page_has_each_field():
     told = set(re.findall(r"\w+", prose(GUIDE / "quota.md")))
     for descriptor in ({"key": "k", "zzz": 1}, {"key": "k", "rate_limit": {"unlimited": True, "zzz": 1}}):
         with pytest.raises(InvalidInputError) as refused:
-            parse_config({"domain": "d", "descriptors": [descriptor]})
+            QUOTA_KIND.parse([{"domain": "d", "descriptors": [descriptor]}])
         assert known_fields(refused.value) <= told
 
 
 def test_the_quota_configuration_that_is_shown_is_valid():
     (shown,) = [text for text in blocks(GUIDE / "quota.md", "yaml") if text.startswith("domain:")]
-    assert parse_config(yaml.safe_load(shown)).domain == "shop"
+    assert QUOTA_KIND.parse([yaml.safe_load(shown)])[0].domain == "shop"
 
 
 def test_the_documents_that_the_readme_writes_are_valid():
     console = "\n".join(blocks(ROOT / "README.md", "console"))
     written = re.findall(r"<<'END'\n(.*?)^END$", console, re.MULTILINE | re.DOTALL)
     policy, limits = (parse_documents(text.encode()) for text in written)
-    assert [found.key for found in parse_policies(policy)] == ["shop/cart-readers"]
-    assert parse_config(limits[0]).domain == "shop"
+    assert [found.key for found in POLICY_KIND.parse(policy)] == ["shop/cart-readers"]
+    assert QUOTA_KIND.parse([limits[0]])[0].domain == "shop"
 
 
 def test_decisions_are_numbered_without_a_gap_and_listed():

@@ -1,10 +1,10 @@
 import pytest
 
 from app.quota.backends.memory import MemoryCounters
-from app.quota.service import QuotaService
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
-from tests.fakes.quota import MemoryConfigs
+from tests.fakes.documents import MemoryDocuments
+from tests.fakes.quota import Quota
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def metrics():
 
 @pytest.fixture
 def configs():
-    return MemoryConfigs()
+    return MemoryDocuments()
 
 
 @pytest.fixture
 def service(configs, clock, metrics):
-    return QuotaService(configs, MemoryCounters(clock), clock, metrics)
+    return Quota(configs, MemoryCounters(clock), clock, metrics)

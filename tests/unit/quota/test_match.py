@@ -5,12 +5,12 @@ import pytest
 from app.documents.parser import parse_documents
 from app.quota.model import Descriptor, FixedWindow, RateLimit, Unit, Unlimited
 from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of
-from app.quota.rules.parse import parse_config
+from app.quota.rules.parse import QUOTA_KIND
 
 
 def tree(text):
     (document,) = parse_documents(text.encode())
-    return compile_config(parse_config(document))
+    return compile_config(QUOTA_KIND.parse([document])[0])
 
 
 def limit_of(config, *entries):

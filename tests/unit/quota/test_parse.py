@@ -4,19 +4,19 @@ import pytest
 
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
+from app.documents.reader import MAX_VIOLATIONS
 from app.quota.model import MAX_ENTRIES, ConfigDescriptor, QuotaConfig, RateLimit, Unit, Unlimited
 from app.quota.rules.parse import (
     MAX_CONFIG_VALUE_LENGTH,
     MAX_NAME_LENGTH,
-    MAX_VIOLATIONS,
     MAX_WILDCARDS,
-    parse_config,
+    QUOTA_KIND,
 )
 
 
 def parse(text):
     (document,) = parse_documents(text.encode())
-    return parse_config(document)
+    return QUOTA_KIND.parse([document])[0]
 
 
 def violations(text):
@@ -219,4 +219,4 @@ def test_descriptors_deeper_than_a_request_can_be_are_refused():
     for _ in range(MAX_ENTRIES + 1):
         nested = [{"key": "k", "descriptors": nested}]
     with pytest.raises(InvalidInputError, match="deeper than 32"):
-        parse_config({"domain": "d", "descriptors": nested})
+        QUOTA_KIND.parse([{"domain": "d", "descriptors": nested}])

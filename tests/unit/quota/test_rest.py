@@ -2,17 +2,21 @@
 
 import json
 import threading
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from app.core.errors import MeshwardError
-from app.quota import rest as rest_module
+from app.documents import rest as rest_module
 from app.quota import service as service_module
 from app.quota.model import Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.transport.rest.authentication import current_principal
 from app.transport.rest.problems import from_error
+from tests.fakes.principals import OPERATOR
+from tests.fakes.quota import Quota
 
 YAML = """
 domain: edge
@@ -20,23 +24,31 @@ descriptors:
 - key: remote_address
   rate_limit: {unit: minute, requests_per_unit: 1}
 """
+OTHER_YAML = YAML.replace("minute", "hour")
 DOCUMENT = {
     "domain": "edge",
     "descriptors": [{"key": "remote_address", "rate_limit": {"unit": "minute", "requests_per_unit": 1}}],
 }
 
 
-@pytest.fixture
-async def client(service):
-    await service.load()
-    rest = QuotaRest(service)
+@asynccontextmanager
+async def client_of(service):
+    await service.documents.refresh()
+    rest = QuotaRest(service.documents)
     app = FastAPI()
+    app.dependency_overrides[current_principal] = lambda: OPERATOR
     app.add_exception_handler(MeshwardError, from_error)
     app.add_api_route(CONFIGS_PATH, rest.list, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.get, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.put, methods=["PUT"])
     app.add_api_route(CONFIG_PATH, rest.delete, methods=["DELETE"], status_code=204)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(service):
+    async with client_of(service) as client:
         yield client
 
 
@@ -64,14 +76,22 @@ async def test_a_json_document_is_taken_under_any_content_type(client, content_t
 
 async def test_replacing_answers_200_and_another_etag(client):
     first = await client.put("/v1/quota/configs/edge", content=YAML)
-    second = await client.put("/v1/quota/configs/edge", content=YAML)
+    second = await client.put("/v1/quota/configs/edge", content=OTHER_YAML)
     assert second.status_code == 200
     assert second.headers["etag"] != first.headers["etag"]
 
 
+async def test_putting_what_is_stored_already_changes_nothing(client, configs):
+    first = await client.put("/v1/quota/configs/edge", content=YAML)
+    again = await client.put("/v1/quota/configs/edge", content=json.dumps(DOCUMENT))
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert again.headers["etag"] == first.headers["etag"]
+    assert len(configs.records) == 1
+
+
 async def test_a_change_can_depend_on_what_was_read(client):
     etag = (await client.put("/v1/quota/configs/edge", content=YAML)).headers["etag"]
-    fresh = await client.put("/v1/quota/configs/edge", content=YAML, headers={"if-match": etag})
+    fresh = await client.put("/v1/quota/configs/edge", content=OTHER_YAML, headers={"if-match": etag})
     assert fresh.status_code == 200
     stale = await client.put("/v1/quota/configs/edge", content=YAML, headers={"if-match": etag})
     assert stale.status_code == 412
@@ -132,7 +152,7 @@ async def test_a_database_that_is_away_is_told_as_such(client, configs):
     assert (await client.get("/v1/quota/configs")).status_code == 503
 
 
-async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(client, monkeypatch):
+async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(monkeypatch):
     threads = []
 
     def watched(function):
@@ -143,8 +163,8 @@ async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(c
         return wrapper
 
     monkeypatch.setattr(rest_module, "parse_documents", watched(rest_module.parse_documents))
-    monkeypatch.setattr(service_module, "parse_config", watched(service_module.parse_config))
     monkeypatch.setattr(service_module, "compile_config", watched(service_module.compile_config))
-    assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201
-    assert threads
+    async with client_of(Quota()) as client:
+        assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201
+    assert len(threads) == 2
     assert threading.get_ident() not in threads

@@ -8,10 +8,9 @@ from app.core.errors import InvalidInputError, UnavailableError
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
-from app.quota.service import QuotaService
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError
-from tests.fakes.quota import AwayCounters, BrokenCounters, FetchedCounters, settled
+from tests.fakes.quota import AwayCounters, BrokenCounters, FetchedCounters, Quota, settled
 
 OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
 UNITS = rls_pb2.RateLimitResponse.RateLimit
@@ -46,7 +45,7 @@ async def ask(rpc, message):
 
 @pytest.fixture(params=[MemoryCounters, lambda clock: FetchedCounters(MemoryCounters(clock))], ids=["known", "fetched"])
 async def rpc(request, configs, clock, metrics):
-    service = QuotaService(configs, request.param(clock), clock, metrics)
+    service = Quota(configs, request.param(clock), clock, metrics)
     await service.put("edge", LIMITS)
     return RateLimitRpc(service, metrics)
 
@@ -142,7 +141,7 @@ async def test_a_domain_that_callers_make_up_is_no_label(rpc, metrics):
 
 
 async def test_what_there_was_no_room_to_count_is_counted_as_such(configs, clock, metrics):
-    service = QuotaService(configs, MemoryCounters(clock, max_per_limit=0), clock, metrics)
+    service = Quota(configs, MemoryCounters(clock, max_per_limit=0), clock, metrics)
     await service.put("edge", LIMITS)
     response = await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert response.overall_code == OVER
@@ -158,7 +157,7 @@ async def test_what_there_was_no_room_to_count_is_counted_as_such(configs, clock
     ],
 )
 async def test_a_fault_inside_is_an_error_and_is_counted(configs, clock, metrics, counters, error):
-    service = QuotaService(configs, counters, clock, metrics)
+    service = Quota(configs, counters, clock, metrics)
     await service.put("edge", LIMITS)
     with pytest.raises(error):
         await ask(RateLimitRpc(service, metrics), request([("k", "v")]))

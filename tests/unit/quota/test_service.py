@@ -1,19 +1,18 @@
-"""Quota's use cases: counting by the configurations in force, and changing these."""
+"""Counting by the active configurations, and what a change of these does to it."""
+
+from dataclasses import replace
 
 import pytest
 
 from app.core.errors import (
-    ConflictError,
     InternalError,
     InvalidInputError,
-    NotFoundError,
     PreconditionError,
     UnavailableError,
 )
 from app.quota.backends.memory import MemoryCounters
 from app.quota.model import Code, Descriptor, RateLimit, Unit
-from app.quota.service import QuotaService
-from tests.fakes.quota import AwayCounters, settled
+from tests.fakes.quota import AwayCounters, Quota, settled
 
 
 def document(number, domain="edge", unit="minute", **fields):
@@ -35,7 +34,7 @@ OK, OVER = Code.OK, Code.OVER_LIMIT
 
 class TestCounting:
     async def test_what_exceeds_the_limit_is_over_until_the_window_ends(self, service, clock):
-        await service.load()
+        await service.documents.refresh()
         await service.put("edge", document(2))
         assert await codes(service, 3) == [OK, OK, OVER]
         clock.advance(59)
@@ -93,7 +92,7 @@ class TestCounting:
         assert await codes(service, 3) == [OK, OK, OK]
 
     async def test_an_unknown_domain_passes_and_is_said_to_be_unknown(self, service):
-        await service.load()
+        await service.documents.refresh()
         answer = await settled(service.should_rate_limit("nowhere", [ask(), ask()], 0))
         assert (answer.code, len(answer.statuses), answer.domain_known) == (OK, 2, False)
 
@@ -140,14 +139,14 @@ class TestCounting:
             await settled(service.should_rate_limit("edge", [ask()], 0))
 
     async def test_what_there_is_no_room_to_count_is_denied(self, configs, clock, metrics):
-        service = QuotaService(configs, MemoryCounters(clock, max_per_limit=1), clock, metrics)
+        service = Quota(configs, MemoryCounters(clock, max_per_limit=1), clock, metrics)
         await service.put("edge", document(5))
         assert await codes(service, 1, ask("a")) == [OK]
         assert await codes(service, 1, ask("b")) == [OVER]
         assert await codes(service, 1, ask("a")) == [OK]
 
     async def test_a_flood_of_values_leaves_other_domains_and_limits_their_room(self, configs, clock, metrics):
-        service = QuotaService(configs, MemoryCounters(clock, max_per_limit=2), clock, metrics)
+        service = Quota(configs, MemoryCounters(clock, max_per_limit=2), clock, metrics)
         both = document(5)
         both["descriptors"] += document(5)["descriptors"]
         both["descriptors"][1]["key"] = "other"
@@ -160,7 +159,7 @@ class TestCounting:
 
     async def test_a_deleted_configuration_frees_its_counters(self, configs, clock, metrics):
         counters = MemoryCounters(clock)
-        service = QuotaService(configs, counters, clock, metrics)
+        service = Quota(configs, counters, clock, metrics)
         await service.put("edge", document(1, unit="year"))
         await service.put("inner", document(1, "inner"))
         assert await codes(service, 1, ask("a"), ask("b"), ask("c", override=RateLimit(Unit.HOUR, 1))) == [OK]
@@ -170,7 +169,7 @@ class TestCounting:
         assert await codes(service, 1, domain="inner") == [OVER]
 
     async def test_counters_that_are_away_are_an_error_and_no_answer(self, configs, clock, metrics):
-        service = QuotaService(configs, AwayCounters(), clock, metrics)
+        service = Quota(configs, AwayCounters(), clock, metrics)
         await service.put("edge", document(5))
         with pytest.raises(UnavailableError):
             await settled(service.should_rate_limit("edge", [ask()], 0))
@@ -183,19 +182,12 @@ class TestConfigurations:
         await service.put("edge", document(4))
         assert await codes(service, 3) == [OK, OK, OVER]
 
-    async def test_what_was_put_is_told_with_whether_it_is_new(self, service, clock):
-        first, created = await service.put("edge", document(1))
-        assert (first.document, first.updated_at, created) == (document(1), clock.now(), True)
-        second, created = await service.put("edge", document(2))
-        assert (second.revision > first.revision, created) == (True, False)
-        assert await service.get("edge") == second
-
     async def test_an_invalid_document_changes_nothing_and_is_counted(self, service, metrics, configs):
         await service.put("edge", document(1))
         with pytest.raises(InvalidInputError):
             await service.put("edge", document(-1))
         assert await codes(service, 2) == [OK, OVER]
-        assert configs.number == 1
+        assert configs.revision == 1
         assert metrics.config_loads.value("quota", "error") == 1
         assert metrics.config_loads.value("quota", "success") == 1
 
@@ -203,79 +195,38 @@ class TestConfigurations:
         with pytest.raises(InvalidInputError) as caught:
             await service.put("edge", document(1, domain="other"))
         assert [violation.path for violation in caught.value.violations] == ["domain"]
-        assert configs.configs == {}
-
-    async def test_an_expected_revision_must_be_the_stored_one(self, service, configs):
-        stored, _ = await service.put("edge", document(1))
-        with pytest.raises(ConflictError):
-            await service.put("edge", document(2), stored.revision + 1)
-        with pytest.raises(ConflictError):
-            await service.put("new", document(2, "new"), 1)
-        with pytest.raises(ConflictError):
-            await service.delete("edge", stored.revision + 1)
-        assert configs.number == 1
-        await service.put("edge", document(2), stored.revision)
-
-    async def test_a_domain_made_again_has_no_revision_twice(self, service):
-        first, _ = await service.put("edge", document(1))
-        await service.delete("edge", first.revision)
-        again, created = await service.put("edge", document(1))
-        assert created
-        assert again.revision not in {first.revision, first.revision + 1}
+        assert configs.documents == {}
 
     async def test_what_is_deleted_limits_no_more(self, service):
         await service.put("edge", document(0))
         assert await codes(service, 1) == [OVER]
         await service.delete("edge")
         assert await codes(service, 1) == [OK]
-        with pytest.raises(NotFoundError):
-            await service.get("edge")
-        with pytest.raises(NotFoundError):
-            await service.delete("edge")
 
-    async def test_configurations_are_read_at_the_start(self, service, configs, clock, metrics):
+    async def test_a_change_by_another_replica_is_taken_over_on_refresh(self, service, configs):
+        other = Quota(configs)
         await service.put("edge", document(1))
-        restarted = QuotaService(configs, MemoryCounters(clock), clock, metrics)
-        assert not restarted.loaded
-        await restarted.load()
-        assert restarted.loaded
-        assert await codes(restarted, 2) == [OK, OVER]
-
-    async def test_a_change_by_another_replica_is_taken_over_on_refresh(self, service, configs, clock, metrics):
-        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
-        await service.put("edge", document(1))
-        await other.load()
-        assert not await other.refresh()
+        await other.documents.refresh()
+        assert not await other.documents.refresh()
         await service.put("edge", document(0))
         assert await codes(other, 1) == [OK]
-        assert await other.refresh()
+        assert await other.documents.refresh()
         assert await codes(other, 1) == [OVER]
         await service.delete("edge")
-        assert await other.refresh()
+        assert await other.documents.refresh()
         assert await codes(other, 1) == [OK]
 
-    async def test_a_change_takes_over_what_another_replica_changed_before(self, service, configs, clock, metrics):
-        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
-        await other.load()
-        await service.put("edge", document(0))
-        await other.put("mine", document(0, "mine"))
-        assert await codes(other, 1) == [OVER]
-        assert await codes(other, 1, domain="mine") == [OVER]
-        assert not await other.refresh()
-
-    async def test_a_stored_configuration_that_is_not_valid_leaves_the_old_one_in_force(
-        self, service, configs, clock, metrics
-    ):
-        stored, _ = await service.put("edge", document(1))
-        other = QuotaService(configs, MemoryCounters(clock), clock, metrics)
-        await other.load()
-        configs.configs["edge"] = type(stored)("edge", {"domain": "edge", "new": 1}, 2, clock.now())
-        configs.number = 2
+    async def test_a_stored_configuration_that_is_not_valid_leaves_the_active_one(self, service, configs):
+        applied = await service.put("edge", document(1))
+        other = Quota(configs)
+        await other.documents.refresh()
+        key = applied.stored.key
+        configs.documents[key] = replace(applied.stored, document={"domain": "edge", "new": 1}, version=2)
+        configs.revision = 2
         with pytest.raises(InternalError, match="'edge' is not valid"):
-            await other.refresh()
+            await other.documents.refresh()
         assert await codes(other, 2) == [OK, OVER]
-        assert metrics.config_loads.value("quota", "error") == 1
-        await other.put("edge", document(3))  # putting it anew mends it
+        await other.put("edge", document(3))  # applying it again repairs it
         assert await codes(other, 2) == [OK, OVER]
 
     async def test_a_database_that_is_away_changes_nothing(self, service, configs):
@@ -284,11 +235,11 @@ class TestConfigurations:
         with pytest.raises(UnavailableError):
             await service.put("edge", document(5))
         with pytest.raises(UnavailableError):
-            await service.refresh()
+            await service.documents.refresh()
         assert await codes(service, 2) == [OK, OVER]
 
-    async def test_pages_are_in_order_of_domain(self, service):
-        for domain in ("b", "a", "c"):
-            await service.put(domain, document(1, domain))
-        assert [config.domain for config in await service.page(None, 2)] == ["a", "b"]
-        assert [config.domain for config in await service.page("b", 2)] == ["c"]
+    async def test_changes_are_recorded_by_domain(self, service, configs):
+        await service.put("shop/eg/http", document(1, "shop/eg/http"))
+        await service.delete("shop/eg/http")
+        written = [(record.action, record.target) for record in configs.records]
+        assert written == [("quota.apply", "shop/eg/http"), ("quota.delete", "shop/eg/http")]

@@ -3,13 +3,11 @@
 import pytest
 from structlog.testing import capture_logs
 
-from app.authz.model import AuthzOptions, CheckInput, Identity, Workload
-from app.authz.service import PolicyService
+from app.authz.model import CheckInput, Identity, Workload
 from app.core.decision import Decision, Outcome
 from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
-from app.telemetry.metrics import Metrics
+from tests.fakes.checks import Policies
 from tests.fakes.clock import ManualClock
-from tests.fakes.policy_store import MemoryPolicies
 
 ALLOWED = Decision(Outcome.ALLOW, "allowed by rules[0] of policy a/b", "a/b", "rules[0]")
 DENIED = Decision(Outcome.DENY, "no rule matches")
@@ -37,9 +35,8 @@ def test_a_flood_is_counted_and_not_written():
 
 
 async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query():
-    clock = ManualClock()
-    service = PolicyService(MemoryPolicies(), clock, Metrics(), AuthzOptions(), DecisionLog("denied", clock.monotonic))
-    await service.load()
+    service = Policies(decisions="denied")
+    await service.documents.refresh()
     request = CheckInput(
         workload=None,
         source=Identity("cluster.local/ns/shop/sa/web"),

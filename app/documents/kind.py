@@ -1,0 +1,64 @@
+"""A kind of document: how its documents are read, what they are called, and how many there may be."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.core.errors import InvalidInputError
+from app.documents.model import DocumentKey
+from app.documents.reader import Problems, Reader
+
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentKind(Generic[Parsed]):
+    """One kind of document, as its feature describes it.
+
+    `name` is its name in the database, in audit actions and in metrics; `noun` and `plural` are what messages call it.
+    `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which stands in
+    the document at `key_field`; `is_key` whether a key can be one of this kind. `max_documents` is how many there may
+    be, `max_bytes` how long one may be as JSON.
+    """
+
+    name: str
+    noun: str
+    plural: str
+    key_field: str
+    read: Callable[[Reader], Parsed]
+    key_of: Callable[[Parsed], DocumentKey]
+    is_key: Callable[[DocumentKey], bool]
+    max_documents: int
+    max_bytes: int
+
+    def title(self, key: DocumentKey) -> str:
+        """Return what messages call the document: `policy 'shop/no-admin'`."""
+        return f"{self.noun} {str(key)!r}"
+
+    def parse(self, documents: Sequence[Mapping[str, object]]) -> tuple[Parsed, ...]:
+        """Return what `documents` describe, in their order.
+
+        Raises InvalidInputError with every violation in all of the documents. A path starts at its document, with
+        `documents[N].` before it if there are several. Two documents with one key are a violation, as are none
+        at all.
+        """
+        problems = Problems()
+        found: dict[DocumentKey, Parsed] = {}
+        for index, document in enumerate(documents):
+            place = f"documents[{index}]" if len(documents) > 1 else ""
+            before = len(problems.found)
+            parsed = self.read(Reader(document, place, problems))
+            if len(problems.found) > before:
+                continue
+            key = self.key_of(parsed)
+            if key in found:
+                problems.add(place, f"{self.title(key)} is in an earlier document, too")
+            elif len(json.dumps(document)) > self.max_bytes:
+                problems.add(place, f"{self.title(key)} is longer than {self.max_bytes} bytes: split it")
+            found[key] = parsed
+        if not documents:
+            problems.add("", f"there is no document: send at least one {self.noun}")
+        if problems.found:
+            raise InvalidInputError(f"{self.noun} is not valid: {problems.summary()}", *problems.found)
+        return tuple(found.values())

@@ -1,0 +1,159 @@
+"""The places that documents come from: the database, where they can be changed, and a directory, where they cannot."""
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from app.core.clock import Clock
+from app.core.errors import InvalidInputError, MeshwardError, PreconditionError, UnavailableError, Violation
+from app.documents.kind import DocumentKind
+from app.documents.model import DocumentKey, StoredDocument
+from app.documents.parser import MAX_TEXT_BYTES, parse_documents
+from app.documents.ports import DocumentTransactions
+from app.documents.reader import violations_in
+
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+# What a directory may hold; all of it is read once a second.
+MAX_FILES = 1000
+MAX_DIRECTORY_BYTES = 16 * MAX_TEXT_BYTES
+# How often files that change while they are read are read before the next refresh tries again.
+MAX_ATTEMPTS = 4
+
+Files = Mapping[str, bytes]
+"""The content of each file by its name."""
+
+
+class DatabaseSource:
+    """A DocumentSource over the database: what is read is read in a transaction, too."""
+
+    def __init__(self, transactions: DocumentTransactions) -> None:
+        self.read = self.change = transactions
+
+
+class DirectorySource:
+    """A DocumentSource, read-only, over the YAML and JSON files of a directory; directories in it are not read.
+
+    Whole contents are compared, so that any change is seen: a file written in place, renamed, or reached through a
+    symbolic link that was swapped, as Kubernetes does it for a ConfigMap. While a file is not valid or cannot be read,
+    what was read before stays. A directory without files is an error: a volume that is not mounted yet does not mean
+    that there are no documents. Versions count from 1 in each process.
+    """
+
+    def __init__(self, kind: DocumentKind[Any], directory: Path, clock: Clock) -> None:
+        self._kind, self._directory, self._clock = kind, directory, clock
+        self._files: Files = {}
+        self._problem: MeshwardError | None = None
+        self._revision = 0
+        self._documents: Mapping[DocumentKey, StoredDocument] = {}
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator["DirectorySource"]:
+        """Open the documents as they were last read; `revision` reads the files again."""
+        yield self
+
+    def change(self) -> NoReturn:
+        """Raise PreconditionError."""
+        raise PreconditionError(f"{self._kind.plural} come from {self._directory}: change them there")
+
+    async def revision(self) -> int:
+        """Read the files, and return the number of the last change to them.
+
+        Raises InvalidInputError naming file and field if one is not valid, UnavailableError if they cannot be read.
+        """
+        files = await asyncio.to_thread(_read, self._directory, self._files)
+        if files != self._files:
+            self._files, self._problem = files, None
+            try:
+                self._documents = await asyncio.to_thread(self._parse, files)
+                self._revision += 1
+            except MeshwardError as error:
+                self._problem = error
+        if self._problem is not None:
+            raise self._problem.with_traceback(None)
+        return self._revision
+
+    async def get(self, key: DocumentKey) -> StoredDocument | None:
+        """Return the document, None if there is none."""
+        return self._documents.get(key)
+
+    async def all(self) -> Sequence[StoredDocument]:
+        """Return every document."""
+        return tuple(self._documents.values())
+
+    async def page(self, after: DocumentKey | None, limit: int, namespace: str | None) -> Sequence[StoredDocument]:
+        """Return up to `limit` documents after the key `after`, in the order of keys; of one namespace if given."""
+        keys = [
+            key
+            for key in sorted(self._documents)
+            if (after is None or key > after) and namespace in {None, key.namespace}
+        ]
+        return [self._documents[key] for key in keys[:limit]]
+
+    def _parse(self, files: Files) -> Mapping[DocumentKey, StoredDocument]:
+        found: dict[DocumentKey, StoredDocument] = {}
+        places: dict[DocumentKey, str] = {}
+        violations: list[Violation] = []
+        for name, text in sorted(files.items()):
+            try:
+                documents = parse_documents(text)
+                parsed = self._kind.parse(documents) if documents else ()
+            except InvalidInputError as error:
+                violations += violations_in(name, error)
+                continue
+            for key, document in zip(map(self._kind.key_of, parsed), documents, strict=True):
+                if key in places:
+                    violations.append(Violation(name, f"{self._kind.title(key)} is in {places[key]}, too"))
+                places[key], found[key] = name, self._stored(key, document)
+        if violations:
+            summary = f"{self._kind.plural} in {self._directory} are not valid: {violations[0]}"
+            raise InvalidInputError(summary, *violations)
+        if len(found) > self._kind.max_documents:
+            raise InvalidInputError(f"{self._directory} has more than {self._kind.max_documents} {self._kind.plural}")
+        return found
+
+    def _stored(self, key: DocumentKey, document: Mapping[str, object]) -> StoredDocument:
+        before = self._documents.get(key)
+        if before is not None and before.document == document:
+            return before
+        return StoredDocument(*key, document, self._revision + 1, self._clock.now())
+
+
+def _read(directory: Path, known: Files) -> Files:
+    """Return the files once two readings in a row, of which `known` is the first, found the same.
+
+    One reading alone may have seen some files before a change and some after it.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        files = _read_once(directory)
+        if files == known:
+            return files
+        known = files
+    raise UnavailableError(f"the files in {directory} change while they are read")
+
+
+def _read_once(directory: Path) -> Files:
+    files: dict[str, bytes] = {}
+    try:
+        for path in directory.iterdir():
+            if path.suffix in SUFFIXES and not path.name.startswith("."):
+                files[path.name] = _content(path)
+            if len(files) > MAX_FILES or sum(map(len, files.values())) > MAX_DIRECTORY_BYTES:
+                raise InvalidInputError(
+                    f"{directory} has more than {MAX_FILES} files or {MAX_DIRECTORY_BYTES} bytes: read a part of it"
+                )
+    except OSError as error:
+        raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
+    if not files:
+        raise InvalidInputError(f"{directory} has no .yaml, .yml or .json file: add an empty one to have no documents")
+    return files
+
+
+def _content(path: Path) -> bytes:
+    """Return what the parser would read, and one byte more if there is more than it takes."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+        raise InvalidInputError(f"{path} is not a file")
+    with path.open("rb") as file:
+        return file.read(MAX_TEXT_BYTES + 1)

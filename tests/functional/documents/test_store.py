@@ -1,0 +1,81 @@
+"""A document store over each real database: restarts, replicas, and the audit log in the same transaction."""
+
+import asyncio
+
+import pytest
+
+from app.audit.ports import AuditFilter
+from app.audit.repository import SqlAuditRepository
+from app.core.clock import SystemClock
+from app.core.errors import ConflictError, ResourceExhaustedError
+from app.db.transactions import Transactions
+from app.documents.model import Applied, DocumentKey
+from app.documents.sources import DatabaseSource
+from tests.fakes.documents import note, note_store, texts
+from tests.fakes.principals import OPERATOR
+
+
+@pytest.fixture
+def replica(transactions):
+    async def start():
+        store = note_store(DatabaseSource(transactions), clock=SystemClock())
+        await store.refresh()
+        return store
+
+    return start
+
+
+async def test_documents_survive_a_restart(replica):
+    (applied,) = await (await replica()).apply(OPERATOR, [note("a")])
+    after = await replica()
+    assert texts(after) == {"a": "hello"}
+    assert await after.get(DocumentKey("home", "a")) == applied.stored
+
+
+async def test_changes_of_one_replica_reach_the_other(replica):
+    one, other = await replica(), await replica()
+    await one.apply(OPERATOR, [note("a")])
+    assert texts(other) == {}
+    assert await other.refresh()
+    assert texts(other) == {"a": "hello"}
+    assert not await other.refresh()
+
+
+async def test_replicas_that_change_at_once_lose_nothing(replica):
+    replicas = [await replica(), await replica()]
+    changes = (replicas[index % 2].apply(OPERATOR, [note(name)]) for index, name in enumerate("abcde"))
+    await asyncio.wait_for(asyncio.gather(*changes), timeout=30)
+    for each in replicas:
+        await each.refresh()
+        assert texts(each) == dict.fromkeys("abcde", "hello")
+
+
+async def test_of_two_changes_to_what_was_read_one_is_made(replica):
+    one, other = await replica(), await replica()
+    (applied,) = await one.apply(OPERATOR, [note("a")])
+    key, version = applied.stored.key, applied.stored.version
+    results = await asyncio.wait_for(
+        asyncio.gather(
+            one.replace(OPERATOR, key, note("a", "one"), version),
+            other.replace(OPERATOR, key, note("a", "other"), version),
+            return_exceptions=True,
+        ),
+        timeout=30,
+    )
+    assert sum(isinstance(result, ConflictError) for result in results) == 1
+    assert sum(isinstance(result, Applied) for result in results) == 1
+
+
+async def test_the_audit_log_has_what_was_committed_and_no_more(replica, engine):
+    store = await replica()
+    await store.apply(OPERATOR, [note("a"), note("b")])
+    with pytest.raises(ResourceExhaustedError):
+        await store.apply(OPERATOR, [note(name) for name in "cdefg"])
+    await store.delete(OPERATOR, DocumentKey("home", "a"))
+    async with Transactions(engine, SqlAuditRepository)() as repository:
+        records = await repository.records(None, 10, AuditFilter())
+    assert [(record.action, record.target, record.before, record.after) for record in reversed(records)] == [
+        ("note.apply", "home/a", None, note("a")),
+        ("note.apply", "home/b", None, note("b")),
+        ("note.delete", "home/a", note("a"), None),
+    ]
