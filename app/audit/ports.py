@@ -33,7 +33,7 @@ class AuditRepository(AuditTrail, Protocol):
         """Return at most `limit` records numbered below `before`, the newest first."""
         ...
 
-    async def forget(self, recorded_before: datetime, limit: int) -> int:
+    async def remove_records(self, recorded_before: datetime, limit: int) -> int:
         """Remove at most `limit` records made before the time, and return how many were removed."""
         ...
 

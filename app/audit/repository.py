@@ -36,6 +36,6 @@ class SqlAuditRepository(SqlAuditTrail, AuditRepository):
                 query = query.where(getattr(AuditRow, name) == value)
         return await RECORDS.all(self._session, query)
 
-    async def forget(self, recorded_before: datetime, limit: int) -> int:
+    async def remove_records(self, recorded_before: datetime, limit: int) -> int:
         stale = select(AuditRow.number).where(AuditRow.at < recorded_before).limit(limit)
         return await affected(self._session, delete(AuditRow).where(AuditRow.number.in_(stale)))

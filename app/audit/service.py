@@ -1,4 +1,4 @@
-"""The audit log's use cases: list records, and forget those past their retention."""
+"""The audit log's use cases."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -6,18 +6,15 @@ from datetime import timedelta
 from app.audit.model import AuditRecord
 from app.audit.ports import AuditFilter, AuditTransactions
 from app.core.clock import Clock
-
-PRUNING_SECONDS = 3600.0
-# What one transaction removes, so that other writers do not wait for it.
-MAX_FORGOTTEN_PER_PASS = 5_000
+from app.core.pruning import Pruning
 
 
 class AuditLog:
-    """Lists the records, and forgets, once an hour, those older than `retention`."""
+    """Lists the records; removes, once an hour, those older than `retention`."""
 
     def __init__(self, transactions: AuditTransactions, clock: Clock, retention: timedelta) -> None:
         self._transactions, self._clock, self._retention = transactions, clock, retention
-        self._pruned_at: float | None = None
+        self._pruning = Pruning(clock, self._remove)
 
     async def page(self, before: int | None, limit: int, wanted: AuditFilter) -> Sequence[AuditRecord]:
         """Return at most `limit` records numbered below `before`, the newest first. Raises UnavailableError."""
@@ -25,11 +22,9 @@ class AuditLog:
             return await repository.records(before, limit, wanted)
 
     async def maintain(self) -> None:
-        """Forget some of what is past its retention, unless all of it was forgotten within the last hour."""
-        elapsed = self._clock.monotonic()
-        if self._pruned_at is not None and elapsed - self._pruned_at < PRUNING_SECONDS:
-            return
+        """Remove some of what is past its retention, if that is due."""
+        await self._pruning.maintain()
+
+    async def _remove(self, limit: int) -> int:
         async with self._transactions() as repository:
-            forgotten = await repository.forget(self._clock.now() - self._retention, MAX_FORGOTTEN_PER_PASS)
-        if forgotten < MAX_FORGOTTEN_PER_PASS:
-            self._pruned_at = elapsed
+            return await repository.remove_records(self._clock.now() - self._retention, limit)

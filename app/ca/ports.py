@@ -137,7 +137,7 @@ class CaRepository(AuditTrail, Protocol):
         """Return at most `limit` records numbered below `before`, the newest first, of one id or of all."""
         ...
 
-    async def forget_svids(self, ended_before: datetime, limit: int) -> int:
+    async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
         ...
 
@@ -166,7 +166,7 @@ class CaRepository(AuditTrail, Protocol):
         """Remove a token and return it, None if there was none."""
         ...
 
-    async def forget_tokens(self, expired_before: datetime, limit: int) -> int:
+    async def remove_tokens(self, expired_before: datetime, limit: int) -> int:
         """Remove at most `limit` tokens that expired before the time, and return how many were removed."""
         ...
 
@@ -188,8 +188,8 @@ class CaRepository(AuditTrail, Protocol):
         """Return at most `limit` entries whose SPIFFE IDs are above `after`, in the database's order."""
         ...
 
-    async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> bool:
-        """Store `spec` as the next version. Returns False if there is no entry with this id and version."""
+    async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> Entry | None:
+        """Store `spec` as the next version and return it, None if there is no entry with this id and version."""
         ...
 
     async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:

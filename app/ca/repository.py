@@ -73,7 +73,7 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
             query = query.where(SvidRow.spiffe_id == spiffe_id)
         return await SVIDS.all(self._session, query)
 
-    async def forget_svids(self, ended_before: datetime, limit: int) -> int:
+    async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         stale = select(SvidRow.number).where(SvidRow.not_after < ended_before).limit(limit)
         return await affected(self._session, delete(SvidRow).where(SvidRow.number.in_(stale)))
 
@@ -102,7 +102,7 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         statement = delete(JoinTokenRow).where(JoinTokenRow.id == token_id)
         return await TOKENS.first(self._session, statement.returning(*TOKENS.columns))
 
-    async def forget_tokens(self, expired_before: datetime, limit: int) -> int:
+    async def remove_tokens(self, expired_before: datetime, limit: int) -> int:
         stale = select(JoinTokenRow.id).where(JoinTokenRow.expires_at < expired_before).limit(limit)
         return await affected(self._session, delete(JoinTokenRow).where(JoinTokenRow.id.in_(stale)))
 
@@ -123,10 +123,10 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
             query = query.where(EntryRow.spiffe_id > after)
         return await ENTRIES.all(self._session, query)
 
-    async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> bool:
+    async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> Entry | None:
         statement = update(EntryRow).where(EntryRow.id == entry_id, EntryRow.version == version)
-        values = {**values_of(spec), "version": version + 1, "updated_at": now}
-        return await affected(self._session, statement.values(values)) > 0
+        statement = statement.values({**values_of(spec), "version": version + 1, "updated_at": now})
+        return await ENTRIES.first(self._session, statement.returning(*ENTRIES.columns))
 
     async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:
         statement = delete(EntryRow).where(EntryRow.id == entry_id)

@@ -7,7 +7,7 @@ import sqlalchemy
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-from app.db.types import SpiffeIdText, TextTuple, TrustDomainText, WholeSeconds
+from app.db.types import SPIFFE_ID, TEXTS, TRUST_DOMAIN, WHOLE_SECONDS
 from app.db.types import UtcDateTime as UtcDateTime  # noqa: PLC0414 - for tables that are not mapped by annotation yet
 from app.spiffe.id import SpiffeId, TrustDomain
 
@@ -33,10 +33,10 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's form
         datetime: UtcDateTime,
-        timedelta: WholeSeconds,
-        SpiffeId: SpiffeIdText,
-        TrustDomain: TrustDomainText,
-        tuple[str, ...]: TextTuple,
+        timedelta: WHOLE_SECONDS,
+        SpiffeId: SPIFFE_ID,
+        TrustDomain: TRUST_DOMAIN,
+        tuple[str, ...]: TEXTS,
         # As text without a constraint, so that another member needs no migration.
         Enum: sqlalchemy.Enum(Enum, native_enum=False, length=ENUM_LENGTH, values_callable=_values),
     }

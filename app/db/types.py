@@ -1,11 +1,11 @@
 """Column types for the values that records are made of: each is stored as one plain type of every database."""
 
-from abc import abstractmethod
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import JSON, DateTime, Dialect, Integer, String
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from app.spiffe.id import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain
 
@@ -34,72 +34,25 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Converted(TypeDecorator[Value]):
-    """A value that `_write` turns into the plain type `impl`, and `_read` back. NULL is None."""
+    """A value that is stored as the plain type `impl`: `write` converts it, `read` converts it back. NULL is None."""
 
-    __abstract__ = True
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = TypeEngine
+    cache_ok = True
+
+    def __init__(self, impl: TypeEngine[Any], write: Callable[[Value], object], read: Callable[[Any], Value]) -> None:
+        super().__init__()
+        self.impl, self.write, self.read = impl, write, read
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002
         """Return what is stored for a value."""
-        return None if value is None else self._write(value)
+        return None if value is None else self.write(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Value | None:  # noqa: ARG002
         """Return the value that is stored."""
-        return None if value is None else self._read(value)
-
-    @abstractmethod
-    def _write(self, value: Any) -> object: ...
-
-    @abstractmethod
-    def _read(self, stored: Any) -> Value: ...
+        return None if value is None else self.read(value)
 
 
-class WholeSeconds(Converted[timedelta]):
-    """A duration, as a whole number of seconds."""
-
-    impl = Integer
-    cache_ok = True
-
-    def _write(self, value: timedelta) -> int:
-        return int(value.total_seconds())
-
-    def _read(self, stored: int) -> timedelta:
-        return timedelta(seconds=stored)
-
-
-class SpiffeIdText(Converted[SpiffeId]):
-    """A SPIFFE ID, as its text; the text of one is accepted in comparisons."""
-
-    impl = String(MAX_ID_BYTES)
-    cache_ok = True
-
-    def _write(self, value: SpiffeId | str) -> str:
-        return str(value)
-
-    def _read(self, stored: str) -> SpiffeId:
-        return SpiffeId.parse(stored)
-
-
-class TrustDomainText(Converted[TrustDomain]):
-    """A trust domain, as its name."""
-
-    impl = String(MAX_TRUST_DOMAIN_BYTES)
-    cache_ok = True
-
-    def _write(self, value: TrustDomain) -> str:
-        return value.name
-
-    def _read(self, stored: str) -> TrustDomain:
-        return TrustDomain(stored)
-
-
-class TextTuple(Converted[tuple[str, ...]]):
-    """Several texts in their order, as a JSON array."""
-
-    impl = JSON
-    cache_ok = True
-
-    def _write(self, value: tuple[str, ...]) -> list[str]:
-        return list(value)
-
-    def _read(self, stored: list[str]) -> tuple[str, ...]:
-        return tuple(stored)
+SPIFFE_ID = Converted(String(MAX_ID_BYTES), str, SpiffeId.parse)
+TRUST_DOMAIN = Converted(String(MAX_TRUST_DOMAIN_BYTES), str, TrustDomain)
+WHOLE_SECONDS = Converted(Integer(), lambda duration: int(duration.total_seconds()), lambda s: timedelta(seconds=s))
+TEXTS: Converted[tuple[str, ...]] = Converted(JSON(), list, tuple)

@@ -89,7 +89,7 @@ class MemoryRepository:
         ]
         return found[:limit]
 
-    async def forget_svids(self, ended_before, limit):
+    async def remove_svids(self, ended_before, limit):
         stale = [svid for svid in self._svids if svid.not_after < ended_before][:limit]
         self._svids = [svid for svid in self._svids if svid not in stale]
         return len(stale)
@@ -115,7 +115,7 @@ class MemoryRepository:
     async def remove_token(self, token_id):
         return self._tokens.pop(token_id, None)
 
-    async def forget_tokens(self, expired_before, limit):
+    async def remove_tokens(self, expired_before, limit):
         stale = [token.id for token in self._tokens.values() if token.expires_at < expired_before][:limit]
         for token_id in stale:
             del self._tokens[token_id]
@@ -139,7 +139,7 @@ class MemoryRepository:
     async def replace_entry(self, entry_id, spec, version, now):
         found = self._entries.get(entry_id)
         if found is None or found.version != version:
-            return False
+            return None
         self._entries[entry_id] = replace(
             found,
             x509_svid_ttl=spec.x509_svid_ttl,
@@ -148,7 +148,7 @@ class MemoryRepository:
             version=version + 1,
             updated_at=now,
         )
-        return True
+        return self._entries[entry_id]
 
     async def remove_entry(self, entry_id, version):
         found = self._entries.get(entry_id)

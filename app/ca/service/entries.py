@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 from app.audit.model import record_of, state_of
 from app.ca.model import CaConfig, Entry, EntrySpec
@@ -77,23 +76,14 @@ class Entries:
             if found.spiffe_id != spec.spiffe_id:
                 problem = f"an entry keeps its id, {found.spiffe_id}: create another entry"
                 raise InvalidInputError("the entry is of another identity", Violation("spiffe_id", problem))
-            now = self._clock.now()
             if version not in {None, found.version}:
                 raise _changed(entry_id)
-            if not await repository.replace_entry(entry_id, spec, found.version, now):
+            now = self._clock.now()
+            entry = await repository.replace_entry(entry_id, spec, found.version, now)
+            if entry is None:
                 raise _changed(entry_id)
-            entry = replace(
-                found,
-                x509_svid_ttl=spec.x509_svid_ttl,
-                dns_names=spec.dns_names,
-                hint=spec.hint,
-                version=found.version + 1,
-                updated_at=now,
-            )
-            before, after = state_of(found), state_of(entry)
-            await repository.record(
-                record_of(caller, now, "entry.replace", str(entry.spiffe_id), before=before, after=after)
-            )
+            target, before, after = str(entry.spiffe_id), state_of(found), state_of(entry)
+            await repository.record(record_of(caller, now, "entry.replace", target, before=before, after=after))
         return entry
 
     async def delete(self, caller: Principal, entry_id: str, version: int | None) -> None:

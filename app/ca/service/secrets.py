@@ -1,4 +1,4 @@
-"""The secrets that the control plane serves over SDS and on its own listeners: SVIDs with keys made here."""
+"""The secrets that the control plane serves over SDS and on its own listeners: SVIDs with keys generated here."""
 
 import asyncio
 import random
@@ -19,9 +19,9 @@ from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.x509_svid import WorkloadSvid
 
-# How long to wait before a renewal that failed is tried again, while the SVID in use is still good.
+# How long to wait before a failed renewal is tried again, while the SVID in use is still valid.
 RENEWAL_RETRY = timedelta(seconds=5)
-# The wall clock may be set while we wait, so it is looked at this often.
+# The wall clock may be set during a wait, so it is read this often.
 MAX_WAIT_SECONDS = 60.0
 
 Issue = Callable[[], Awaitable[WorkloadSvid]]
@@ -29,7 +29,7 @@ Issue = Callable[[], Awaitable[WorkloadSvid]]
 log = structlog.get_logger(__name__)
 
 
-def _any_jitter() -> float:
+def _random_jitter() -> float:
     return random.uniform(-1, 1)  # noqa: S311 - spreads load, protects nothing
 
 
@@ -42,7 +42,7 @@ class IssuedSecrets:
         authorities: Authorities,
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
-        jitter: Callable[[], float] = _any_jitter,
+        jitter: Callable[[], float] = _random_jitter,
     ) -> None:
         self._issuance, self._authorities, self._clock = issuance, authorities, clock
         self._sleep, self._jitter = sleep, jitter
@@ -52,20 +52,17 @@ class IssuedSecrets:
         return self._session(_Stream(self._issuance, caller).issue)
 
     def serving(
-        self,
-        dns_names: Sequence[str],
-        ip_addresses: Sequence[IPv4Address | IPv6Address],
-        ttl: timedelta | None = None,
+        self, dns_names: Sequence[str], ip_addresses: Sequence[IPv4Address | IPv6Address]
     ) -> "IssuedSecretSession":
-        """Return the session of the control plane's own listeners, whose SVID carries these names and addresses."""
-        return self._session(partial(self._issuance.issue_serving, dns_names, ip_addresses, ttl))
+        """Return the session of the control plane's own listeners, whose SVID has these names and addresses."""
+        return self._session(partial(self._issuance.issue_serving, dns_names, ip_addresses))
 
     def _session(self, issue: Issue) -> "IssuedSecretSession":
         return IssuedSecretSession(issue, self._authorities, self._clock, self._sleep, self._jitter)
 
 
 class _Stream:
-    """Issues to the caller of one stream, which from its first SVID on is known by that: a join token is used up."""
+    """Issues to the caller of one stream. After the first SVID, which uses up a join token, that SVID is its proof."""
 
     def __init__(self, issuance: Issuance, caller: Principal) -> None:
         self._issuance, self._caller = issuance, caller
@@ -95,11 +92,11 @@ class IssuedSecretSession:
         self._bundle_seen = authorities.changed.count
 
     async def svid(self) -> WorkloadSvid:
-        """Return the caller's current SVID: made on first use, renewed when it is due.
+        """Return the caller's current SVID: issued on first use, renewed when it is due.
 
-        A renewal that fails for a reason that may pass is tried again later, as long as the SVID in use is good.
-        Raises UnauthenticatedError if the caller proves nothing, UnavailableError or PreconditionError if nothing can
-        be issued now.
+        A renewal that fails for a temporary reason is tried again later, as long as the SVID in use is valid. Raises
+        UnauthenticatedError if the caller proves no identity, UnavailableError or PreconditionError if nothing can be
+        issued now.
         """
         now = self._clock.now()
         if self._svid is not None and self._renew_at is not None and now < self._renew_at:
@@ -123,7 +120,7 @@ class IssuedSecretSession:
     async def wait_for_change(self) -> None:
         """Return once the bundle has been replaced since it was asked for, or the SVID is due to be.
 
-        That an SVID is due is said once: whoever does not ask for the next one is not woken for it again.
+        A due SVID wakes the caller once; one that does not ask for the next SVID is not woken again.
         """
         changed = asyncio.ensure_future(self._authorities.changed.wait_beyond(self._bundle_seen))
         try:

@@ -68,6 +68,6 @@ async def test_records_are_listed_by_the_fields_that_are_given(audit, wanted, nu
 async def test_no_more_than_the_limit_of_old_records_is_removed(audit):
     await fill(audit, *(record(number) for number in range(1, 6)))
     async with audit() as repository:
-        assert await repository.forget(NOW + timedelta(seconds=4), 2) == 2
-        assert await repository.forget(NOW + timedelta(seconds=4), 2) == 1
+        assert await repository.remove_records(NOW + timedelta(seconds=4), 2) == 2
+        assert await repository.remove_records(NOW + timedelta(seconds=4), 2) == 1
         assert len(await repository.records(None, 10, EVERYTHING)) == 2

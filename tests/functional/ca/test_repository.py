@@ -157,9 +157,9 @@ async def test_records_past_their_retention_are_forgotten(signing_store):
         await repository.add_svid(svid(1, not_after=NOW - HOUR))
         await repository.add_svid(svid(2, not_after=NOW + HOUR))
         await repository.add_token(TOKEN, b"1" * 32)
-        assert await repository.forget_svids(NOW, 10) == 1
-        assert await repository.forget_tokens(NOW, 10) == 0
-        assert await repository.forget_tokens(NOW + 2 * HOUR, 10) == 1
+        assert await repository.remove_svids(NOW, 10) == 1
+        assert await repository.remove_tokens(NOW, 10) == 0
+        assert await repository.remove_tokens(NOW + 2 * HOUR, 10) == 1
         assert [int(item.serial, 16) for item in await repository.svids(None, 10, None)] == [2]
 
 
@@ -167,7 +167,7 @@ async def test_no_more_is_forgotten_at_once_than_asked_for(signing_store):
     async with signing_store() as repository:
         for number in range(1, 6):
             await repository.add_svid(svid(number, not_after=NOW - HOUR))
-        assert [await repository.forget_svids(NOW, 2) for _ in range(4)] == [2, 2, 1, 0]
+        assert [await repository.remove_svids(NOW, 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
 async def test_a_token_is_found_by_the_hash_of_its_secret_alone(store):

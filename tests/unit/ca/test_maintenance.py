@@ -27,7 +27,7 @@ async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, c
 
 
 async def test_many_records_are_forgotten_a_part_in_each_pass(ca, clock, monkeypatch):
-    monkeypatch.setattr("app.ca.service.records.MAX_FORGOTTEN_PER_PASS", 2)
+    monkeypatch.setattr("app.core.pruning.MAX_REMOVED_PER_PASS", 2)
     for _ in range(5):
         await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
     clock.advance(32 * DAY)
