@@ -16,7 +16,7 @@ class KeyAlgorithm(Enum):
 
 
 class Surface(Enum):
-    """What an issuance was asked through."""
+    """The API that an SVID was requested through."""
 
     ISTIO_CA = "istio_ca"
     SDS = "sds"
@@ -25,7 +25,7 @@ class Surface(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CaConfig:
-    """What the operator sets. `default_ttl` is for callers that ask for none; `max_ttl` bounds what they may ask."""
+    """The CA's settings. `default_ttl` is for callers that request none; `max_ttl` bounds what they may request."""
 
     trust_domain: TrustDomain
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
@@ -50,7 +50,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A signing authority: its certificate (PEM) stands under the root `root_id`."""
+    """A signing authority: its certificate (PEM) is issued by the root `root_id`."""
 
     id: str
     root_id: str
@@ -61,7 +61,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """A signing authority that waits for the holder of the root's key. `request` is a CSR in PEM."""
+    """A signing authority without a certificate yet. `request` is its CSR, in PEM, to the root `root_id`."""
 
     id: str
     root_id: str
@@ -90,7 +90,7 @@ class IssuedSvid:
 
 @dataclass(frozen=True, slots=True)
 class IssuedChain:
-    """What an issuance hands out: `chain` is PEM, leaf first, then each intermediate; `bundle` vouches for it."""
+    """An issued SVID: `chain` is PEM, leaf first, then each intermediate; `bundle` has the roots that verify it."""
 
     spiffe_id: SpiffeId
     chain: tuple[str, ...]
@@ -101,7 +101,7 @@ class IssuedChain:
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A token that proves one identity once. Only the SHA-256 of its secret is kept."""
+    """A token that proves one identity once. Only the SHA-256 of its secret is stored."""
 
     id: str
     spiffe_id: SpiffeId
@@ -143,7 +143,7 @@ class Entry(EntrySpec):
 
 @dataclass(frozen=True, slots=True)
 class CaStatus:
-    """The CA as an operator sees it. `signer_id` is the authority that signs here; if None, `waiting_for` says why."""
+    """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why."""
 
     trust_domain: TrustDomain
     roots: tuple[Root, ...]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 SPIFFE_PREFIX = "spiffe://"
 ENTRY_COLUMNS = ("id", "spiffe_id", "x509_svid_ttl_seconds", "dns_names", "hint")
 
-token = typer.Typer(no_args_is_help=True, help="Join tokens, with which agents prove who they are, once.")
-entry = typer.Typer(no_args_is_help=True, help="Entries: what is said of an identity's certificates.")
+token = typer.Typer(no_args_is_help=True, help="Join tokens: an agent proves its identity with one, once.")
+entry = typer.Typer(no_args_is_help=True, help="Entries: the lifetime and DNS names of an identity's certificates.")
 ca = typer.Typer(no_args_is_help=True, help="The certificate authority.")
 
 Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID of the entry.")]
@@ -24,13 +24,13 @@ Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID o
 @token.command("create")
 def token_create(
     *,
-    spiffe_id: Annotated[str, typer.Option(help="For whom it is: spiffe://…")],
+    spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID that the token proves: spiffe://…")],
     ttl: Annotated[str, typer.Option(help="How long it can be used.")] = "10m",
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """Make a join token. It is printed once, alone on its line, and works once."""
+    """Create a join token. It is printed once, alone on its line, and can be used once."""
     created = admin_client(config, server).post(
         "/v1/join-tokens", {"spiffe_id": spiffe_id, "ttl_seconds": _seconds("--ttl", ttl)}
     )
@@ -44,15 +44,15 @@ def token_create(
 @entry.command("create")
 def entry_create(
     *,
-    spiffe_id: Annotated[str, typer.Option(help="Whose entry it is: spiffe://…")],
-    ttl: Annotated[str | None, typer.Option(help="How long its certificates live, such as 1h.")] = None,
-    dns_name: Annotated[list[str], typer.Option(help="DNS name in its certificates; may be repeated.")] = [],  # noqa: B006 - typer
-    hint: Annotated[str, typer.Option(help="A word for whoever has several identities.")] = "",
+    spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID of the workload: spiffe://…")],
+    ttl: Annotated[str | None, typer.Option(help="Lifetime of its certificates, such as 1h.")] = None,
+    dns_name: Annotated[list[str], typer.Option(help="DNS name in its certificates; can be repeated.")] = [],  # noqa: B006 - typer
+    hint: Annotated[str, typer.Option(help="Label for a workload that has several identities.")] = "",
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """Say how an identity's certificates are to be."""
+    """Create an entry."""
     body = {
         "spiffe_id": spiffe_id,
         "x509_svid_ttl_seconds": None if ttl is None else _seconds("--ttl", ttl),
@@ -70,14 +70,14 @@ def entry_list(*, output: Output = Form.TABLE, config: Config = None, server: Se
 
 @entry.command("show")
 def entry_show(subject: Subject, *, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
-    """Show one entry."""
+    """Show an entry."""
     client = admin_client(config, server)
     show_item(client.get(_entry_path(client, subject)), output)
 
 
 @entry.command("delete")
 def entry_delete(subject: Subject, *, config: Config = None, server: Server = None) -> None:
-    """Delete one entry; certificates that are out stay good until they end."""
+    """Delete an entry; certificates already issued stay valid until they expire."""
     client = admin_client(config, server)
     client.delete(_entry_path(client, subject))
     typer.echo(f"deleted {subject}")

@@ -11,7 +11,7 @@ from app.core.errors import InvalidInputError, NotFoundError, PreconditionError
 from app.core.private_files import create_private_file, ensure_private_directory, read_private_file, replace_file
 from app.spiffe.bundle import TrustBundle, bundle_pem
 
-# Whoever verifies us may read the bundle.
+# Everyone who verifies our SVIDs may read the bundle.
 BUNDLE_MODE = 0o644
 
 
@@ -71,5 +71,5 @@ class BundleFile:
         self._path = path
 
     async def publish(self, bundle: TrustBundle) -> None:
-        """Put the bundle in the place of the one before. Raises PreconditionError if it cannot be written."""
+        """Replace the published bundle. Raises PreconditionError if it cannot be written."""
         await asyncio.to_thread(replace_file, self._path, bundle_pem(bundle).encode("ascii"), BUNDLE_MODE)

@@ -5,23 +5,23 @@ import structlog
 from app.ca.model import Surface
 from app.ca.rpc.privacy import is_private
 from app.ca.service.issuance import Issuance
-from app.core.errors import MeshwardError, PreconditionError, UnauthenticatedError, UnavailableError
+from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.spiffe.bundle import bundle_pem
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError
 
-# The key of the request's metadata with which a node agent asks for another workload's certificate.
+# The key of the request's metadata by which a node agent requests another workload's certificate.
 IMPERSONATION_KEY = "ImpersonatedIdentity"
 
-# What a caller that is not let in is told, whatever the reason: the contract keeps it opaque.
+# The message to every caller that is refused, whatever the reason: Istio's contract keeps it opaque.
 REFUSAL = "authentication failed"
 
 log = structlog.get_logger(__name__)
 
 
 class IstioCertificates:
-    """Answers `CreateCertificate` as Istio's own CA does."""
+    """Implements `CreateCertificate` as Istio's own CA does."""
 
     def __init__(self, issuance: Issuance) -> None:
         self._issuance = issuance
@@ -31,8 +31,8 @@ class IstioCertificates:
     ) -> IstioCertificateResponse:
         """Return the chain for the caller's CSR: the leaf, each intermediate, then all roots as one string.
 
-        Raises UnauthenticatedError, without the reason, for a caller that may not have a certificate (another's
-        included), InvalidInputError for the CSR or the lifetime, and INTERNAL for whatever keeps the CA from signing.
+        Raises UnauthenticatedError, without the reason, for a caller that may not have a certificate (or requests
+        another's), InvalidInputError for the CSR or the lifetime, and INTERNAL if the CA cannot sign.
         """
         try:
             _check_call(request, context)
@@ -40,20 +40,16 @@ class IstioCertificates:
                 context.principal, request.csr, request.validity_duration, Surface.ISTIO_CA
             )
         except UnauthenticatedError as error:
-            # The caller is not told why, so the operator is.
+            # The caller does not learn the reason, so the log has it.
             log.warning("certificate_refused", peer=context.peer, request_id=context.request_id, reason=error.message)
             raise UnauthenticatedError(REFUSAL) from error
         except (UnavailableError, PreconditionError) as error:
-            raise _internal(error) from error
+            raise RpcError(Code.INTERNAL, error.message) from error
         return IstioCertificateResponse(cert_chain=[*issued.chain, bundle_pem(issued.bundle)])
 
 
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
     if not is_private(context):
-        raise UnauthenticatedError("asked over plaintext from another machine")
+        raise UnauthenticatedError("requested over plaintext from another machine")
     if IMPERSONATION_KEY in request.metadata.fields:
-        raise UnauthenticatedError("asked in the name of another workload")
-
-
-def _internal(error: MeshwardError) -> RpcError:
-    return RpcError(Code.INTERNAL, error.message)
+        raise UnauthenticatedError("requested for another workload")

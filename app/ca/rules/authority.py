@@ -75,16 +75,16 @@ def check_trust_domain(roots: tuple[Root, ...], trust_domain: TrustDomain) -> No
     for root in roots:
         if root.trust_domain != trust_domain:
             raise PreconditionError(
-                f"the database holds the CA of the trust domain {root.trust_domain}, and {trust_domain} is configured: "
-                "set the trust domain back, or use another database"
+                f"the database has the CA of the trust domain {root.trust_domain}, and {trust_domain} is configured: "
+                "configure the trust domain of before, or use another database"
             )
 
 
-def check_in_force(what: str, not_before: datetime, not_after: datetime, now: datetime) -> None:
+def check_validity(what: str, not_before: datetime, not_after: datetime, now: datetime) -> None:
     """Check that an authority may sign at `now`; `what` names it. Raises PreconditionError with what to do."""
     if now < not_before:
         raise PreconditionError(
-            f"the clock says {now.isoformat(timespec='seconds')}, before the {what} certificate begins at "
+            f"the clock shows {now.isoformat(timespec='seconds')}, and the {what} certificate is valid from "
             f"{not_before.isoformat()}: set the clock right"
         )
     if now > not_after:

@@ -1,7 +1,7 @@
-"""Reading a certificate signing request: the proof that the caller holds a key worth certifying.
+"""Parsing a certificate signing request: the proof that the caller holds an acceptable key.
 
-Who the caller is comes from its authentication alone: names and extensions in the request are not read, but for
-whether a common name is wanted.
+The identity comes from the caller's authentication alone: names and extensions in the request are ignored, except
+whether it has a common name.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.core.errors import InvalidInputError, Violation
 from app.spiffe.keys import SubjectKey, accepted_key
 from app.spiffe.x509_svid import MALFORMED
 
-# An RSA-4096 request with a few names is about 2 KB; anything longer is refused before it is parsed.
+# An RSA-4096 request with a few names is about 2 KB; a longer one is refused before it is parsed.
 MAX_CSR_BYTES = 16 * 1024
 _BEGIN = "-----BEGIN "
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -22,14 +22,14 @@ _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
-    """What a request says that is used: the key to certify and whether its subject has a common name."""
+    """The parts of a request that are used: the key to certify and whether its subject has a common name."""
 
     public_key: SubjectKey
     wants_common_name: bool
 
 
 def parse_csr(pem: str) -> CertificateRequest:
-    """Return what the PEM request says, after its signature was checked against its own key (RFC 2986, section 3).
+    """Return the parts of the PEM request, after its signature was verified with its own key (RFC 2986, section 3).
 
     Raises InvalidInputError if it is too large, is not one PEM request, has a key or hash that is not accepted, or
     was not signed with that key.

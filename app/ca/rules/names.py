@@ -1,4 +1,4 @@
-"""The names that an SVID may carry besides its SPIFFE ID, and the ids that may be given to workloads."""
+"""The names that an SVID may have besides its SPIFFE ID, and the ids that workloads may have."""
 
 import re
 from datetime import timedelta
@@ -9,13 +9,13 @@ from app.spiffe.id import SpiffeId, TrustDomain
 
 # RFC 1035, section 2.3.4.
 MAX_DNS_NAME_LENGTH = 253
-# Every name makes each certificate of the identity longer; a workload is known by a handful.
+# Every name makes each certificate of the identity longer; a workload has a handful.
 MAX_DNS_NAMES = 64
 # SPIFFE Workload API, section 5.2.1: a hint is at most 1024 bytes.
 MAX_HINT_BYTES = 1024
 # A wildcard under a bare top-level label would cover every name there is.
 MIN_WILDCARD_LABELS = 3
-# Ids under this path belong to the control plane; nobody can be given one.
+# Ids under this path belong to the control plane; no workload can have one.
 RESERVED_PATH = "/meshward"
 SERVER_PATH = f"{RESERVED_PATH}/server"
 
@@ -24,10 +24,10 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
-    """Check that a workload of `trust_domain` may hold the id. Raises InvalidInputError with the reason."""
+    """Check that a workload of `trust_domain` may have the id. Raises InvalidInputError with the reason."""
     problem = ""
     if spiffe_id.trust_domain != trust_domain:
-        problem = f"{spiffe_id} is of another trust domain than {trust_domain}"
+        problem = f"{spiffe_id} is not in the trust domain {trust_domain}"
     elif not spiffe_id.path:
         problem = f"{spiffe_id} has no path: it names the trust domain, not a workload"
     elif spiffe_id.path == RESERVED_PATH or spiffe_id.path.startswith(RESERVED_PATH + "/"):
@@ -37,7 +37,7 @@ def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
 
 
 def check_entry(spec: EntrySpec, trust_domain: TrustDomain, max_ttl: timedelta) -> None:
-    """Check what an operator says of an identity. Raises InvalidInputError that names every field at fault."""
+    """Check an entry. Raises InvalidInputError that names every invalid field."""
     check_workload_id(spec.spiffe_id, trust_domain)
     violations = [*_ttl_violations(spec.x509_svid_ttl, max_ttl), *_dns_violations(spec.dns_names)]
     if len(spec.hint.encode("utf-8", "surrogatepass")) > MAX_HINT_BYTES:
@@ -49,12 +49,12 @@ def check_entry(spec: EntrySpec, trust_domain: TrustDomain, max_ttl: timedelta) 
 
 
 def is_random_id(text: str) -> bool:
-    """Whether `text` has the form of the ids that entries and join tokens are given."""
+    """Whether `text` has the form of the ids of entries and join tokens."""
     return _RANDOM_ID.fullmatch(text) is not None
 
 
 def dns_name_problem(name: str) -> str | None:
-    """Return what is wrong with a DNS name, None if a certificate may carry it (RFC 1123, section 2.1; RFC 9525).
+    """Return what is wrong with a DNS name, None if a certificate may have it (RFC 1123, section 2.1; RFC 9525).
 
     Names are lower case, in their ASCII form; the first label may be a wildcard.
     """
@@ -63,12 +63,12 @@ def dns_name_problem(name: str) -> str | None:
     labels = name.split(".")
     if labels[0] == "*":
         if len(labels) < MIN_WILDCARD_LABELS:
-            return "a wildcard stands before at least two labels"
+            return "a wildcard must be followed by at least two labels"
         labels = labels[1:]
     if not all(_LABEL.fullmatch(label) for label in labels):
-        return "labels have 1 to 63 of a-z, 0-9 and inner dashes"
+        return "a label must have 1 to 63 of a-z, 0-9 and inner dashes"
     if labels[-1].isdigit():
-        return "the last label is not a number: an address is no DNS name"
+        return "the last label must not be a number: an IP address is not a DNS name"
     return None
 
 
@@ -82,6 +82,6 @@ def _dns_violations(names: tuple[str, ...]) -> list[Violation]:
     if len(names) > MAX_DNS_NAMES:
         return [Violation("dns_names", f"more than {MAX_DNS_NAMES} names")]
     if len(set(names)) != len(names):
-        return [Violation("dns_names", "a name stands there twice")]
+        return [Violation("dns_names", "a name is given twice")]
     problems = ((index, dns_name_problem(name)) for index, name in enumerate(names))
     return [Violation(f"dns_names[{index}]", problem) for index, problem in problems if problem]

@@ -25,12 +25,12 @@ MAX_NAME_LENGTH = 64
 SIGNER_PATH_LENGTH = 0
 # RFC 7093, section 2, method 1: the leftmost 160 bits of the SHA-256 of the key.
 KEY_ID_BYTES = 20
-# How much of an authority's id stands in its name, for people who read certificates.
+# How much of an authority's id is in its name, for people who read certificates.
 SHOWN_ID_LENGTH = 8
 
 _LEAF_USAGE = x509.KeyUsage(
     digital_signature=True,
-    key_encipherment=True,  # Istio's leaves have it, and so do what its users pin
+    key_encipherment=True,  # as in Istio's leaves
     content_commitment=False,
     data_encipherment=False,
     key_agreement=False,
@@ -56,7 +56,7 @@ _LEAF_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
 
 @dataclass(frozen=True, slots=True)
 class LeafProfile:
-    """A workload's certificate. `common_name` asks for the SPIFFE ID as common name, where it is short enough."""
+    """A workload's certificate. `common_name` requests the SPIFFE ID as common name, where it is short enough."""
 
     spiffe_id: SpiffeId
     public_key: SubjectKey

@@ -1,23 +1,23 @@
-"""When a certificate ends and when it is replaced."""
+"""The validity of certificates, and when they are renewed."""
 
 from datetime import datetime, timedelta
 
 from app.core.errors import InvalidInputError, Violation
 
-# Certificates start a little before they are made, for peers whose clocks are behind.
+# Certificates are valid from a little before they are issued, for peers whose clocks are behind.
 BACKDATE = timedelta(minutes=2)
-# Half of the life, give or take a tenth of that half, so that a fleet that started together does not renew together.
+# Half of the lifetime, plus or minus a tenth of that, so that a fleet that started together does not renew together.
 RENEWAL_SHARE = 0.5
 RENEWAL_JITTER = 0.1
-# A signing certificate is replaced when less than this share of its life is left.
+# A signing certificate is replaced when less than this share of its lifetime is left.
 SIGNER_RENEWAL_SHARE = 1 / 3
 
 
 def granted_ttl(requested_seconds: int, entry: timedelta | None, default: timedelta, maximum: timedelta) -> timedelta:
     """Return the lifetime to grant.
 
-    `requested_seconds` zero or less means that the caller leaves it to us: what its entry says, else the default. An
-    entry also bounds what may be had. Raises InvalidInputError if the request is above `maximum`.
+    If `requested_seconds` is zero or less it is that of the entry, else the default. The lifetime in an entry is also
+    the upper bound. Raises InvalidInputError if the request is above `maximum`.
     """
     if requested_seconds > maximum.total_seconds():
         problem = f"{requested_seconds} s is above the maximum of {int(maximum.total_seconds())} s"
@@ -32,16 +32,16 @@ def granted_ttl(requested_seconds: int, entry: timedelta | None, default: timede
 def validity(
     now: datetime, ttl: timedelta, issuer_not_before: datetime, issuer_not_after: datetime
 ) -> tuple[datetime, datetime]:
-    """Return notBefore and notAfter of a certificate made now, inside its issuer's, in the whole seconds of X.509."""
+    """Return notBefore and notAfter of a certificate issued now, within its issuer's, in the whole seconds of X.509."""
     not_before = max(now - BACKDATE, issuer_not_before).replace(microsecond=0)
     return not_before, min(now + ttl, issuer_not_after).replace(microsecond=0)
 
 
 def renewal_time(issued_at: datetime, not_after: datetime, jitter: float) -> datetime:
-    """Return when to replace a certificate: at half of its life, moved by `jitter` in -1.0 to 1.0."""
+    """Return when to renew a certificate: at half of its lifetime, shifted by `jitter` in -1.0 to 1.0."""
     return issued_at + (not_after - issued_at) * (RENEWAL_SHARE * (1 + RENEWAL_JITTER * jitter))
 
 
 def signer_is_due(now: datetime, not_before: datetime, not_after: datetime, root_not_after: datetime) -> bool:
-    """Whether a signing certificate is to be replaced: less than a third is left, and a new one would last longer."""
+    """Whether a signing certificate is due: less than a third is left, and a new one would last longer."""
     return now > not_after - (not_after - not_before) * SIGNER_RENEWAL_SHARE and not_after < root_not_after

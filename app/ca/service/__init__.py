@@ -32,14 +32,14 @@ class CaService:
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
 
     async def start(self) -> None:
-        """Find or make the authorities. Raises as `Authorities.start` does."""
+        """Find or create the authorities. Raises as `Authorities.start` does."""
         await self.authorities.start()
 
     async def check_ready(self) -> None:
-        """Return if an SVID can be issued now; it is tried. Raises a MeshwardError with the reason otherwise."""
+        """Sign a test SVID. Raises a MeshwardError with the reason if none can be issued now."""
         await self.issuance.check()
 
     async def maintain(self) -> None:
-        """Make one pass over what is due: authorities, other replicas' requests, records to forget."""
+        """Make one pass: renew authorities, answer other replicas' requests, remove old records."""
         await self.authorities.maintain()
         await self.records.maintain()

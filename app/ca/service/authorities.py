@@ -1,26 +1,27 @@
 """The authorities of the trust domain: one root for all replicas, and a signing authority for each data directory.
 
-Certificates are shared through the database; private keys never leave the data directory that made them. Whoever
-lacks the root's key asks for its signing certificate through the database, and whoever holds it answers.
+Certificates are shared through the database; private keys never leave the key store that created them. A replica
+without the root's key requests its signing certificate through the database, and the replica that has the key answers.
 """
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
-from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, SigningKey
+from app.ca.ports import BundlePublisher, CaTransactions, Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.authority import (
     ROOT_TITLE,
     SIGNER_TITLE,
-    check_in_force,
     check_trust_domain,
+    check_validity,
     root_builder,
     root_of,
     signer_builder,
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ActiveSigner:
-    """What signs here: the authority, its certificate and key, and the root above it."""
+    """The signing authority that this replica uses: its certificate and key, and the root above it."""
 
     signer: Signer
     certificate: x509.Certificate
@@ -55,7 +56,7 @@ class ActiveSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the database said in this pass about the authorities under the newest root."""
+    """The roots, and the authorities under the newest one, as read in one pass."""
 
     roots: tuple[Root, ...]
     signers: tuple[Signer, ...]
@@ -67,9 +68,9 @@ class _Known:
 
 
 class Authorities:
-    """Makes, renews and offers the authorities.
+    """Creates and renews the authorities, and provides the one to sign with.
 
-    `changed` fires when the trust bundle changes; `ready` is set once there is something to sign with.
+    `changed` fires when the trust bundle changes; `ready` is set once there is an authority to sign with.
     """
 
     def __init__(
@@ -122,31 +123,31 @@ class Authorities:
         return self._require(self._bundle)
 
     def active(self) -> ActiveSigner:
-        """Return what signs here.
+        """Return the authority to sign with.
 
-        Raises UnavailableError while there is nothing that can, and PreconditionError where the clock stands outside
-        the life of the root or of the signing certificate.
+        Raises UnavailableError while there is none, and PreconditionError if the root or the signing certificate is not
+        valid at this time.
         """
         active = self._require(self._active)
         now = self._clock.now()
-        check_in_force("root", active.root.not_valid_before_utc, active.root.not_valid_after_utc, now)
-        check_in_force("signing", active.signer.not_before, active.signer.not_after, now)
+        check_validity("root", active.root.not_valid_before_utc, active.root.not_valid_after_utc, now)
+        check_validity("signing", active.signer.not_before, active.signer.not_after, now)
         return active
 
     async def start(self) -> None:
-        """Find or make the authorities. Afterwards there is a bundle, and `waiting_for` says whether issuing can begin.
+        """Find or create the authorities. Then there is a bundle, and `waiting_for` is None if SVIDs can be issued.
 
-        Raises PreconditionError if the clock stands outside the root's life, the database belongs to another trust
-        domain, or a key cannot be kept or trusted.
+        Raises PreconditionError if the root is not valid at this time, the database belongs to another trust domain,
+        or a key cannot be kept or is not safe to use.
         """
         await self.maintain()
         root = self._require(self._known).root
-        check_in_force("root", root.not_before, root.not_after, self._clock.now())
+        check_validity("root", root.not_before, root.not_after, self._clock.now())
 
     async def maintain(self) -> None:
-        """Make one pass: see what other replicas did, answer their requests, renew what is due."""
+        """Make one pass: read what other replicas did, answer their requests, renew what is due."""
         now = self._clock.now()
-        known = await self._read(now) or await self._make_root(now)
+        known = await self._read(now) or await self._create_root(now)
         check_trust_domain(known.roots, self._config.trust_domain)
         root_key = await self._key(known.root.id)
         known = await self._request_signer(known, now)
@@ -166,20 +167,19 @@ class Authorities:
             requests = await repository.signing_requests(newest, MAX_REQUESTS_PER_PASS)
             return _Known(tuple(roots), tuple(signers), tuple(requests))
 
-    async def _make_root(self, now: datetime) -> _Known:
-        """Offer a new root to the database, which takes one: the key is kept before its certificate can be seen."""
-        key = await self._keys.create(self._config.key_algorithm)
-        certificate = await key.sign(root_builder(self._config, key.public_key, new_serial(), now))
+    async def _create_root(self, now: datetime) -> _Known:
+        """Store a new root, unless another replica is first: its key is kept before its certificate is visible."""
+        _, certificate = await self._new_key(lambda key: root_builder(self._config, key, new_serial(), now))
         root = root_of(certificate, self._config, now)
         try:
             async with self._transactions() as repository:
                 await repository.add_root(root)
-            log.info("ca_root_made", root=root.id, trust_domain=str(root.trust_domain))
+            log.info("ca_root_created", root=root.id, trust_domain=str(root.trust_domain))
         except ConflictError:
             await self._keys.remove(root.id)
         known = await self._read(now)
         if known is None:
-            raise InternalError("the root of the CA was stored and is not there")
+            raise InternalError("the root of the CA was stored and cannot be found")
         return known
 
     async def _request_signer(self, known: _Known, now: datetime) -> _Known:
@@ -189,21 +189,20 @@ class Authorities:
         for request in known.requests:
             if await self._key(request.id) is not None:
                 return known
-        key = await self._keys.create(self._config.key_algorithm)
-        csr = await key.sign(authority_request(self._config.trust_domain, SIGNER_TITLE, key.public_key))
+        key, csr = await self._new_key(lambda key: authority_request(self._config.trust_domain, SIGNER_TITLE, key))
         request = SigningRequest(authority_id(key.public_key), known.root.id, pem(csr), now)
         try:
             async with self._transactions() as repository:
                 await repository.add_signing_request(request)
         except MeshwardError:
-            # Every pass tries again, with another key: without this a database that takes no writes fills the disk.
+            # Every pass tries again with another key; without this a read-only database would fill the key store.
             await self._keys.remove(request.id)
             raise
         self._held[request.id] = key
         return _Known(known.roots, known.signers, (*known.requests, request))
 
     async def _answer_requests(self, known: _Known, root_key: SigningKey, now: datetime) -> _Known:
-        check_in_force("root", known.root.not_before, known.root.not_after, now)
+        check_validity("root", known.root.not_before, known.root.not_after, now)
         async with self._transactions() as repository:
             for request in known.requests:
                 try:
@@ -219,6 +218,17 @@ class Authorities:
                     log.info("ca_signer_signed", authority=signer.id, not_after=signer.not_after.isoformat())
         return await self._read(now) or known
 
+    async def _new_key(
+        self, builder: Callable[[ec.EllipticCurvePublicKey], Unsigned[Document]]
+    ) -> tuple[SigningKey, Document]:
+        """Create a key and sign its first document; a key that cannot sign is removed again."""
+        key = await self._keys.create(self._config.key_algorithm)
+        try:
+            return key, await key.sign(builder(key.public_key))
+        except MeshwardError:
+            await self._keys.remove(authority_id(key.public_key))
+            raise
+
     async def _best(self, known: _Known) -> tuple[Signer, SigningKey] | None:
         for signer in known.signers:
             key = await self._key(signer.id)
@@ -227,7 +237,7 @@ class Authorities:
         return None
 
     async def _key(self, authority: str) -> SigningKey | None:
-        # What is not here now may be put here later, so only what was found is remembered.
+        # A key that is missing now may be added later, so only a key that was found is cached.
         if authority not in self._held:
             key = await self._keys.load(authority)
             if key is None:

@@ -161,7 +161,7 @@ def test_a_call_that_does_not_end_holds_the_end_up_for_the_grace_time_alone(serv
     assert serving.start().items("/v1/policies") == []
 
 
-@pytest.mark.parametrize("moment", ["database_upgraded", "ca_root_made", '"mesh_plaintext"'])
+@pytest.mark.parametrize("moment", ["database_upgraded", "ca_root_created", '"mesh_plaintext"'])
 def test_a_signal_while_it_starts_stops_it_and_spoils_nothing(serving, moment):
     server = serving.launch()
     eventually(lambda: moment in server.log_text, moment)

@@ -206,3 +206,23 @@ async def test_keys_do_not_pile_up_while_the_database_takes_no_requests(config, 
 
 async def refuse(_request):
     raise UnavailableError("the database takes no writes")
+
+
+async def test_a_key_that_cannot_sign_is_not_kept(config, transactions, clock):
+    class BrokenKeyStore(MemoryKeyStore):
+        async def create(self, algorithm):
+            key = await super().create(algorithm)
+
+            class Broken:
+                public_key = key.public_key
+
+                async def sign(self, document):
+                    raise UnavailableError("the token is away")
+
+            return Broken()
+
+    keys = BrokenKeyStore()
+    ca = replica(config, transactions, clock, keys)
+    with pytest.raises(UnavailableError, match="token is away"):
+        await ca.start()
+    assert keys.keys == {}
