@@ -1,4 +1,4 @@
-"""Network addresses: where a listener binds, where a client connects."""
+"""Network addresses, where a listener binds and a client connects, and DNS names."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ from ipaddress import IPv6Address, ip_address
 from app.core.errors import InvalidInputError
 
 MAX_PORT = 65_535
-# A DNS name of 253 characters, a colon and a port.
-MAX_ADDRESS_LENGTH = 259
+# RFC 1035, section 2.3.4.
+MAX_DNS_NAME_LENGTH = 253
+# A DNS name, a colon and a port.
+MAX_ADDRESS_LENGTH = MAX_DNS_NAME_LENGTH + 6
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 # Labels of up to 63 characters, RFC 1035, section 2.3.4; an underscore is no one's host name but many a container's.
 _HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,16 @@ class Address:
     def url(self) -> str:
         """The address as the start of an HTTP URL, without a trailing slash."""
         return f"http://{self}"
+
+
+def is_dns_label(text: str) -> bool:
+    """Whether `text` is one label of a host name, in lower case (RFC 1123, section 2.1)."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
+def is_dns_name(text: str) -> bool:
+    """Whether `text` is a host name, in lower case and without a final dot (RFC 1123, section 2.1)."""
+    return len(text) <= MAX_DNS_NAME_LENGTH and all(is_dns_label(label) for label in text.split("."))
 
 
 def parse_address(text: str, *, default_port: int | None = None, allow_port_0: bool = False) -> Address:

@@ -7,8 +7,7 @@ import sqlalchemy
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-from app.db.types import SPIFFE_ID, TEXTS, TRUST_DOMAIN, WHOLE_SECONDS
-from app.db.types import UtcDateTime as UtcDateTime  # noqa: PLC0414 - for tables that are not mapped by annotation yet
+from app.db.types import SPIFFE_ID, TEXTS, TRUST_DOMAIN, WHOLE_SECONDS, UtcDateTime
 from app.spiffe.id import SpiffeId, TrustDomain
 
 # Names for constraints, so that a migration can refer to them on every database.

@@ -11,16 +11,13 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 
 from app.core.errors import InvalidInputError
-from app.core.net import Address, parse_address
+from app.core.net import Address, is_dns_label, is_dns_name, parse_address
 from app.db.engine import parse_url
 from app.spiffe.id import TrustDomain
 
-# RFC 1035, section 2.3.4.
-MAX_DNS_NAME_LENGTH = 253
 # Ten years; beyond it a value is a slip of the keyboard, and far beyond it no duration at all.
 MAX_DURATION = timedelta(days=3660)
 
-_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhd])){1,5}")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
 _UNITS = {
@@ -101,7 +98,7 @@ def _check_server_name(name: str) -> str:
         return str(ipaddress.ip_address(name))
     except ValueError:
         pass
-    if len(name) > MAX_DNS_NAME_LENGTH or not all(_DNS_LABEL.fullmatch(label) for label in name.split(".")):
+    if not is_dns_name(name):
         raise ValueError(f"{name!r} is neither a DNS name in lower case nor an IP address")
     return name
 
@@ -113,7 +110,7 @@ def _check_not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_namespace(value: str) -> str:
-    if not _DNS_LABEL.fullmatch(value):
+    if not is_dns_label(value):
         raise ValueError("must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
     return value
 

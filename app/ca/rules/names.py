@@ -5,10 +5,9 @@ from datetime import timedelta
 
 from app.ca.model import EntrySpec
 from app.core.errors import InvalidInputError, Violation
+from app.core.net import MAX_DNS_NAME_LENGTH, is_dns_label
 from app.spiffe.id import SpiffeId, TrustDomain
 
-# RFC 1035, section 2.3.4.
-MAX_DNS_NAME_LENGTH = 253
 # Every name makes each certificate of the identity longer; a workload has a handful.
 MAX_DNS_NAMES = 64
 # SPIFFE Workload API, section 5.2.1: a hint is at most 1024 bytes.
@@ -20,7 +19,6 @@ RESERVED_PATH = "/meshward"
 SERVER_PATH = f"{RESERVED_PATH}/server"
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{32}")
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
@@ -65,7 +63,7 @@ def dns_name_problem(name: str) -> str | None:
         if len(labels) < MIN_WILDCARD_LABELS:
             return "a wildcard must be followed by at least two labels"
         labels = labels[1:]
-    if not all(_LABEL.fullmatch(label) for label in labels):
+    if not all(is_dns_label(label) for label in labels):
         return "a label must have 1 to 63 of a-z, 0-9 and inner dashes"
     if labels[-1].isdigit():
         return "the last label must not be a number: an IP address is not a DNS name"

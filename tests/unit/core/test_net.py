@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.core.net import MAX_ADDRESS_LENGTH, Address, is_loopback, parse_address
+from app.core.net import MAX_ADDRESS_LENGTH, Address, is_dns_name, is_loopback, parse_address
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,15 @@ def test_what_an_address_stands_for(host, loopback, name):
 def test_an_address_is_the_start_of_a_url():
     assert Address("::1", 80).url == "http://[::1]:80"
     assert Address("api", 80).url == "http://api:80"
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "a-b.c1", "x" * 63, ".".join(["x" * 63] * 3) + "." + "x" * 61, "1.2"])
+def test_a_dns_name_is_made_of_lower_case_labels(name):
+    assert is_dns_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a.", ".a", "a..b", "-a", "a-", "A", "a_b", "é", "x" * 64, "a\n", ".".join(["x" * 63] * 4)]
+)
+def test_what_is_no_dns_name_is_found(name):
+    assert not is_dns_name(name)
