@@ -6,10 +6,10 @@ from app.core.clock import Clock
 from app.core.errors import PreconditionError
 from app.documents.ports import DocumentSource
 from app.documents.store import DocumentStore, Snapshot
-from app.quota.model import Answer, Code, Descriptor, Hit, Outcome, QuotaConfig
+from app.quota.model import Answer, Descriptor, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
-from app.quota.rules.answer import NOT_LIMITED, answer_of, hits_of
-from app.quota.rules.match import AppliedLimit, CompiledConfig, compile_config, limits_of
+from app.quota.rules.answer import answer_of
+from app.quota.rules.match import CompiledConfig, MatchedRequest, compile_config, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.telemetry.metrics import Metrics
 
@@ -32,34 +32,31 @@ class QuotaService:
             metrics=metrics,
         )
 
-    def should_rate_limit(
-        self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int
-    ) -> Answer | Awaitable[Answer]:
-        """Count one request and answer it; `hits_addend` (0 reads as 1) holds where a descriptor has no number itself.
+    def match(self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> MatchedRequest:
+        """Return the request with the limits that apply to it by the active configurations.
 
-        The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
-        applies to is within it, and so is every one of a domain that is not configured. Raises PreconditionError before
-        the configurations are loaded; UnavailableError, or the awaitable does, if the counters cannot be reached.
+        `hits_addend` (0 reads as 1) holds where a descriptor has no number itself. Raises PreconditionError before the
+        configurations are loaded.
         """
         snapshot = self.documents.snapshot
         if snapshot is None:
             raise PreconditionError("no rate limit configuration loaded")
-        configured = snapshot.index.get(domain)
-        if configured is None:
-            return Answer(Code.OK, (NOT_LIMITED,) * len(descriptors), domain_known=False)
-        limits = limits_of(configured, descriptors)
-        hits = [
-            Hit(limit.limit_id, descriptor.entries, limit.algorithm, hits_of(descriptor.hits, hits_addend))
-            for descriptor, limit in zip(descriptors, limits, strict=True)
-            if limit is not None and limit.algorithm is not None
-        ]
-        outcomes = self._counters.add(hits) if hits else []
-        return answer_of(limits, outcomes) if isinstance(outcomes, list) else _answer_later(limits, outcomes)
+        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend)
+
+    def should_rate_limit(self, request: MatchedRequest) -> Answer | Awaitable[Answer]:
+        """Count one request and answer it.
+
+        The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
+        applies to is within it, and so is every one of a domain that is not configured. Raises UnavailableError, or the
+        awaitable does, if the counters cannot be reached.
+        """
+        outcomes = self._counters.add(request.hits) if request.hits else []
+        return answer_of(request, outcomes) if isinstance(outcomes, list) else _answer_later(request, outcomes)
 
     def _free_counters(self, snapshot: Snapshot[QuotaConfig, CompiledConfig, Domains]) -> None:
         self._metrics.quota_configs.set((), len(snapshot.index))
         self._counters.retain({limit for config in snapshot.index.values() for limit in config.limits})
 
 
-async def _answer_later(limits: Sequence[AppliedLimit | None], outcomes: Awaitable[list[Outcome]]) -> Answer:
-    return answer_of(limits, await outcomes)
+async def _answer_later(request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
+    return answer_of(request, await outcomes)

@@ -18,8 +18,10 @@ class Quota(QuotaService):
 
     def __init__(self, source=None, counters=None, clock=None, metrics=None):
         clock = clock or ManualClock()
-        counters = MemoryCounters(clock) if counters is None else counters  # empty ones are false
-        super().__init__(source or MemoryDocuments(), counters, clock, metrics or Metrics())
+        super().__init__(source or MemoryDocuments(), counters or MemoryCounters(clock), clock, metrics or Metrics())
+
+    def ask(self, domain, descriptors, hits_addend):
+        return self.should_rate_limit(self.match(domain, descriptors, hits_addend))
 
     async def put(self, domain, document, expected_version=None):
         return await self.documents.replace(OPERATOR, DocumentKey("", domain), document, expected_version)

@@ -51,17 +51,18 @@ class MemoryCounters:
         self._rooms: dict[LimitId, _Room] = {}
         # When the window of each room ends, the next one first.
         self._ends: list[tuple[int, LimitId]] = []
-        self._counters = 0
+        self._held = 0
 
-    def __len__(self) -> int:
-        """Return how many counters are held, those of windows that ended since the last step included."""
-        return self._counters
+    @property
+    def held(self) -> int:
+        """How many counters are held, those of windows that ended since the last step included."""
+        return self._held
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome]:
         """Count `hits` in one step; see CounterStore."""
         now = self._now()
         while self._ends and self._ends[0][0] <= now:
-            self._counters -= len(self._rooms.pop(heappop(self._ends)[1]).states)
+            self._held -= len(self._rooms.pop(heappop(self._ends)[1]).states)
         return [self._add(hit, now) for hit in hits]
 
     def retain(self, limits: Collection[LimitId]) -> None:
@@ -69,7 +70,7 @@ class MemoryCounters:
         self._rooms = {limit_id: room for limit_id, room in self._rooms.items() if limit_id in limits}
         self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
         heapify(self._ends)
-        self._counters = sum(len(room.states) for room in self._rooms.values())
+        self._held = sum(len(room.states) for room in self._rooms.values())
 
     def _now(self) -> int:
         """Return the steady time in Unix seconds. The wall clock is read once in each second."""
@@ -91,7 +92,7 @@ class MemoryCounters:
             if counted is None and hits:
                 if not self._has_room(len(room.states)):
                     return refuse_uncounted(window, now)
-                self._counters += 1
+                self._held += 1
         counted, outcome = count_hits(window, counted or 0, now, hits)
         if hits:
             room.states[key] = counted
@@ -99,7 +100,7 @@ class MemoryCounters:
 
     def _has_room(self, held: int) -> bool:
         """Return whether a limit that holds `held` counters may hold another one."""
-        return held < self._max_per_limit and (held < self._reserved or self._counters < self._max_counters)
+        return held < self._max_per_limit and (held < self._reserved or self._held < self._max_counters)
 
     def _open(self, limit_id: LimitId, ends: int) -> _Room:
         room = self._rooms[limit_id] = _Room(ends)

@@ -1,8 +1,7 @@
 """Envoy's rate limit service (envoy/service/ratelimit/v3/rls.proto), as envoyproxy/ratelimit answers it."""
 
-from collections.abc import Awaitable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from envoy.service.ratelimit.v3 import rls_pb2
 
@@ -15,12 +14,12 @@ from app.quota.model import (
     Answer,
     Code,
     Descriptor,
-    Entry,
     RateLimit,
     Status,
     Unit,
 )
 from app.quota.rpc.headers import HeaderStyle, headers_of
+from app.quota.rules.match import MatchedRequest
 from app.quota.service import QuotaService
 from app.telemetry.families import OTHER
 from app.telemetry.metrics import Metrics
@@ -28,11 +27,10 @@ from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
-# Requests that were read recently: the bytes of one are read faster than its fields, and many are the same.
+# Requests that are known: a sidecar sends the same ones again, whose bytes are compared faster than read and matched.
 MAX_KNOWN_REQUESTS = 2048
 MAX_KNOWN_REQUEST = 1024
 
-_RequestMessage: Any = rls_pb2.RateLimitRequest
 _Response: Any = rls_pb2.RateLimitResponse
 _OK: int = _Response.OK
 _OVER_LIMIT: int = _Response.OVER_LIMIT
@@ -57,6 +55,10 @@ class RateLimitRpc:
         self._service = service
         self._decisions = metrics.limits
         self._headers = headers
+        # By the serialized request: what was matched by the configurations of the snapshot; what came once.
+        self._snapshot: object = None
+        self._known: dict[bytes, MatchedRequest] = {}
+        self._seen: set[bytes] = set()
 
     def ShouldRateLimit(self, request: Any, context: CallContext) -> Any:  # noqa: ARG002, N802 - the RPC's name
         """Answer a RateLimitRequest with a RateLimitResponse, or an awaitable of it where counters are fetched.
@@ -66,17 +68,42 @@ class RateLimitRpc:
         unit; UnavailableError if the counters cannot be reached. The sidecar decides on an error by its failure mode.
         """
         try:
-            serialized = request.SerializeToString()
-            read = _read if len(serialized) > MAX_KNOWN_REQUEST else _known_request
-            domain, descriptors, hits_addend = read(serialized)
-            answer = self._service.should_rate_limit(domain, descriptors, hits_addend)
+            matched = self._match(request)
+            answer = self._service.should_rate_limit(matched)
         except PreconditionError as error:
             self._decisions.add(_ERROR)
             raise RpcError(StatusCode.UNKNOWN, error.message) from error
         except Exception:
             self._decisions.add(_ERROR)
             raise
-        return self._respond(domain, answer) if isinstance(answer, Answer) else self._respond_later(domain, answer)
+        if isinstance(answer, Answer):
+            return self._respond(matched.domain, answer)
+        return self._respond_later(matched.domain, answer)
+
+    def _match(self, request: Any) -> MatchedRequest:
+        snapshot = self._service.documents.snapshot
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._known.clear()
+        serialized = request.SerializeToString()
+        known = self._known.get(serialized)
+        if known is not None:
+            return known
+        matched = self._service.match(request.domain, _descriptors(request, len(serialized)), request.hits_addend)
+        if len(serialized) <= MAX_KNOWN_REQUEST:
+            self._keep(serialized, matched)
+        return matched
+
+    def _keep(self, serialized: bytes, matched: MatchedRequest) -> None:
+        """Keep a request that comes a second time: to keep each one costs more than it saves where users are many."""
+        if len(self._known) + len(self._seen) >= MAX_KNOWN_REQUESTS:
+            self._known.clear()
+            self._seen.clear()
+        if serialized in self._seen:
+            self._seen.remove(serialized)
+            self._known[serialized] = matched
+        else:
+            self._seen.add(serialized)
 
     async def _respond_later(self, domain: str, answer: Awaitable[Answer]) -> Any:
         try:
@@ -99,16 +126,8 @@ class RateLimitRpc:
         return response
 
 
-class _Request(NamedTuple):
-    """What a RateLimitRequest asks."""
-
-    domain: str
-    descriptors: tuple[Descriptor, ...]
-    hits_addend: int
-
-
-def _read(serialized: bytes) -> _Request:
-    request = _RequestMessage.FromString(serialized)
+def _descriptors(request: Any, size: int) -> list[Descriptor]:
+    """Return the descriptors of a request of `size` bytes."""
     if not request.domain:
         raise RpcError(StatusCode.UNKNOWN, "rate limit domain must not be empty")
     messages = request.descriptors
@@ -116,11 +135,10 @@ def _read(serialized: bytes) -> _Request:
         raise RpcError(StatusCode.UNKNOWN, "rate limit descriptor list must not be empty")
     if len(messages) > MAX_DESCRIPTORS:
         raise _refusal("descriptors", f"are more than {MAX_DESCRIPTORS}")
-    descriptors = tuple([_descriptor(message, index) for index, message in enumerate(messages)])
-    return _Request(request.domain, descriptors, request.hits_addend)
-
-
-_known_request = lru_cache(maxsize=MAX_KNOWN_REQUESTS)(_read)
+    descriptors = [_descriptor(message, index) for index, message in enumerate(messages)]
+    if size > MAX_KEY_LENGTH:  # what is shorter as a whole has neither a key nor a value that is too long
+        _check_lengths(descriptors)
+    return descriptors
 
 
 def _descriptor(message: Any, index: int) -> Descriptor:
@@ -128,12 +146,19 @@ def _descriptor(message: Any, index: int) -> Descriptor:
     entries = tuple([(entry.key, entry.value) for entry in message.entries])
     if len(entries) > MAX_ENTRIES:
         raise _refusal(f"descriptors[{index}].entries", f"are more than {MAX_ENTRIES}")
-    for key, value in entries:
-        if len(key) > MAX_KEY_LENGTH or len(value) > MAX_VALUE_LENGTH:
-            raise _entry_refusal(index, entries)
     hits = message.hits_addend.value if message.HasField("hits_addend") else None
     override = _override(message.limit, index) if message.HasField("limit") else None
     return Descriptor(entries, hits, override)
+
+
+def _check_lengths(descriptors: Sequence[Descriptor]) -> None:
+    for index, descriptor in enumerate(descriptors):
+        for number, (key, value) in enumerate(descriptor.entries):
+            path = f"descriptors[{index}].entries[{number}]"
+            if len(key) > MAX_KEY_LENGTH:
+                raise _refusal(f"{path}.key", f"must have at most {MAX_KEY_LENGTH} characters")
+            if len(value) > MAX_VALUE_LENGTH:
+                raise _refusal(f"{path}.value", f"must have at most {MAX_VALUE_LENGTH} characters")
 
 
 def _override(limit: Any, index: int) -> RateLimit:
@@ -141,16 +166,6 @@ def _override(limit: Any, index: int) -> RateLimit:
     if unit is None:
         raise _refusal(f"descriptors[{index}].limit.unit", f"must be a unit of time, not {limit.unit}")
     return RateLimit(unit, limit.requests_per_unit)
-
-
-def _entry_refusal(index: int, entries: tuple[Entry, ...]) -> InvalidInputError:
-    for number, (key, value) in enumerate(entries):
-        path = f"descriptors[{index}].entries[{number}]"
-        if len(key) > MAX_KEY_LENGTH:
-            return _refusal(f"{path}.key", f"must have at most {MAX_KEY_LENGTH} characters")
-        if len(value) > MAX_VALUE_LENGTH:
-            return _refusal(f"{path}.value", f"must have at most {MAX_VALUE_LENGTH} characters")
-    raise AssertionError("one of the entries was found to be out of bounds")
 
 
 def _refusal(path: str, problem: str) -> InvalidInputError:

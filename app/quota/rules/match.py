@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.quota.model import (
     Algorithm,
     ConfigDescriptor,
     Descriptor,
     Entry,
+    Hit,
     Limit,
     LimitId,
     QuotaConfig,
@@ -69,6 +71,15 @@ class CompiledConfig:
     root: Node
     limits: frozenset[LimitId]
     overrides: Mapping[Unit, LimitId]
+
+
+class MatchedRequest(NamedTuple):
+    """A request with the limit of each of its descriptors, and the hits to be counted for them in their order."""
+
+    domain: str
+    domain_known: bool
+    limits: tuple[AppliedLimit | None, ...]
+    hits: tuple[Hit, ...]
 
 
 def compile_config(config: QuotaConfig) -> CompiledConfig:
@@ -144,6 +155,26 @@ def _by_pattern(node: Node, entry: Entry) -> Node | None:
         if pattern.matches(entry[1]):
             return child
     return None
+
+
+def match_request(
+    domain: str, config: CompiledConfig | None, descriptors: Sequence[Descriptor], hits_addend: int
+) -> MatchedRequest:
+    """Return the request with the limits of its domain's `config`, None if the domain is not configured."""
+    if config is None:
+        return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
+    limits = limits_of(config, descriptors)
+    hits = [
+        Hit(applied.limit_id, descriptor.entries, applied.algorithm, hits_of(descriptor.hits, hits_addend))
+        for descriptor, applied in zip(descriptors, limits, strict=True)
+        if applied is not None and applied.algorithm is not None
+    ]
+    return MatchedRequest(domain, True, tuple(limits), tuple(hits))
+
+
+def hits_of(descriptor_hits: int | None, request_hits: int) -> int:
+    """Return what a descriptor counts: its own number if it has one, where 0 is a probe, else the request's, or 1."""
+    return (request_hits or 1) if descriptor_hits is None else descriptor_hits
 
 
 def limits_of(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> list[AppliedLimit | None]:

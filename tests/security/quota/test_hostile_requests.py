@@ -7,7 +7,7 @@ from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MAX_PLAIN_LENGTH, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderStyle
-from app.quota.rpc.ratelimit import RateLimitRpc
+from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
@@ -73,7 +73,7 @@ async def test_what_is_beyond_a_bound_is_refused_with_its_path(rpc, counters, me
     with pytest.raises(InvalidInputError) as caught:
         ask(rpc, message)
     assert [violation.path for violation in caught.value.violations] == [path]
-    assert len(counters) == 0
+    assert counters.held == 0
 
 
 @pytest.mark.parametrize("entries", [[], [("", "")], [("", "v"), ("path", "/")]])
@@ -81,7 +81,7 @@ async def test_an_empty_descriptor_or_key_matches_nothing(rpc, counters, entries
     answer = ask(rpc, request(*entries))
     assert answer.overall_code == OK
     assert not answer.statuses[0].HasField("current_limit")
-    assert len(counters) == 0
+    assert counters.held == 0
 
 
 async def test_one_bad_descriptor_leaves_the_others_uncounted(rpc, counters):
@@ -89,7 +89,7 @@ async def test_one_bad_descriptor_leaves_the_others_uncounted(rpc, counters):
     message.descriptors.add().entries.add(key="k" * (MAX_KEY_LENGTH + 1))
     with pytest.raises(InvalidInputError):
         ask(rpc, message)
-    assert len(counters) == 0
+    assert counters.held == 0
 
 
 async def test_a_long_value_is_limited_like_any_other(rpc):
@@ -105,17 +105,27 @@ async def test_a_flood_of_values_claims_bounded_memory_and_no_quota(rpc, counter
     ask(rpc, request(("path", "mine")))
     codes = [ask(rpc, request(("path", f"{number}" * 2000))).overall_code for number in range(300)]
     assert codes.count(OK) == 99
-    assert len(counters) == 100
+    assert counters.held == 100
     held = [key for room in counters._rooms.values() for key in room.states]
     assert max(len(key) if isinstance(key, bytes) else sum(map(len, sum(key, ()))) for key in held) <= MAX_PLAIN_LENGTH
     again = ask(rpc, request(("path", "mine")))
     assert again.overall_code == OVER
 
 
+async def test_a_flood_of_requests_is_not_remembered_beyond_a_bound(rpc):
+    for number in range(MAX_KNOWN_REQUESTS + 100):
+        for size in (1, MAX_KNOWN_REQUEST):
+            for _ in range(2):
+                ask(rpc, request(("path", f"{number}" + "x" * size)))
+    kept = [*rpc._known, *rpc._seen]
+    assert 0 < len(kept) <= MAX_KNOWN_REQUESTS
+    assert max(map(len, kept)) <= MAX_KNOWN_REQUEST
+
+
 async def test_a_flood_of_domains_makes_no_series_and_no_counters(rpc, counters, metrics):
     for number in range(MAX_SERIES * 2):
         ask(rpc, request(("path", "/"), domain=f"d{number}"))
-    assert len(counters) == 0
+    assert counters.held == 0
     assert metrics.limits.value("other", "domain_not_found") == MAX_SERIES * 2
     assert metrics.render().count(b"\nmeshward_quota_decisions_total{") == 1
 

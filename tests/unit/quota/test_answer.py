@@ -3,12 +3,17 @@
 import pytest
 
 from app.quota.model import MAX_UINT32, Code, FixedWindow, Outcome, RateLimit, Unit, Unlimited
-from app.quota.rules.answer import answer_of, hits_of, judge
-from app.quota.rules.match import AppliedLimit
+from app.quota.rules.answer import answer_of, judge
+from app.quota.rules.match import AppliedLimit, MatchedRequest, hits_of
 
 LIMIT = RateLimit(Unit.MINUTE, 10)
 ALLOWED, REFUSED = Outcome(True, 4, 30), Outcome(False, 0, 30)
 COUNTED = AppliedLimit(LIMIT, "minute", FixedWindow(10, 60))
+FREE = AppliedLimit(Unlimited(), "free", None)
+
+
+def answered(limits, outcomes):
+    return answer_of(MatchedRequest("edge", True, tuple(limits), ()), outcomes)
 
 
 def test_a_status_has_its_limit_and_what_the_counter_came_to():
@@ -28,20 +33,20 @@ def test_what_cannot_be_counted_is_not_granted():
 
 
 def test_unlimited_and_no_limit_pass_without_a_limit_to_report():
-    answer = answer_of([None, AppliedLimit(Unlimited(), "free", None)], [])
+    answer = answered([None, FREE], [])
     assert answer.statuses == ((Code.OK, None, 0, 0, True), (Code.OK, None, MAX_UINT32, 0, True))
 
 
 def test_outcomes_belong_to_the_descriptors_that_are_counted_in_order():
-    answer = answer_of([None, COUNTED, AppliedLimit(Unlimited(), "free", None), COUNTED], [REFUSED, ALLOWED])
+    answer = answered([None, COUNTED, FREE, COUNTED], [REFUSED, ALLOWED])
     assert [status.limit for status in answer.statuses] == [None, LIMIT, None, LIMIT]
     assert [status.code for status in answer.statuses] == [Code.OK, Code.OVER_LIMIT, Code.OK, Code.OK]
     assert answer.code is Code.OVER_LIMIT
 
 
 def test_one_descriptor_over_its_limit_is_enough():
-    assert answer_of([COUNTED] * 2, [ALLOWED] * 2).code is Code.OK
-    assert answer_of([COUNTED] * 3, [ALLOWED, REFUSED, ALLOWED]).code is Code.OVER_LIMIT
+    assert answered([COUNTED] * 2, [ALLOWED] * 2).code is Code.OK
+    assert answered([COUNTED] * 3, [ALLOWED, REFUSED, ALLOWED]).code is Code.OVER_LIMIT
 
 
 @pytest.mark.parametrize(

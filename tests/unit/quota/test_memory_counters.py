@@ -48,7 +48,7 @@ async def test_floods_that_fill_the_store_leave_each_limit_its_reserve(clock):
     counters = MemoryCounters(clock, max_per_limit=5, max_counters=10, reserved=2)
     for flooded in range(3):
         counters.add([hit(str(number), limit_id=f"flooded {flooded}") for number in range(9)])
-    assert len(counters) == 5 + 5 + 2
+    assert counters.held == 5 + 5 + 2
     assert refused(counters, *(hit(str(number), limit_id="other") for number in range(3))) == [False, False, True]
 
 
@@ -57,7 +57,7 @@ async def test_ended_windows_of_other_limits_are_forgotten(clock):
     counters.add([hit("a"), hit("b"), hit("c", seconds=DAY)])
     clock.advance(MINUTE)
     assert refused(counters, hit("d", seconds=1)) == [False]
-    assert len(counters) == 2
+    assert counters.held == 2
     assert await counted(counters, hit("a", hits=0), hit("c", hits=0, seconds=DAY)) == [0, 1]
 
 
@@ -65,11 +65,11 @@ async def test_counters_of_a_limit_that_was_deleted_are_freed(clock):
     counters = MemoryCounters(clock, max_per_limit=2)
     counters.add([hit("a"), hit("b"), hit("a", seconds=DAY)])
     counters.retain({hit(seconds=DAY).limit_id})
-    assert len(counters) == 1
+    assert counters.held == 1
     assert await counted(counters, hit("c"), hit("a", seconds=DAY)) == [1, 2]
     clock.advance(DAY)
     assert await counted(counters, hit("c")) == [1]
-    assert len(counters) == 1
+    assert counters.held == 1
 
 
 async def test_a_clock_that_goes_back_starts_no_window_again(clock):

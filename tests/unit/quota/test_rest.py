@@ -62,7 +62,7 @@ async def test_a_yaml_document_is_put_in_force_and_read_back(client, service, cl
     assert read.json()["updated_at"] == "2026-01-01T12:00:00Z"
     assert read.headers["etag"] == made.headers["etag"]
     asked = [Descriptor((("remote_address", "10.0.0.1"),))]
-    codes = [service.should_rate_limit("edge", asked, 0).code for _ in range(2)]
+    codes = [service.ask("edge", asked, 0).code for _ in range(2)]
     assert codes == [Code.OK, Code.OVER_LIMIT]
 
 

@@ -75,6 +75,29 @@ async def test_statuses_come_in_the_order_of_the_descriptors(rpc):
     assert response.statuses[2].current_limit.unit == UNITS.WEEK
 
 
+async def test_a_request_that_is_sent_again_is_limited_by_the_configuration_of_the_moment(service, metrics):
+    rpc = RateLimitRpc(service, metrics)
+    again = request([("k", "v")], [("x", "v")])
+    await service.put("edge", LIMITS)
+    assert [(await ask(rpc, again)).overall_code for _ in range(4)] == [OK, OK, OVER, OVER]
+    await service.put("edge", document(k={"unit": "minute", "requests_per_unit": 5}))
+    assert [(await ask(rpc, again)).overall_code for _ in range(2)] == [OK, OVER]
+    await service.put("edge", document(x={"unit": "minute", "requests_per_unit": 0}))
+    assert [status.code for status in (await ask(rpc, again)).statuses] == [OK, OVER]
+    await service.delete("edge")
+    assert (await ask(rpc, again)).overall_code == OK
+    assert metrics.limits.value("other", "domain_not_found") == 1
+
+
+async def test_requests_that_differ_in_a_number_alone_are_not_taken_for_each_other(rpc):
+    remaining = []
+    for hits in (1, 1, 1, 0, 2, 0):
+        message = request([("w", "v")])
+        message.descriptors[0].hits_addend.value = hits
+        remaining.append((await ask(rpc, message)).statuses[0].limit_remaining)
+    assert remaining == [6, 5, 4, 4, 2, 2]
+
+
 async def test_hits_of_the_request_and_of_a_descriptor_are_counted(rpc):
     message = request([("k", "a")], [("w", "b")], hits_addend=2)
     message.descriptors[1].hits_addend.value = 0
