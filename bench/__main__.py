@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, decisions, hot_paths, unary
+from bench import connections, decisions, hot_paths, sds, unary
 
 
 def main() -> None:
@@ -12,6 +12,8 @@ def main() -> None:
     connections.main()
     print()
     hot_paths.main()
+    print()
+    sds.main()
 
 
 if __name__ == "__main__":

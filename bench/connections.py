@@ -14,9 +14,9 @@ WARM_UP_CONNECTIONS = 200
 CONNECTIONS = 700
 
 
-def resident_kilobytes(contestant: Contestant) -> int:
-    """Return how much memory the server has, from Linux' /proc."""
-    status = Path(f"/proc/{contestant.pid}/status").read_text(encoding="ascii")
+def resident_kilobytes(pid: int | str) -> int:
+    """Return how much memory a process has, `self` or another, from Linux' /proc."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
@@ -27,9 +27,9 @@ async def kilobytes_per_connection(contestant: Contestant) -> float:
         await run(replace(contestant.load, connections=connections, in_flight=1, stay=True), connections)
 
     await connect(WARM_UP_CONNECTIONS)
-    before = resident_kilobytes(contestant)
+    before = resident_kilobytes(contestant.pid)
     await connect(CONNECTIONS)
-    return (resident_kilobytes(contestant) - before) / CONNECTIONS
+    return (resident_kilobytes(contestant.pid) - before) / CONNECTIONS
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
 from app.authz.rpc.check import AuthorizationRpc
 from app.ca.rpc.istio import IstioCertificates
-from app.ca.rpc.sds import SecretDiscovery
+from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
 from app.quota.rpc.ratelimit import RateLimitRpc

@@ -12,8 +12,8 @@ from grpclib.server import Stream
 
 from app.agent.peer import peer_uid
 from app.agent.secrets import HeldSecrets
-from app.ca.rpc.sds import SecretDiscovery
 from app.core.errors import MeshwardError, PermissionDeniedError
+from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext

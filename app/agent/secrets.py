@@ -10,7 +10,7 @@ from app.spiffe.x509_svid import WorkloadSvid
 
 
 class HeldSecrets:
-    """The current identity, shared by every stream. An implementation of `app.ca.ports.SecretSource`.
+    """The current identity, shared by every stream. An implementation of `app.envoy.secrets.SecretSource`.
 
     `changed` is fired when another identity is held, and by its keeper when the one that is held has expired.
     """

@@ -12,35 +12,9 @@ from app.audit.ports import AuditTrail
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, KeyAlgorithm, Root, Signer, SigningRequest
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
-from app.spiffe.principal import Principal
-from app.spiffe.x509_svid import WorkloadSvid
 
 Document = TypeVar("Document")
 Document_co = TypeVar("Document_co", covariant=True)
-
-
-class SecretSession(Protocol):
-    """The secrets of one SDS stream."""
-
-    async def svid(self) -> WorkloadSvid:
-        """Return the caller's current SVID, making it on first use. Raises UnauthenticatedError or UnavailableError."""
-        ...
-
-    async def bundle(self) -> TrustBundle:
-        """Return the current trust bundle."""
-        ...
-
-    async def wait_for_change(self) -> None:
-        """Return once what `svid` or `bundle` answered last has been, or is due to be, replaced."""
-        ...
-
-
-class SecretSource(Protocol):
-    """Where SDS takes secrets from: the CA itself in the control plane, the held SVID in the agent."""
-
-    def open(self, caller: Principal) -> SecretSession:
-        """Return the session of a stream that `caller` opened."""
-        ...
 
 
 class Unsigned(Protocol[Document_co]):

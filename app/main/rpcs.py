@@ -13,7 +13,7 @@ from envoy.service.secret.v3 import sds_pb2
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.ca.rpc.istio import IstioCertificates
-from app.ca.rpc.sds import SecretDiscovery
+from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.quota.rpc.headers import HeaderStyle

@@ -73,6 +73,10 @@ class Gauge(Collector):
         if values in self._values or len(self._values) < MAX_SERIES:
             self._values[values] = value
 
+    def add(self, values: tuple[str, ...], amount: float) -> None:
+        """Change the series with these label values by `amount`, from 0 if it has not been set."""
+        self.set(values, self._values.get(values, 0) + amount)
+
     def collect(self) -> Iterator[Metric]:
         """Yield the family for a scrape."""
         family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)

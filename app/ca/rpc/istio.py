@@ -3,7 +3,6 @@
 import structlog
 
 from app.ca.model import Surface
-from app.ca.rpc.privacy import is_private
 from app.ca.service.issuance import Issuance
 from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -49,7 +48,7 @@ class IstioCertificates:
 
 
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
-    if not is_private(context):
+    if not context.private:
         raise UnauthenticatedError("requested over plaintext from another machine")
     if IMPERSONATION_KEY in request.metadata.fields:
         raise UnauthenticatedError("requested for another workload")

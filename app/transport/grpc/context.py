@@ -4,6 +4,7 @@ import re
 import uuid
 
 from app.spiffe.principal import ANONYMOUS, Principal
+from app.transport.grpc.peer import is_local
 from app.transport.grpc.wire import Headers, Metadata, parse_metadata
 
 # A request id from outside is taken over only if it can do no harm in a log line or a header.
@@ -57,6 +58,12 @@ class CallContext:
     def tls(self) -> bool:
         """Whether the listener terminated TLS."""
         return self._tls
+
+    @property
+    def private(self) -> bool:
+        """Whether only this process and the caller can read the call: it came over TLS, or from this machine."""
+        host = self.peer.rpartition(":")[0] or self.peer
+        return self.tls or is_local(host.strip("[]"))
 
     @property
     def headers(self) -> Headers:

@@ -14,8 +14,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from app.agent.sds import SERVICE
 from tests.assets.certificates import CART, MeshCa
+from tests.assets.discovery import names_in, request
 from tests.fakes.mesh_ca import MeshServer
-from tests.unit.sds.requests import names_in, request
 
 PATIENCE = 30
 

@@ -18,8 +18,8 @@ from app.agent.server import SecretServer
 from app.core.errors import InvalidInputError, PreconditionError
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import CART, MeshCa
+from tests.assets.discovery import delta, delta_names, names_in, request, secret_of
 from tests.fakes.clock import ManualClock
-from tests.unit.sds.requests import delta, delta_names, names_in, request, secret_of
 
 PATIENCE = 10
 CLOCK = ManualClock()

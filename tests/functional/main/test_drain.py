@@ -16,10 +16,10 @@ from sqlalchemy import text
 from app.db.engine import create_engine
 from app.db.migrate import POSTGRES_LOCK
 from app.main.rpcs import SECRETS
+from tests.assets.discovery import request
 from tests.functional.main.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
 from tests.functional.main.serving import PATIENCE, eventually, eventually_async
 from tests.functional.main.test_restart import DENY_NEWS
-from tests.unit.sds.requests import request
 
 IN_FLIGHT = 8
 

@@ -17,8 +17,8 @@ from app.agent.secrets import HeldSecrets
 from app.agent.server import MAX_STRANGERS, SecretServer
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa
+from tests.assets.discovery import names_in, request
 from tests.fakes.clock import ManualClock
-from tests.unit.sds.requests import names_in, request
 
 PATIENCE = 10
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

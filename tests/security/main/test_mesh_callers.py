@@ -22,6 +22,7 @@ from app.transport.grpc.reflection import SERVICE_V1, SERVICE_V1ALPHA
 from app.transport.grpc.routes import Authentication, Kind
 from tests.assets.certificates import CA_TRUE, CLIENT_AUTH, SERVER_AUTH, MeshCa, purposes, usage
 from tests.assets.csrs import csr
+from tests.assets.discovery import delta, request
 from tests.fakes.checks import check_request
 from tests.functional.main.callers import (
     CALL_SECONDS,
@@ -35,7 +36,6 @@ from tests.functional.main.callers import (
     tls_channel,
 )
 from tests.functional.main.serving import eventually
-from tests.unit.sds.requests import delta, request
 
 PUBLIC, MESH, IDENTITY = Authentication
 ENDED_HANDSHAKE = (httpx.TransportError, ssl.SSLError)

@@ -2,11 +2,12 @@
 
 import pytest
 
-from app.ca.rpc.sds_delta import DeltaExchange
-from app.ca.rpc.sds_exchange import Reply
 from app.core.errors import InvalidInputError
+from app.transport.xds.delta import DeltaExchange
+from app.transport.xds.exchange import Reply
+from tests.assets.discovery import CATALOG, OWN, delta, delta_names, offer, opened, resources
 from tests.fakes import secrets
-from tests.unit.sds.requests import CATALOG, OWN, delta, delta_names, offer, opened, resources
+from tests.fakes.resources import FakeCatalog, subscribed
 
 
 @pytest.fixture
@@ -142,3 +143,58 @@ def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
 def test_too_many_versions_held_are_refused(exchange):
     with pytest.raises(InvalidInputError):
         exchange.receive(delta(held={str(n): "v" for n in range(17)}))
+
+
+@pytest.fixture
+def clusters():
+    return DeltaExchange(FakeCatalog(), "s")
+
+
+def give(exchange, **versions):
+    return exchange.offer(subscribed(exchange.wanted, versions))
+
+
+@pytest.mark.parametrize("said", [delta(), delta("*"), delta("a", "b")])
+def test_a_resource_that_is_gone_is_reported_as_removed_once(clusters, said):
+    after, _ = clusters.receive(said)
+    after, response = give(after, a=1, b=1)
+    assert delta_names(response) == ["a", "b"]
+    after, response = give(after, a=1)
+    assert not response.resources
+    assert list(response.removed_resources) == ["b"]
+    assert give(after, a=1)[1] is None
+    assert delta_names(give(after, a=1, b=1)[1]) == ["b"]
+
+
+def test_a_name_that_does_not_exist_is_reported_as_removed_until_it_does(clusters):
+    after, _ = clusters.receive(delta("a"))
+    after, response = give(after)
+    assert list(response.removed_resources) == ["a"]
+    after, _ = after.receive(delta("b", nonce=response.nonce))
+    after, response = give(after)
+    assert list(response.removed_resources) == ["b"]
+    assert delta_names(give(after, a=1, b=1)[1]) == ["a", "b"]
+
+
+def test_a_new_resource_is_pushed_under_the_wildcard_alone(clusters):
+    everything, _ = clusters.receive(delta())
+    everything, _ = give(everything, a=1)
+    named, _ = clusters.receive(delta("a"))
+    named, _ = give(named, a=1)
+    assert delta_names(give(everything, a=1, b=1)[1]) == ["b"]
+    assert give(named, a=1, b=1)[1] is None
+
+
+def test_dropping_the_wildcard_reports_nothing_and_keeps_what_is_named(clusters):
+    after, _ = clusters.receive(delta("*", "a"))
+    after, _ = give(after, a=1, b=1)
+    after, _ = after.receive(delta(drop=["*"]))
+    assert not after.due
+    assert give(after, a=1)[1] is None
+    assert delta_names(give(after, a=2)[1]) == ["a"]
+
+
+def test_a_subscription_does_not_grow_beyond_the_bound_over_several_requests(clusters):
+    after, _ = clusters.receive(delta(*(str(number) for number in range(8))))
+    with pytest.raises(InvalidInputError, match="at most 8"):
+        after.receive(delta("one more"))

@@ -2,17 +2,18 @@
 
 import pytest
 
-from app.ca.rpc.sds_exchange import Reply
-from app.ca.rpc.sds_resources import SECRET_TYPE
-from app.ca.rpc.sds_stream import StreamExchange
 from app.core.errors import InvalidInputError
+from app.envoy.secrets import SECRET_TYPE
+from app.transport.xds.exchange import Reply
+from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
+from tests.assets.discovery import CATALOG, DOMAIN, OWN, names_in, offer, opened, request, secret_of
 from tests.fakes import secrets
-from tests.unit.sds.requests import CATALOG, DOMAIN, OWN, names_in, offer, opened, request, secret_of
+from tests.fakes.resources import FakeCatalog, subscribed
 
 
 @pytest.fixture
 def exchange():
-    return StreamExchange(CATALOG, "s")
+    return StateOfTheWorldExchange(CATALOG, "s")
 
 
 def test_the_first_request_is_answered_even_if_it_names_the_current_version(exchange):
@@ -38,7 +39,6 @@ def test_an_ack_is_not_answered(exchange):
     after, response = opened(exchange, request("default"))
     after, reply = after.receive(request("default", nonce=response.nonce, version=response.version_info))
     assert reply is Reply.ACK
-    assert after.accepted == response.version_info
     assert not after.due
     assert offer(after)[1] is None
 
@@ -60,7 +60,6 @@ def test_a_nack_keeps_the_version_and_the_same_is_not_sent_again(exchange):
         request("default", nonce=second.nonce, version=first.version_info, error="key does not match")
     )
     assert reply is Reply.NACK
-    assert after.accepted == first.version_info
     assert not after.due
     assert offer(after, svid=secrets.svid(2))[1] is None
     after, third = offer(after, svid=secrets.svid(3))
@@ -130,3 +129,57 @@ def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
     said.response_nonce = response.nonce
     with pytest.raises(InvalidInputError):
         after.receive(said)
+
+
+@pytest.fixture
+def clusters():
+    return StateOfTheWorldExchange(FakeCatalog(), "s")
+
+
+def give(exchange, **versions):
+    exchange, response = exchange.offer(subscribed(exchange.wanted, versions))
+    return exchange, response and [body.value.decode() for body in response.resources]
+
+
+@pytest.mark.parametrize("said", [request(), request("*"), request("a", "b")])
+def test_a_resource_that_is_gone_is_missing_from_the_next_response(clusters, said):
+    after, _ = clusters.receive(said)
+    after, sent = give(after, a=1, b=1)
+    assert sent == ["a 1", "b 1"]
+    after, sent = give(after, a=1)
+    assert sent == ["a 1"]
+    assert give(after, a=1)[1] is None
+
+
+@pytest.mark.parametrize("said", [request(), request("a")])
+def test_a_subscription_without_a_resource_is_answered_empty_once(clusters, said):
+    after, _ = clusters.receive(said)
+    after, sent = give(after)
+    assert sent == []
+    again = request(*said.resource_names, nonce="s-1")
+    after, reply = after.receive(again)
+    assert (reply, after.due) == (Reply.ACK, False)
+    assert give(after)[1] is None
+    assert give(after, a=1)[1] == ["a 1"]
+
+
+def test_a_new_resource_is_pushed_under_the_wildcard_alone(clusters):
+    everything, _ = give(clusters.receive(request())[0], a=1)
+    named, _ = give(clusters.receive(request("a"))[0], a=1)
+    assert give(everything, a=1, b=1)[1] == ["a 1", "b 1"]
+    assert give(named, a=1, b=1)[1] is None
+
+
+def test_naming_what_the_wildcard_brought_is_not_answered(clusters):
+    after, _ = give(clusters.receive(request())[0], a=1, b=1)
+    after, _ = after.receive(request("a", nonce="s-1"))
+    assert not after.due
+    assert give(after, a=1)[1] is None
+
+
+def test_a_name_that_is_dropped_and_named_again_is_sent_again(clusters):
+    after, _ = give(clusters.receive(request("a", "b"))[0], a=1, b=1)
+    after, _ = after.receive(request("a", nonce="s-1"))
+    assert give(after, a=1)[1] is None
+    after, _ = after.receive(request("a", "b", nonce="s-1"))
+    assert give(after, a=1, b=1)[1] == ["a 1", "b 1"]

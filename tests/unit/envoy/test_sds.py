@@ -5,19 +5,19 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from app.ca.rpc.sds import SecretDiscovery
 from app.core.errors import (
     InvalidInputError,
     PermissionDeniedError,
     UnauthenticatedError,
     UnavailableError,
 )
+from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
+from tests.assets.discovery import delta, delta_names, names_in, request
 from tests.fakes import secrets
 from tests.fakes.conversation import Conversation
-from tests.unit.sds.requests import delta, delta_names, names_in, request
 
 PATIENCE = 5
 

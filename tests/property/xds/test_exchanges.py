@@ -3,13 +3,14 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.ca.rpc.sds_delta import DeltaExchange
-from app.ca.rpc.sds_exchange import Reply
-from app.ca.rpc.sds_names import WILDCARD
-from app.ca.rpc.sds_stream import StreamExchange
 from app.core.errors import InvalidInputError
+from app.transport.xds.delta import DeltaExchange
+from app.transport.xds.exchange import Reply
+from app.transport.xds.resources import WILDCARD
+from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
+from tests.assets.discovery import CATALOG, DOMAIN, OWN, delta, delta_names, names_in, request, resources
 from tests.fakes import secrets
-from tests.unit.sds.requests import CATALOG, DOMAIN, OWN, delta, delta_names, names_in, request, resources
+from tests.fakes.resources import FakeCatalog, subscribed
 
 names = st.lists(st.sampled_from(["default", "ROOTCA", OWN, DOMAIN, WILDCARD]), max_size=6)
 answers = st.sampled_from(["ack", "nack", "stale", "none"])
@@ -48,7 +49,7 @@ class World:
 @settings(max_examples=200)
 @given(names, events)
 def test_a_state_of_the_world_client_always_holds_what_it_is_subscribed_to(first, story):
-    world = World(StreamExchange(CATALOG, "s"))
+    world = World(StateOfTheWorldExchange(CATALOG, "s"))
     world.exchange, _ = world.exchange.receive(request(*first))
     response = world.offer()
     assert response is not None
@@ -68,7 +69,7 @@ def test_a_state_of_the_world_client_always_holds_what_it_is_subscribed_to(first
                 continue
         response = world.offer()
         if response is not None:
-            assert set(names_in(response)) == world.exchange.wanted
+            assert set(names_in(response)) == world.current().keys()
             held = dict(zip(names_in(response), response.resources, strict=True))
         for name, resource in world.current().items():
             assert held[name] == resource.body
@@ -116,13 +117,13 @@ def test_a_reconnecting_delta_client_is_sent_exactly_what_it_lacks(subscribed, k
 
 
 @given(
-    st.sampled_from([StreamExchange, DeltaExchange]),
+    st.sampled_from([StateOfTheWorldExchange, DeltaExchange]),
     st.lists(st.text(max_size=40), max_size=20),
     st.text(max_size=80),
     st.text(max_size=40),
 )
 def test_any_request_is_taken_or_refused_as_invalid_and_never_leaks_anothers_name(variant, wild, nonce, kind):
-    say = request if variant is StreamExchange else delta
+    say = request if variant is StateOfTheWorldExchange else delta
     exchange = variant(CATALOG, "s")
     for _ in range(2):
         try:
@@ -130,7 +131,7 @@ def test_any_request_is_taken_or_refused_as_invalid_and_never_leaks_anothers_nam
         except InvalidInputError:
             return
         exchange, _ = exchange.offer(resources(exchange.wanted))
-        assert exchange.wanted <= {"default", "ROOTCA", OWN, DOMAIN}
+        assert exchange.wanted <= {"default", "ROOTCA", OWN, DOMAIN, WILDCARD}
 
 
 def _take(held, response) -> None:
@@ -138,3 +139,53 @@ def _take(held, response) -> None:
         held.update((resource.name, resource.resource) for resource in response.resources)
         for name in response.removed_resources:
             held.pop(name, None)
+
+
+existing = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3))
+some = st.lists(st.sampled_from(["a", "b", "c", "d", WILDCARD]), max_size=4)
+changes = st.lists(st.one_of(st.tuples(some, some), existing), max_size=20)
+
+
+@settings(max_examples=300)
+@given(some, existing, changes)
+def test_a_delta_client_holds_exactly_the_subscribed_resources_while_they_come_and_go(first, versions, story):
+    exchange, _ = DeltaExchange(FakeCatalog(), "s").receive(delta(*first))
+    held = {}
+    for event in [versions, *story]:
+        if isinstance(event, dict):
+            versions = event
+        else:
+            subscribe, drop = event
+            wildcard = WILDCARD in exchange.wanted
+            exchange, _ = exchange.receive(delta(*subscribe, drop=drop))
+            if wildcard and WILDCARD not in exchange.wanted:
+                held = {name: body for name, body in held.items() if name in exchange.wanted}
+            for name in drop:
+                held.pop(name, None)  # the client forgets what it drops
+        current = subscribed(exchange.wanted, versions)
+        exchange, response = exchange.offer(current)
+        _take(held, response)
+        assert held == {name: resource.body for name, resource in current.items()}
+        assert exchange.offer(current)[1] is None
+
+
+@settings(max_examples=300)
+@given(some, existing, changes)
+def test_a_state_of_the_world_client_holds_exactly_the_subscribed_resources_while_they_come_and_go(
+    first, versions, story
+):
+    exchange, _ = StateOfTheWorldExchange(FakeCatalog(), "s").receive(request(*first))
+    held = {}
+    for event in [versions, *story]:
+        if isinstance(event, dict):
+            versions = event
+        else:
+            names, _ = event
+            exchange, _ = exchange.receive(request(*names, nonce=f"s-{exchange.sent}"))
+        current = subscribed(exchange.wanted, versions)
+        exchange, response = exchange.offer(current)
+        if response is not None:
+            held = dict(zip(sorted(current), response.resources, strict=True))
+        kept = {name: body for name, body in held.items() if WILDCARD in exchange.wanted or name in exchange.wanted}
+        assert kept == {name: resource.body for name, resource in current.items()}
+        assert exchange.offer(current)[1] is None

@@ -4,11 +4,10 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.rpc import status_pb2
 
-from app.ca.rpc.sds_names import Catalog, SecretKind
-from app.ca.rpc.sds_resources import bundle_resource, svid_resource
+from app.envoy.secrets import SecretCatalog, SecretKind, bundle_resource, svid_resource
 from tests.fakes import secrets
 
-CATALOG = Catalog(secrets.OWNER)
+CATALOG = SecretCatalog(secrets.OWNER)
 OWN = str(secrets.OWNER)
 DOMAIN = "spiffe://example.org"
 
@@ -35,8 +34,8 @@ def delta(*names, drop=(), held=None, nonce="", error=None, **fields):
 def resources(names, svid=None, bundle=None):
     svid, bundle = svid or secrets.svid(), bundle or secrets.bundle()
     return {
-        name: svid_resource(name, svid) if CATALOG.kind(name) is SecretKind.SVID else bundle_resource(name, bundle)
-        for name in names
+        name: svid_resource(name, svid) if kind is SecretKind.SVID else bundle_resource(name, bundle)
+        for name, kind in CATALOG.kinds(frozenset(names)).items()
     }
 
 

@@ -1,0 +1,101 @@
+"""Running the exchanges of a stream: requests and changes in, responses out.
+
+It does not know how messages travel: the mesh ports and the agent's Unix socket run the same code.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from app.transport.xds.exchange import Exchange, Reply, requested_type
+from app.transport.xds.resources import ResourceSource
+from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
+
+# Random bytes that distinguish the nonces of one stream from those of another.
+STREAM_NAME_BYTES = 6
+
+
+class StreamObserver(Protocol):
+    """Is notified of the life of one stream, for metrics and logs."""
+
+    def opened(self) -> None:
+        """Note that the stream has begun."""
+        ...
+
+    def received(self, request: Any, reply: Reply) -> None:
+        """Note what a request was."""
+        ...
+
+    def closed(self) -> None:
+        """Note that the stream has ended."""
+        ...
+
+
+async def run_stream(
+    variant: type[Exchange],
+    sources: Mapping[str, ResourceSource],
+    requests: AsyncIterator[Any],
+    observer: StreamObserver,
+) -> AsyncIterator[Any]:
+    """Yield the responses to a stream of discovery requests, and another whenever a subscribed resource is replaced.
+
+    `sources` has the resources by their type URL. Raises InvalidInputError for a request that breaks the protocol or
+    asks for what the caller may not have, and what a source or `requests` raises. It keeps no message while it waits:
+    they may be large, and a secret in one stays in memory no longer than it must.
+    """
+    name = _stream_name()
+    exchanges = {type_url: variant(source.catalog, name) for type_url, source in sources.items()}
+    reading = asyncio.ensure_future(_next(requests))
+    changes: dict[str, asyncio.Future[None]] = {}
+    observer.opened()
+    try:
+        while True:
+            await asyncio.wait((reading, *changes.values()), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                request = reading.result()
+                if request is None:
+                    return
+                type_url = requested_type(request, sources)
+                exchanges[type_url], reply = exchanges[type_url].receive(request)
+                observer.received(request, reply)
+                reading = asyncio.ensure_future(_next(requests))
+                del request
+                if not exchanges[type_url].due:
+                    continue
+            else:
+                type_url = next(changed for changed, change in changes.items() if change.done())
+                changes[type_url].result()
+            await _cancel(changes.pop(type_url, None))
+            source, exchange = sources[type_url], exchanges[type_url]
+            exchanges[type_url], response = exchange.offer(await source.resources(exchange.wanted))
+            changes[type_url] = asyncio.ensure_future(source.wait_for_change())
+            if response is not None:
+                yield response
+            del response
+    finally:
+        for task in (reading, *changes.values()):
+            await _cancel(task)
+        observer.closed()
+
+
+async def fetch(source: ResourceSource, request: Any) -> Any:
+    """Return the DiscoveryResponse to one DiscoveryRequest. Raises as `run_stream` does."""
+    exchange, _ = StateOfTheWorldExchange(source.catalog, _stream_name()).receive(request)
+    _, response = exchange.offer(await source.resources(exchange.wanted))
+    return response
+
+
+def _stream_name() -> str:
+    return secrets.token_hex(STREAM_NAME_BYTES)
+
+
+async def _next(requests: AsyncIterator[Any]) -> Any | None:
+    return await anext(requests, None)
+
+
+async def _cancel(task: asyncio.Future[Any] | None) -> None:
+    """End a task that this stream started; its result is no longer needed."""
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
