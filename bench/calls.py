@@ -13,7 +13,7 @@ DOMAIN = "bench"
 
 @dataclass(frozen=True)
 class Method:
-    """An RPC, and the constant that stands in for its answer."""
+    """An RPC, and a constant in the place of its answer."""
 
     service: str
     name: str

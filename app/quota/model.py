@@ -99,7 +99,7 @@ Entry = tuple[str, str]
 class Descriptor(NamedTuple):
     """What a request asks to count.
 
-    `hits` is None where the request's own number holds; 0 asks without counting. `override` is a limit that the
+    `hits` is None where the request's own number applies; 0 asks without counting. `override` is a limit that the
     sidecar brought with it, in place of the configured one.
     """
 

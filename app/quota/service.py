@@ -35,8 +35,8 @@ class QuotaService:
     def match(self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> MatchedRequest:
         """Return the request with the limits that apply to it by the active configurations.
 
-        `hits_addend` (0 reads as 1) holds where a descriptor has no number itself. Raises PreconditionError before the
-        configurations are loaded.
+        `hits_addend` (0 reads as 1) applies where a descriptor has no number itself. Raises PreconditionError before
+        the configurations are loaded.
         """
         snapshot = self.documents.snapshot
         if snapshot is None:

@@ -1,4 +1,4 @@
-"""The rate limit service on a real port, over counters and configurations in memory and a clock that stands still."""
+"""The rate limit service on a real port, over counters and configurations in memory and a clock that tests move."""
 
 from contextlib import asynccontextmanager
 

@@ -15,8 +15,9 @@ from app.quota.rules.window import count_hits, refuse_uncounted, steady_offset, 
 MAX_COUNTERS_PER_LIMIT = 100_000
 # Counters of all limits, some hundred bytes each.
 MAX_COUNTERS = 1_000_000
-# Counters that each limit has room for even while others fill the store: no flood takes the room of every limit.
-RESERVED_COUNTERS = 1_000
+# Counters that each limit has room for even while others fill the store: no flood takes the room of every limit. The
+# number of limits is the operator's.
+RESERVED_COUNTERS = 100
 # Characters of entries that are kept as they are; longer ones are kept as their digest, so that hostile values claim
 # no memory.
 MAX_PLAIN_LENGTH = 256
@@ -109,7 +110,7 @@ class MemoryCounters:
 
 
 def _bounded(entries: tuple[Entry, ...]) -> tuple[Entry, ...] | bytes:
-    """Return what stands for `entries` in memory: themselves, or their digest if they are long."""
+    """Return the key of `entries` in memory: themselves, or their digest if they are long."""
     if sum(len(key) + len(value) for key, value in entries) <= MAX_PLAIN_LENGTH:
         return entries
     digest = blake2b(digest_size=32)

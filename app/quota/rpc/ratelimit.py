@@ -173,7 +173,7 @@ def _refusal(path: str, problem: str) -> InvalidInputError:
 
 
 def _labels(domain: str, answer: Answer) -> tuple[str, str]:
-    """Return the decision's domain and code; what callers make up is not a label."""
+    """Return the decision's domain and code; a domain that is not configured is not a label."""
     if not answer.domain_known:
         return OTHER, "domain_not_found"
     if answer.code is _WITHIN:

@@ -199,7 +199,7 @@ def limits_of(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> list
 
 
 def _override(config: CompiledConfig, limit: RateLimit, configured: AppliedLimit | None) -> AppliedLimit:
-    """Return `limit` as it applies; it shares the counter of the limit it stands in for where both have one unit."""
+    """Return `limit` as it applies; it shares the counter of the configured limit where both have the same unit."""
     algorithm = algorithm_of(limit)
     if configured and configured.algorithm and configured.algorithm.seconds == algorithm.seconds:
         return AppliedLimit(limit, configured.limit_id, algorithm)

@@ -29,7 +29,7 @@ async def refusal(served, message):
     return caught.value.code(), caught.value.details()
 
 
-async def test_grpcio_is_told_codes_and_limits():
+async def test_grpcio_receives_codes_and_limits():
     async with served_quota() as served:
         await served.service.put("edge", LIMITS)
         first, second = await ask(served, request()), await ask(served, request())
@@ -57,7 +57,7 @@ async def test_refusals_have_the_codes_and_texts_of_envoyproxy_ratelimit():
         )
 
 
-async def test_what_is_beyond_a_bound_and_what_is_away_have_codes_of_their_own():
+async def test_a_bound_and_unreachable_counters_have_codes_of_their_own():
     async with served_quota(AwayCounters()) as served:
         await served.service.put("edge", LIMITS)
         code, details = await refusal(served, request(key="k" * (MAX_KEY_LENGTH + 1)))

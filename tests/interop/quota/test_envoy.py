@@ -178,7 +178,7 @@ NONE_LEFT = {"rate_limit": {"unit": "minute", "requests_per_unit": 0}}
 
 
 @pytest.mark.parametrize(("fail_closed", "status"), [(True, 500), (False, 200)])
-async def test_a_fault_inside_is_left_to_the_sidecars_failure_mode(tmp_path, fail_closed, status):
+async def test_an_internal_fault_is_left_to_the_failure_mode_of_the_sidecar(tmp_path, fail_closed, status):
     async with served_quota(BrokenCounters()) as quota:
         await quota.service.put("edge", LIMITS)
         async with envoy(tmp_path, quota.port, fail_closed=fail_closed) as client:
@@ -186,7 +186,7 @@ async def test_a_fault_inside_is_left_to_the_sidecars_failure_mode(tmp_path, fai
         assert quota.metrics.limits.value("other", "error") == 1
 
 
-async def test_a_long_value_cannot_slip_past_a_sidecar_that_fails_open(quota, tmp_path):
+async def test_a_long_value_is_limited_by_a_sidecar_that_fails_open(quota, tmp_path):
     async with envoy(tmp_path, quota.port, fail_closed=False) as client:
         answers = [await get(client, user="x" * 40_000) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]

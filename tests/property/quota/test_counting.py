@@ -34,7 +34,7 @@ MOVE = st.floats(-5, 5)
 
 
 @given(st.lists(STEP | MOVE, max_size=40), st.sampled_from([Unit.SECOND, Unit.MINUTE]), st.integers(1, 3))
-def test_no_window_lets_more_pass_than_its_limit(steps, unit, max_keys):
+def test_no_window_allows_more_than_its_limit(steps, unit, max_keys):
     service, clock = new_service(unit, max_keys)
     elapsed, allowed = 0.0, {}
     furthest = start = clock.now().timestamp()
@@ -93,7 +93,7 @@ def test_a_counter_agrees_with_the_sum_of_the_hits_in_its_window(steps):
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20)), max_size=60))
 def test_the_store_never_holds_more_than_its_bounds(hits):
-    """No limit holds more than its share, and together they hold no more than the store and the reserves."""
+    """No limit has more than its share, and together they have no more than the store and the reserves."""
     counters = MemoryCounters(ManualClock(), max_per_limit=6, max_counters=8, reserved=2)
     held = {}
     for limit_id, name in hits:
@@ -108,7 +108,7 @@ def test_the_store_never_holds_more_than_its_bounds(hits):
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(0, 1e6)), min_size=1, max_size=30))
-def test_steady_time_never_goes_back_and_never_stands_behind_either_clock(moves):
+def test_steady_time_never_goes_back_and_is_never_behind_either_clock(moves):
     offset, wall, monotonic, last = float("-inf"), 1e9, 1e3, float("-inf")
     for step, passed in moves:
         wall, monotonic = wall + step, monotonic + passed

@@ -69,7 +69,7 @@ def request(*entries, descriptors=1, domain="edge"):
         (request(("path", "v" * (MAX_VALUE_LENGTH + 1))), "descriptors[0].entries[0].value"),
     ],
 )
-async def test_what_is_beyond_a_bound_is_refused_with_its_path(rpc, counters, message, path):
+async def test_a_request_beyond_a_bound_is_refused_with_the_path(rpc, counters, message, path):
     with pytest.raises(InvalidInputError) as caught:
         ask(rpc, message)
     assert [violation.path for violation in caught.value.violations] == [path]
@@ -92,7 +92,7 @@ async def test_one_bad_descriptor_leaves_the_others_uncounted(rpc, counters):
     assert counters.held == 0
 
 
-async def test_a_long_value_is_limited_like_any_other(rpc):
+async def test_a_long_value_is_limited_as_any_other(rpc):
     """A refusal could be let through by a sidecar that fails open, so it must not be to be had by a long path."""
     path = "/" + "x" * 60_000
     answers = [ask(rpc, request(("path", path))) for _ in range(2)]
@@ -136,7 +136,7 @@ async def test_a_value_made_for_backtracking_is_matched_in_one_pass(rpc):
     assert not answer.statuses[0].HasField("current_limit")
 
 
-async def test_what_a_client_writes_never_reaches_a_header(rpc):
+async def test_values_from_clients_never_reach_a_header(rpc):
     answer = ask(rpc, request(("path", "\r\nset-cookie: a=b")))
     for header in answer.response_headers_to_add:
         assert header.key.isascii()

@@ -30,7 +30,7 @@ class CounterStoreContract:
         assert await counted(counters, hit()) == [1]
         assert await counted(counters, hit(hits=4)) == [5]
 
-    async def test_what_exceeds_the_limit_is_not_allowed_and_is_counted(self, counters):
+    async def test_hits_over_the_limit_are_refused_and_counted(self, counters):
         outcomes = await settled(counters.add([hit(hits=2, requests=3), hit(hits=1, requests=3), hit(requests=3)]))
         assert [(outcome.allowed, outcome.remaining) for outcome in outcomes] == [(True, 1), (True, 0), (False, 0)]
         assert await counted(counters, hit(hits=0)) == [4]

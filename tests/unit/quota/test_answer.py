@@ -16,7 +16,7 @@ def answered(limits, outcomes):
     return answer_of(MatchedRequest("edge", True, tuple(limits), ()), outcomes)
 
 
-def test_a_status_has_its_limit_and_what_the_counter_came_to():
+def test_a_status_has_its_limit_and_the_outcome():
     assert judge(LIMIT, ALLOWED) == (Code.OK, LIMIT, 4, 30, True)
     assert judge(LIMIT, REFUSED) == (Code.OVER_LIMIT, LIMIT, 0, 30, True)
 

@@ -68,7 +68,7 @@ def test_a_limit_applies_at_equal_depth_only():
     assert limit_of(DEPTH, ("a", "x")) is None
 
 
-def test_the_way_that_was_taken_is_not_taken_back():
+def test_a_choice_is_final():
     assert limit_of(DEPTH, ("a", "x"), ("b", "y")) == 1
     assert limit_of(DEPTH, ("a", "x"), ("b", "other")) is None  # the bare `a` would have led to a limit
 
@@ -92,7 +92,7 @@ def test_the_order_of_entries_matters():
         ("[a-z]*", ["[a-z]!"], ["b"]),
     ],
 )
-def test_a_star_stands_for_any_text_and_nothing_else_does(pattern, matching, others):
+def test_only_a_star_matches_any_text(pattern, matching, others):
     compiled = compile_pattern(pattern)
     assert [value for value in matching if not compiled.matches(value)] == []
     assert [value for value in others if compiled.matches(value)] == []
@@ -107,7 +107,7 @@ descriptors:
 """)
 
 
-def test_a_replaced_limit_is_dropped_wherever_it_stands_in_the_request():
+def test_a_replaced_limit_is_dropped_at_any_place_in_the_request():
     everyone, member, staff = (Descriptor(((key, "x"),)) for key in ("everyone", "member", "staff"))
     named = [applied.limit.name if applied else None for applied in limits_of(REPLACING, [everyone, member])]
     assert named == [None, "member"]

@@ -22,7 +22,7 @@ class TestMemoryCounters(CounterStoreContract):
         return MemoryCounters(clock)
 
 
-async def test_what_there_is_no_room_for_is_not_counted_until_the_window_ends(clock):
+async def test_a_counter_without_room_is_refused_until_the_window_ends(clock):
     counters = MemoryCounters(clock, max_per_limit=2)
     assert refused(counters, hit("a"), hit("b"), hit("c"), hit("a")) == [False, False, True, False]
     (outcome,) = counters.add([hit("c")])

@@ -1,4 +1,4 @@
-"""The rate limit service at its edge: messages in, messages out, and the texts that envoyproxy/ratelimit says."""
+"""The rate limit service at its edge: messages in, messages out, and the texts of envoyproxy/ratelimit."""
 
 import pytest
 from envoy.service.ratelimit.v3 import rls_pb2
@@ -50,7 +50,7 @@ async def rpc(request, configs, clock, metrics):
     return RateLimitRpc(service, metrics)
 
 
-async def test_a_status_tells_code_limit_remaining_and_reset(rpc):
+async def test_a_status_has_code_limit_remaining_and_reset(rpc):
     response = await ask(rpc, request([("k", "v")]))
     assert response == rls_pb2.RateLimitResponse(
         overall_code=OK,
@@ -75,7 +75,7 @@ async def test_statuses_come_in_the_order_of_the_descriptors(rpc):
     assert response.statuses[2].current_limit.unit == UNITS.WEEK
 
 
-async def test_a_request_that_is_sent_again_is_limited_by_the_configuration_of_the_moment(service, metrics):
+async def test_a_request_that_is_sent_again_is_limited_by_the_active_configuration(service, metrics):
     rpc = RateLimitRpc(service, metrics)
     again = request([("k", "v")], [("x", "v")])
     await service.put("edge", LIMITS)
@@ -89,7 +89,7 @@ async def test_a_request_that_is_sent_again_is_limited_by_the_configuration_of_t
     assert metrics.limits.value("other", "domain_not_found") == 1
 
 
-async def test_requests_that_differ_in_a_number_alone_are_not_taken_for_each_other(rpc):
+async def test_requests_that_differ_only_in_hits_are_counted_by_their_own(rpc):
     remaining = []
     for hits in (1, 1, 1, 0, 2, 0):
         message = request([("w", "v")])
@@ -115,7 +115,7 @@ async def test_an_override_is_answered_in_its_own_unit(rpc, unit):
     assert status.limit_remaining == 8
 
 
-async def test_headers_are_sent_where_they_are_asked_for(service, metrics):
+async def test_headers_are_sent_where_the_setting_is_on(service, metrics):
     await service.put("edge", LIMITS)
     rpc = RateLimitRpc(service, metrics, HeaderStyle.BOTH)
     response = await ask(rpc, request([("k", "v")]))
@@ -144,7 +144,7 @@ async def test_an_empty_request_is_refused_in_the_words_of_envoyproxy_ratelimit(
     assert metrics.limits.value("other", "error") == 1
 
 
-async def test_before_the_load_the_answer_is_an_error(service, metrics):
+async def test_a_request_before_the_load_is_refused_as_unknown(service, metrics):
     with pytest.raises(RpcError) as caught:
         await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert (caught.value.code, caught.value.message) == (Code.UNKNOWN, "no rate limit configuration loaded")
@@ -156,14 +156,14 @@ async def test_decisions_are_counted_by_domain_and_code(rpc, metrics):
     assert (metrics.limits.value("edge", "ok"), metrics.limits.value("edge", "over_limit")) == (2, 1)
 
 
-async def test_a_domain_that_callers_make_up_is_no_label(rpc, metrics):
+async def test_an_unconfigured_domain_is_no_label(rpc, metrics):
     response = await ask(rpc, request([("k", "v")], domain="made-up"))
     assert response == rls_pb2.RateLimitResponse(overall_code=OK, statuses=[{"code": OK}])
     assert metrics.limits.value("other", "domain_not_found") == 1
     assert metrics.limits.value("made-up", "ok") == 0
 
 
-async def test_what_there_was_no_room_to_count_is_counted_as_such(configs, clock, metrics):
+async def test_a_counter_without_room_is_reported_in_the_metrics(configs, clock, metrics):
     service = Quota(configs, MemoryCounters(clock, max_per_limit=0), clock, metrics)
     await service.put("edge", LIMITS)
     response = await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
@@ -179,7 +179,7 @@ async def test_what_there_was_no_room_to_count_is_counted_as_such(configs, clock
         (FetchedCounters(AwayCounters()), UnavailableError),
     ],
 )
-async def test_a_fault_inside_is_an_error_and_is_counted(configs, clock, metrics, counters, error):
+async def test_an_internal_fault_is_an_error_and_is_counted(configs, clock, metrics, counters, error):
     service = Quota(configs, counters, clock, metrics)
     await service.put("edge", LIMITS)
     with pytest.raises(error):

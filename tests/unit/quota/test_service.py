@@ -42,7 +42,7 @@ class TestCounting:
         clock.advance(1)
         assert await codes(service, 3) == [OK, OK, OVER]
 
-    async def test_remaining_and_reset_are_told(self, service, clock):
+    async def test_a_status_has_what_remains_and_the_reset(self, service, clock):
         await service.put("edge", document(2))
         clock.advance(45)
         answer = await settled(service.ask("edge", [ask()], 0))
@@ -74,7 +74,7 @@ class TestCounting:
         assert await codes(service, 1) == [OVER]
         assert await codes(service, 1, ask(hits=0)) == [OVER]
 
-    async def test_hits_of_the_request_hold_where_the_descriptor_has_none(self, service):
+    async def test_hits_of_the_request_apply_where_the_descriptor_has_none(self, service):
         await service.put("edge", document(5))
         answer = await settled(service.ask("edge", [ask("a"), ask("b", hits=2)], 4))
         assert [status.remaining for status in answer.statuses] == [1, 3]
@@ -91,7 +91,7 @@ class TestCounting:
         await service.put("edge", document(1, shadow_mode=True))
         assert await codes(service, 3) == [OK, OK, OK]
 
-    async def test_an_unknown_domain_passes_and_is_said_to_be_unknown(self, service):
+    async def test_an_unknown_domain_passes_and_is_reported_as_unknown(self, service):
         await service.documents.refresh()
         answer = await settled(service.ask("nowhere", [ask(), ask()], 0))
         assert (answer.code, len(answer.statuses), answer.domain_known) == (OK, 2, False)
@@ -118,7 +118,7 @@ class TestCounting:
         assert await codes(service, 3, everyone, vip) == [OK, OK, OK]
         assert await codes(service, 2, everyone) == [OK, OVER]
 
-    async def test_a_clock_that_goes_back_hands_out_no_quota_twice(self, service, clock):
+    async def test_a_clock_that_goes_back_grants_no_limit_twice(self, service, clock):
         await service.put("edge", document(2))
         clock.advance(30)
         assert await codes(service, 3) == [OK, OK, OVER]
@@ -127,18 +127,18 @@ class TestCounting:
         clock.advance(29)
         assert await codes(service, 1) == [OVER]
 
-    async def test_after_a_clock_went_back_windows_go_on_at_their_pace(self, service, clock):
+    async def test_after_a_clock_went_back_windows_continue_at_their_pace(self, service, clock):
         await service.put("edge", document(2))
         assert await codes(service, 3) == [OK, OK, OVER]
         clock.turn_back(365 * 86_400)
         clock.advance(60)
         assert await codes(service, 3) == [OK, OK, OVER]
 
-    async def test_before_the_load_there_is_no_answer(self, service):
+    async def test_a_request_before_the_load_is_refused(self, service):
         with pytest.raises(PreconditionError, match="no rate limit configuration loaded"):
             await settled(service.ask("edge", [ask()], 0))
 
-    async def test_what_there_is_no_room_to_count_is_denied(self, configs, clock, metrics):
+    async def test_a_counter_without_room_is_over_the_limit(self, configs, clock, metrics):
         service = Quota(configs, MemoryCounters(clock, max_per_limit=1), clock, metrics)
         await service.put("edge", document(5))
         assert await codes(service, 1, ask("a")) == [OK]
@@ -168,7 +168,7 @@ class TestCounting:
         assert counters.held == 1
         assert await codes(service, 1, domain="inner") == [OVER]
 
-    async def test_counters_that_are_away_are_an_error_and_no_answer(self, configs, clock, metrics):
+    async def test_unreachable_counters_are_an_error(self, configs, clock, metrics):
         service = Quota(configs, AwayCounters(), clock, metrics)
         await service.put("edge", document(5))
         with pytest.raises(UnavailableError):
@@ -197,13 +197,13 @@ class TestConfigurations:
         assert [violation.path for violation in caught.value.violations] == ["domain"]
         assert configs.documents == {}
 
-    async def test_what_is_deleted_limits_no_more(self, service):
+    async def test_a_deleted_configuration_limits_nothing(self, service):
         await service.put("edge", document(0))
         assert await codes(service, 1) == [OVER]
         await service.delete("edge")
         assert await codes(service, 1) == [OK]
 
-    async def test_a_change_by_another_replica_is_taken_over_on_refresh(self, service, configs):
+    async def test_a_change_by_another_replica_is_active_after_a_refresh(self, service, configs):
         other = Quota(configs)
         await service.put("edge", document(1))
         await other.documents.refresh()
@@ -229,7 +229,7 @@ class TestConfigurations:
         await other.put("edge", document(3))  # applying it again repairs it
         assert await codes(other, 2) == [OK, OVER]
 
-    async def test_a_database_that_is_away_changes_nothing(self, service, configs):
+    async def test_an_unreachable_database_changes_nothing(self, service, configs):
         await service.put("edge", document(1))
         configs.away = True
         with pytest.raises(UnavailableError):

@@ -32,7 +32,7 @@ def test_over_the_limit_is_what_exceeds_it(count, allowed, remaining):
     assert (outcome.allowed, outcome.remaining) == (allowed, remaining)
 
 
-def test_a_limit_of_zero_lets_nothing_pass():
+def test_a_limit_of_zero_refuses_everything():
     assert not outcome_of(1, window=FixedWindow(0, Unit.DAY.value)).allowed
 
 
