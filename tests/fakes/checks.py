@@ -4,6 +4,7 @@ from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.model import AuthzOptions
 from app.authz.service import PolicyService
+from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
@@ -26,6 +27,9 @@ class Policies(PolicyService):
 
     async def apply(self, text: str):
         return await self.documents.apply(OPERATOR, parse_documents(text.encode()))
+
+    async def delete(self, namespace: str, name: str):
+        await self.documents.delete(OPERATOR, DocumentKey(namespace, name))
 
 
 async def policy_service(text: str = "", options: AuthzOptions | None = None, metrics: Metrics | None = None):

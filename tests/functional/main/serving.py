@@ -86,11 +86,16 @@ class ServeProcess:
         lines = [line for line in self.log_text.splitlines() if line.startswith("{") and line.endswith("}")]
         return [event for event in map(json.loads, lines) if name in (None, event["event"])]
 
-    def wait_until_ready(self):
-        """Return once `/readyz` says so, with the ports known."""
+    def wait_until_listening(self):
+        """Return once the ports are known."""
         listening = eventually(lambda: self._while_it_runs(self._listening), "the ports")
         self.tls_port, self.plaintext_port = listening["mesh_tls"], listening["mesh_plaintext"]
         self.admin_port = listening["admin"]
+        return self
+
+    def wait_until_ready(self):
+        """Return once `/readyz` says so, with the ports known."""
+        self.wait_until_listening()
         eventually(lambda: self._while_it_runs(self._is_ready), "/readyz to be 200")
         return self
 

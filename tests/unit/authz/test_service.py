@@ -7,13 +7,11 @@ import pytest
 from app.authz import service as service_module
 from app.authz.rules.compile import compile_policy
 from app.core.errors import InvalidInputError, UnavailableError
-from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
 from tests.fakes.checks import Policies
 from tests.fakes.documents import MemoryDocuments
-from tests.fakes.principals import OPERATOR
 
 DENY_ALL = "{action: DENY, rules: [{}]}"
 ALLOW_ALL = "{rules: [{}]}"
@@ -45,7 +43,7 @@ async def test_a_change_takes_effect_on_the_next_check(service):
     assert service.check(request()).allowed
     await service.apply(policy(DENY_ALL))
     assert not service.check(request()).allowed
-    await service.documents.delete(OPERATOR, DocumentKey("shop", "p"))
+    await service.delete("shop", "p")
     assert service.check(request()).allowed
 
 
@@ -61,7 +59,7 @@ async def test_a_database_that_is_away_changes_nothing_and_checks_go_on(service,
     await service.apply(policy(DENY_ALL))
     source.away = True
     with pytest.raises(UnavailableError):
-        await service.documents.delete(OPERATOR, DocumentKey("shop", "p"))
+        await service.delete("shop", "p")
     with pytest.raises(UnavailableError):
         await service.documents.refresh()
     assert not service.check(request()).allowed
@@ -123,6 +121,6 @@ async def test_the_active_policy_is_kept_as_it_was_parsed(service):
 
 async def test_changes_are_recorded_by_the_name_of_the_policy(service, source):
     await service.apply(policy(DENY_ALL))
-    await service.documents.delete(OPERATOR, DocumentKey("shop", "p"))
+    await service.delete("shop", "p")
     written = [(record.action, record.target) for record in source.records]
     assert written == [("policy.apply", "shop/p"), ("policy.delete", "shop/p")]

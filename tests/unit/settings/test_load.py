@@ -236,6 +236,7 @@ def test_what_is_shown_can_be_read_back_and_has_no_password(config):
     read_back = load({}, config(shown)).settings
     assert read_back.model_dump(exclude={"database_url"}) == loaded.settings.model_dump(exclude={"database_url"})
     assert tomllib.loads(shown)["mesh"]["server_names"] == ["a.example", "b.example"]
+    assert "# policies_dir is not set  # default; MESHWARD_AUTHZ_POLICIES_DIR" in shown
     assert "# MESHWARD_SHUTDOWN_GRACE; MESHWARD_SHUTDOWN_GRACE" in shown
 
 
@@ -243,6 +244,7 @@ def test_values_for_programs_are_plain():
     values = as_values(load({}))
     assert json.loads(json.dumps(values)) == values
     assert values["ca.svid_default_ttl"] == "1d"
+    assert values["authz.policies_dir"] is None
 
 
 def test_a_home_directory_is_expanded(monkeypatch):
