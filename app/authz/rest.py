@@ -4,10 +4,12 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
+from pydantic import AliasPath, BeforeValidator, Field
 
+from app.authz.model import Action
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from app.authz.service import PolicyStore
-from app.documents.model import DocumentKey
+from app.documents.model import Change, DocumentKey
 from app.documents.rest import DocumentRest
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
@@ -34,12 +36,12 @@ class PolicyView(View):
 
 
 class AppliedView(View):
-    """What became of a policy: `created`, `updated` or `unchanged`."""
+    """What became of a policy."""
 
-    namespace: str
-    name: str
-    version: int
-    change: str
+    namespace: str = Field(validation_alias=AliasPath("stored", "namespace"))
+    name: str = Field(validation_alias=AliasPath("stored", "name"))
+    version: int = Field(validation_alias=AliasPath("stored", "version"))
+    change: Change
 
 
 class AppliedList(View):
@@ -49,12 +51,12 @@ class AppliedList(View):
 
 
 class ValidView(View):
-    """A policy that would be accepted."""
+    """A policy that would be accepted, with the number of its rules."""
 
     namespace: str
     name: str
-    action: str
-    rules: int
+    action: Action
+    rules: Annotated[int, BeforeValidator(len)]
 
 
 class ValidList(View):
@@ -75,24 +77,11 @@ class PolicyRest:
         201 if a policy is new, 200 if all of them existed. They are active with the next check.
         """
         applied = await self._policies.apply(caller, request, response)
-        items = [
-            AppliedView(
-                namespace=each.stored.namespace,
-                name=each.stored.name,
-                version=each.stored.version,
-                change=each.change.value,
-            )
-            for each in applied
-        ]
-        return AppliedList(items=items)
+        return AppliedList.model_validate({"items": applied})
 
     async def validate(self, request: Request) -> ValidList:
         """Check whether policies would be accepted, list everything that is wrong with them, and change nothing."""
-        policies = await self._policies.validate(request)
-        views = [
-            ValidView(namespace=p.namespace, name=p.name, action=p.action.value, rules=len(p.rules)) for p in policies
-        ]
-        return ValidList(items=views)
+        return ValidList.model_validate({"items": await self._policies.validate(request)})
 
     async def list(
         self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None, namespace: InNamespace = None

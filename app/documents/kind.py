@@ -17,7 +17,7 @@ class DocumentKind(Generic[Parsed]):
     """One kind of document, as its feature describes it.
 
     `name` is its name in the database, in audit actions and in metrics; `noun` and `plural` are what messages call it.
-    `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which stands in
+    `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which is in
     the document at `key_field`; `is_key` whether a key can be one of this kind. `max_documents` is how many there may
     be, `max_bytes` how long one may be as JSON.
     """

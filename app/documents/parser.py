@@ -55,7 +55,7 @@ _LIST_FIELDS = frozenset({"apiVersion", "kind", "metadata", "items"})
 def parse_documents(text: bytes) -> tuple[dict[str, object], ...]:
     """Return the documents in `text`, UTF-8: YAML separated by `---`, or JSON.
 
-    A JSON array, and a Kubernetes list (`kind: List` or `…List` with `items`), stand for the documents in them; empty
+    A JSON array, and a Kubernetes list (`kind: List` or `…List` with `items`), are the documents in them; empty
     documents are left out. Collections that aliases refer to are shared, so treat the values as read-only.
 
     Raises InvalidInputError, with line and column, for what is not well-formed, exceeds a bound of this module, has a
@@ -79,7 +79,7 @@ def parse_documents(text: bytes) -> tuple[dict[str, object], ...]:
 def _without_surrogates(text: str) -> str:
     """Return JSON with the character in place of each pair of escapes that spells it in UTF-16 (RFC 8259, section 7).
 
-    YAML has no such pairs. In JSON a backslash stands in double quotes alone, so that nothing else is meant.
+    YAML has no such pairs. In JSON a backslash occurs in double quotes only, so that nothing else is replaced.
     """
     if not _SURROGATE_PAIR.search(text):
         return text
@@ -152,7 +152,7 @@ def _place(event: Event) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """What a value weighs once its aliases are expanded."""
+    """How large a value is with its aliases expanded."""
 
     nodes: int = 1
     characters: int = 0
@@ -161,7 +161,7 @@ class _Size:
 
 @dataclass(slots=True)
 class _Open:
-    """A collection that is being read, and what it weighs so far."""
+    """A collection that is being read, and how large it is so far."""
 
     value: dict[str, object] | list[object]
     anchor: str | None
@@ -218,7 +218,7 @@ class _Builder:
         if not isinstance(key, str):
             raise _refuse(event, f"key {event.value!r} must be a string: put it in quotes")
         if key in top.value:
-            raise _refuse(event, f"key {key!r} stands here twice")
+            raise _refuse(event, f"key {key!r} is here twice")
         top.key = key
         top.nodes += 1
         top.characters += len(key)
@@ -230,7 +230,7 @@ class _Builder:
         if event.tag not in (_MAPPING_TAGS if is_mapping else _SEQUENCE_TAGS):
             raise _refuse(event, f"tag {event.tag!r} is not supported")
         if len(self.stack) >= MAX_DEPTH:
-            raise _refuse(event, f"collections stand deeper than {MAX_DEPTH} in each other")
+            raise _refuse(event, f"collections are nested deeper than {MAX_DEPTH}")
         self._spend(event, 1, 0)
         if event.anchor is not None:
             self.anchors.pop(event.anchor, None)  # an alias inside the collection would refer to the collection itself
@@ -243,7 +243,7 @@ class _Builder:
             raise _refuse(event, f"alias *{event.anchor} refers to nothing that is complete before it")
         value, size = self.anchors[event.anchor]
         if len(self.stack) + size.depth > MAX_DEPTH:
-            raise _refuse(event, f"collections stand deeper than {MAX_DEPTH} in each other")
+            raise _refuse(event, f"collections are nested deeper than {MAX_DEPTH}")
         self._spend(event, size.nodes, size.characters)
         self._put(event, value, size, None)
 
@@ -257,7 +257,7 @@ class _Builder:
         if isinstance(top.value, list):
             top.value.append(value)
         elif top.key is None:  # the parser pairs keys and values; a value without a key is a fault of its own
-            raise _refuse(event, "a value stands where a key was expected")
+            raise _refuse(event, "a value is where a key was expected")
         else:
             top.value[top.key] = value
             top.key = None

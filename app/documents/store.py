@@ -250,7 +250,7 @@ class _Change(Generic[Parsed]):
     records: list[AuditRecord] = field(default_factory=list)
 
     async def expect(self, key: DocumentKey, version: int | None) -> None:
-        """Raise ConflictError unless what is stored has the version; None stands for any."""
+        """Raise ConflictError unless what is stored has the version; None accepts any."""
         if version is None:
             return
         stored = await self.repository.get(key)

@@ -67,7 +67,7 @@ def _read_source(source: Reader, namespace: str) -> Source:
     accounts = [name for name in ("serviceAccounts", "notServiceAccounts") if source.has(name)]
     others = [name for name in ("principals", "notPrincipals", "namespaces", "notNamespaces") if source.has(name)]
     if accounts and others:
-        source.refuse(accounts[0], f"cannot stand beside {others[0]}: a service account is both")
+        source.refuse(accounts[0], f"cannot be set beside {others[0]}: a service account is both")
     return Source(
         principals=read_patterns(source, "principals", "notPrincipals", values.principal),
         namespaces=read_patterns(source, "namespaces", "notNamespaces", values.text),

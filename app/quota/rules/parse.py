@@ -46,7 +46,7 @@ def _read_config(document: Reader) -> QuotaConfig:
     """Return the configuration.
 
     Noted as problems: a field that is unknown, missing, empty, of the wrong type or not supported; a descriptor that
-    stands twice among its siblings; an invalid unit; an unlimited limit with a unit or a number; a limit that replaces
+    is twice among its siblings; an invalid unit; an unlimited limit with a unit or a number; a limit that replaces
     itself or nothing.
     """
     domain = document.required_text("domain", MAX_DOMAIN_LENGTH)
@@ -80,7 +80,7 @@ def _read_descriptor(descriptor: Reader, depth: int) -> ConfigDescriptor:
             descriptor.refuse(name, "is not supported; remove it")
     key = descriptor.required_text("key", MAX_KEY_LENGTH)
     if "*" in key:
-        descriptor.refuse("key", "must not have a '*'; patterns stand in value")
+        descriptor.refuse("key", "must not have a '*'; patterns belong in value")
     value = _read_value(descriptor)
     shadow_mode = descriptor.flag("shadow_mode")
     if shadow_mode and not descriptor.has("rate_limit"):
@@ -114,7 +114,7 @@ def _read_limit(limit: Reader, *, shadow_mode: bool) -> Limit:
     if limit.flag("unlimited"):
         for contradicting in ("unit", "requests_per_unit"):
             if limit.has(contradicting):
-                limit.refuse(contradicting, "must not stand beside unlimited")
+                limit.refuse(contradicting, "must not be set beside unlimited")
         limit.close()
         return Unlimited(name, replaces)
     unit, number = _read_unit(limit), _read_number(limit)

@@ -14,6 +14,7 @@ from app.quota import service as service_module
 from app.quota.model import Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
 from app.transport.rest.authentication import current_principal
+from app.transport.rest.pages import encode_cursor
 from app.transport.rest.problems import from_error
 from tests.fakes.principals import OPERATOR
 from tests.fakes.quota import Quota
@@ -121,6 +122,12 @@ async def test_pages_list_every_domain_in_order(client):
         if cursor is None:
             break
     assert seen == ["a", "b", "c", "shop/eg/http"]
+
+
+@pytest.mark.parametrize("key", ["edge", "namespace/edge", "/ edge", "/"])
+async def test_a_cursor_that_was_not_made_here_is_400(client, key):
+    assert (await client.get("/v1/quota/configs", params={"cursor": encode_cursor(key)})).status_code == 400
+    assert (await client.get("/v1/quota/configs", params={"cursor": encode_cursor("/edge")})).status_code == 200
 
 
 async def test_a_domain_with_slashes_has_its_own_place(client):
