@@ -112,11 +112,15 @@ LimitId = str
 """Identifies a limit among those of every domain: its domain, its place in the configuration, and its unit."""
 
 
+CounterKey = tuple[str, ...]
+"""Identifies a counter among those of its limit: the values of a descriptor's entries, whose keys the limit fixes."""
+
+
 class Hit(NamedTuple):
-    """`hits` to be counted by `algorithm` under the limit `limit_id`, for the counter of `entries`."""
+    """`hits` to be counted by `algorithm`, under the limit `limit_id`, in the counter `key`."""
 
     limit_id: LimitId
-    entries: tuple[Entry, ...]
+    key: CounterKey
     algorithm: Algorithm
     hits: int
 

@@ -9,8 +9,7 @@ from app.quota.model import Hit, LimitId, Outcome
 class CounterStore(Protocol):
     """Where hits are counted: it keeps the state of each counter, in its own time, and runs the limit's algorithm.
 
-    A counter is identified by the limit and the entries of the descriptor. Its time never goes back: no window, once it
-    ended, starts again.
+    Its time never goes back: no window, once it ended, starts again.
     """
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 
 from app.core.clock import Clock
-from app.quota.model import Entry, Hit, LimitId, Outcome
+from app.quota.model import CounterKey, Hit, LimitId, Outcome
 from app.quota.rules.window import count_hits, refuse_uncounted, steady_offset, window_end
 
 # Clients write what is counted, so they can make any number of counters. What finds no room is not counted, and so not
@@ -18,8 +18,7 @@ MAX_COUNTERS = 1_000_000
 # Counters that each limit has room for even while others fill the store: no flood takes the room of every limit. The
 # number of limits is the operator's.
 RESERVED_COUNTERS = 100
-# Characters of entries that are kept as they are; longer ones are kept as their digest, so that hostile values claim
-# no memory.
+# Characters of a key that is kept as it is; a longer one is kept as its digest, so that hostile values claim no memory.
 MAX_PLAIN_LENGTH = 256
 
 
@@ -28,7 +27,7 @@ class _Room:
     """The counters of one limit, which all end at `ends` (Unix seconds)."""
 
     ends: int
-    states: dict[tuple[Entry, ...] | bytes, int] = field(default_factory=dict)
+    states: dict[CounterKey | bytes, int] = field(default_factory=dict)
 
 
 class MemoryCounters:
@@ -83,20 +82,20 @@ class MemoryCounters:
         return self._second
 
     def _add(self, hit: Hit, now: int) -> Outcome:
-        limit_id, entries, window, hits = hit
+        limit_id, key, window, hits = hit
         room = self._rooms.get(limit_id) or self._open(limit_id, window_end(window, now))
-        key: tuple[Entry, ...] | bytes = entries
         counted = room.states.get(key)
+        kept: CounterKey | bytes = key
         if counted is None:
-            key = _bounded(entries)
-            counted = room.states.get(key)
+            kept = _bounded(key)
+            counted = room.states.get(kept)
             if counted is None and hits:
                 if not self._has_room(len(room.states)):
                     return refuse_uncounted(window, now)
                 self._held += 1
         counted, outcome = count_hits(window, counted or 0, now, hits)
         if hits:
-            room.states[key] = counted
+            room.states[kept] = counted
         return outcome
 
     def _has_room(self, held: int) -> bool:
@@ -109,12 +108,12 @@ class MemoryCounters:
         return room
 
 
-def _bounded(entries: tuple[Entry, ...]) -> tuple[Entry, ...] | bytes:
-    """Return the key of `entries` in memory: themselves, or their digest if they are long."""
-    if sum(len(key) + len(value) for key, value in entries) <= MAX_PLAIN_LENGTH:
-        return entries
+def _bounded(key: CounterKey) -> CounterKey | bytes:
+    """Return `key` as it is kept: itself, or its digest if it is long."""
+    if sum(map(len, key)) <= MAX_PLAIN_LENGTH:
+        return key
     digest = blake2b(digest_size=32)
-    for part in (part for entry in entries for part in entry):
+    for part in key:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8))
         digest.update(encoded)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from app.quota.model import (
     Algorithm,
     ConfigDescriptor,
+    CounterKey,
     Descriptor,
     Entry,
     Hit,
@@ -165,11 +166,23 @@ def match_request(
         return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
     limits = limits_of(config, descriptors)
     hits = [
-        Hit(applied.limit_id, descriptor.entries, applied.algorithm, hits_of(descriptor.hits, hits_addend))
+        Hit(
+            applied.limit_id,
+            _counter_key(config, descriptor, applied),
+            applied.algorithm,
+            hits_of(descriptor.hits, hits_addend),
+        )
         for descriptor, applied in zip(descriptors, limits, strict=True)
         if applied is not None and applied.algorithm is not None
     ]
     return MatchedRequest(domain, True, tuple(limits), tuple(hits))
+
+
+def _counter_key(config: CompiledConfig, descriptor: Descriptor, applied: AppliedLimit) -> CounterKey:
+    override = descriptor.override
+    if override is not None and applied.limit_id == config.overrides[override.unit]:
+        return tuple([part for entry in descriptor.entries for part in entry])  # a limit that fixes no keys
+    return tuple([value for _, value in descriptor.entries])
 
 
 def hits_of(descriptor_hits: int | None, request_hits: int) -> int:

@@ -102,6 +102,19 @@ class TestCounting:
         assert await codes(service, 2, override) == [OK, OVER]
         assert await codes(service, 2, override, domain="nowhere") == [OK, OK]
 
+    async def test_overrides_are_counted_by_keys_and_values_where_no_limit_is_configured(self, service):
+        await service.put("edge", document(9))
+        first, second = (Descriptor(((key, "v"),), override=RateLimit(Unit.HOUR, 1)) for key in ("a", "b"))
+        assert await codes(service, 1, first) == [OK]
+        assert await codes(service, 1, second) == [OK]
+        assert await codes(service, 1, first) == [OVER]
+
+    async def test_an_override_with_the_unit_of_the_configured_limit_shares_its_counter(self, service):
+        await service.put("edge", document(9))
+        assert await codes(service, 1) == [OK]
+        assert await codes(service, 1, ask(override=RateLimit(Unit.MINUTE, 1))) == [OVER]
+        assert await codes(service, 1, ask(override=RateLimit(Unit.HOUR, 1))) == [OK]
+
     async def test_a_replaced_limit_is_not_counted(self, service):
         limit = {"unit": "minute", "requests_per_unit": 1}
         await service.put(
