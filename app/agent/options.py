@@ -13,6 +13,7 @@ from app.spiffe.x509_svid import pem
 
 TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, not a token
 DEFAULT_PORT = 15012
+LOOPBACK = "127.0.0.1"
 SOCKET_FILE = "agent.sock"
 # The largest user id of Linux; the one above it means nobody at all (setuid(2)).
 MAX_UID = 2**32 - 2
@@ -23,7 +24,7 @@ class AgentOptions:
     """The agent's options, each checked.
 
     `server_name` is what the server's certificate must carry, and `trust_bundle` vouches for it at the first enrolment;
-    `allowed_uids` are the users that get the identity.
+    `allowed_uids` are the users that get the identity; `metrics_bind` is where the metrics are served, if anywhere.
     """
 
     server: Address
@@ -33,6 +34,7 @@ class AgentOptions:
     socket: Path
     tokens: GivenToken | TokenFile | NoToken
     allowed_uids: frozenset[int]
+    metrics_bind: Address | None
 
 
 def agent_options(  # noqa: PLR0913 - each command line option is a parameter
@@ -45,6 +47,7 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
     data_dir: Path,
     socket: Path | None,
     allow_uid: Sequence[int] | None,
+    metrics_bind: str | None,
 ) -> AgentOptions:
     """Return what the command line and the environment say. Raises InvalidInputError, naming the option at fault."""
     for uid in allow_uid or ():
@@ -60,7 +63,14 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
         socket=socket or data_dir / SOCKET_FILE,
         tokens=choose_tokens(join_token, join_token_file, os.environ.get(TOKEN_VARIABLE)),
         allowed_uids=frozenset(allow_uid or (os.geteuid(), 0)),
+        metrics_bind=parse_metrics_bind(metrics_bind) if metrics_bind is not None else None,
     )
+
+
+def parse_metrics_bind(text: str) -> Address:
+    """Return the address that `host:port` spells, or a port alone, which is of loopback. Raises InvalidInputError."""
+    with located("--metrics-bind"):
+        return parse_address(text if ":" in text else f"{LOOPBACK}:{text}", allow_port_0=True)
 
 
 def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> GivenToken | TokenFile | NoToken:

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -17,7 +18,11 @@ from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer
 from app.agent.store import IdentityStore
 from app.core.clock import Clock, SystemClock
+from app.core.net import Address
 from app.telemetry.metrics import Metrics
+from app.transport.rest.metrics import metrics_application
+from app.transport.rest.server import HttpListener
+from app.transport.sockets import listen
 
 # How long open streams have to end when the agent stops; Envoy keeps what it was given.
 SHUTDOWN_SECONDS = 3.0
@@ -54,24 +59,41 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
     clock = clock or SystemClock()
     bootstrap_roots = read_trust_bundle(options.trust_bundle)
     store = IdentityStore(options.data_dir)
-    held = HeldSecrets(clock)
+    metrics = Metrics()
+    held = HeldSecrets(clock, metrics)
     with store.locked():
         check_free(options.socket)
-        authority = MeshAuthority(options.server, options.server_name, bootstrap_roots)
-        keeper = IdentityKeeper(authority, store, options.tokens, held, clock=clock)
-        saved = store.load(clock.now())
-        if saved is not None:
-            keeper.resume(saved)
-        identity = await keeper.obtain()
-        mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else EVERYBODY
-        with listening(options.socket, mode) as socket:
-            server = SecretServer(SecretService(held, Metrics(), options.allowed_uids))
-            await server.start(sock=socket)
-            log.info("agent_ready", spiffe_id=str(identity.svid.spiffe_id), socket=str(options.socket))
-            try:
-                await keeper.keep()
-            finally:
-                await _stop(server)
+        async with _serving_metrics(options.metrics_bind, metrics):
+            authority = MeshAuthority(options.server, options.server_name, bootstrap_roots)
+            keeper = IdentityKeeper(authority, store, options.tokens, held, clock=clock)
+            saved = store.load(clock.now())
+            if saved is not None:
+                keeper.resume(saved)
+            identity = await keeper.obtain()
+            mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else EVERYBODY
+            with listening(options.socket, mode) as socket:
+                server = SecretServer(SecretService(held, metrics, options.allowed_uids))
+                await server.start(sock=socket)
+                log.info("agent_ready", spiffe_id=str(identity.svid.spiffe_id), socket=str(options.socket))
+                try:
+                    await keeper.keep()
+                finally:
+                    await _stop(server)
+
+
+@asynccontextmanager
+async def _serving_metrics(bind: Address | None, metrics: Metrics) -> AsyncIterator[None]:
+    """Serve the metrics at `bind`, if given, for the length of the block. Raises as `listen` does."""
+    if bind is None:
+        yield
+        return
+    server = HttpListener(listen(bind), metrics_application(metrics), grace_seconds=SHUTDOWN_SECONDS)
+    await server.start()
+    log.info("agent_metrics_served", address=str(Address(bind.host, server.port)))
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 async def _stop(server: SecretServer) -> None:

@@ -7,6 +7,7 @@ from app.core.signals import Signal
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import WorkloadSvid
+from app.telemetry.metrics import Metrics
 
 
 class HeldSecrets:
@@ -15,8 +16,9 @@ class HeldSecrets:
     `changed` is fired when another identity is held, and by its keeper when the one that is held has expired.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
+        self._metrics = metrics
         self._identity: Identity | None = None
         self.changed = Signal()
 
@@ -28,6 +30,7 @@ class HeldSecrets:
     def hold(self, identity: Identity) -> None:
         """Put `identity` in force and wake every stream."""
         self._identity = identity
+        self._metrics.agent_svid_expiry.set((), identity.svid.not_after.timestamp())
         self.changed.fire()
 
     def open(self, caller: Principal) -> "HeldSession":

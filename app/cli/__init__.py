@@ -80,6 +80,9 @@ def agent(  # noqa: PLR0913 - each option is a parameter
         list[int] | None,
         typer.Option(help="User that may have the identity, instead of this one and root; repeatable."),
     ] = None,
+    metrics_bind: Annotated[
+        str | None, typer.Option(help="HOST:PORT to serve /metrics on, without TLS; a port alone is of 127.0.0.1.")
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(envvar="MESHWARD_LOG_LEVEL", help="What is logged.")
     ] = "info",
@@ -103,6 +106,7 @@ def agent(  # noqa: PLR0913 - each option is a parameter
             data_dir=data_dir,
             socket=socket,
             allow_uid=allow_uid,
+            metrics_bind=metrics_bind,
         )
     )
 

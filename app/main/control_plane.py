@@ -24,7 +24,7 @@ from app.transport.grpc.health import Health as GrpcHealth
 from app.transport.mesh import MeshApplication
 from app.transport.rest.app import create_app
 from app.transport.rest.authentication import TokenAuthenticator
-from app.transport.rest.server import AdminListener
+from app.transport.rest.server import HttpListener
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
 
@@ -72,7 +72,7 @@ class ControlPlane:
         plaintext, tls, rest = _listen_on(*mesh_binds, settings.admin.bind)
         self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace)
         self._tls = MeshListener(tls, mesh, grace_seconds=grace)
-        self._admin = AdminListener(rest, admin, grace_seconds=grace)
+        self._admin = HttpListener(rest, admin, grace_seconds=grace)
         self._tls_served = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

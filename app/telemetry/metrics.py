@@ -26,6 +26,9 @@ class Metrics:
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )
+        self.agent_svid_expiry = Gauge(
+            "meshward_agent_svid_expiry_timestamp_seconds", "When the SVID that the agent holds ends"
+        )
         self.sds_streams = Gauge("meshward_sds_streams", "Open SDS streams")
         self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
         self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))

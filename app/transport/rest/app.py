@@ -18,10 +18,10 @@ from app.transport.rest.authentication import TokenAuthenticator
 from app.transport.rest.edge import Edge
 from app.transport.rest.etags import check_preconditions
 from app.transport.rest.health import Health
+from app.transport.rest.metrics import METRICS_PATH, metrics_response
 from app.transport.rest.problems import MEDIA_TYPE, from_error, from_http_exception, from_validation_error
 from app.transport.rest.routes import Access, Route
 
-METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECURITY_SCHEME = "adminToken"
 
 Authenticate = Callable[[Request], Principal]
@@ -78,7 +78,7 @@ def create_app(
 
 def _frame_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_public: bool) -> Sequence[Route]:
     async def render_metrics() -> Response:
-        return Response(metrics.render(), media_type=METRICS_MEDIA_TYPE)
+        return metrics_response(metrics)
 
     async def openapi() -> dict[str, Any]:
         return _describe(app)
@@ -86,7 +86,7 @@ def _frame_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_pub
     return (
         Route("GET", "/healthz", health.healthz, Access.PUBLIC, tag="health"),
         Route("GET", "/readyz", health.readyz, Access.PUBLIC, tag="health"),
-        Route("GET", "/metrics", render_metrics, Access.PUBLIC if metrics_public else Access.ADMIN, tag="health"),
+        Route("GET", METRICS_PATH, render_metrics, Access.PUBLIC if metrics_public else Access.ADMIN, tag="health"),
         Route("GET", "/openapi.json", openapi, Access.ADMIN, tag="documentation"),
     )
 

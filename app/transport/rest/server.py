@@ -1,4 +1,4 @@
-"""Serving the admin API with uvicorn inside the process's own event loop."""
+"""Serving HTTP, the admin API and the agent's metrics, with uvicorn inside the process's own event loop."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ START_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 
 
-class AdminListener:
-    """The admin port: a listening socket and the server that answers on it. Owns the socket."""
+class HttpListener:
+    """An HTTP port: a listening socket and the server that answers on it. Owns the socket."""
 
     def __init__(self, listener: socket.socket, application: ASGIApp, *, grace_seconds: float) -> None:
         """Prepare to serve; requests in flight have `grace_seconds` to end when the listener is stopped."""
@@ -39,7 +39,7 @@ class AdminListener:
 
     async def start(self) -> None:
         """Start to serve. Raises InternalError if the server does not come up."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="admin-api")
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
         started = asyncio.create_task(self._server.up.wait())
         try:
             await asyncio.wait({self._task, started}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -47,7 +47,7 @@ class AdminListener:
             started.cancel()
         if not self._server.up.is_set():
             await self.stop()
-            raise InternalError("the admin listener did not start; the log says why")
+            raise InternalError("the HTTP listener did not start; the log says why")
 
     async def stop(self) -> None:
         """Take no new connections, let requests in flight end within the grace time, and close."""
@@ -57,7 +57,7 @@ class AdminListener:
             try:
                 await task
             except Exception:  # noqa: BLE001 - the process is on its way out, the other listeners end too
-                _log.warning("admin_server_stopped_late", exc_info=True)
+                _log.warning("http_server_stopped_late", exc_info=True)
         self._listener.close()
 
 

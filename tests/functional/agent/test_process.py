@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import grpc
+import httpx
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
@@ -96,6 +97,14 @@ def run(tmp_path, mesh, ca):
     return run
 
 
+def stream_secrets(channel):
+    return channel.stream_stream(
+        f"/{SERVICE}/StreamSecrets",
+        request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
+        response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
+    )()
+
+
 TOKEN = {"MESHWARD_JOIN_TOKEN": "token-1"}
 
 
@@ -117,15 +126,47 @@ async def test_an_open_stream_does_not_keep_it_from_ending(run):
     async with run(environment=TOKEN) as agent:
         await agent.event("agent_ready")
         async with grpc.aio.insecure_channel(f"unix:{agent.socket}") as channel:
-            call = channel.stream_stream(
-                f"/{SERVICE}/StreamSecrets",
-                request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
-                response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
-            )()
+            call = stream_secrets(channel)
             await call.write(request("default"))
             assert names_in(await asyncio.wait_for(call.read(), PATIENCE)) == ["default"]
             code, _ = await agent.stop()
         assert code == 0
+
+
+async def test_its_metrics_are_served_where_wanted_even_before_it_is_enrolled(run):
+    async with run(environment=TOKEN, server="127.0.0.1:1", metrics_bind="0") as waiting:
+        address = (await waiting.event("agent_metrics_served"))["address"]
+        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+            assert "meshward_sds_streams" in (await client.get("/metrics")).text
+        assert (await waiting.stop())[0] == 0
+    async with run(environment=TOKEN, metrics_bind="127.0.0.1:0") as agent:
+        address = (await agent.event("agent_metrics_served"))["address"]
+        assert address.startswith("127.0.0.1:")
+        await agent.event("agent_ready")
+        async with (
+            httpx.AsyncClient(base_url=f"http://{address}") as client,
+            grpc.aio.insecure_channel(f"unix:{agent.socket}") as channel,
+        ):
+            call = stream_secrets(channel)
+            await call.write(request("default"))
+            await asyncio.wait_for(call.read(), PATIENCE)
+            scraped = await client.get("/metrics")
+            assert scraped.headers["content-type"].startswith("text/plain; version=0.0.4")
+            assert "\nmeshward_sds_streams 1.0\n" in scraped.text
+            assert "\nmeshward_agent_svid_expiry_timestamp_seconds 1." in scraped.text
+            assert [(await client.get(path)).status_code for path in ("/", "/healthz")] == [404, 404]
+            assert (await client.post("/metrics", content=b"x")).status_code == 405
+            call.cancel()
+        assert (await agent.stop())[0] == 0
+
+
+async def test_a_metrics_port_in_use_is_reported_before_the_token_is_redeemed(run, mesh):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with run(environment=TOKEN, metrics_bind=port) as agent:
+            code, last = await agent.end()
+    assert (code, mesh.seen) == (1, [])
+    assert f"port {port} on 127.0.0.1 is in use" in last
 
 
 async def test_after_a_restart_it_serves_without_a_token_and_without_the_control_plane(run, mesh):

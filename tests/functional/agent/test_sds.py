@@ -38,7 +38,7 @@ def clock():
 
 @pytest.fixture
 def held(clock):
-    held = HeldSecrets(clock)
+    held = HeldSecrets(clock, Metrics())
     held.hold(identity())
     return held
 

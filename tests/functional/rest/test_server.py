@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from app.core.net import Address
-from app.transport.rest.server import MAX_HEAD_BYTES, AdminListener
+from app.transport.rest.server import MAX_HEAD_BYTES, HttpListener
 from app.transport.sockets import listen
 
 
@@ -34,7 +34,7 @@ def application():
 
 @pytest.fixture
 async def listener(application):
-    listener = AdminListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=5)
+    listener = HttpListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=5)
     await listener.start()
     yield listener
     await listener.stop()
@@ -64,7 +64,7 @@ async def test_a_request_in_flight_is_answered_while_the_listener_stops(listener
 
 
 async def test_a_request_that_does_not_end_is_cut_off_after_the_grace_time(application):
-    listener = AdminListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=1)
+    listener = HttpListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=1)
     await listener.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}", timeout=30) as client:
         request = asyncio.create_task(client.get("/slow"))
@@ -77,7 +77,7 @@ async def test_a_request_that_does_not_end_is_cut_off_after_the_grace_time(appli
 
 async def test_the_signals_of_the_process_are_left_alone(application):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    listener = AdminListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=5)
+    listener = HttpListener(listen(Address("127.0.0.1", 0)), application, grace_seconds=5)
     await listener.start()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     await listener.stop()

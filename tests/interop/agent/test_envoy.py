@@ -72,7 +72,7 @@ async def agent_with(held, metrics, path):
 async def test_envoy_takes_its_certificate_and_a_rotation_on_the_open_stream(
     ca, peer, metrics, tmp_path, api_type, svid, roots
 ):
-    held = HeldSecrets(SystemClock())
+    held = HeldSecrets(SystemClock(), Metrics())
     held.hold(identity(ca))
     path = tmp_path / "sds.sock"
     async with (
@@ -100,7 +100,7 @@ async def test_envoy_takes_its_certificate_and_a_rotation_on_the_open_stream(
 
 
 async def test_new_roots_reach_envoy_without_a_restart(ca, peer, metrics, tmp_path):
-    held = HeldSecrets(SystemClock())
+    held = HeldSecrets(SystemClock(), Metrics())
     held.hold(identity(ca))
     path = tmp_path / "sds.sock"
     other = MeshCa()
@@ -124,7 +124,7 @@ async def test_new_roots_reach_envoy_without_a_restart(ca, peer, metrics, tmp_pa
 
 
 async def test_envoy_refuses_a_client_of_another_root_and_one_without_a_certificate(ca, metrics, tmp_path):
-    held = HeldSecrets(SystemClock())
+    held = HeldSecrets(SystemClock(), Metrics())
     held.hold(identity(ca))
     path = tmp_path / "sds.sock"
     other, key = MeshCa(), ec.generate_private_key(ec.SECP256R1())
@@ -140,7 +140,7 @@ async def test_envoy_refuses_a_client_of_another_root_and_one_without_a_certific
 
 
 async def test_what_envoy_refuses_is_counted_and_what_it_had_stays_in_use(ca, peer, metrics, tmp_path):
-    held = HeldSecrets(SystemClock())
+    held = HeldSecrets(SystemClock(), Metrics())
     good = identity(ca)
     held.hold(good)
     path = tmp_path / "sds.sock"
@@ -181,6 +181,7 @@ async def test_an_agent_from_enrolment_to_rotation_and_through_an_outage(ca, pee
             socket=path,
             tokens=GivenToken("token-1"),
             allowed_uids=frozenset({os.geteuid()}),
+            metrics_bind=None,
         )
         agent = asyncio.ensure_future(serve(options))
         try:

@@ -29,7 +29,7 @@ SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 def held():
     clock = ManualClock()
     ca, made, now = MeshCa(clock.now()), make_request(), clock.now()
-    held = HeldSecrets(clock)
+    held = HeldSecrets(clock, Metrics())
     held.hold(accept_answer(made.private_key, ca.answer(made.csr, now, timedelta(hours=1)), now))
     return held
 

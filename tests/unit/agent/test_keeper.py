@@ -19,6 +19,7 @@ from app.core.errors import (
     UnavailableError,
 )
 from app.spiffe.principal import Credential, Principal
+from app.telemetry.metrics import Metrics
 from tests.assets.certificates import CART
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import FakeAuthority
@@ -46,7 +47,8 @@ class World:
         self.clock = ManualClock()
         self.authority = FakeAuthority(self.clock)
         self.memory = Memory()
-        self.held = HeldSecrets(self.clock)
+        self.metrics = Metrics()
+        self.held = HeldSecrets(self.clock, self.metrics)
         self.sleep = JumpingSleep(self.clock)
         self.keeper = self.another(tokens or GivenToken("token-1"))
 
@@ -79,6 +81,13 @@ def world():
     return World()
 
 
+def svid_end(metrics):
+    """The end of the SVID as the metrics have it."""
+    name = "meshward_agent_svid_expiry_timestamp_seconds "
+    (line,) = (line for line in metrics.render().decode().splitlines() if line.startswith(name))
+    return float(line.removeprefix(name))
+
+
 def events(logs):
     return [entry["event"] for entry in logs]
 
@@ -89,6 +98,7 @@ async def test_a_token_is_redeemed_once_and_the_identity_is_saved_and_held(world
     assert world.proofs() == [JoinToken("token-1")]
     assert world.memory.saved == [identity]
     assert world.held.identity is identity
+    assert svid_end(world.metrics) == identity.svid.not_after.timestamp()
 
 
 async def test_it_renews_at_half_life_with_a_new_key_and_its_own_svid(world):
@@ -101,6 +111,7 @@ async def test_it_renews_at_half_life_with_a_new_key_and_its_own_svid(world):
     assert world.authority.calls[0][1] != world.authority.calls[1][1]
     assert second.svid.not_after - first.svid.not_after == timedelta(minutes=30)
     assert world.memory.saved == [first, second]
+    assert svid_end(world.metrics) == second.svid.not_after.timestamp()
 
 
 async def test_an_outage_at_first_is_waited_out_with_growing_pauses_and_told_once(world):

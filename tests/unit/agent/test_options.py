@@ -14,7 +14,7 @@ from app.spiffe.id import TrustDomain
 from tests.assets.certificates import MeshCa
 
 
-def options(server, server_name=None):
+def options(server, server_name=None, metrics_bind=None):
     return agent_options(
         server=server,
         server_name=server_name,
@@ -24,6 +24,7 @@ def options(server, server_name=None):
         data_dir=Path(),
         socket=None,
         allow_uid=None,
+        metrics_bind=metrics_bind,
     )
 
 
@@ -112,3 +113,23 @@ def test_a_trust_bundle_is_read_from_its_file(tmp_path):
     assert read_trust_bundle(path) == roots
     path.write_text(json.dumps(bundle_jwks(TrustBundle(TrustDomain("example.org"), (roots,)))))
     assert read_trust_bundle(path) == roots
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (None, None),
+        ("15020", Address("127.0.0.1", 15020)),
+        ("0", Address("127.0.0.1", 0)),
+        ("0.0.0.0:15020", Address("0.0.0.0", 15020)),
+        ("[::1]:15020", Address("::1", 15020)),
+    ],
+)
+def test_metrics_are_served_where_they_are_wanted_and_on_loopback_if_no_host_is_named(text, address):
+    assert options("mesh.example.org", metrics_bind=text).metrics_bind == address
+
+
+@pytest.mark.parametrize("text", ["", "x", "127.0.0.1", ":15020", "70000", "host:x"])
+def test_a_metrics_bind_that_is_not_an_address_is_refused_by_its_option(text):
+    with pytest.raises(InvalidInputError, match="--metrics-bind"):
+        options("mesh.example.org", metrics_bind=text)
