@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-# Share of a certificate's life after which it is renewed, and how far chance may move it.
-RENEWAL_SHARE = 0.5
-RENEWAL_JITTER = 0.1
+from app.spiffe.renewal import renewal_time
+
 # Certificates with next to no life left must not make the agent ask without a pause.
 MIN_RENEWAL_INTERVAL = timedelta(seconds=1)
 # Waits between failed attempts, in seconds: doubled from the first up to the last, and cut by up to this share.
@@ -58,9 +57,8 @@ class Renewal:
 
         `since` is when its life began if that was before `now`, as that of an SVID that was saved.
         """
-        share = RENEWAL_SHARE * (1 + RENEWAL_JITTER * (2 * chance - 1))
-        start = min(since or now, now)
-        renew_at = max(start + (not_after - start) * share, now + MIN_RENEWAL_INTERVAL)
+        half_time = renewal_time(min(since or now, now), not_after, 2 * chance - 1)
+        renew_at = max(half_time, now + MIN_RENEWAL_INTERVAL)
         return Renewal(not_after, renew_at)
 
     def failed(self, tick: float, chance: float) -> "Renewal":

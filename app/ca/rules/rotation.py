@@ -1,4 +1,4 @@
-"""The validity of certificates, and when they are renewed."""
+"""The lifetime of certificates, and when a signing certificate is replaced."""
 
 from datetime import datetime, timedelta
 
@@ -6,9 +6,6 @@ from app.core.errors import InvalidInputError, Violation
 
 # Certificates are valid from a little before they are issued, for peers whose clocks are behind.
 BACKDATE = timedelta(minutes=2)
-# Half of the lifetime, plus or minus a tenth of that, so that a fleet that started together does not renew together.
-RENEWAL_SHARE = 0.5
-RENEWAL_JITTER = 0.1
 # A signing certificate is replaced when less than this share of its lifetime is left.
 SIGNER_RENEWAL_SHARE = 1 / 3
 
@@ -35,11 +32,6 @@ def validity(
     """Return notBefore and notAfter of a certificate issued now, within its issuer's, in the whole seconds of X.509."""
     not_before = max(now - BACKDATE, issuer_not_before).replace(microsecond=0)
     return not_before, min(now + ttl, issuer_not_after).replace(microsecond=0)
-
-
-def renewal_time(issued_at: datetime, not_after: datetime, jitter: float) -> datetime:
-    """Return when to renew a certificate: at half of its lifetime, shifted by `jitter` in -1.0 to 1.0."""
-    return issued_at + (not_after - issued_at) * (RENEWAL_SHARE * (1 + RENEWAL_JITTER * jitter))
 
 
 def signer_is_due(now: datetime, not_before: datetime, not_after: datetime, root_not_after: datetime) -> bool:

@@ -10,13 +10,13 @@ from ipaddress import IPv4Address, IPv6Address
 import structlog
 
 from app.ca.model import Surface
-from app.ca.rules.rotation import renewal_time
 from app.ca.service.authorities import Authorities
 from app.ca.service.issuance import Issuance
 from app.core.clock import Clock, Sleep
 from app.core.errors import InternalError, PreconditionError, UnavailableError
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Credential, Principal
+from app.spiffe.renewal import renewal_time
 from app.spiffe.x509_svid import WorkloadSvid
 
 # How long to wait before a failed renewal is tried again, while the SVID in use is still valid.

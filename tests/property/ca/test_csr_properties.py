@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from app.ca.model import CaConfig, Surface
 from app.ca.rules.csr import parse_csr
-from app.ca.rules.rotation import BACKDATE, granted_ttl, renewal_time, signer_is_due, validity
+from app.ca.rules.rotation import BACKDATE, granted_ttl, signer_is_due, validity
 from app.ca.service import CaService
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
+from app.spiffe.renewal import renewal_time
 from app.spiffe.x509_svid import parse_certificate
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import proven_id
