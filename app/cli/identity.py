@@ -6,7 +6,8 @@ import typer
 
 from app.cli.options import Config, Form, Output, Server, admin_client
 from app.cli.render import show_item, show_items
-from app.core.errors import InvalidInputError, NotFoundError, Violation
+from app.core.durations import parse_duration
+from app.core.errors import NotFoundError, located
 
 if TYPE_CHECKING:
     from app.cli.admin import AdminClient
@@ -109,12 +110,5 @@ def _entry_path(client: "AdminClient", subject: str) -> str:
 
 
 def _seconds(option: str, text: str) -> int:
-    from app.settings.values import parse_duration
-
-    try:
-        seconds = int(parse_duration(text).total_seconds())
-    except ValueError as error:
-        raise InvalidInputError(f"{option} {error}", Violation(option, str(error))) from error
-    if seconds < 1:
-        raise InvalidInputError(f"{option} must be one second or more", Violation(option, "must be one second or more"))
-    return seconds
+    with located(option):
+        return int(parse_duration(text).total_seconds())

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.core.durations import format_duration
 from app.core.net import Address
 from app.db.engine import sqlite_url
 from app.settings.values import (
@@ -18,9 +18,10 @@ from app.settings.values import (
     Namespace,
     ServerNames,
     TrustDomainValue,
-    format_duration,
 )
 from app.spiffe.id import TrustDomain
+from app.telemetry.decisions import Mode
+from app.telemetry.logs import Format, Level
 
 # What Istio's CA signs at most; a leaf that outlives it could not be taken back in a human time.
 MAX_SVID_TTL = timedelta(days=90)
@@ -31,7 +32,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 
 class Area(BaseModel):
-    """The base of every area: frozen, and an unknown key is an error."""
+    """The base of every model here: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +51,7 @@ class MeshSettings(Area):
     max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
 
     @model_validator(mode="after")
-    def _plaintext_stays_at_home(self) -> "MeshSettings":
+    def _require_loopback(self) -> "MeshSettings":
         if not self.plaintext_bind.is_loopback and not self.plaintext_public:
             raise ValueError(
                 f"plaintext_bind {self.plaintext_bind} can be reached from other machines: bind it to 127.0.0.1, "
@@ -73,8 +74,8 @@ class AdminSettings(Area):
 class LogSettings(Area):
     """What is logged, and how. `auto` is `console` on a terminal and `json` elsewhere."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "console", "auto"] = "auto"
+    level: Level = "info"
+    format: Format = "auto"
 
 
 class CaSettings(Area):
@@ -105,7 +106,7 @@ class AuthzSettings(Area):
     unknown_workload: Literal["deny", "root"] = "deny"
     root_namespace: Namespace = "istio-system"
     tell_client: bool = False
-    decision_log: Literal["off", "denied", "all"] = "denied"
+    decision_log: Mode = "denied"
     trust_forwarded_client_cert: bool = False
     policies_dir: FilePath | None = None
 
@@ -121,26 +122,8 @@ class QuotaSettings(Area):
     configs_dir: FilePath | None = None
 
 
-class Settings(BaseSettings):
-    """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end.
-
-    Made from what it is given and the defaults: the environment and files are read by `app.settings.load` alone, which
-    can say where each value stood.
-    """
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature, here and below
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the one source."""
-        return (init_settings,)
+class Settings(Area):
+    """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end."""
 
     data_dir: FilePath = Path(".meshward")
     trust_domain: TrustDomainValue = TrustDomain("cluster.local")

@@ -1,7 +1,7 @@
 """Reading the settings: `MESHWARD_…` variables over a TOML file over the defaults.
 
-Whatever is not known is refused with the nearest name that is; whatever is wrong is told with its key and where it
-was read, all of it at once.
+An unknown name is refused with the nearest known one; every wrong value is reported with its key and its source, all
+of them in one error.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.core.errors import InvalidInputError, Violation
@@ -43,7 +43,7 @@ class LoadedSettings:
 
 
 def load(environ: Mapping[str, str], config: Path | None = None) -> LoadedSettings:
-    """Return the settings that the variables of `environ` and the TOML file `config` spell.
+    """Return the settings of the variables in `environ` and the TOML file `config`.
 
     Raises InvalidInputError that names every wrong or unknown key and where it stands.
     """
@@ -79,7 +79,7 @@ def variable_of(key: str) -> str:
     return PREFIX + key.replace(".", "_").upper()
 
 
-def _keys(area: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _keys(area: type[Area], prefix: str = "") -> Iterator[str]:
     for name, field in area.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Area):
             yield from _keys(field.annotation, f"{prefix}{name}.")

@@ -3,9 +3,9 @@
 import json
 from datetime import timedelta
 
+from app.core.durations import format_duration
 from app.db.engine import redacted_url
 from app.settings.load import LoadedSettings, variable_of
-from app.settings.values import format_duration
 
 
 def as_values(loaded: LoadedSettings) -> dict[str, object]:

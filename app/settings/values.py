@@ -1,7 +1,6 @@
 """What settings are made of: how each kind of value is written, read and written back."""
 
 import ipaddress
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -10,53 +9,13 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 
+from app.core.durations import parse_duration
 from app.core.errors import InvalidInputError
 from app.core.net import Address, is_dns_label, is_dns_name, parse_address
 from app.db.engine import parse_url
 from app.spiffe.id import TrustDomain
 
-# Ten years; beyond it a value is a slip of the keyboard, and far beyond it no duration at all.
-MAX_DURATION = timedelta(days=3660)
-
-_DURATION = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhd])){1,5}")
-_DURATION_PART = re.compile(r"([0-9]+)(ms|[smhd])")
-_UNITS = {
-    "d": timedelta(days=1),
-    "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
-    "s": timedelta(seconds=1),
-    "ms": timedelta(milliseconds=1),
-}
-
 Value = TypeVar("Value")
-
-
-def parse_duration(value: object) -> timedelta:
-    """Return the duration that `24h`, `30s` or `1h30m` spells. Raises ValueError saying what is wrong."""
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str) or not _DURATION.fullmatch(value):
-        raise ValueError("must be a duration with its unit, such as 500ms, 30s, 15m, 24h or 90d")
-    duration = sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value)), timedelta())
-    if duration > MAX_DURATION:
-        raise ValueError(f"is longer than {MAX_DURATION.days} days")
-    return duration
-
-
-def format_duration(duration: timedelta) -> str:
-    """Return the duration as it is written in settings: `1h30m`."""
-    parts, rest = [], duration
-    for unit, size in _UNITS.items():
-        count, rest = divmod(rest, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
-
-
-def _at_least_a_second(duration: timedelta) -> timedelta:
-    if duration < _UNITS["s"]:
-        raise ValueError("must be one second or more")
-    return duration
 
 
 def _from_text(kind: type[Value], parse: Callable[[str], Value], wanted: str) -> BeforeValidator:
@@ -125,7 +84,9 @@ Bind = Annotated[
     InstanceOf[Address],
     _from_text(Address, partial(parse_address, allow_port_0=True), "host:port, such as 127.0.0.1:15010"),
 ]
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_at_least_a_second)]
+Duration = Annotated[
+    timedelta, _from_text(timedelta, parse_duration, "a duration with its unit, such as 500ms, 30s, 15m, 24h or 90d")
+]
 TrustDomainValue = Annotated[
     InstanceOf[TrustDomain], _from_text(TrustDomain, TrustDomain, "a trust domain, such as cluster.local")
 ]

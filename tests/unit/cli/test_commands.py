@@ -118,7 +118,7 @@ def test_a_time_to_live_that_makes_no_sense_is_refused_before_anything_is_asked(
     meshward("admin", "token")
     status, _, err = meshward("token", "create", "--spiffe-id", "spiffe://cluster.local/a", "--ttl", ttl)
     assert status == 1
-    assert err.startswith("meshward: --ttl must be ")
+    assert err.startswith("meshward: --ttl: must be ")
 
 
 def test_without_a_token_the_sentence_says_where_one_is_looked_for(meshward):
