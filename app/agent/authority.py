@@ -1,4 +1,4 @@
-"""Calls to the control plane: CreateCertificate over TLS, proved by a join token or by the SVID that is held."""
+"""Calls to the control plane: CreateCertificate over TLS, authenticated by a join token or by the held SVID."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from app.core.net import Address
 from app.proto.istio import ca_pb2
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
-# Connecting, both handshakes and the answer together; a control plane that needs longer is as good as away.
+# Connecting, both handshakes and the answer together; a control plane that needs longer counts as unreachable.
 CALL_TIMEOUT_SECONDS = 10.0
 # How much of the server's own text goes into a message.
 MAX_REASON = 300
@@ -35,7 +35,7 @@ _KINDS: dict[Status, type[MeshwardError]] = {
     Status.UNAUTHENTICATED: UnauthenticatedError,
     Status.PERMISSION_DENIED: PermissionDeniedError,
     Status.INVALID_ARGUMENT: InvalidInputError,
-    # The address is served by something that is no control plane.
+    # The server at the address is not a control plane.
     Status.UNIMPLEMENTED: PreconditionError,
 }
 
@@ -106,7 +106,7 @@ class MeshAuthority:
                 f"the control plane at {self._server} did not answer in {self._timeout} s"
             ) from error
         except DecodeError as error:
-            raise UnavailableError(f"the control plane at {self._server} sent what is no certificate chain") from error
+            raise UnavailableError(f"the control plane at {self._server} sent a malformed certificate chain") from error
         except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
             raise UnavailableError(f"the control plane at {self._server} cannot be reached: {_text(error)}") from error
 
@@ -117,7 +117,7 @@ def _text(error: Exception) -> str:
 
 
 def _load_identity(context: ssl.SSLContext, identity: Identity) -> None:
-    """Give the key and chain to OpenSSL, which reads them from a file alone: one that is never on a disk."""
+    """Load the key and chain into OpenSSL, which reads them only from a file: one in memory, never on a disk."""
     descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:

@@ -1,4 +1,4 @@
-"""Keeping the identity: enrolling, renewing with a new key each time, and living through outages."""
+"""Keeping the identity: enrolling, renewing with a new key each time, and surviving outages."""
 
 import asyncio
 import secrets
@@ -25,7 +25,7 @@ from app.spiffe.id import SpiffeId
 
 log = structlog.get_logger()
 
-# What asking again with the same token, server and bundle will not mend.
+# Errors that another attempt with the same token, server and bundle would meet again.
 FINAL = (UnauthenticatedError, PermissionDeniedError, InvalidInputError, PreconditionError)
 
 
@@ -61,16 +61,16 @@ class IdentityKeeper:
         self._serving = False
 
     def resume(self, identity: Identity) -> None:
-        """Take up an identity that was saved before."""
+        """Continue with an identity that was saved before."""
         svid = identity.svid
         self._held.hold(identity)
         self._renewal = self._renewal.held(svid.not_after, self._clock.now(), self._chance(), svid.not_before)
 
     async def obtain(self) -> Identity:
-        """Return the identity in force, enrolling first if there is none.
+        """Return the current identity, enrolling first if there is none.
 
-        An outage is waited out. Raises PreconditionError if there is no join token to enrol with, and whatever the
-        control plane refused the enrolment with.
+        During an outage it waits and tries again. Raises PreconditionError if there is no join token to enrol with, and
+        the control plane's error if it refused the enrolment.
         """
         while True:
             identity = self._held.identity
@@ -78,17 +78,17 @@ class IdentityKeeper:
                 return identity
             action = self._next()
             if action.need is Need.TOKEN:
-                raise PreconditionError(self._token_wanted())
+                raise PreconditionError(self._token_needed())
             try:
                 await self._take(action)
             except FINAL as error:
                 raise type(error)(f"enrolment failed: {error.message}") from error
 
     async def keep(self) -> None:
-        """Renew for as long as the task runs. Nothing that goes wrong ends it: what is held is served meanwhile."""
+        """Renew for as long as the task runs. No failure ends it: the held identity is served meanwhile."""
         self._serving = True
         while True:
-            # A refusal while running may be a fault that an operator mends; it was logged, and is tried again later.
+            # A refusal of a running agent is logged and tried again later: an operator may fix its cause.
             with suppress(*FINAL):
                 await self._take(self._next())
 
@@ -109,7 +109,7 @@ class IdentityKeeper:
                 await self._certify(self._held.identity)
 
     async def _certify(self, proof: Proof | None) -> None:
-        """Ask once. Raises what is FINAL; anything else was an outage, and the next attempt waits."""
+        """Make one attempt. Raises errors that are FINAL; any other was an outage, and the next attempt waits."""
         if proof is None:
             return
         request = make_request()
@@ -117,7 +117,7 @@ class IdentityKeeper:
             answer = await self._authority.certify(request.csr, proof)
             identity = accept_answer(request.private_key, answer, self._clock.now(), self._expected(proof))
         except FINAL as error:
-            # A server that is not trusted was not told the token, and the wrong one could not judge it.
+            # An untrusted server never received the token, and a server of another kind could not check it.
             if isinstance(proof, JoinToken) and not isinstance(error, PreconditionError):
                 self._refused = proof
             self._failed("certificate_refused", error)
@@ -128,7 +128,7 @@ class IdentityKeeper:
             self._succeeded(identity)
 
     def _expected(self, proof: Proof) -> SpiffeId | None:
-        """Return who the answer must be for; a token may start anew as somebody else before anything was served."""
+        """Return the SPIFFE ID that the answer must have; before an identity is served a token may enrol any."""
         identity = self._held.identity
         if identity is None or (isinstance(proof, JoinToken) and not self._serving):
             return None
@@ -144,7 +144,7 @@ class IdentityKeeper:
         try:
             self._store.save(identity)
         except PreconditionError as error:
-            log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message says all there is to say
+            log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message has the reason
 
     def _failed(self, event: str, error: MeshwardError) -> None:
         self._renewal = self._renewal.failed(self._clock.monotonic(), self._chance())
@@ -154,7 +154,7 @@ class IdentityKeeper:
     def _log_expiry(self) -> None:
         identity = self._held.identity
         if identity is not None and self._expired.set(value=True):
-            log.error("svid_expired", spiffe_id=str(identity.svid.spiffe_id), reason=self._token_wanted())
+            log.error("svid_expired", spiffe_id=str(identity.svid.spiffe_id), reason=self._token_needed())
             self._held.changed.fire()
 
     def _token(self) -> JoinToken | None:
@@ -168,7 +168,7 @@ class IdentityKeeper:
             return None
         return None if token == self._refused else token
 
-    def _token_wanted(self) -> str:
+    def _token_needed(self) -> str:
         identity = self._held.identity
         if identity is None:
             return "there is no saved identity and no join token: make one with `meshward token create`"

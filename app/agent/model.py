@@ -1,4 +1,4 @@
-"""The values of the agent: the identity that it holds and what it proves itself with."""
+"""The values of the agent: the identity that it holds and what it authenticates with."""
 
 from dataclasses import dataclass, field
 

@@ -15,7 +15,7 @@ TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, n
 DEFAULT_PORT = 15012
 LOOPBACK = "127.0.0.1"
 SOCKET_FILE = "agent.sock"
-# The largest user id of Linux; the one above it means nobody at all (setuid(2)).
+# The largest user id of Linux; the one above it means no user (setuid(2)).
 MAX_UID = 2**32 - 2
 
 
@@ -52,7 +52,7 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
     """Return what the command line and the environment say. Raises InvalidInputError, naming the option at fault."""
     for uid in allow_uid or ():
         if not 0 <= uid <= MAX_UID:
-            raise InvalidInputError(f"--allow-uid {uid} is no user id: use 0 to {MAX_UID}")
+            raise InvalidInputError(f"--allow-uid {uid} is not a user id: use 0 to {MAX_UID}")
     with located("--server"):
         address = parse_address(server, default_port=DEFAULT_PORT)
     return AgentOptions(

@@ -1,4 +1,4 @@
-"""Which user is behind a connection over a Unix socket."""
+"""Which user opened a connection over a Unix socket."""
 
 import asyncio
 import socket
@@ -11,13 +11,13 @@ _UCRED = struct.Struct("iII")
 
 
 def check_platform() -> None:
-    """Raise PreconditionError on a system that does not tell who is behind a Unix socket."""
+    """Raise PreconditionError on a system that does not report who is connected to a Unix socket."""
     if not hasattr(socket, "SO_PEERCRED"):
-        raise PreconditionError("the agent needs Linux: this system does not tell which user is behind a Unix socket")
+        raise PreconditionError("the agent needs Linux: this system does not report which user is at a Unix socket")
 
 
 def peer_uid(transport: asyncio.BaseTransport) -> int:
-    """Return the user that opened a connection over a Unix socket, as the kernel noted it (SO_PEERCRED)."""
+    """Return the user that opened a connection over a Unix socket, as the kernel recorded it (SO_PEERCRED)."""
     peer = transport.get_extra_info("socket")
     _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)

@@ -5,11 +5,11 @@ from typing import Protocol
 from app.agent.model import Identity, JoinToken
 
 Proof = JoinToken | Identity
-"""What the agent proves itself with: a join token at first, the identity that it holds afterwards."""
+"""What the agent authenticates with: a join token at first, the identity that it holds afterwards."""
 
 
 class CertificateAuthority(Protocol):
-    """The control plane, as far as the agent needs it."""
+    """The part of the control plane that the agent calls."""
 
     async def certify(self, csr: str, proof: Proof) -> tuple[str, ...]:
         """Return the `cert_chain` for a PEM request.
@@ -24,13 +24,13 @@ class TokenSource(Protocol):
     """Where join tokens come from."""
 
     def read(self) -> JoinToken | None:
-        """Return the token that is there now, None if there is none. Raises InvalidInputError if it is no token."""
+        """Return the current token, None if there is none. Raises InvalidInputError if it is malformed."""
         ...
 
 
 class IdentityKeeping(Protocol):
-    """Where the identity outlives the process."""
+    """Where the identity is kept between runs."""
 
     def save(self, identity: Identity) -> None:
-        """Keep the identity in the place of the one before. Raises PreconditionError if that fails."""
+        """Replace the saved identity. Raises PreconditionError if that fails."""
         ...

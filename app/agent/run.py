@@ -1,4 +1,4 @@
-"""The agent's process: takes its places, gets its identity, serves it, and leaves nothing behind."""
+"""The agent's process: locks its files, gets its identity, serves it, and cleans up."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ import structlog
 
 from app.agent.authority import MeshAuthority
 from app.agent.keeper import IdentityKeeper
-from app.agent.listener import EVERYBODY, OWNER_ONLY, check_free, listening
+from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
 from app.agent.options import AgentOptions, read_trust_bundle
 from app.agent.peer import check_platform
 from app.agent.sds import SecretService
@@ -53,7 +53,7 @@ async def serve_until_signalled(options: AgentOptions) -> None:
 async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
     """Run the agent until it is cancelled.
 
-    What can be wrong with its places is found out before the join token, which works once, is used.
+    Files, socket and ports are checked before the join token, which works once, is used.
     """
     check_platform()
     clock = clock or SystemClock()
@@ -70,7 +70,7 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
             if saved is not None:
                 keeper.resume(saved)
             identity = await keeper.obtain()
-            mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else EVERYBODY
+            mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else ANY_USER
             with listening(options.socket, mode) as socket:
                 server = SecretServer(SecretService(held, metrics, options.allowed_uids))
                 await server.start(sock=socket)

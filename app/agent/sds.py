@@ -1,4 +1,4 @@
-"""The RPCs of SDS for the users on this machine that are allowed to have the identity."""
+"""The RPCs of SDS for the users of this machine that have access to the identity."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -27,7 +27,7 @@ Engine = Callable[[AsyncIterator[Any], CallContext], AsyncIterator[Any]]
 
 
 class SecretService:
-    """The three RPCs of the secret discovery service, for users that are allowed in: all of them get the one SVID."""
+    """The three RPCs of the secret discovery service, for the users with access: all of them get the one SVID."""
 
     def __init__(self, held: HeldSecrets, metrics: Metrics, allowed_uids: frozenset[int]) -> None:
         self._held = held
@@ -72,7 +72,7 @@ class SecretService:
             raise GRPCError(Status(code_of(error)), error.message) from error
 
     def allows(self, uid: int) -> bool:
-        """Whether a user may have the identity."""
+        """Whether a user has access to the identity."""
         return uid in self._allowed_uids
 
     def _context(self, stream: Stream[Any, Any], method: str) -> CallContext:

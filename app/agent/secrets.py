@@ -28,7 +28,7 @@ class HeldSecrets:
         return self._identity
 
     def hold(self, identity: Identity) -> None:
-        """Put `identity` in force and wake every stream."""
+        """Replace the current identity and wake every stream."""
         self._identity = identity
         self._metrics.agent_svid_expiry.set((), identity.svid.not_after.timestamp())
         self.changed.fire()
@@ -39,7 +39,7 @@ class HeldSecrets:
         return HeldSession(self)
 
     def svid(self) -> WorkloadSvid:
-        """Return the SVID in force. Raises UnavailableError, saying why, if there is none or it has expired."""
+        """Return the current SVID. Raises UnavailableError with the reason if there is none or it has expired."""
         svid = self._held().svid
         if self.expired(svid):
             raise UnavailableError(
@@ -49,7 +49,7 @@ class HeldSecrets:
         return svid
 
     def bundle(self) -> TrustBundle:
-        """Return the trust bundle in force. Raises UnavailableError before the first enrolment."""
+        """Return the current trust bundle. Raises UnavailableError before the first enrolment."""
         return self._held().bundle
 
     def expired(self, svid: WorkloadSvid) -> bool:
@@ -63,7 +63,7 @@ class HeldSecrets:
 
 
 class HeldSession:
-    """One stream's view of the identity in force."""
+    """One stream's view of the current identity."""
 
     def __init__(self, source: HeldSecrets) -> None:
         self._source = source
@@ -71,17 +71,17 @@ class HeldSession:
         self._bundle: TrustBundle | None = None
 
     async def svid(self) -> WorkloadSvid:
-        """Return the SVID in force. Raises UnavailableError if it has expired."""
+        """Return the current SVID. Raises UnavailableError if it has expired."""
         self._svid = self._source.svid()
         return self._svid
 
     async def bundle(self) -> TrustBundle:
-        """Return the trust bundle in force."""
+        """Return the current trust bundle."""
         self._bundle = self._source.bundle()
         return self._bundle
 
     async def wait_for_change(self) -> None:
-        """Return once the SVID or the bundle answered last is no longer in force."""
+        """Return once the SVID or the bundle returned last has been replaced or has expired."""
         while not self._outdated():
             await self._source.changed.wait_beyond(self._source.changed.count)
 

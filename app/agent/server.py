@@ -1,4 +1,4 @@
-"""The server on the Unix socket, by grpclib: its transport tells which user is on the other side."""
+"""The server on the Unix socket, by grpclib: its transport gives the socket, and so the user at the other end."""
 
 import asyncio
 from typing import Any
@@ -10,8 +10,8 @@ from grpclib.server import Server
 from app.agent.peer import peer_uid
 from app.agent.sds import SecretService
 
-# Connections that all users together may hold who are not allowed to have the identity.
-MAX_STRANGERS = 16
+# Connections that users without access to the identity may hold, all of them together.
+MAX_DENIED_CONNECTIONS = 16
 # What a connection, and each call on it, may send before it is read; a discovery request is a few hundred bytes.
 _WINDOW_BYTES = 65_535
 
@@ -21,8 +21,8 @@ _CONFIGURATION = Configuration(http2_connection_window_size=_WINDOW_BYTES, http2
 class SecretServer(Server):
     """grpclib's server, which by itself takes any number of connections and leaves them open when it closes.
 
-    A user that is not allowed is told so on its first few connections; more of them are cut off unheard, so that it
-    cannot keep the agent from others.
+    A user without access gets an error on its first few connections; more of them are closed before a byte is read, so
+    that it cannot exhaust the agent's descriptors.
     """
 
     def __init__(self, service: SecretService) -> None:
@@ -39,9 +39,9 @@ class SecretServer(Server):
         await self.wait_closed()
 
     def connected(self, protocol: H2Protocol, uid: int) -> bool:
-        """Take note of a connection, and say whether it may stay."""
-        strangers = sum(not self._service.allows(other) for other in self._connections.values())
-        if not self._service.allows(uid) and strangers >= MAX_STRANGERS:
+        """Register a connection, and return whether it may stay open."""
+        denied = sum(not self._service.allows(other) for other in self._connections.values())
+        if not self._service.allows(uid) and denied >= MAX_DENIED_CONNECTIONS:
             return False
         self._connections[protocol] = uid
         return True

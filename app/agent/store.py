@@ -39,9 +39,9 @@ class IdentityStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the directory if it is not there, and keep it to this agent for the length of the block.
+        """Create the directory if needed, and lock it for the length of the block.
 
-        Raises PreconditionError if another agent holds it, or it is not ours alone.
+        Raises PreconditionError if another agent has locked it, or other users can access it.
         """
         ensure_private_directory(self._directory)
         path = self._directory / LOCK_FILE
@@ -83,7 +83,7 @@ class IdentityStore:
             ) from error
 
     def save(self, identity: Identity) -> None:
-        """Write the identity in the place of the one before. Raises PreconditionError if it cannot be written."""
+        """Replace the saved identity. Raises PreconditionError if it cannot be written."""
         saved = SavedIdentity(
             private_key=identity.svid.private_key.decode("ascii"),
             chain=list(identity.svid.chain),
@@ -95,6 +95,6 @@ class IdentityStore:
 def _parse(content: bytes, now: datetime) -> Identity:
     saved = SavedIdentity.model_validate_json(content)
     leaf = parse_certificate(saved.chain[0])
-    # An expired identity is still ours: it is judged as of its last moment, and its time is the caller's to weigh.
+    # An expired identity is loaded as well: it is verified as of its last moment, and the caller checks its time.
     moment = min(max(now, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
     return accept_answer(saved.private_key.encode(), [*saved.chain, "".join(saved.roots)], moment)

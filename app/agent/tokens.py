@@ -10,7 +10,7 @@ from app.core.errors import InvalidInputError
 # A token is a few dozen characters; a file with more than this holds something else.
 MAX_TOKEN_LENGTH = 4096
 
-# What may stand in a gRPC metadata value without being changed or splitting it.
+# The characters that a gRPC metadata value may have without being changed or split.
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -21,7 +21,7 @@ class GivenToken:
     secret: str = field(repr=False)
 
     def read(self) -> JoinToken | None:
-        """Return the token. Raises InvalidInputError if it is no token."""
+        """Return the token. Raises InvalidInputError if it is malformed."""
         return _token(self.secret, "the join token")
 
 
@@ -32,7 +32,7 @@ class TokenFile:
     path: Path
 
     def read(self) -> JoinToken | None:
-        """Return the token in the file, None if there is no file. Raises InvalidInputError if it holds no token."""
+        """Return the token in the file, None if there is no file. Raises InvalidInputError if it is malformed."""
         try:
             with self.path.open("rb") as file:
                 content = file.read(MAX_TOKEN_LENGTH + 1)
@@ -45,7 +45,7 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class NoToken:
-    """No token at all: the agent lives on the identity that it saved."""
+    """No token: the agent uses the identity that it saved."""
 
     def read(self) -> JoinToken | None:
         """Return None."""
@@ -56,6 +56,6 @@ def _token(text: str, where: str) -> JoinToken:
     secret = text.strip()
     if len(secret) > MAX_TOKEN_LENGTH or not _TOKEN.fullmatch(secret):
         raise InvalidInputError(
-            f"{where} holds no join token: it must be one word, as `meshward token create` prints it"
+            f"{where} does not hold a join token: it must be one word, as `meshward token create` prints it"
         )
     return JoinToken(secret)

@@ -48,7 +48,7 @@ async def enrolled(server, ca):
     return accept_answer(made.private_key, answer, SystemClock().now())
 
 
-async def test_a_token_is_shown_first_and_the_svid_afterwards(server, ca):
+async def test_it_authenticates_by_token_first_and_by_svid_afterwards(server, ca):
     identity = await enrolled(server, ca)
     made = make_request()
     answer = await authority(server, ca).certify(made.csr, identity)
@@ -56,7 +56,7 @@ async def test_a_token_is_shown_first_and_the_svid_afterwards(server, ca):
     assert server.seen == ["token-1", CART]
 
 
-async def test_with_an_identity_its_bundle_vouches_for_the_server_and_the_first_one_no_longer_counts(server, ca):
+async def test_with_an_identity_only_its_bundle_verifies_the_server(server, ca):
     identity = await enrolled(server, ca)
     await authority(server, MeshCa()).certify(make_request().csr, identity)
 
@@ -72,13 +72,13 @@ async def test_the_servers_certificate_must_be_for_its_name(server, ca, name):
     await authority(server, ca, name).certify(make_request().csr, TOKEN)
 
 
-async def test_a_server_of_another_name_is_not_told_the_token(server, ca):
+async def test_a_server_of_another_name_does_not_receive_the_token(server, ca):
     with pytest.raises(PreconditionError, match=r"not trusted.*--server-name"):
         await authority(server, ca, "mesh.example.org").certify(make_request().csr, TOKEN)
     assert server.seen == []
 
 
-async def test_a_server_of_another_root_is_not_told_the_token(server):
+async def test_a_server_of_another_root_does_not_receive_the_token(server):
     with pytest.raises(PreconditionError, match=r"not trusted.*check the trust bundle"):
         await authority(server, MeshCa()).certify(make_request().csr, TOKEN)
     assert server.seen == []
@@ -106,27 +106,27 @@ async def test_a_server_of_another_root_is_not_told_the_token(server):
         ],
     ],
 )
-async def test_what_the_server_answers_is_told_as_its_kind_with_its_reason(server, ca, status, kind):
+async def test_a_status_of_the_server_becomes_an_error_of_its_kind_with_its_reason(server, ca, status, kind):
     server.refusal = GRPCError(status, "because")
     with pytest.raises(kind, match=f"{status.name}: because"):
         await authority(server, ca).certify(make_request().csr, TOKEN)
 
 
-async def test_a_port_without_a_server_may_have_one_later(ca):
+async def test_a_refused_connection_is_unavailable(ca):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await MeshAuthority(Address("127.0.0.1", port), "localhost", ca.roots).certify(make_request().csr, TOKEN)
 
 
-async def test_a_server_that_says_nothing_is_given_up(ca):
+async def test_a_silent_server_times_out(ca):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_server = Address("127.0.0.1", silent.getsockname()[1])
         with pytest.raises(UnavailableError, match=r"did not answer in 0\.2 s"):
             await MeshAuthority(silent_server, "localhost", ca.roots, 0.2).certify(make_request().csr, TOKEN)
 
 
-async def test_a_server_that_speaks_something_else_is_unavailable(ca):
+async def test_a_server_of_another_protocol_is_unavailable(ca):
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -155,13 +155,13 @@ class Garbler(MeshServer):
         await stream.send_message(BytesValue(value=b"\xff\xfe"))
 
 
-async def test_an_answer_that_is_no_message_does_not_end_the_agent(ca):
+async def test_a_malformed_answer_does_not_end_the_agent(ca):
     async with Garbler(ca).running() as server:
-        with pytest.raises(UnavailableError, match="sent what is no certificate chain"):
+        with pytest.raises(UnavailableError, match="sent a malformed certificate chain"):
             await authority(server, ca).certify(make_request().csr, TOKEN)
 
 
-async def test_a_machine_that_is_out_of_files_is_an_outage_and_not_the_end(server, ca, monkeypatch):
+async def test_running_out_of_file_descriptors_is_treated_as_an_outage(server, ca, monkeypatch):
     def full(*_):
         raise OSError(24, "Too many open files")
 

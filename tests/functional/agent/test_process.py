@@ -133,7 +133,7 @@ async def test_an_open_stream_does_not_keep_it_from_ending(run):
         assert code == 0
 
 
-async def test_its_metrics_are_served_where_wanted_even_before_it_is_enrolled(run):
+async def test_metrics_are_served_even_before_enrolment(run):
     async with run(environment=TOKEN, server="127.0.0.1:1", metrics_bind="0") as waiting:
         address = (await waiting.event("agent_metrics_served"))["address"]
         async with httpx.AsyncClient(base_url=f"http://{address}") as client:
@@ -180,7 +180,7 @@ async def test_after_a_restart_it_serves_without_a_token_and_without_the_control
     assert mesh.seen == ["token-1"]
 
 
-async def test_it_waits_for_a_control_plane_that_is_not_there_yet_and_can_be_stopped_meanwhile(run):
+async def test_it_waits_for_the_control_plane_and_can_be_stopped_meanwhile(run):
     async with run(environment=TOKEN, server="127.0.0.1:1") as agent:
         away = await agent.event("control_plane_away")
         assert "127.0.0.1:1 cannot be reached" in away["reason"]
@@ -198,7 +198,7 @@ async def test_it_renews_over_mtls_while_it_runs(run, mesh):
     assert mesh.seen == ["token-1", CART, CART]
 
 
-async def test_a_used_token_ends_it_with_one_sentence(run, mesh, tmp_path):
+async def test_a_used_token_ends_it_with_one_error_message(run, mesh, tmp_path):
     mesh.tokens.clear()
     async with run(environment=TOKEN) as agent:
         code, last = await agent.end()
@@ -216,18 +216,18 @@ async def test_a_used_token_ends_it_with_one_sentence(run, mesh, tmp_path):
     [
         ({}, (), "no join token: make one with `meshward token create`"),
         ({"join_token": "token-1"}, ("--join-token-file", "x"), "use one of them"),
-        ({"join_token_file": "/dev/null"}, (), "holds no join token"),
+        ({"join_token_file": "/dev/null"}, (), "does not hold a join token"),
         ({"server_name": "mesh.example.org", "join_token": "token-1"}, (), "--server-name"),
         ({"server": "127.0.0.1:0"}, (), "write host:port"),
         ({"trust_bundle": "/nowhere/bundle.pem"}, (), "cannot read the trust bundle /nowhere/bundle.pem"),
         ({"trust_bundle": "/dev/null"}, (), "no well-formed PEM certificate"),
         ({"data_dir": "/dev/null/agent", "join_token": "token-1"}, (), "/dev/null/agent"),
         ({"socket": "/" + "x" * 200, "join_token": "token-1"}, (), "longer than 107 bytes"),
-        ({"socket": "/dev/null", "join_token": "token-1"}, (), "is no socket"),
-        ({"allow_uid": "4294967295", "join_token": "token-1"}, (), "is no user id"),
+        ({"socket": "/dev/null", "join_token": "token-1"}, (), "is not a socket"),
+        ({"allow_uid": "4294967295", "join_token": "token-1"}, (), "is not a user id"),
     ],
 )
-async def test_what_is_wrong_is_said_in_one_sentence_before_the_token_is_used(run, mesh, changes, options, sentence):
+async def test_an_invalid_option_is_reported_before_the_token_is_used(run, mesh, changes, options, sentence):
     async with run(*options, **changes) as agent:
         code, last = await agent.end()
     assert code == 1
@@ -248,7 +248,7 @@ async def test_a_second_agent_is_refused_before_its_token_is_used(run, mesh, tmp
     assert mesh.seen == ["token-1"]
 
 
-async def test_the_socket_of_an_agent_that_was_killed_is_taken_over(run):
+async def test_the_socket_of_a_killed_agent_is_replaced(run):
     async with run(environment=TOKEN) as agent:
         await agent.event("agent_ready")
         agent.process.kill()
@@ -259,7 +259,7 @@ async def test_the_socket_of_an_agent_that_was_killed_is_taken_over(run):
         assert await again.secrets() == ["ROOTCA", "default"]
 
 
-async def test_a_token_file_is_taken(run, tmp_path):
+async def test_a_token_file_is_read(run, tmp_path):
     (tmp_path / "token").write_text("token-1\n")
     async with run(join_token_file=tmp_path / "token") as agent:
         assert (await agent.event("agent_ready"))["spiffe_id"] == CART
@@ -276,7 +276,7 @@ async def test_neither_key_nor_token_is_in_its_log_at_any_level(run, tmp_path):
     assert key not in everything
 
 
-async def test_a_port_that_speaks_no_tls_is_waited_for(run):
+async def test_a_port_without_tls_is_retried(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
 

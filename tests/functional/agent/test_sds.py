@@ -10,7 +10,7 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from app.agent.listener import EVERYBODY, OWNER_ONLY, check_free, listening
+from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
 from app.agent.request import accept_answer, make_request
 from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
@@ -106,7 +106,7 @@ async def test_secrets_and_their_rotation_arrive_on_an_open_stream(held, path):
         assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_the_incremental_variant_pushes_what_changed(held, path):
+async def test_the_delta_variant_pushes_changed_secrets(held, path):
     async with serving(held, path) as channel:
         call = delta_stream(channel)
         await call.write(delta(CART, "ROOTCA"))
@@ -116,12 +116,12 @@ async def test_the_incremental_variant_pushes_what_changed(held, path):
         call.cancel()
 
 
-async def test_one_fetch_answers_both(held, path):
+async def test_a_fetch_returns_both_secrets(held, path):
     async with serving(held, path) as channel:
         assert names_in(await fetch(channel, request())) == ["ROOTCA", "default"]
 
 
-async def test_many_streams_see_one_rotation(held, path):
+async def test_a_rotation_reaches_many_streams(held, path):
     async with serving(held, path) as channel:
         calls = [stream(channel) for _ in range(20)]
         for call in calls:
@@ -134,7 +134,7 @@ async def test_many_streams_see_one_rotation(held, path):
             call.cancel()
 
 
-async def test_a_foreign_name_is_refused_with_what_may_be_asked(held, path):
+async def test_a_name_of_another_workload_is_refused_with_the_valid_names(held, path):
     async with serving(held, path) as channel:
         call = stream(channel)
         await call.write(request("spiffe://example.org/ns/shop/sa/till"))
@@ -144,7 +144,7 @@ async def test_a_foreign_name_is_refused_with_what_may_be_asked(held, path):
         assert "ask for default" in caught.value.details()
 
 
-async def test_a_user_who_is_not_allowed_gets_nothing_and_is_told_why(held, path):
+async def test_a_user_without_access_gets_an_error_with_the_reason(held, path):
     async with serving(held, path, uids=frozenset({os.geteuid() + 1})) as channel:
         for said in (request(), request("ROOTCA")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -180,8 +180,8 @@ async def test_another_service_is_unimplemented(held, path):
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_the_socket_is_there_with_its_permissions_and_gone_after(held, path):
-    for mode in (OWNER_ONLY, EVERYBODY):
+async def test_the_socket_has_its_permissions_and_is_removed_afterwards(held, path):
+    for mode in (OWNER_ONLY, ANY_USER):
         async with serving(held, path, mode=mode):
             assert path.is_socket()
             assert path.stat().st_mode & 0o777 == mode
@@ -198,21 +198,21 @@ def test_the_socket_of_a_dead_agent_is_replaced(path):
         client.connect(str(path))
 
 
-def test_the_socket_of_a_live_one_is_refused_and_left_alone(path):
+def test_the_socket_of_a_running_agent_is_refused_and_kept(path):
     with listening(path, OWNER_ONLY), socket.socket(socket.AF_UNIX) as client:
         with pytest.raises(PreconditionError, match=r"another agent serves .*sds\.sock"), listening(path, OWNER_ONLY):
             pass
         client.connect(str(path))
 
 
-def test_a_file_in_the_place_of_the_socket_is_refused_and_left_alone(path):
+def test_a_file_at_the_path_of_the_socket_is_refused_and_kept(path):
     path.write_text("precious")
-    with pytest.raises(PreconditionError, match="is no socket"):
+    with pytest.raises(PreconditionError, match="is not a socket"):
         check_free(path)
     assert path.read_text() == "precious"
 
 
-def test_a_socket_that_somebody_else_put_there_meanwhile_is_not_removed(path):
+def test_a_socket_that_another_process_put_there_is_not_removed(path):
     with listening(path, OWNER_ONLY):
         path.unlink()
         with socket.socket(socket.AF_UNIX) as other:
@@ -220,7 +220,7 @@ def test_a_socket_that_somebody_else_put_there_meanwhile_is_not_removed(path):
     assert path.is_socket()
 
 
-def test_a_path_that_no_socket_can_have_is_refused(tmp_path):
+def test_an_unusable_socket_path_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="longer than 107 bytes"):
         check_free(tmp_path / ("x" * 108))
     (tmp_path / "file").touch()

@@ -139,7 +139,7 @@ async def test_envoy_refuses_a_client_of_another_root_and_one_without_a_certific
                 await ask(port, context)
 
 
-async def test_what_envoy_refuses_is_counted_and_what_it_had_stays_in_use(ca, peer, metrics, tmp_path):
+async def test_a_secret_that_envoy_refuses_is_counted_and_the_previous_one_stays_in_use(ca, peer, metrics, tmp_path):
     held = HeldSecrets(SystemClock(), Metrics())
     good = identity(ca)
     held.hold(good)

@@ -53,7 +53,7 @@ async def test_a_join_token_opens_a_stream_of_secrets_that_stays_open(server, pe
 
 
 @pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
-async def test_an_svid_gets_the_next_ones_across_rotations_of_the_server(server, peer, tmp_path, api_type):
+async def test_an_svid_opens_streams_across_rotations_of_the_server(server, peer, tmp_path, api_type):
     identity = await join(server, ttl_seconds=600)
     tls = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
@@ -83,7 +83,7 @@ async def test_an_svid_gets_the_next_ones_across_rotations_of_the_server(server,
     assert 'meshward_sds_replies_total{reply="nack"}' not in server.metrics()
 
 
-async def test_a_sidecar_that_proves_nothing_gets_nothing(server, peer, tmp_path):
+async def test_an_unauthenticated_sidecar_gets_nothing(server, peer, tmp_path):
     bootstrap = sidecar(address(server.plaintext_port), secret("default", "GRPC"), secret("ROOTCA", "GRPC", "wrong"))
     async with EnvoyProcess.started(bootstrap, tmp_path / "envoy", wait_ready=False) as envoy:
 

@@ -122,7 +122,7 @@ def test_a_reconnecting_delta_client_is_sent_exactly_what_it_lacks(subscribed, k
     st.text(max_size=80),
     st.text(max_size=40),
 )
-def test_any_request_is_taken_or_refused_as_invalid_and_never_leaks_anothers_name(variant, wild, nonce, kind):
+def test_any_request_is_accepted_or_refused_as_invalid_and_never_subscribes_another_name(variant, wild, nonce, kind):
     say = request if variant is StateOfTheWorldExchange else delta
     exchange = variant(CATALOG, "s")
     for _ in range(2):

@@ -10,11 +10,11 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from app.agent.listener import EVERYBODY, listening
+from app.agent.listener import ANY_USER, listening
 from app.agent.request import accept_answer, make_request
 from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
-from app.agent.server import MAX_STRANGERS, SecretServer
+from app.agent.server import MAX_DENIED_CONNECTIONS, SecretServer
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa
 from tests.assets.discovery import names_in, request
@@ -36,7 +36,7 @@ def held():
 
 @asynccontextmanager
 async def serving(held, path, uids):
-    with listening(path, EVERYBODY) as listener:
+    with listening(path, ANY_USER) as listener:
         server = SecretServer(SecretService(held, Metrics(), frozenset(uids)))
         await server.start(sock=listener)
         try:
@@ -73,7 +73,7 @@ def frame(kind, flags, stream, payload):
         PREFACE + SETTINGS * 2000,
     ],
 )
-async def test_garbage_ends_its_own_connection_alone(held, tmp_path, garbage):
+async def test_garbage_ends_only_its_own_connection(held, tmp_path, garbage):
     path = tmp_path / "sds.sock"
     async with serving(held, path, {os.geteuid()}):
         _, writer = await asyncio.open_unix_connection(path)
@@ -84,7 +84,7 @@ async def test_garbage_ends_its_own_connection_alone(held, tmp_path, garbage):
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", os.urandom(200)])
-async def test_a_message_that_is_none_gets_an_error_and_no_secret(held, tmp_path, message):
+async def test_a_malformed_message_gets_an_error_and_no_secret(held, tmp_path, message):
     path = tmp_path / "sds.sock"
     async with serving(held, path, {os.geteuid()}), grpc.aio.insecure_channel(f"unix:{path}") as channel:
         with pytest.raises(grpc.aio.AioRpcError):
@@ -92,7 +92,7 @@ async def test_a_message_that_is_none_gets_an_error_and_no_secret(held, tmp_path
         assert await still_serves(path)
 
 
-async def test_thousands_of_names_are_refused_without_being_looked_up(held, tmp_path):
+async def test_thousands_of_names_are_refused(held, tmp_path):
     path = tmp_path / "sds.sock"
     async with serving(held, path, {os.geteuid()}), grpc.aio.insecure_channel(f"unix:{path}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -101,7 +101,7 @@ async def test_thousands_of_names_are_refused_without_being_looked_up(held, tmp_
         assert "at most 16" in caught.value.details()
 
 
-async def test_whatever_a_user_who_is_not_allowed_claims_it_gets_nothing(held, tmp_path):
+async def test_a_user_without_access_gets_nothing_whatever_it_claims(held, tmp_path):
     path = tmp_path / "sds.sock"
     claims = [
         ("x-forwarded-client-cert", "URI=spiffe://example.org/ns/shop/sa/cart"),
@@ -115,14 +115,14 @@ async def test_whatever_a_user_who_is_not_allowed_claims_it_gets_nothing(held, t
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_user_who_is_not_allowed_cannot_fill_the_agents_descriptors(held, tmp_path):
+async def test_a_user_without_access_cannot_exhaust_the_descriptors(held, tmp_path):
     path = tmp_path / "sds.sock"
     async with serving(held, path, {os.geteuid() + 1}):
         connections = [await asyncio.open_unix_connection(path) for _ in range(80)]
         ended = [asyncio.ensure_future(reader.read()) for reader, _ in connections]
         for cut_off in asyncio.as_completed(ended, timeout=PATIENCE):
             assert await cut_off == b""
-            if sum(reading.done() for reading in ended) == len(ended) - MAX_STRANGERS:
+            if sum(reading.done() for reading in ended) == len(ended) - MAX_DENIED_CONNECTIONS:
                 break
         for _, writer in connections:
             writer.close()

@@ -114,7 +114,7 @@ async def test_it_renews_at_half_life_with_a_new_key_and_its_own_svid(world):
     assert svid_end(world.metrics) == second.svid.not_after.timestamp()
 
 
-async def test_an_outage_at_first_is_waited_out_with_growing_pauses_and_told_once(world):
+async def test_an_outage_at_the_start_is_retried_with_growing_pauses_and_logged_once(world):
     world.authority.failure = AWAY
 
     def recover():
@@ -145,14 +145,14 @@ async def test_a_refusal_at_the_first_enrolment_ends_it_with_its_reason(world, r
     assert world.sleep.sleeps == []
 
 
-async def test_without_a_token_and_an_identity_it_says_what_to_do():
+async def test_without_a_token_or_an_identity_the_error_says_what_to_do():
     world = World(NoToken())
     with pytest.raises(PreconditionError, match="meshward token create"):
         await world.keeper.obtain()
     assert world.authority.calls == []
 
 
-async def test_a_saved_identity_is_taken_up_without_a_token(world):
+async def test_a_saved_identity_is_resumed_without_a_token(world):
     identity = await world.keeper.obtain()
     restarted = world.another(NoToken())
     restarted.resume(identity)
@@ -170,7 +170,7 @@ async def test_a_saved_identity_past_half_of_its_life_is_renewed_at_once(world):
     assert world.proofs()[-1] is first
 
 
-async def test_an_expired_saved_identity_wants_a_new_token_and_says_so(world):
+async def test_an_expired_saved_identity_needs_a_new_token_and_the_error_says_so(world):
     identity = await world.keeper.obtain()
     world.clock.advance(3601)
     restarted = world.another(NoToken())
@@ -179,7 +179,7 @@ async def test_an_expired_saved_identity_wants_a_new_token_and_says_so(world):
         await restarted.obtain()
 
 
-async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_somebody_else(world):
+async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_another_workload(world):
     identity = await world.keeper.obtain()
     world.clock.advance(3601)
     world.authority.token = "token-2"
@@ -189,7 +189,7 @@ async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_so
     assert str((await restarted.obtain()).svid.spiffe_id) == "spiffe://example.org/ns/shop/sa/till"
 
 
-async def test_while_the_control_plane_is_away_the_svid_is_served_and_attempts_are_told_once(world):
+async def test_while_the_control_plane_is_away_the_svid_is_served_and_the_outage_is_logged_once(world):
     identity = await world.keeper.obtain()
     world.authority.failure = AWAY
     session = world.held.open(Principal(Credential.LOOPBACK))
@@ -214,14 +214,14 @@ async def test_it_recovers_when_the_control_plane_comes_back(world):
 
 
 @pytest.mark.parametrize("refusal", [UnauthenticatedError("banned"), PreconditionError("another root"), AWAY])
-async def test_nothing_that_the_control_plane_answers_ends_a_running_agent(world, refusal):
+async def test_no_answer_of_the_control_plane_ends_a_running_agent(world, refusal):
     identity = await world.keeper.obtain()
     world.authority.failure = refusal
     async with world.keeping(waits=70):
         assert world.held.identity is identity
 
 
-async def test_an_svid_that_expires_while_cut_off_is_no_longer_given_out_and_streams_are_told(world):
+async def test_an_svid_that_expires_during_an_outage_is_no_longer_served_and_streams_are_woken(world):
     await world.keeper.obtain()
     world.authority.failure = AWAY
     session = world.held.open(Principal(Credential.LOOPBACK))
@@ -259,7 +259,7 @@ async def test_a_token_that_appears_after_expiry_is_redeemed_while_running(world
         assert world.held.identity is not identity
 
 
-async def test_a_token_that_an_untrusted_server_never_saw_is_redeemed_once_the_server_is_right(world):
+async def test_a_token_that_an_untrusted_server_never_received_is_redeemed_at_the_right_server(world):
     identity = await world.keeper.obtain()
     world.keeper = world.another(GivenToken("token-2"))
     world.keeper.resume(identity)
@@ -272,7 +272,7 @@ async def test_a_token_that_an_untrusted_server_never_saw_is_redeemed_once_the_s
         assert world.held.identity is not identity
 
 
-async def test_a_token_file_that_turns_bad_does_not_end_a_running_agent(world):
+async def test_a_token_file_that_becomes_malformed_does_not_end_a_running_agent(world):
     class Bad:
         def read(self):
             raise InvalidInputError("two words")
@@ -285,7 +285,7 @@ async def test_a_token_file_that_turns_bad_does_not_end_a_running_agent(world):
         assert world.held.identity is identity
 
 
-async def test_nobody_becomes_somebody_else_by_renewing(world):
+async def test_a_renewal_never_changes_the_spiffe_id(world):
     identity = await world.keeper.obtain()
     world.authority.names = {"uris": ("spiffe://example.org/ns/shop/sa/till",)}
     with capture_logs() as logs:
@@ -295,7 +295,7 @@ async def test_nobody_becomes_somebody_else_by_renewing(world):
     assert "is for spiffe://example.org/ns/shop/sa/till, not for" in logs[0]["reason"]
 
 
-async def test_an_identity_that_cannot_be_saved_is_served_all_the_same(world):
+async def test_an_identity_that_cannot_be_saved_is_served(world):
     world.memory.failure = PreconditionError("cannot write identity.json: No space left on device")
     with capture_logs() as logs:
         identity = await world.keeper.obtain()
@@ -303,7 +303,7 @@ async def test_an_identity_that_cannot_be_saved_is_served_all_the_same(world):
     assert "svid_not_saved" in events(logs)
 
 
-async def test_new_roots_are_taken_from_a_renewal(world):
+async def test_a_renewal_brings_new_roots(world):
     first = await world.keeper.obtain()
     old = world.authority.ca
     session = world.held.open(Principal(Credential.LOOPBACK))

@@ -60,7 +60,7 @@ def test_a_server_is_an_address_and_the_name_in_its_certificate(address, name, s
         "h:٣",
     ],
 )
-def test_what_is_no_address_is_refused(address):
+def test_a_malformed_address_is_refused(address):
     with pytest.raises(InvalidInputError, match=r"^--server: .*write host:port") as caught:
         options(address)
     assert caught.value.violations[0].path == "--server"
@@ -76,7 +76,7 @@ def test_a_token_comes_from_the_option_or_the_file_before_the_environment(tmp_pa
         choose_tokens("a", path, None)
 
 
-def test_a_token_file_is_read_anew_each_time(tmp_path):
+def test_a_token_file_is_read_again_each_time(tmp_path):
     source = TokenFile(tmp_path / "token")
     assert source.read() is None
     source.path.write_text("first\n")
@@ -88,15 +88,15 @@ def test_a_token_file_is_read_anew_each_time(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"two words", b"a\r\nb", b"\xff\xfe", "é".encode(), b"x" * (MAX_TOKEN_LENGTH + 1)]
 )
-def test_a_file_that_holds_no_token_is_refused_without_repeating_it(tmp_path, content):
+def test_a_malformed_token_file_is_refused_without_repeating_its_content(tmp_path, content):
     path = tmp_path / "token"
     path.write_bytes(content)
-    with pytest.raises(InvalidInputError, match="holds no join token") as caught:
+    with pytest.raises(InvalidInputError, match="does not hold a join token") as caught:
         TokenFile(path).read()
     assert "words" not in caught.value.message
 
 
-def test_a_token_file_that_cannot_be_read_is_an_error_and_not_an_absence(tmp_path):
+def test_a_token_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(InvalidInputError, match="cannot read the join token file"):
         TokenFile(tmp_path).read()
 
@@ -125,11 +125,11 @@ def test_a_trust_bundle_is_read_from_its_file(tmp_path):
         ("[::1]:15020", Address("::1", 15020)),
     ],
 )
-def test_metrics_are_served_where_they_are_wanted_and_on_loopback_if_no_host_is_named(text, address):
+def test_a_metrics_bind_without_a_host_is_loopback(text, address):
     assert options("mesh.example.org", metrics_bind=text).metrics_bind == address
 
 
 @pytest.mark.parametrize("text", ["", "x", "127.0.0.1", ":15020", "70000", "host:x"])
-def test_a_metrics_bind_that_is_not_an_address_is_refused_by_its_option(text):
+def test_a_malformed_metrics_bind_is_refused_with_the_name_of_its_option(text):
     with pytest.raises(InvalidInputError, match="--metrics-bind"):
         options("mesh.example.org", metrics_bind=text)

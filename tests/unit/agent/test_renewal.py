@@ -27,7 +27,7 @@ def test_renewal_is_at_half_of_the_time_left_moved_by_a_tenth(chance, share):
     assert held(chance=chance).renew_at == NOW + HOUR * share
 
 
-def test_a_certificate_in_its_first_half_is_left_alone_and_waits_are_bounded():
+def test_a_certificate_in_the_first_half_of_its_life_is_not_renewed_and_waits_are_bounded():
     assert held().next(NOW, 0, token=True) == Action(Need.WAIT, MAX_WAIT)
     assert held().next(NOW + timedelta(minutes=29, seconds=50), 0, token=False) == Action(Need.WAIT, 10.0)
 
@@ -57,7 +57,7 @@ def test_failures_wait_twice_as_long_each_time_up_to_a_minute():
     assert waits[-1] == LAST_BACKOFF == max(waits)
 
 
-def test_chance_shortens_a_wait_and_never_removes_it():
+def test_jitter_shortens_a_wait_and_never_removes_it():
     assert 0 < Renewal().failed(0, 0.999).retry_at < Renewal().failed(0, 0).retry_at
 
 
@@ -69,7 +69,7 @@ def test_an_attempt_waits_for_the_end_of_its_backoff():
     assert Renewal().failed(100.0, 0).next(NOW, 100.0, token=True).need is Need.WAIT
 
 
-def test_success_forgets_the_failures():
+def test_success_resets_the_backoff():
     state = held().failed(0, 0).failed(0, 0).held(NOW + HOUR, NOW, 0.5)
     assert state == held()
 
@@ -79,6 +79,6 @@ def test_a_clock_set_back_does_not_stretch_a_backoff():
     assert state.next(NOW - timedelta(days=5), 100.5, token=False).seconds <= MAX_WAIT
 
 
-def test_a_certificate_that_ends_at_once_does_not_make_it_ask_without_a_pause():
+def test_a_certificate_that_ends_immediately_does_not_cause_attempts_without_a_pause():
     state = Renewal().held(NOW + timedelta(milliseconds=10), NOW, 0.5)
     assert state.renew_at == NOW + timedelta(seconds=1)

@@ -27,7 +27,7 @@ def request_made():
     return make_request()
 
 
-def test_a_request_has_a_new_p256_key_each_time_and_names_nobody():
+def test_a_request_has_a_new_p256_key_each_time_and_no_names():
     first, second = make_request(), make_request()
     assert first.private_key != second.private_key
     assert load_key(first.private_key).curve.name == "secp256r1"
@@ -37,7 +37,7 @@ def test_a_request_has_a_new_p256_key_each_time_and_names_nobody():
     assert list(csr.extensions) == []
 
 
-def test_a_good_answer_is_an_identity(ca, request_made):
+def test_a_valid_answer_is_an_identity(ca, request_made):
     identity = accept_answer(request_made.private_key, ca.answer(request_made.csr, NOW), NOW, SpiffeId.parse(CART))
     assert str(identity.svid.spiffe_id) == CART
     assert identity.svid.chain[1] == ca.signer.pem
@@ -47,7 +47,7 @@ def test_a_good_answer_is_an_identity(ca, request_made):
     assert identity.bundle.trust_domain.name == "example.org"
 
 
-def test_a_bundle_of_several_roots_is_taken_whole(ca, request_made):
+def test_a_bundle_of_several_roots_is_accepted(ca, request_made):
     other = MeshCa(NOW)
     leaf, signer, roots = ca.answer(request_made.csr, NOW)
     identity = accept_answer(request_made.private_key, (leaf, signer, other.roots + roots), NOW)
@@ -104,12 +104,12 @@ MADE, BAD = bad_answers()
 
 
 @pytest.mark.parametrize("answer", BAD.values(), ids=BAD.keys())
-def test_a_bad_answer_is_refused(answer):
+def test_an_invalid_answer_is_refused(answer):
     with pytest.raises(PreconditionError, match="the control plane's answer is refused: "):
         accept_answer(MADE.private_key, answer, NOW)
 
 
-def test_an_answer_for_somebody_else_is_refused(ca, request_made):
+def test_an_answer_for_another_spiffe_id_is_refused(ca, request_made):
     with pytest.raises(PreconditionError, match=r"is for .*/cart, not for .*/till"):
         accept_answer(
             request_made.private_key,
@@ -119,7 +119,7 @@ def test_an_answer_for_somebody_else_is_refused(ca, request_made):
         )
 
 
-def test_a_certificate_whose_key_nobody_can_read_is_refused(ca, request_made):
+def test_a_certificate_with_an_unreadable_key_is_refused(ca, request_made):
     leaf, *rest = ca.answer(request_made.csr, NOW)
     der = x509.load_pem_x509_certificate(leaf.encode()).public_bytes(Encoding.DER)
     unknown = der.replace(bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d027f"))

@@ -32,7 +32,7 @@ def store(directory):
         yield store
 
 
-def test_what_is_saved_is_loaded_and_the_last_one_wins(store):
+def test_the_identity_saved_last_is_loaded(store):
     assert store.load(NOW) is None
     first, second = identity(), identity()
     store.save(first)
@@ -41,7 +41,7 @@ def test_what_is_saved_is_loaded_and_the_last_one_wins(store):
     assert store.load(NOW) == second
 
 
-def test_directory_and_file_are_for_their_owner_alone(store, directory):
+def test_directory_and_file_are_accessible_only_to_their_owner(store, directory):
     store.save(identity())
     assert directory.stat().st_mode & 0o777 == 0o700
     for path in directory.iterdir():
@@ -65,7 +65,7 @@ def test_a_directory_or_a_file_that_others_may_read_is_refused(store, directory)
         pass
 
 
-def test_a_second_agent_is_kept_out_until_the_first_has_gone(directory):
+def test_a_second_agent_is_refused_until_the_first_has_ended(directory):
     first, second = IdentityStore(directory), IdentityStore(directory)
     with first.locked(), pytest.raises(PreconditionError, match="another agent uses the data dir"), second.locked():
         pass
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(store, directory, damage):
         store.load(NOW)
 
 
-def test_half_a_file_is_refused(store, directory):
+def test_a_truncated_file_is_refused(store, directory):
     store.save(identity())
     path = directory / IDENTITY_FILE
     path.write_bytes(path.read_bytes()[:500])
@@ -108,7 +108,7 @@ def test_half_a_file_is_refused(store, directory):
         store.load(NOW)
 
 
-def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
@@ -117,6 +117,6 @@ def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch):
         IdentityStore(tmp_path / "agent").locked().__enter__()
 
 
-def test_what_fails_while_the_lock_is_held_is_not_taken_for_another_agent(tmp_path):
+def test_an_error_while_the_lock_is_held_is_not_reported_as_another_agent(tmp_path):
     with pytest.raises(BlockingIOError), IdentityStore(tmp_path / "agent").locked():
         raise BlockingIOError

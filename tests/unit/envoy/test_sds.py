@@ -89,7 +89,7 @@ async def test_no_svid_is_made_for_a_stream_that_asks_for_the_bundle_alone(disco
     await responses.aclose()
 
 
-async def test_a_secret_that_is_no_longer_subscribed_neither_pushes_nor_spins(discovery, source):
+async def test_a_change_of_an_unsubscribed_secret_is_not_pushed(discovery, source):
     conversation = Conversation(request("default", "ROOTCA"))
     responses = discovery.stream_secrets(conversation, context())
     first = await following(responses)
@@ -103,7 +103,7 @@ async def test_a_secret_that_is_no_longer_subscribed_neither_pushes_nor_spins(di
     await responses.aclose()
 
 
-async def test_a_source_that_cannot_wait_ends_the_stream_with_its_reason(discovery, source):
+async def test_an_error_while_waiting_ends_the_stream_with_its_reason(discovery, source):
     responses = discovery.stream_secrets(Conversation(request("default")), context())
     await following(responses)
     source.waiting_fails = UnavailableError("the database is away")
@@ -112,7 +112,7 @@ async def test_a_source_that_cannot_wait_ends_the_stream_with_its_reason(discove
         await following(responses)
 
 
-async def test_a_half_close_ends_the_stream_after_what_was_asked_is_answered(discovery):
+async def test_a_half_close_ends_the_stream_after_its_requests_are_answered(discovery):
     conversation = Conversation(request("default"))
     conversation.hang_up()
     responses = discovery.stream_secrets(conversation, context())
@@ -126,7 +126,7 @@ async def test_a_half_close_before_any_request_ends_the_stream(discovery):
     await no_more(discovery.stream_secrets(conversation, context()))
 
 
-async def test_streams_are_counted_and_a_lost_peer_is_not_counted_any_more(discovery, metrics):
+async def test_open_streams_are_counted_until_the_peer_disconnects(discovery, metrics):
     conversation = Conversation(request("default"))
     responses = discovery.stream_secrets(conversation, context())
     await following(responses)
@@ -137,7 +137,7 @@ async def test_streams_are_counted_and_a_lost_peer_is_not_counted_any_more(disco
     assert b"meshward_sds_streams 0.0" in metrics.render()
 
 
-async def test_no_task_is_left_behind_when_the_transport_gives_a_stream_up(discovery):
+async def test_closing_a_stream_leaves_no_task_behind(discovery):
     responses = discovery.stream_secrets(Conversation(request("default")), context())
     await following(responses)
     await responses.aclose()
@@ -163,7 +163,7 @@ async def test_replies_are_counted_and_a_refusal_is_logged_with_the_node_and_its
     assert len(refused["error"]) <= 512
 
 
-async def test_nothing_that_is_logged_holds_a_key(discovery, source):
+async def test_no_key_is_logged(discovery, source):
     conversation = Conversation(request("default"))
     with capture_logs() as logs:
         responses = discovery.stream_secrets(conversation, context())
@@ -174,7 +174,7 @@ async def test_nothing_that_is_logged_holds_a_key(discovery, source):
     assert "key 1" not in repr(logs)
 
 
-async def test_a_source_that_cannot_answer_ends_the_stream_with_its_reason(discovery, source):
+async def test_an_error_of_the_source_ends_the_stream_with_its_reason(discovery, source):
     responses = discovery.stream_secrets(Conversation(request("default")), context())
     await following(responses)
     await source.replace(failure=UnavailableError("the SVID has expired"))
@@ -183,13 +183,13 @@ async def test_a_source_that_cannot_answer_ends_the_stream_with_its_reason(disco
 
 
 @pytest.mark.parametrize("variant", ["stream_secrets", "delta_secrets"])
-async def test_a_foreign_name_ends_the_stream(discovery, variant):
+async def test_a_name_of_another_workload_ends_the_stream(discovery, variant):
     said = (delta if variant == "delta_secrets" else request)("spiffe://example.org/ns/shop/sa/till")
     with pytest.raises(InvalidInputError, match="sa/till"):
         await following(getattr(discovery, variant)(Conversation(said), context()))
 
 
-async def test_fetch_answers_once_with_what_was_asked(discovery):
+async def test_fetch_returns_the_requested_secrets(discovery):
     response = await discovery.fetch_secrets(request("ROOTCA"), context())
     assert names_in(response) == ["ROOTCA"]
     assert response.version_info
@@ -213,7 +213,7 @@ async def test_a_caller_without_an_identity_gets_nothing(discovery, source, call
 
 
 @pytest.mark.parametrize("peer", ["unix", "127.0.0.1:4000", "127.9.9.9:4000", "::1:4000"])
-async def test_a_key_goes_over_plaintext_within_the_machine(discovery, peer):
+async def test_a_key_is_sent_over_plaintext_within_the_machine(discovery, peer):
     assert names_in(await discovery.fetch_secrets(request("default"), context(peer=peer))) == ["default"]
 
 
@@ -221,7 +221,7 @@ async def test_a_key_goes_over_plaintext_within_the_machine(discovery, peer):
     "peer",
     ["", "10.0.0.1:4000", "192.168.1.7:1", "[2001:db8::1]:4000", "::ffff:10.0.0.1:4", "localhost:1", "0:0"],
 )
-async def test_a_key_never_goes_over_plaintext_to_another_machine(discovery, source, peer):
+async def test_a_key_is_never_sent_over_plaintext_to_another_machine(discovery, source, peer):
     with pytest.raises(PermissionDeniedError, match="plaintext"):
         await discovery.fetch_secrets(request("default"), context(peer=peer))
     assert source.made == 0

@@ -38,7 +38,7 @@ def test_a_caller_has_two_names_for_each_of_its_secrets(name, kind):
         "file-cert:a~b",
     ],
 )
-def test_any_other_name_is_refused_by_its_name_and_what_may_be_asked_is_said(name):
+def test_any_other_name_is_refused_with_the_list_of_valid_names(name):
     with pytest.raises(InvalidInputError) as caught:
         CATALOG.kind(name)
     assert repr(name) in caught.value.message
@@ -52,7 +52,7 @@ def test_a_long_name_is_not_repeated_whole():
     assert len(caught.value.message) < 600
 
 
-def test_more_names_than_an_honest_client_has_are_refused():
+def test_too_many_names_are_refused():
     check_names(["default"] * MAX_NAMES, CATALOG)
     with pytest.raises(InvalidInputError, match="at most 16"):
         check_names(["default"] * (MAX_NAMES + 1), CATALOG)
@@ -71,7 +71,7 @@ def test_a_bundle_is_a_validation_context_with_every_root():
     assert secret.validation_context.trusted_ca.inline_bytes == b"root 1\nroot 2\n"
 
 
-def test_versions_follow_content_and_nothing_else():
+def test_a_version_depends_on_the_content_alone():
     first, again, other = (svid_resource("default", secrets.svid(n)) for n in (1, 1, 2))
     assert first.version == again.version != other.version
     one = {"default": first, "ROOTCA": bundle_resource("ROOTCA", secrets.bundle())}
@@ -87,7 +87,7 @@ def test_the_type_may_be_left_out_and_no_other_is_served(make):
         check_request(make(type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster"), CATALOG)
 
 
-def test_xdstp_locators_are_refused_rather_than_overlooked():
+def test_xdstp_locators_are_refused_rather_than_ignored():
     with pytest.raises(InvalidInputError, match="locators"):
         check_request(request(resource_locators=[{"name": "default"}]), CATALOG)
     with pytest.raises(InvalidInputError, match="locators"):

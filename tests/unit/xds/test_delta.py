@@ -22,32 +22,32 @@ def test_the_first_request_is_answered_with_what_it_subscribes(exchange):
     assert not response.removed_resources
 
 
-def test_what_the_client_still_holds_is_not_sent_after_a_reconnect(exchange):
+def test_a_held_version_is_not_sent_after_a_reconnect(exchange):
     held = {name: resource.version for name, resource in resources(["default", "ROOTCA"]).items()}
     after, response = opened(exchange, delta("default", "ROOTCA", held=held))
     assert response is None
     assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
 
 
-def test_what_the_client_holds_in_another_version_is_sent_after_a_reconnect(exchange):
+def test_an_outdated_held_version_is_replaced_after_a_reconnect(exchange):
     _, response = opened(exchange, delta("default", "ROOTCA", held={"default": "old"}))
     assert delta_names(response) == ["ROOTCA", "default"]
 
 
-def test_what_a_wildcard_client_holds_and_nobody_serves_is_told_as_removed(exchange):
+def test_a_held_resource_that_does_not_exist_is_reported_as_removed(exchange):
     _, response = opened(exchange, delta(held={"spiffe://example.org/gone": "1", "default": "old"}))
     assert list(response.removed_resources) == ["spiffe://example.org/gone"]
     assert delta_names(response) == ["ROOTCA", "default"]
 
 
-def test_versions_held_count_in_the_first_request_alone(exchange):
+def test_initial_versions_are_read_only_from_the_first_request(exchange):
     after, _ = opened(exchange, delta("default"))
     later = resources(["ROOTCA"])["ROOTCA"].version
     after, _ = after.receive(delta("ROOTCA", held={"ROOTCA": later}))
     assert delta_names(offer(after)[1]) == ["ROOTCA"]
 
 
-def test_only_what_changed_is_pushed(exchange):
+def test_only_changed_resources_are_pushed(exchange):
     after, _ = opened(exchange, delta("default", "ROOTCA"))
     after, pushed = offer(after, svid=secrets.svid(2))
     assert delta_names(pushed) == ["default"]
@@ -61,7 +61,7 @@ def test_a_name_subscribed_again_is_sent_again(exchange):
     assert delta_names(offer(after)[1]) == ["default"]
 
 
-def test_a_name_unsubscribed_is_not_sent_any_more(exchange):
+def test_an_unsubscribed_name_is_no_longer_sent(exchange):
     after, _ = opened(exchange, delta("default", "ROOTCA"))
     after, _ = after.receive(delta(drop=["default", "never subscribed"]))
     assert not after.due
@@ -70,13 +70,13 @@ def test_a_name_unsubscribed_is_not_sent_any_more(exchange):
     assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
 
 
-def test_dropping_the_last_name_does_not_bring_the_wildcard(exchange):
+def test_unsubscribing_the_last_name_does_not_start_the_wildcard(exchange):
     after, _ = opened(exchange, delta("default"))
     after, _ = after.receive(delta(drop=["default"]))
     assert after.wanted == frozenset()
 
 
-def test_a_name_dropped_under_the_wildcard_is_sent_again_or_told_as_removed(exchange):
+def test_a_name_unsubscribed_under_the_wildcard_is_sent_again_or_reported_as_removed(exchange):
     after, _ = opened(exchange, delta("*", "default", OWN))
     after, _ = after.receive(delta(drop=["default", OWN]))
     _, response = offer(after)
@@ -84,7 +84,7 @@ def test_a_name_dropped_under_the_wildcard_is_sent_again_or_told_as_removed(exch
     assert list(response.removed_resources) == [OWN]
 
 
-def test_the_wildcard_comes_and_goes_by_its_name(exchange):
+def test_the_wildcard_is_subscribed_and_unsubscribed_by_its_name(exchange):
     after, _ = opened(exchange, delta("default"))
     after, _ = after.receive(delta("*"))
     after, response = offer(after)
@@ -94,7 +94,7 @@ def test_the_wildcard_comes_and_goes_by_its_name(exchange):
     assert offer(after, bundle=secrets.bundle("new\n"))[1] is None
 
 
-def test_a_nack_is_not_answered_by_the_same_until_it_changes_or_is_asked_anew(exchange):
+def test_a_refused_resource_is_not_sent_again_until_it_changes_or_is_subscribed_again(exchange):
     after, response = opened(exchange, delta("default"))
     after, reply = after.receive(delta(nonce=response.nonce, error="bad key"))
     assert reply is Reply.NACK
@@ -105,7 +105,7 @@ def test_a_nack_is_not_answered_by_the_same_until_it_changes_or_is_asked_anew(ex
     assert delta_names(offer(after, svid=secrets.svid(2))[1]) == ["default"]
 
 
-def test_each_response_is_accepted_on_its_own_and_once(exchange):
+def test_each_response_is_acknowledged_separately_and_once(exchange):
     after, first = opened(exchange, delta("default"))
     after, second = offer(after, svid=secrets.svid(2))
     after, reply = after.receive(delta(nonce=first.nonce))
@@ -116,7 +116,7 @@ def test_each_response_is_accepted_on_its_own_and_once(exchange):
 
 
 @pytest.mark.parametrize("nonce", ["s-0", "s-7", "other-1", "x", "s-1 "])
-def test_a_strange_nonce_hides_no_change_of_subscription(exchange, nonce):
+def test_an_unknown_nonce_does_not_hide_a_change_of_subscription(exchange, nonce):
     after, _ = opened(exchange, delta("default"))
     after, reply = after.receive(delta("ROOTCA", nonce=nonce, error="whatever"))
     assert reply is Reply.STALE
@@ -132,7 +132,7 @@ def test_a_strange_nonce_hides_no_change_of_subscription(exchange, nonce):
         delta(drop=["x"] * 17),
     ],
 )
-def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
+def test_an_invalid_request_is_refused_at_first_and_later(exchange, said):
     with pytest.raises(InvalidInputError):
         exchange.receive(said)
     after, _ = opened(exchange, delta("default"))
@@ -140,7 +140,7 @@ def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
         after.receive(said)
 
 
-def test_too_many_versions_held_are_refused(exchange):
+def test_too_many_initial_versions_are_refused(exchange):
     with pytest.raises(InvalidInputError):
         exchange.receive(delta(held={str(n): "v" for n in range(17)}))
 
@@ -185,7 +185,7 @@ def test_a_new_resource_is_pushed_under_the_wildcard_alone(clusters):
     assert give(named, a=1, b=1)[1] is None
 
 
-def test_dropping_the_wildcard_reports_nothing_and_keeps_what_is_named(clusters):
+def test_unsubscribing_the_wildcard_keeps_the_named_resources(clusters):
     after, _ = clusters.receive(delta("*", "a"))
     after, _ = give(after, a=1, b=1)
     after, _ = after.receive(delta(drop=["*"]))
@@ -194,7 +194,7 @@ def test_dropping_the_wildcard_reports_nothing_and_keeps_what_is_named(clusters)
     assert delta_names(give(after, a=2)[1]) == ["a"]
 
 
-def test_a_subscription_does_not_grow_beyond_the_bound_over_several_requests(clusters):
+def test_a_subscription_cannot_exceed_the_bound_over_several_requests(clusters):
     after, _ = clusters.receive(delta(*(str(number) for number in range(8))))
     with pytest.raises(InvalidInputError, match="at most 8"):
         after.receive(delta("one more"))

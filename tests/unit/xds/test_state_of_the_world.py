@@ -24,12 +24,12 @@ def test_the_first_request_is_answered_even_if_it_names_the_current_version(exch
     assert again.type_url == SECRET_TYPE
 
 
-def test_each_name_is_answered_under_itself(exchange):
+def test_each_resource_has_the_name_it_was_requested_by(exchange):
     _, response = opened(exchange, request("default", OWN, "ROOTCA", DOMAIN))
     assert sorted(names_in(response)) == sorted(["default", OWN, "ROOTCA", DOMAIN])
 
 
-def test_no_names_at_first_and_a_star_both_mean_everything(exchange):
+def test_no_names_at_first_and_an_asterisk_are_both_the_wildcard(exchange):
     for said in (request(), request("*")):
         _, response = opened(exchange, said)
         assert names_in(response) == ["ROOTCA", "default"]
@@ -52,7 +52,7 @@ def test_a_rotation_is_pushed_once(exchange):
     assert offer(after, svid=secrets.svid(2))[1] is None
 
 
-def test_a_nack_keeps_the_version_and_the_same_is_not_sent_again(exchange):
+def test_a_refused_version_is_not_sent_again(exchange):
     after, first = opened(exchange, request("default"))
     after, _ = after.receive(request("default", nonce=first.nonce, version=first.version_info))
     after, second = offer(after, svid=secrets.svid(2))
@@ -66,7 +66,7 @@ def test_a_nack_keeps_the_version_and_the_same_is_not_sent_again(exchange):
     assert third.version_info not in {first.version_info, second.version_info}
 
 
-def test_what_was_held_before_a_nack_is_sent_when_it_comes_back(exchange):
+def test_a_version_before_a_nack_is_sent_when_it_becomes_current_again(exchange):
     after, first = opened(exchange, request("default"))
     after, second = offer(after, svid=secrets.svid(2))
     after, _ = after.receive(request("default", nonce=second.nonce, error="no"))
@@ -109,20 +109,20 @@ def test_no_names_after_names_ends_the_subscription(exchange):
     assert offer(after, svid=secrets.svid(2))[1] is None
 
 
-def test_no_names_after_no_names_stays_the_wildcard(exchange):
+def test_no_names_after_no_names_keeps_the_wildcard(exchange):
     after, response = opened(exchange, request())
     after, _ = after.receive(request(nonce=response.nonce))
     assert names_in(offer(after, svid=secrets.svid(2))[1]) == ["ROOTCA", "default"]
 
 
-def test_names_after_the_silent_wildcard_replace_it(exchange):
+def test_names_replace_an_implicit_wildcard(exchange):
     after, response = opened(exchange, request())
     after, _ = after.receive(request("ROOTCA", nonce=response.nonce))
     assert after.wanted == {"ROOTCA"}
 
 
 @pytest.mark.parametrize("said", [request("nobody"), request(type_url="x"), request(*["default"] * 17)])
-def test_what_may_not_be_asked_is_refused_at_first_and_later(exchange, said):
+def test_an_invalid_request_is_refused_at_first_and_later(exchange, said):
     with pytest.raises(InvalidInputError):
         exchange.receive(said)
     after, response = opened(exchange, request("default"))
@@ -152,7 +152,7 @@ def test_a_resource_that_is_gone_is_missing_from_the_next_response(clusters, sai
 
 
 @pytest.mark.parametrize("said", [request(), request("a")])
-def test_a_subscription_without_a_resource_is_answered_empty_once(clusters, said):
+def test_a_subscription_without_resources_gets_one_empty_response(clusters, said):
     after, _ = clusters.receive(said)
     after, sent = give(after)
     assert sent == []
@@ -170,7 +170,7 @@ def test_a_new_resource_is_pushed_under_the_wildcard_alone(clusters):
     assert give(named, a=1, b=1)[1] is None
 
 
-def test_naming_what_the_wildcard_brought_is_not_answered(clusters):
+def test_a_name_already_sent_under_the_wildcard_is_not_sent_again(clusters):
     after, _ = give(clusters.receive(request())[0], a=1, b=1)
     after, _ = after.receive(request("a", nonce="s-1"))
     assert not after.due

@@ -116,9 +116,7 @@ async def test_changes_of_two_types_at_once_are_both_pushed(variant, say, source
 
 
 @pytest.mark.parametrize("type_url", ["", "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"])
-async def test_a_type_that_is_not_served_or_left_out_among_several_ends_the_stream(
-    variant, say, sources, observed, type_url
-):
+async def test_an_unknown_or_ambiguous_type_ends_the_stream(variant, say, sources, observed, type_url):
     responses = run_stream(variant, sources, Conversation(say(type_url=type_url)), observed)
     with pytest.raises(InvalidInputError, match=r"serves .*Cluster, .*Listener"):
         await following(responses)
@@ -137,7 +135,7 @@ async def test_a_name_that_the_catalog_refuses_ends_the_stream(variant, say, sou
         await following(responses)
 
 
-async def test_a_fetch_is_answered_with_what_exists(sources):
+async def test_a_fetch_returns_the_existing_resources(sources):
     response = await fetch(sources[CLUSTERS], request("a", "missing"))
     assert [body.value for body in response.resources] == [b"a 1"]
     assert response.version_info
