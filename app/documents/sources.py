@@ -1,6 +1,7 @@
 """The places that documents come from: the database, where they can be changed, and a directory, where they cannot."""
 
 import asyncio
+import os
 import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -136,14 +137,16 @@ def _read(directory: Path, known: Files) -> Files:
 
 def _read_once(directory: Path) -> Files:
     files: dict[str, bytes] = {}
+    size = 0
     try:
         for path in directory.iterdir():
-            if path.suffix in SUFFIXES and not path.name.startswith("."):
-                files[path.name] = _content(path)
-            if len(files) > MAX_FILES or sum(map(len, files.values())) > MAX_DIRECTORY_BYTES:
-                raise InvalidInputError(
-                    f"{directory} has more than {MAX_FILES} files or {MAX_DIRECTORY_BYTES} bytes: read a part of it"
-                )
+            if path.suffix not in SUFFIXES or path.name.startswith("."):
+                continue
+            files[path.name] = _content(path)
+            size += len(files[path.name])
+            if len(files) > MAX_FILES or size > MAX_DIRECTORY_BYTES:
+                bounds = f"{MAX_FILES} files or {MAX_DIRECTORY_BYTES} bytes"
+                raise InvalidInputError(f"{directory} has more than {bounds}: put fewer documents into it")
     except OSError as error:
         raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
     if not files:
@@ -153,7 +156,11 @@ def _read_once(directory: Path) -> Files:
 
 def _content(path: Path) -> bytes:
     """Return what the parser would read, and one byte more if there is more than it takes."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
-        raise InvalidInputError(f"{path} is not a file")
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidInputError(f"{path} is not a file")
         return file.read(MAX_TEXT_BYTES + 1)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer

@@ -113,8 +113,8 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         takes effect on the next decision.
         """
         parsed = await self._valid(documents)
-        async with self._change(principal) as change:
-            return [await change.put(each, document) for each, document in zip(parsed, documents, strict=True)]
+        async with self._transaction(principal) as transaction:
+            return [await transaction.put(each, document) for each, document in zip(parsed, documents, strict=True)]
 
     async def replace(
         self,
@@ -133,9 +133,9 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         if found != key:
             problem = Violation(self.kind.key_field, f"must be {str(key)!r}, as in the path")
             raise InvalidInputError(f"the document is {self.kind.title(found)}", problem)
-        async with self._change(principal) as change:
-            await change.expect(key, expected_version)
-            return await change.put(parsed, document)
+        async with self._transaction(principal) as transaction:
+            await transaction.expect(key, expected_version)
+            return await transaction.put(parsed, document)
 
     async def delete(self, principal: Principal, key: DocumentKey, expected_version: int | None = None) -> None:
         """Delete the document, with `expected_version` only if that is the version of what is stored.
@@ -144,10 +144,10 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         cannot be changed here, UnavailableError if the database cannot be reached. The change takes effect on the next
         decision.
         """
-        async with self._change(principal) as change:
-            stored = self._found(key, await change.repository.get(key))
-            await change.expect(key, expected_version)
-            await change.delete(stored)
+        async with self._transaction(principal) as transaction:
+            stored = self._found(key, await transaction.repository.get(key))
+            await transaction.expect(key, expected_version)
+            await transaction.delete(stored)
 
     async def get(self, key: DocumentKey) -> StoredDocument:
         """Return the document. Raises NotFoundError or UnavailableError."""
@@ -177,29 +177,29 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
             raise
 
     @asynccontextmanager
-    async def _change(self, principal: Principal) -> AsyncIterator["_Change[Parsed]"]:
+    async def _transaction(self, principal: Principal) -> AsyncIterator["_Transaction[Parsed]"]:
         """Open a transaction; what it wrote is active once it has committed."""
         async with self._changing:
             async with self._source.change() as repository:
                 # The revision is taken first: it makes other writers wait.
                 revision = await repository.next_revision()
-                change = _Change(self.kind, repository, principal, revision, self._clock.now())
-                yield change
-                if change.written and await repository.count() > self.kind.max_documents:
+                transaction = _Transaction(self.kind, repository, principal, revision, self._clock.now())
+                yield transaction
+                if transaction.written and await repository.count() > self.kind.max_documents:
                     problem = f"there would be more than {self.kind.max_documents} {self.kind.plural}"
                     raise ResourceExhaustedError(f"{problem}: delete some first")
-                snapshot = await self._snapshot_after(change)
+                snapshot = await self._snapshot_after(transaction)
             self._install(snapshot)
-        for record in change.records:
+        for record in transaction.records:
             _log.info("document_changed", action=record.action, document=record.target, principal=record.principal)
 
-    async def _snapshot_after(self, change: "_Change[Parsed]") -> Snapshot[Parsed, Compiled, Index]:
+    async def _snapshot_after(self, transaction: "_Transaction[Parsed]") -> Snapshot[Parsed, Compiled, Index]:
         active = self.snapshot
-        if active is None or active.revision != change.revision - 1:  # another replica made a change in between
-            return await asyncio.to_thread(self._compile_all, change.revision, await change.repository.all())
-        kept = {key: document for key, document in active.documents.items() if key != change.deleted}
-        written = [(change.revision, parsed) for parsed in change.written]
-        return await asyncio.to_thread(self._compile, change.revision, kept, written)
+        if active is None or active.revision != transaction.revision - 1:  # another replica made a change in between
+            return await asyncio.to_thread(self._compile_all, transaction.revision, await transaction.repository.all())
+        kept = {key: document for key, document in active.documents.items() if key != transaction.deleted}
+        written = [(transaction.revision, parsed) for parsed in transaction.written]
+        return await asyncio.to_thread(self._compile, transaction.revision, kept, written)
 
     def _compile_all(self, revision: int, stored: Sequence[StoredDocument]) -> Snapshot[Parsed, Compiled, Index]:
         active = self.snapshot.documents if self.snapshot else {}
@@ -237,8 +237,8 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
 
 
 @dataclass(slots=True)
-class _Change(Generic[Parsed]):
-    """One transaction, under one revision: what it writes it also records in the audit log."""
+class _Transaction(Generic[Parsed]):
+    """One change of the stored documents, under one revision: what it writes it also records in the audit log."""
 
     kind: DocumentKind[Parsed]
     repository: DocumentRepository
