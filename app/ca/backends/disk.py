@@ -6,6 +6,7 @@ from pathlib import Path
 from app.ca.backends import local_key
 from app.ca.backends.local_key import LocalKey
 from app.ca.model import KeyAlgorithm
+from app.ca.ports import BundlePublisher, KeyStore
 from app.ca.rules.profile import authority_id
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError
 from app.core.private_files import create_private_file, ensure_private_directory, read_private_file, replace_file
@@ -15,26 +16,23 @@ from app.spiffe.bundle import TrustBundle, bundle_pem
 BUNDLE_MODE = 0o644
 
 
-class DiskKeyStore:
-    """A KeyStore: `ID.pem` (PKCS#8, mode 0600) for each authority, in a directory of mode 0700."""
+class DiskKeyStore(KeyStore):
+    """A KeyStore: `ID.pem` (PKCS#8, mode 0600) for each authority, in a directory of mode 0700.
+
+    A file or directory is refused if it is open to others, is a symbolic link, belongs to another user, or does not
+    have the key that it is named after.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     async def create(self, algorithm: KeyAlgorithm) -> LocalKey:
-        """Create and keep a key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
         return await asyncio.to_thread(self._create, algorithm)
 
     async def load(self, authority: str) -> LocalKey | None:
-        """Return the key of an authority, None if it is not kept here.
-
-        Raises PreconditionError if the file or its directory is open to others, is a symbolic link, is not ours, or
-        does not hold the key that it is named after.
-        """
         return await asyncio.to_thread(self._load, authority)
 
     async def remove(self, authority: str) -> None:
-        """Delete a key that has signed nothing. Does nothing if it is not kept here."""
         path = self._path(authority)
         try:
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -64,12 +62,11 @@ class DiskKeyStore:
         return key
 
 
-class BundleFile:
+class BundleFile(BundlePublisher):
     """A BundlePublisher: the roots in one PEM file, replaced in one step."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def publish(self, bundle: TrustBundle) -> None:
-        """Replace the published bundle. Raises PreconditionError if it cannot be written."""
         await asyncio.to_thread(replace_file, self._path, bundle_pem(bundle).encode("ascii"), BUNDLE_MODE)

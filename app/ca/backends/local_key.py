@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from app.ca.model import KeyAlgorithm
-from app.ca.ports import Document, Unsigned
+from app.ca.ports import Document, SigningKey, Unsigned
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.x509_svid import MALFORMED
@@ -16,7 +16,7 @@ _CURVES: dict[KeyAlgorithm, type[ec.EllipticCurve]] = {
 }
 
 
-class LocalKey:
+class LocalKey(SigningKey):
     """A SigningKey around a private key object, which only this module reads."""
 
     def __init__(self, private_key: ec.EllipticCurvePrivateKey) -> None:
@@ -26,11 +26,9 @@ class LocalKey:
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        """The public key."""
         return self._public_key
 
     async def sign(self, document: Unsigned[Document]) -> Document:
-        """Return the document with this key's signature. Raises InternalError if its content cannot be encoded."""
         try:
             return document.sign(self._private_key, self._hash)
         except MALFORMED as error:

@@ -7,29 +7,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, Root, Signer, SigningRequest
 from app.ca.rules.csr import parse_csr
-from app.ca.rules.profile import (
-    SIGNER_PATH_LENGTH,
-    AuthorityProfile,
-    authority_builder,
-    authority_id,
-)
+from app.ca.rules.profile import authority_builder, authority_id
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
 from app.spiffe.keys import accepted_key
 from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 
-ROOT_TITLE = "root"
-SIGNER_TITLE = "signer"
-
 
 def root_builder(
     config: CaConfig, public_key: ec.EllipticCurvePublicKey, serial: int, now: datetime
 ) -> x509.CertificateBuilder:
     """Return the builder of the first root of the trust domain, to be signed with the root's own key."""
-    not_before, not_after = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
-    profile = AuthorityProfile(config.trust_domain, ROOT_TITLE, public_key, serial, not_before, not_after, None)
-    return authority_builder(profile, None)
+    lifetime = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
+    return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
 
 
 def root_of(certificate: x509.Certificate, config: CaConfig, now: datetime) -> Root:
@@ -46,6 +37,11 @@ def root_of(certificate: x509.Certificate, config: CaConfig, now: datetime) -> R
     )
 
 
+def authority_request() -> x509.CertificateSigningRequestBuilder:
+    """Return the builder of an authority's request for its certificate, of which only the key is used."""
+    return x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+
+
 def signer_builder(
     request: SigningRequest, root: Root, config: CaConfig, serial: int, now: datetime
 ) -> x509.CertificateBuilder:
@@ -56,11 +52,8 @@ def signer_builder(
     public_key = parse_csr(request.request).public_key
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
         raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
-    not_before, not_after = validity(now, config.signer_ttl, root.not_before, root.not_after)
-    profile = AuthorityProfile(
-        config.trust_domain, SIGNER_TITLE, public_key, serial, not_before, not_after, SIGNER_PATH_LENGTH
-    )
-    return authority_builder(profile, parse_certificate(root.certificate))
+    lifetime = validity(now, config.signer_ttl, root.not_before, root.not_after)
+    return authority_builder(config.trust_domain, public_key, serial, lifetime, parse_certificate(root.certificate))
 
 
 def signer_of(certificate: x509.Certificate, request: SigningRequest, root: Root) -> Signer:

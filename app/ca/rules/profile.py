@@ -18,6 +18,8 @@ from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.keys import SubjectKey
 from app.spiffe.x509_svid import MALFORMED, parse_certificate, pem, verify_svid
 
+ROOT_TITLE = "root"
+SIGNER_TITLE = "signer"
 SERIAL_BITS = 128
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
 MAX_NAME_LENGTH = 64
@@ -66,19 +68,6 @@ class LeafProfile:
     common_name: bool = False
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityProfile:
-    """An authority's certificate. `path_length` None sets no bound on the authorities beneath it."""
-
-    trust_domain: TrustDomain
-    title: str
-    public_key: ec.EllipticCurvePublicKey
-    serial: int
-    not_before: datetime
-    not_after: datetime
-    path_length: int | None
 
 
 def key_id(public_key: SubjectKey) -> bytes:
@@ -152,43 +141,45 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
     )
 
 
-def authority_builder(profile: AuthorityProfile, issuer: x509.Certificate | None) -> x509.CertificateBuilder:
-    """Return the builder of an authority's certificate: a root if `issuer` is None (X509-SVID, section 3.2)."""
-    subject = authority_subject(profile.trust_domain, profile.title, profile.public_key)
-    identifier = x509.SubjectKeyIdentifier(key_id(profile.public_key))
+def authority_builder(
+    trust_domain: TrustDomain,
+    public_key: ec.EllipticCurvePublicKey,
+    serial: int,
+    lifetime: tuple[datetime, datetime],
+    issuer: x509.Certificate | None,
+) -> x509.CertificateBuilder:
+    """Return the builder of a signing authority's certificate under `issuer`, or of a root's if that is None.
+
+    X509-SVID, section 3.2. `lifetime` is notBefore and notAfter.
+    """
+    subject = _authority_subject(trust_domain, SIGNER_TITLE if issuer else ROOT_TITLE, public_key)
+    identifier = x509.SubjectKeyIdentifier(key_id(public_key))
     own_key = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
-    spiffe_id = x509.UniformResourceIdentifier(str(profile.trust_domain.id))
+    spiffe_id = x509.UniformResourceIdentifier(str(trust_domain.id))
+    path_length = SIGNER_PATH_LENGTH if issuer else None
     return (
         x509.CertificateBuilder()
-        .serial_number(profile.serial)
+        .serial_number(serial)
         .issuer_name(issuer.subject if issuer else subject)
         .subject_name(subject)
-        .not_valid_before(profile.not_before)
-        .not_valid_after(profile.not_after)
-        .public_key(profile.public_key)
+        .not_valid_before(lifetime[0])
+        .not_valid_after(lifetime[1])
+        .public_key(public_key)
         .add_extension(_AUTHORITY_USAGE, critical=True)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=profile.path_length), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(_authority_key_identifier(issuer) if issuer else own_key, critical=False)
         .add_extension(x509.SubjectAlternativeName([spiffe_id]), critical=False)
     )
 
 
-def authority_subject(trust_domain: TrustDomain, title: str, public_key: SubjectKey) -> x509.Name:
+def _authority_subject(trust_domain: TrustDomain, title: str, public_key: SubjectKey) -> x509.Name:
     """Return an authority's name: organisation its trust domain, common name its title and the start of its id."""
     common_name = f"Meshward {title} {authority_id(public_key)[:SHOWN_ID_LENGTH]}"
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
     if len(trust_domain.name) <= MAX_NAME_LENGTH:
         attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain.name))
     return x509.Name(attributes)
-
-
-def authority_request(
-    trust_domain: TrustDomain, title: str, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateSigningRequestBuilder:
-    """Return the builder of an authority's request to the holder of the root's key for its certificate."""
-    subject = authority_subject(trust_domain, title, public_key)
-    return x509.CertificateSigningRequestBuilder().subject_name(subject)
 
 
 def _leaf_subject(profile: LeafProfile) -> x509.Name:

@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
 from app.ca.ports import BundlePublisher, CaTransactions, Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.authority import (
-    ROOT_TITLE,
-    SIGNER_TITLE,
+    authority_request,
     check_trust_domain,
     check_validity,
     root_builder,
@@ -27,7 +26,7 @@ from app.ca.rules.authority import (
     signer_builder,
     signer_of,
 )
-from app.ca.rules.profile import SERIAL_BITS, authority_id, authority_request
+from app.ca.rules.profile import ROOT_TITLE, SERIAL_BITS, SIGNER_TITLE, authority_id
 from app.ca.rules.rotation import signer_is_due
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
@@ -189,7 +188,7 @@ class Authorities:
         for request in known.requests:
             if await self._key(request.id) is not None:
                 return known
-        key, csr = await self._new_key(lambda key: authority_request(self._config.trust_domain, SIGNER_TITLE, key))
+        key, csr = await self._new_key(lambda _: authority_request())
         request = SigningRequest(authority_id(key.public_key), known.root.id, pem(csr), now)
         try:
             async with self._transactions() as repository:

@@ -49,7 +49,15 @@ class IssuedSecrets:
 
     def open(self, caller: Principal) -> "IssuedSecretSession":
         """Return the session of a stream that `caller` opened. Nothing is issued until it asks."""
-        return self._session(_Stream(self._issuance, caller).issue)
+
+        async def issue() -> WorkloadSvid:
+            nonlocal caller
+            svid = await self._issuance.issue_with_new_key(caller, Surface.SDS)
+            # The first SVID uses up a join token; from then on the SVID is the proof.
+            caller = Principal(Credential.SVID, svid.spiffe_id)
+            return svid
+
+        return self._session(issue)
 
     def serving(
         self, dns_names: Sequence[str], ip_addresses: Sequence[IPv4Address | IPv6Address]
@@ -59,18 +67,6 @@ class IssuedSecrets:
 
     def _session(self, issue: Issue) -> "IssuedSecretSession":
         return IssuedSecretSession(issue, self._authorities, self._clock, self._sleep, self._jitter)
-
-
-class _Stream:
-    """Issues to the caller of one stream. After the first SVID, which uses up a join token, that SVID is its proof."""
-
-    def __init__(self, issuance: Issuance, caller: Principal) -> None:
-        self._issuance, self._caller = issuance, caller
-
-    async def issue(self) -> WorkloadSvid:
-        svid = await self._issuance.issue_with_new_key(self._caller, Surface.SDS)
-        self._caller = Principal(Credential.SVID, svid.spiffe_id)
-        return svid
 
 
 class IssuedSecretSession:

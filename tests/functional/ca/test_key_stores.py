@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.backends.disk import DiskKeyStore
 from app.ca.model import CaConfig, KeyAlgorithm, Surface
-from app.ca.rules.authority import root_builder
-from app.ca.rules.profile import authority_id, authority_request
+from app.ca.rules.authority import authority_request, root_builder
+from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
@@ -48,7 +48,7 @@ async def test_certificates_and_requests_are_signed_with_the_key_and_its_hash(st
     assert certificate.public_key() == key.public_key
     assert certificate.signature_hash_algorithm.name == digest
     certificate.verify_directly_issued_by(certificate)
-    request = await key.sign(authority_request(DOMAIN, "signer", key.public_key))
+    request = await key.sign(authority_request())
     assert request.is_signature_valid
     assert request.signature_hash_algorithm.name == digest
 

@@ -6,7 +6,8 @@ import pytest
 from cryptography import x509
 
 from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
-from app.ca.rules.profile import authority_id, authority_request
+from app.ca.rules.authority import authority_request
+from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
 from app.core.errors import PreconditionError, UnavailableError
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -148,7 +149,7 @@ async def test_a_signing_request_that_is_not_an_authoritys_is_removed_and_not_si
 async def test_a_bad_request_does_not_keep_a_good_one_waiting(ca, transactions, clock):
     root = ca.authorities.status().roots[0].id
     key = await MemoryKeyStore().create(KeyAlgorithm.P256)
-    csr_ = await key.sign(authority_request(TrustDomain("example.org"), "signer", key.public_key))
+    csr_ = await key.sign(authority_request())
     good = SigningRequest(authority_id(key.public_key), root, pem(csr_), clock.now())
     async with transactions() as repository:
         await repository.add_signing_request(SigningRequest("e" * 40, root, "nonsense", clock.now()))
