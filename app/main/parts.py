@@ -64,6 +64,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     options = AuthzOptions(
         root_namespace=settings.authz.root_namespace,
         trust_domain=settings.trust_domain.name,
+        trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
         unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
     )
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)

@@ -45,7 +45,9 @@ UNARY, BIDI = Kind.UNARY, Kind.BIDI_STREAM
 def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     """Return every row. What is not here is UNIMPLEMENTED."""
     authz = parts.settings.authz
-    authorization = AuthorizationRpc(parts.policies, tell_client=authz.tell_client)
+    authorization = AuthorizationRpc(
+        parts.policies, expose_decision=authz.expose_decision, trusted_hops=authz.trusted_hops
+    )
     limits = RateLimitRpc(parts.quotas, parts.metrics, HeaderStyle(parts.settings.quota.headers))
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
     certificates = IstioCertificates(parts.ca.issuance)
@@ -78,7 +80,8 @@ def mount_table(parts: Parts) -> tuple[Mount, ...]:
     authz = parts.settings.authz
     check = HttpAuthorization(
         parts.policies,
-        tell_client=authz.tell_client,
+        expose_decision=authz.expose_decision,
         trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
+        trusted_hops=authz.trusted_hops,
     )
     return (Mount(PREFIX, check, MESH),)

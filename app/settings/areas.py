@@ -17,6 +17,7 @@ from app.settings.values import (
     FilePath,
     Namespace,
     ServerNames,
+    TrustDomains,
     TrustDomainValue,
 )
 from app.spiffe.id import TrustDomain
@@ -29,6 +30,8 @@ MAX_SVID_TTL = timedelta(days=90)
 DEFAULT_MESSAGE_BYTES = 4 << 20
 MIN_MESSAGE_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 64 << 20
+# A content delivery network, a load balancer and a few gateways in a row.
+MAX_TRUSTED_HOPS = 16
 
 
 class Area(BaseModel):
@@ -97,18 +100,23 @@ class AuthzSettings(Area):
     """How checks are answered.
 
     `unknown_workload`: a check whose destination cannot be told is denied, or judged by the policies of
-    `root_namespace` alone. `tell_client`: the policy and rule that decided go to the client in `x-meshward-decision`.
+    `root_namespace` alone. `expose_decision`: the policy and rule that decided go to the client, in
+    `x-meshward-decision`.
     `decision_log`: which decisions are logged, with the policy and rule that made them.
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
-    `policies_dir`: policies come from this directory instead of the database.
+    `policies_dir`: policies come from this directory instead of the database. `trusted_hops`: proxies in front of the
+    sidecars whose `x-forwarded-for` entries are believed, as in Envoy's `xff_num_trusted_hops`. `trust_domain_aliases`:
+    other names of the trust domain in policies.
     """
 
     unknown_workload: Literal["deny", "root"] = "deny"
     root_namespace: Namespace = "istio-system"
-    tell_client: bool = False
+    expose_decision: bool = False
     decision_log: Mode = "denied"
     trust_forwarded_client_cert: bool = False
     policies_dir: FilePath | None = None
+    trusted_hops: Annotated[int, Field(ge=0, le=MAX_TRUSTED_HOPS)] = 0
+    trust_domain_aliases: TrustDomains = ()
 
 
 class QuotaSettings(Area):

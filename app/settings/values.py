@@ -90,6 +90,7 @@ Duration = Annotated[
 TrustDomainValue = Annotated[
     InstanceOf[TrustDomain], _from_text(TrustDomain, TrustDomain, "a trust domain, such as cluster.local")
 ]
+TrustDomains = Annotated[tuple[TrustDomainValue, ...], BeforeValidator(_split_names)]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
 ServerNames = Annotated[

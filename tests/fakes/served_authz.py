@@ -38,14 +38,14 @@ class ServedAuthz:
             Kind.UNARY,
             external_auth_pb2.CheckRequest,
             external_auth_pb2.CheckResponse,
-            AuthorizationRpc(self.service, tell_client=True).Check,
+            AuthorizationRpc(self.service, expose_decision=True).Check,
             Authentication.MESH,
             UNLIMITED,
         )
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)
         grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
-        http = HttpAuthorization(self.service, tell_client=True, trust_forwarded_client_cert=True)
+        http = HttpAuthorization(self.service, expose_decision=True, trust_forwarded_client_cert=True)
         return MeshApplication(grpc, [Mount(PREFIX, http, Authentication.MESH)], authenticator)
 
 

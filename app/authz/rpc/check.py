@@ -58,13 +58,13 @@ _Response: Any = external_auth_pb2.CheckResponse
 class AuthorizationRpc:
     """The handlers of `envoy.service.auth.v3.Authorization`.
 
-    `tell_client`: the client of a check is told which rule decided, in `x-meshward-decision` and the body of a denial.
+    `expose_decision`: the client learns which rule decided, in `x-meshward-decision` and the body of a denial.
     `trusted_hops`: proxies in front of Envoy whose `x-forwarded-for` entries are believed, see `remote_address`.
     """
 
-    def __init__(self, service: PolicyService, *, tell_client: bool = False, trusted_hops: int = 0) -> None:
+    def __init__(self, service: PolicyService, *, expose_decision: bool = False, trusted_hops: int = 0) -> None:
         self._service = service
-        self._tell_client = tell_client
+        self._expose_decision = expose_decision
         self._trusted_hops = trusted_hops
         self._kept: dict[Decision, Any] = {}
 
@@ -92,14 +92,14 @@ class AuthorizationRpc:
     def _denial(self, decision: Decision, method: str, path: str) -> Any:
         response = _Response()
         response.CopyFrom(self._kept.get(decision) or self._keep(decision))
-        response.denied_response.body = denial_body(decision, method, path, tell=self._tell_client)
+        response.denied_response.body = denial_body(decision, method, path, tell=self._expose_decision)
         return response
 
     def _keep(self, decision: Decision) -> Any:
         """Return the answer to `decision`, and keep it for the next check that is decided alike."""
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
-        answer = _answer(decision, tell=self._tell_client)
+        answer = _answer(decision, tell=self._expose_decision)
         kept = self._kept[decision] = Prepared(answer) if decision.allowed else answer
         return kept
 

@@ -15,7 +15,8 @@ other header sees it as absent. The rest comes from headers that the proxy's con
 
 The destination is the caller itself if it proved an SVID. The peer is believed only if `trust_forwarded_client_cert`
 is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise (SANITIZE_SET) and allow, and its
-address from `x-meshward-source-ip`. Otherwise it is not told, and rules that ask for it never grant and always deny.
+address from `x-meshward-source-ip`. Behind `trusted_hops` proxies the client's address comes from `x-forwarded-for`,
+which Envoy must then allow as well. What is missing never grants and always denies.
 
 `failure_mode_allow` must stay off for HTTP checks: the path of a request becomes the path of the check, and the server
 may refuse it (`/%zz`) by resetting the stream before this application is asked. A gRPC check has the path in a message.
@@ -35,6 +36,7 @@ from app.authz.rpc.attributes import (
     read_method,
     read_port,
     read_workload,
+    remote_address,
 )
 from app.authz.rpc.forwarded import peer_uri
 from app.authz.rules.paths import read_path
@@ -60,20 +62,22 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class HttpAuthorization:
     """The ASGI application that is mounted under `prefix`: 200 lets a request pass, 403 does not, nothing else comes.
 
-    `tell_client`: the client of a check is told which rule decided, in `x-meshward-decision` and the body of a denial.
+    `expose_decision`: the client learns which rule decided, in `x-meshward-decision` and the body of a denial.
     """
 
     def __init__(
         self,
         service: PolicyService,
         *,
-        tell_client: bool = False,
+        expose_decision: bool = False,
         trust_forwarded_client_cert: bool = False,
+        trusted_hops: int = 0,
         prefix: str = PREFIX,
     ) -> None:
         self._service = service
-        self._tell_client = tell_client
+        self._expose_decision = expose_decision
         self._trust_peer = trust_forwarded_client_cert
+        self._trusted_hops = trusted_hops
         self._prefix = prefix.encode()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -82,12 +86,12 @@ class HttpAuthorization:
         await _drain(receive)
         method = scope["method"]
         headers = [(b"content-type", CONTENT_TYPE.encode())]
-        if self._tell_client:
+        if self._expose_decision:
             headers.append((DECISION_HEADER.encode(), decision_header(decision).encode()))
         body = b""
         if not decision.allowed and method != "HEAD":
             path = scope["path"].removeprefix(self._prefix.decode())
-            body = denial_body(decision, method, path, tell=self._tell_client, metadata=False).encode()
+            body = denial_body(decision, method, path, tell=self._expose_decision, metadata=False).encode()
         status = _ALLOWED if decision.allowed else _FORBIDDEN
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -118,7 +122,7 @@ class HttpAuthorization:
             host=read_authority(_single(headers, "host") or ""),
             headers=headers,
             source_ip=source_ip,
-            remote_ip=source_ip,
+            remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), self._trusted_hops),
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
             sni=_single(headers, "x-meshward-sni") or None,

@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_named_and_nothing_is_made(serve, data_dir, what):
 WRONG_FILES = {
     "a key that there is not": ('[mesh]\ntls_bnd = "x"', "mesh.tls_bnd", "did you mean mesh.tls_bind"),
     "a table that there is not": ("[mush]\nx = 1", "mush.x"),
-    "a value of another type": ('[authz]\ntell_client = "perhaps"', "authz.tell_client"),
+    "a value of another type": ('[authz]\nexpose_decision = "perhaps"', "authz.expose_decision"),
     "what is not TOML": ("data_dir = ", "not valid TOML"),
     "what is not text": (b"\xff\xfe", "not valid TOML"),
 }

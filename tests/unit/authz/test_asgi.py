@@ -67,7 +67,7 @@ async def test_a_denial_says_what_was_denied_and_the_rule_only_where_that_is_cho
     assert body.startswith("GET /admin was denied")
     assert "no-admin" not in body + str(headers)
     assert "secret" not in body
-    _, headers, body, _ = await ask(DENY_ADMIN, "/admin", tell_client=True)
+    _, headers, body, _ = await ask(DENY_ADMIN, "/admin", expose_decision=True)
     assert headers[b"x-meshward-decision"] == b"deny; policy=shop/no-admin; rule=rules[0]"
     assert "no-admin" in body
 

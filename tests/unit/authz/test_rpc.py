@@ -59,11 +59,11 @@ async def test_a_denied_request_is_403_with_a_body_that_helps_and_does_not_name_
 
 
 async def test_the_client_is_told_the_rule_where_that_is_chosen():
-    denied = (await answer(DENY_ADMIN, check_request("/admin"), tell_client=True)).denied_response
+    denied = (await answer(DENY_ADMIN, check_request("/admin"), expose_decision=True)).denied_response
     headers = {h.header.key: h.header.value for h in denied.headers}
     assert headers["x-meshward-decision"] == "deny; policy=shop/no-admin; rule=rules[0]"
     assert "rules[0] of policy shop/no-admin" in denied.body
-    allowed = (await answer(FROM_FRONT, check_request(), tell_client=True)).ok_response
+    allowed = (await answer(FROM_FRONT, check_request(), expose_decision=True)).ok_response
     assert [h.header.value for h in allowed.response_headers_to_add] == ["allow; policy=shop/front; rule=rules[0]"]
 
 

@@ -90,7 +90,7 @@ def test_the_settings_page_has_each_setting_with_its_variable_and_its_default_an
             case bool():
                 return f"`{str(value).lower()}`"
             case list():
-                return ", ".join(f"`{item}`" for item in value)
+                return ", ".join(f"`{item}`" for item in value) or "none"
             case _:
                 return f"`{value}`"
 

@@ -38,10 +38,10 @@ def test_nothing_has_to_be_set():
 
 
 def test_variables_win_over_the_file_and_the_file_over_the_defaults(config):
-    path = config('trust_domain = "file.example"\n[log]\nlevel = "error"\n[authz]\ntell_client = true\n')
+    path = config('trust_domain = "file.example"\n[log]\nlevel = "error"\n[authz]\nexpose_decision = true\n')
     loaded = load({"MESHWARD_LOG_LEVEL": "debug"}, path)
     assert loaded.settings.trust_domain.name == "file.example"
-    assert loaded.settings.authz.tell_client is True
+    assert loaded.settings.authz.expose_decision is True
     assert loaded.settings.log.level == "debug"
     assert loaded.sources["log.level"] == "MESHWARD_LOG_LEVEL"
     assert loaded.sources["trust_domain"] == str(path)
@@ -136,7 +136,7 @@ def test_everything_wrong_is_told_at_once():
 @pytest.mark.parametrize(
     ("variable", "nearest"),
     [
-        ("MESHWARD_AUTZ_TELL_CLIENT", "MESHWARD_AUTHZ_TELL_CLIENT"),
+        ("MESHWARD_AUTZ_EXPOSE_DECISION", "MESHWARD_AUTHZ_EXPOSE_DECISION"),
         ("MESHWARD_TRUSTDOMAIN", "MESHWARD_TRUST_DOMAIN"),
         ("MESHWARD_TLS_BIND", "MESHWARD_MESH_TLS_BIND"),
     ],
