@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from starlette.types import ASGIApp
 
 from app.core.clock import SystemClock
 from app.core.net import Address
@@ -18,7 +19,6 @@ from app.telemetry import logs
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.asgi import Application
 from app.transport.grpc.connection import Drain
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.health import Health
@@ -39,7 +39,7 @@ class BareMesh(MeshApplication):
         answer = method.constant.SerializeToString()
         self._framed = b"\0" + len(answer).to_bytes(4) + answer
 
-    def generation(self) -> tuple[Application, Drain]:
+    def for_server(self) -> tuple[ASGIApp, Drain]:
         """Return the bare handler."""
         parse, framed = self._parse, self._framed
 

@@ -41,7 +41,7 @@ class Authenticator:
         self._attestors = tuple(attestors)
         self._trust_plaintext = trust_plaintext
 
-    def at_once(self, demand: Authentication, peer: Peer) -> Principal | None:
+    def by_connection(self, demand: Authentication, peer: Peer) -> Principal | None:
         """Return the caller if the connection alone proves it, None if attestors have to be asked.
 
         Raises UnauthenticatedError with the reason if neither can be.
@@ -70,7 +70,7 @@ class Authenticator:
         raise UnauthenticatedError("; ".join(reasons) or "this call needs a client certificate: an SVID")
 
     def expired(self, not_after: datetime) -> bool:
-        """Whether an SVID that is good until `not_after` no longer is."""
+        """Whether an SVID that is valid until `not_after` has expired."""
         return not_after <= self._clock.now()
 
     def _by_svid(self, peer: Peer) -> Principal:
@@ -98,14 +98,17 @@ class _Bucket:
 
 
 class RateLimiter:
-    """Counts calls by key. `monotonic` gives seconds."""
+    """Limits how often a caller may start a call: a token bucket for each caller and row of the table.
+
+    `monotonic` gives seconds.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
     def admit(self, method: str, caller: str, limit: RateLimit) -> None:
-        """Take a token of `caller` for `method`. Raises ResourceExhaustedError, saying when to come back."""
+        """Take a token of `caller` for `method`. Raises ResourceExhaustedError with the time until the next one."""
         now = self._monotonic()
         bucket = self._bucket((method, caller), limit, now)
         bucket.tokens = min(limit.burst, bucket.tokens + (now - bucket.filled_at) * limit.per_second)
@@ -126,18 +129,18 @@ class RateLimiter:
         return bucket
 
 
-class OpenStreams:
-    """Counts the open streams of a service that strangers may call."""
+class StreamLimit:
+    """Limits the open streams of a service that any caller may use."""
 
-    def __init__(self, most: int = MAX_PUBLIC_STREAMS) -> None:
-        self._most = most
+    def __init__(self, maximum: int = MAX_PUBLIC_STREAMS) -> None:
+        self._maximum = maximum
         self._open = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Count a stream for the length of the block. Raises ResourceExhaustedError if there are too many."""
-        if self._open >= self._most:
-            raise ResourceExhaustedError(f"{self._most} streams of this service are open: close one, or come back")
+    def slot(self) -> Iterator[None]:
+        """Count a stream as open for the length of the block. Raises ResourceExhaustedError if there are too many."""
+        if self._open >= self._maximum:
+            raise ResourceExhaustedError(f"{self._maximum} streams of this service are open: close one, or retry later")
         self._open += 1
         try:
             yield

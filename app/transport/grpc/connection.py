@@ -1,13 +1,19 @@
-"""The connections of one server: who the peers are, what their calls were admitted as, and how they end."""
+"""The connections of one server: what is known of their peers, and how they and their streams drain."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.spiffe.principal import Principal
-from app.transport.grpc.asgi import Application, Receive, Scope, Send, ServerTraits
 from app.transport.grpc.peer import Peer, read_peer
-from app.transport.grpc.routes import Served
+from app.transport.grpc.routes import BoundRpc
+from app.transport.grpc.status import Code, RpcError
+
+Result = TypeVar("Result")
 
 
 def _future() -> "asyncio.Future[None]":
@@ -16,68 +22,84 @@ def _future() -> "asyncio.Future[None]":
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """`streams` is done once open streams have to end; `connections` is set once no connection is held open any more.
+    """The drain of one server. Made in the event loop that serves.
 
-    Made in the event loop that serves.
+    `streams` is done once open streams have to end, `connections` is set once connections need not be held open.
     """
 
     streams: "asyncio.Future[None]" = field(default_factory=_future)
     connections: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end_streams(self) -> None:
-        """Let open streams end."""
+        """End the open streams."""
         if not self.streams.done():
             self.streams.set_result(None)
 
     def end_connections(self) -> None:
-        """Let the connections be closed that have nothing open."""
+        """Let the server close its idle connections."""
         self.connections.set()
+
+    async def interrupt(self, work: Awaitable[Result]) -> Result:
+        """Return what `work` returns. Raises RpcError UNAVAILABLE if the streams have to end first."""
+
+        def expire(_: object) -> None:
+            timeout.reschedule(asyncio.get_running_loop().time())
+
+        try:
+            async with asyncio.timeout(None) as timeout:
+                self.streams.add_done_callback(expire)
+                try:
+                    return await work
+                finally:
+                    self.streams.remove_done_callback(expire)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise RpcError(Code.UNAVAILABLE, "the server drains: connect again") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who makes the calls of a connection to one row, and until when the connection proves that."""
+    """The principal that a connection's calls of one row have, until `not_after` if a certificate proves it."""
 
-    row: Served
+    row: BoundRpc
     principal: Principal
     not_after: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One connection. `admitted` holds what it alone admits to, by path: rows that are answered at once."""
+    """One connection. `admitted` has, by path, the rows whose calls need no further admission."""
 
     peer: Peer
-    server: ServerTraits
     drain: Drain
     admitted: dict[str, Admission] = field(default_factory=dict)
 
 
 class Connections:
-    """Knows the connections of one server, and holds each open until `drain` lets it go.
+    """The open connections of one server, each of which is held open until the drain ends connections.
 
-    A server that ends closes a connection with nothing open, under a call that is on its way. One that is held it
-    keeps, and refuses the call, which tells the client to make it again elsewhere (RFC 9113, 8.7).
+    A server that shuts down closes idle connections, even under a call that is on its way. A connection that is held
+    open it keeps, and refuses the call there, so that the client sends it again elsewhere (RFC 9113, 8.7).
     """
 
-    def __init__(self, server: ServerTraits, drain: Drain) -> None:
-        self._server = server
+    def __init__(self, drain: Drain) -> None:
         self._drain = drain
-        # By the identity of the `client` object that the scopes of a connection's requests share. It lives, and so its
-        # identity is no other's, while the first request does.
-        self.known: dict[int, Connection] = {}
+        # By the identity of the `client` object that the scopes of a connection's requests share. It stays alive, and
+        # its identity unique, as long as the first request does.
+        self.by_client: dict[int, Connection] = {}
 
-    async def first(self, application: Application, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the first request of a connection with `application`, and stay for as long as it is open."""
-        named = scope.get("client") is not None
-        if not named:
-            # Nothing tells such connections apart: each request is taken for one of its own.
+    async def serve_first(self, application: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the first request of a connection with `application`, and return when the connection may be closed."""
+        identified = scope.get("client") is not None
+        if not identified:
+            # Such connections cannot be told apart: each request is treated as one of its own.
             scope = {**scope, "client": ["unix", 0]}
         identity = id(scope["client"])
-        self.known[identity] = Connection(read_peer(scope), self._server, self._drain)
+        self.by_client[identity] = Connection(read_peer(scope), self._drain)
         try:
             await application(scope, receive, send)
-            if named and self._server.client_of_connection and scope.get("http_version") == "2":
+            if identified and scope.get("http_version") == "2":
                 await self._drain.connections.wait()
         finally:
-            del self.known[identity]
+            del self.by_client[identity]

@@ -7,7 +7,7 @@ from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc.peer import is_local
 from app.transport.grpc.wire import Headers, Metadata, parse_metadata
 
-# A request id from outside is taken over only if it can do no harm in a log line or a header.
+# A request id of the client is used only if it is harmless in a log line and in a header.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -18,11 +18,11 @@ class CallContext:
     Append to `initial_metadata` before the first message, to `trailing_metadata` before the call ends.
     """
 
-    # Defaults of the class: a call on the hot path sets few of them, and what is not set costs nothing.
+    # Defaults of the class: a call on the fast path sets few of them, and what is not set costs nothing.
     deadline: float | None = None
     principal: Principal = ANONYMOUS
-    # Whether the answer carries no metadata of its own.
-    plain: bool = True
+    # Whether the handler has asked for metadata to send.
+    sends_metadata: bool = False
     _metadata: Metadata | None = None
     _request_id = ""
     _initial: list[tuple[str, str]] | None = None
@@ -67,21 +67,21 @@ class CallContext:
 
     @property
     def headers(self) -> Headers:
-        """The headers of the request, as they came."""
+        """The headers of the request, unparsed."""
         return ()
 
     @property
     def initial_metadata(self) -> list[tuple[str, str]]:
-        """What is sent before the first message."""
+        """The metadata that is sent before the first message."""
         if self._initial is None:
-            self._initial, self.plain = [], False
+            self._initial, self.sends_metadata = [], True
         return self._initial
 
     @property
     def trailing_metadata(self) -> list[tuple[str, str]]:
-        """What is sent with the status."""
+        """The metadata that is sent with the status."""
         if self._trailing is None:
-            self._trailing, self.plain = [], False
+            self._trailing, self.sends_metadata = [], True
         return self._trailing
 
     @property
@@ -93,7 +93,7 @@ class CallContext:
 
     @property
     def request_id(self) -> str:
-        """The `x-request-id` that the client sent, if it is a harmless one, else one made here."""
+        """The client's `x-request-id` if it is harmless, else a new one."""
         if not self._request_id:
             given = self.text("x-request-id")
             self._request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from app.core.signals import Latest, Signal
-from app.transport.grpc.admission import OpenStreams
+from app.transport.grpc.admission import StreamLimit
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code, RpcError
@@ -25,7 +25,7 @@ class Health:
         self._services = services | {OVERALL}
         self._serving = Latest(value=False)
         self._changed = Signal()
-        self._watchers = OpenStreams()
+        self._watchers = StreamLimit()
 
     def set_serving(self, *, serving: bool) -> None:
         """Set whether the services answer from now on, and send it to every watcher."""
@@ -43,7 +43,7 @@ class Health:
 
         Raises ResourceExhaustedError if too many watch.
         """
-        with self._watchers.one():
+        with self._watchers.slot():
             if request.service not in self._services:
                 yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
             while True:

@@ -1,4 +1,4 @@
-"""Who is at the other end of the connection, from the ASGI scope."""
+"""The peer of a connection, from the ASGI scope."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,24 +26,26 @@ class PeerSvid:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`address` is `host:port` or `unix`; `chain` is the verified client chain, PEM, leaf first."""
+    """The other end of a connection.
+
+    `address` is `host:port` or `unix`; `svid` is what the client's certificate proves, None without a certificate.
+    """
 
     address: str
     local: bool
     tls: bool
-    chain: tuple[str, ...] = ()
     svid: PeerSvid | None = None
 
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:
-    """Return the peer of an ASGI scope. Takes the TLS chain only if the server verified it."""
+    """Return the peer of an ASGI scope. Uses the client certificate only if the server has verified it."""
     tls = scope.get("extensions", {}).get("tls")
     host, port = scope.get("client") or ("unix", 0)
     address = f"{host}:{port}" if host != "unix" else host
     if tls is None:
         return Peer(address, is_local(host), tls=False)
     chain = () if tls.get("client_cert_error") else tuple(tls["client_cert_chain"])
-    return Peer(address, is_local(host), tls=True, chain=chain, svid=read_svid(chain[0]) if chain else None)
+    return Peer(address, is_local(host), tls=True, svid=read_svid(chain[0]) if chain else None)
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

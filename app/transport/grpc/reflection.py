@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
 from app.proto.reflection import reflection_pb2
-from app.transport.grpc.admission import OpenStreams
+from app.transport.grpc.admission import StreamLimit
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code
@@ -27,7 +27,7 @@ class Reflection:
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted(services)
         self._pool = descriptor_pool.Default()
-        self._open = OpenStreams()
+        self._open = StreamLimit()
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of both services for the route table."""
@@ -52,7 +52,7 @@ class Reflection:
 
         Raises ResourceExhaustedError if too many streams are open.
         """
-        with self._open.one():
+        with self._open.slot():
             async for request in requests:
                 response = response_type(valid_host=request.host, original_request=request)
                 self._answer(request, response)

@@ -7,8 +7,7 @@ rate limit: neither field has a default.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from inspect import iscoroutinefunction
-from types import CoroutineType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.message import Message
@@ -18,24 +17,24 @@ from app.telemetry.families import CounterSeries, HistogramSeries
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code
-from app.transport.grpc.wire import only_message
+from app.transport.grpc.wire import message_event
 
-# An async function, or an async generator where the response streams, of the request (an async iterator of requests
-# where they stream) and the context. A unary call that waits for nothing is answered soonest by a plain function.
+# Takes the request (an async iterator of requests where they stream) and the context. An async generator where the
+# response streams; else an async function, or a plain one that returns the response, or an awaitable if it has to wait.
 Handler = Callable[[Any, CallContext], Any]
 
 
 class Prepared:
-    """An answer that is always the same, serialized once; a handler returns it in the place of the message.
+    """A response that is always the same, serialized once; a handler returns it in place of the message.
 
-    `event` is the ASGI event that carries it where it is the only message.
+    `event` is the ASGI event of a response body that is this one message.
     """
 
     __slots__ = ("_payload", "event")
 
     def __init__(self, message: Message) -> None:
         self._payload: bytes = message.SerializeToString()
-        self.event = only_message(message)
+        self.event = message_event(message)
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
         """Return the serialized message."""
@@ -54,8 +53,8 @@ class Kind(Enum):
 class Authentication(Enum):
     """Who may make a call.
 
-    PUBLIC: anybody. MESH: on the TLS port a caller with an SVID of this trust domain; on the plaintext port a peer on
-    this machine. IDENTITY: on either port, an SVID or an unused join token, for whatever hands out or signs one.
+    PUBLIC: any caller. MESH: on the TLS port one with an SVID of this trust domain, on the plaintext port a peer on
+    this machine. IDENTITY: on either port, an SVID or an unused join token, for RPCs that issue identities.
     """
 
     PUBLIC = "public"
@@ -79,8 +78,8 @@ UNLIMITED = None
 class Rpc:
     """One row of the table.
 
-    `instead_of_error`, of a unary row, makes the answer for a caller that was admitted but whose call fails before or
-    in the handler: for a contract in which an error would be taken for a yes.
+    `on_error`, of a unary row, makes the response for a caller that was admitted but whose call fails before or in the
+    handler: for a contract under which a client may take an error for a yes.
     """
 
     service: str
@@ -91,19 +90,7 @@ class Rpc:
     handler: Handler
     authentication: Authentication
     rate_limit: RateLimit | None
-    instead_of_error: Callable[[MeshwardError], Message] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether the handler may wait for something: a unary one that is a plain function never does."""
-        return self.kind is not Kind.UNARY or iscoroutinefunction(self.handler)
-
-    async def answer(self, request: Message, context: CallContext) -> Message | Prepared:
-        """Return the answer of a unary row's handler."""
-        answer = self.handler(request, context)
-        # `waits` is asked once for a row; for a call it is cheaper to look at the answer.
-        result: Message | Prepared = await answer if isinstance(answer, CoroutineType) else answer
-        return result
+    on_error: Callable[[MeshwardError], Message] | None = None
 
     @property
     def path(self) -> str:
@@ -116,28 +103,28 @@ def route_table(rpcs: Iterable[Rpc]) -> Mapping[str, Rpc]:
     table: dict[str, Rpc] = {}
     for rpc in rpcs:
         if rpc.path in table:
-            raise ValueError(f"{rpc.path} stands in the table twice")
+            raise ValueError(f"{rpc.path} is in the table twice")
         table[rpc.path] = rpc
     return MappingProxyType(table)
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """`at_once`: its calls wait for nothing once their request is read, and are not limited. `ok` counts them."""
+class BoundRpc:
+    """A row bound to its metrics. `fast_path`: it is unary, without a rate limit. `ok` counts calls that succeed."""
 
     rpc: Rpc
-    at_once: bool
+    fast_path: bool
     handler: Handler
     parse: Callable[[bytes], Message]
     ok: CounterSeries
     seconds: HistogramSeries
 
 
-def served(rpc: Rpc, metrics: Metrics) -> Served:
-    """Return the row as it is served."""
-    return Served(
+def bind(rpc: Rpc, metrics: Metrics) -> BoundRpc:
+    """Return the row bound to its metrics."""
+    return BoundRpc(
         rpc,
-        at_once=rpc.rate_limit is None and not rpc.waits,
+        fast_path=rpc.kind is Kind.UNARY and rpc.rate_limit is None,
         handler=rpc.handler,
         parse=rpc.request.FromString,
         ok=metrics.rpcs.series((rpc.path, Code.OK.name)),

@@ -1,13 +1,13 @@
-"""gRPC over HTTP/2 on the wire: length-prefixed messages, and headers and trailers as metadata, timeout and status.
+"""gRPC over HTTP/2 on the wire (grpc/doc/PROTOCOL-HTTP2.md), as ASGI carries it.
 
-Specification: grpc/doc/PROTOCOL-HTTP2.md.
+Length-prefixed messages in the body; metadata, timeout and status in headers and trailers.
 """
 
 import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -19,7 +19,8 @@ from google.rpc.status_pb2 import Status
 from app.core.errors import MeshwardError
 from app.transport.grpc.status import Code, RpcError
 
-HEADER_BYTES = 5
+# A message's prefix: one byte of flags, four of length.
+PREFIX_BYTES = 5
 # What gRPC implementations accept by default; a Check with a body of a few hundred KB fits many times over.
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
@@ -27,7 +28,16 @@ IDENTITY = "identity"
 GZIP = "gzip"
 ENCODINGS = (IDENTITY, GZIP)
 
-_PLAIN, _COMPRESSED = 0, 1
+CONTENT_TYPE_GRPC = b"application/grpc"
+CONTENT_TYPE = (b"content-type", CONTENT_TYPE_GRPC)
+ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
+
+# The ASGI events around the messages of a call that sends no metadata of its own.
+START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE], "trailers": True}
+END_OF_BODY: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+OK_TRAILERS: dict[str, Any] = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+
+_UNCOMPRESSED, _COMPRESSED = 0, 1
 _GZIP_WINDOW_BITS = 31  # zlib's number for "expect a gzip header"
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -35,7 +45,7 @@ Metadata = dict[str, tuple[str | bytes, ...]]
 
 # Longest status message put into a header; HTTP/2 peers refuse header lists of a few KB more.
 MAX_STATUS_MESSAGE = 1024
-# Field violations told in one answer.
+# Field violations in the details of one status.
 MAX_VIOLATIONS = 20
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -52,8 +62,8 @@ class Serializable(Protocol):
         ...
 
 
-def only_message(message: Serializable) -> dict[str, Any]:
-    """Return the ASGI event of a response that is this one message."""
+def message_event(message: Serializable) -> dict[str, Any]:
+    """Return the ASGI event of a response body that is this one message."""
     return {"type": "http.response.body", "body": frame(message.SerializeToString()), "more_body": False}
 
 
@@ -63,7 +73,7 @@ def frame(message: bytes) -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into messages, however the bytes arrive.
+    """Splits a stream of bytes into messages, however the bytes arrive.
 
     Holds at most one unfinished message, and never more than `max_bytes` of it: a longer one is refused as soon as its
     prefix has been read.
@@ -83,7 +93,7 @@ class FrameReader:
         self._buffer += data
         messages = []
         while (end := self._end_of_first()) and len(self._buffer) >= end:
-            flag, payload = self._buffer[0], bytes(self._buffer[HEADER_BYTES:end])
+            flag, payload = self._buffer[0], bytes(self._buffer[PREFIX_BYTES:end])
             del self._buffer[:end]
             messages.append(self._decompress(payload) if flag == _COMPRESSED else payload)
         return messages
@@ -95,16 +105,16 @@ class FrameReader:
 
     def _end_of_first(self) -> int:
         """Return where the first buffered message ends, 0 if its prefix is incomplete."""
-        if len(self._buffer) < HEADER_BYTES:
+        if len(self._buffer) < PREFIX_BYTES:
             return 0
-        flag, length = self._buffer[0], int.from_bytes(self._buffer[1:HEADER_BYTES])
-        if flag not in {_PLAIN, _COMPRESSED}:
+        flag, length = self._buffer[0], int.from_bytes(self._buffer[1:PREFIX_BYTES])
+        if flag not in {_UNCOMPRESSED, _COMPRESSED}:
             raise RpcError(Code.INTERNAL, f"message prefix has the flag {flag}: only 0 and 1 are defined")
         if flag == _COMPRESSED and self._encoding == IDENTITY:
             raise RpcError(Code.INTERNAL, "message is marked compressed, but grpc-encoding names no compression")
         if length > self._max_bytes:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is over the limit of {self._max_bytes}")
-        return HEADER_BYTES + length
+        return PREFIX_BYTES + length
 
     def _decompress(self, payload: bytes) -> bytes:
         stream = zlib.decompressobj(_GZIP_WINDOW_BITS)
@@ -146,12 +156,23 @@ def parse_timeout(value: bytes) -> float:
 
 
 @lru_cache(maxsize=256)  # clients send the same few, by configuration
-def time_budget(timeout: bytes | None, most: float) -> float:
-    """Return the seconds that a call has: what its `grpc-timeout` says, but no more than `most`.
+def call_seconds(timeout: bytes | None, maximum: float) -> float:
+    """Return the seconds that a call may take: its `grpc-timeout`, `maximum` without one or if it is longer.
 
     Raises RpcError INTERNAL if the timeout is malformed.
     """
-    return most if timeout is None else min(parse_timeout(timeout), most)
+    return maximum if timeout is None else min(parse_timeout(timeout), maximum)
+
+
+def request_encoding(headers: Mapping[bytes, bytes]) -> str:
+    """Return the compression of the request's messages.
+
+    Raises RpcError UNIMPLEMENTED for one that is not supported (grpc/doc/compression.md).
+    """
+    name = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+    if name not in ENCODINGS:
+        raise RpcError(Code.UNIMPLEMENTED, f"grpc-encoding {name[:64]!r} is not supported: use identity or gzip")
+    return name
 
 
 def encode_message(message: str) -> bytes:

@@ -1,107 +1,20 @@
 """One gRPC application served by h2corn and by hypercorn on a port of its own, and a grpcio channel to it."""
 
-import asyncio
-import contextlib
-
 import grpc.aio
 import pytest
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config as HypercornConfig
 
-from app.core.net import Address
-from app.spiffe.id import SpiffeId, TrustDomain
-from app.spiffe.principal import Credential, Principal
-from app.telemetry.metrics import Metrics
-from app.transport.grpc.admission import Authenticator, RateLimiter
-from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.asgi import H2CORN, PLAIN_ASGI
-from app.transport.grpc.health import SERVICE as HEALTH
-from app.transport.grpc.health import Health
-from app.transport.grpc.reflection import Reflection
-from app.transport.grpc.routes import UNLIMITED, Authentication
-from app.transport.mesh import MeshApplication
-from app.transport.serving import MeshListener
-from app.transport.sockets import listen
-from tests.fakes.attestor import SecretAttestor
-from tests.fakes.clock import ManualClock
-from tests.functional.grpc.echo import ECHO, EchoService, echo_rpcs
-
-GOOD_TOKEN = "good-token"
+from tests.fakes.served_echo import Mesh, on_h2corn, on_hypercorn
 
 
-TOKEN_CALLER = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
-
-
-class Mesh:
-    """What a test needs to know of the served application."""
-
-    def __init__(self, server) -> None:
-        self.clock = ManualClock()
-        self.metrics = Metrics()
-        self.echo = EchoService()
-        services = frozenset({ECHO, HEALTH})
-        self.health = Health(services)
-        self.health.set_serving(serving=True)
-        authenticator = Authenticator(
-            trust_domain=TrustDomain("cluster.local"),
-            clock=self.clock,
-            attestors=[SecretAttestor(GOOD_TOKEN, TOKEN_CALLER)],
-        )
-        rpcs = [
-            *echo_rpcs(self.echo),
-            *self.health.rpcs(Authentication.PUBLIC, UNLIMITED),
-            *Reflection(services).rpcs(Authentication.PUBLIC, UNLIMITED),
-        ]
-        self.grpc = GrpcApplication(
-            rpcs,
-            authenticator=authenticator,
-            limiter=RateLimiter(self.clock.monotonic),
-            metrics=self.metrics,
-            max_message_bytes=64 * 1024,
-            server=server,
-        )
-        self.application = MeshApplication(self.grpc, self.echo.mounts(), authenticator)
-        self.port = 0
-
-
-@contextlib.asynccontextmanager
-async def on_h2corn(mesh: Mesh):
-    listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=3)
-    await listener.start()
-    mesh.port = listener.port
-    try:
-        yield mesh
-    finally:
-        await listener.stop()
-
-
-@contextlib.asynccontextmanager
-async def on_hypercorn(mesh: Mesh):
-    listener = listen(Address("127.0.0.1", 0))
-    mesh.port = listener.getsockname()[1]
-    config = HypercornConfig()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.loglevel = "CRITICAL"
-    application, _ = mesh.application.generation()
-    stop = asyncio.Event()
-    task = asyncio.create_task(hypercorn_serve(application, config, shutdown_trigger=stop.wait))
-    try:
-        yield mesh
-    finally:
-        stop.set()
-        await task
-
-
-@pytest.fixture(params=["h2corn", "hypercorn"])
+@pytest.fixture(params=[on_h2corn, on_hypercorn])
 async def mesh(request):
-    on_server = on_h2corn if request.param == "h2corn" else on_hypercorn
-    async with on_server(Mesh(H2CORN if request.param == "h2corn" else PLAIN_ASGI)) as served:
+    async with request.param(Mesh()) as served:
         yield served
 
 
 @pytest.fixture
 async def h2corn_mesh():
-    async with on_h2corn(Mesh(H2CORN)) as served:
+    async with on_h2corn(Mesh()) as served:
         yield served
 
 

@@ -11,8 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from app.spiffe.principal import Credential
-from tests.functional.grpc.conftest import GOOD_TOKEN
-from tests.functional.grpc.echo import ECHO
+from tests.fakes.echo import ECHO
+from tests.fakes.served_echo import GOOD_TOKEN
 
 
 def unary(channel, method="Unary"):
@@ -55,7 +55,7 @@ async def test_a_stream_that_fails_in_the_middle_keeps_what_came_before(channel)
     assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "two were enough")
 
 
-async def test_a_client_stream_is_gathered(channel):
+async def test_a_client_stream_is_read_whole(channel):
     call = stream(channel, "stream_unary", "ClientStream")(iter([StringValue(value=v) for v in "abc"]))
     assert (await call).value == "a,b,c"
 
@@ -81,15 +81,15 @@ async def test_an_error_carries_its_code_message_and_violations(channel):
     assert details.field_violations[0].field == "spec.rules[0]"
 
 
-async def test_a_bug_is_internal_and_tells_nothing(channel):
+async def test_a_fault_is_internal_without_its_text(channel):
     error = await refusal(unary(channel)(StringValue(value="bug")))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in error.details()
 
 
-@pytest.mark.parametrize("method", ["NeverFails", "NeverFailsAtOnce"])
+@pytest.mark.parametrize("method", ["OnError", "OnErrorSync"])
 @pytest.mark.parametrize("value", ["x" * 100_000, "invalid", "bug"])
-async def test_a_row_whose_errors_would_be_taken_for_a_yes_answers_no(channel, mesh, method, value):
+async def test_on_error_answers_in_place_of_an_error(channel, mesh, method, value):
     for _ in range(2):
         answer = await unary(channel, method)(StringValue(value=value))
         assert answer.value.startswith("no: ")
@@ -98,29 +98,27 @@ async def test_a_row_whose_errors_would_be_taken_for_a_yes_answers_no(channel, m
 
 
 async def test_a_plain_function_answers_like_an_async_one(channel, mesh):
-    """From the second call on: the first one shows who the connection's client is."""
-    method = unary(channel, "AtOnce")
+    """From the second call on, which takes the fast path."""
+    method = unary(channel, "Sync")
     for number in range(3):
         call = method(StringValue(value="metadata"), metadata=(("x-request-id", f"r-{number}"),), timeout=9)
         assert (await call).value == "metadata!"
         assert ("x-first", "1") in list(await call.initial_metadata())
         assert ("x-last", "2") in list(await call.trailing_metadata())
         context = mesh.echo.contexts[-1]
-        assert (context.method, context.request_id) == (f"/{ECHO}/AtOnce", f"r-{number}")
+        assert (context.method, context.request_id) == (f"/{ECHO}/Sync", f"r-{number}")
         assert context.peer.startswith("127.0.0.1:")
         assert not context.tls
         assert 8 < context.deadline - asyncio.get_running_loop().time() < 9.5
         assert (await method(StringValue(value="prepared"))).value == "prepared!"
         assert (await refusal(method(StringValue(value="invalid")))).code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "secret" not in (await refusal(method(StringValue(value="bug")))).details()
-    counted = {
-        code: mesh.metrics.rpcs.value(f"/{ECHO}/AtOnce", code) for code in ("OK", "INVALID_ARGUMENT", "INTERNAL")
-    }
+    counted = {code: mesh.metrics.rpcs.value(f"/{ECHO}/Sync", code) for code in ("OK", "INVALID_ARGUMENT", "INTERNAL")}
     assert counted == {"OK": 6, "INVALID_ARGUMENT": 3, "INTERNAL": 3}
 
 
-async def test_a_row_that_never_fails_still_refuses_a_caller_that_it_does_not_know(channel):
-    error = await refusal(unary(channel, "NeverFailsForTokens")(StringValue(value="x")))
+async def test_on_error_does_not_answer_a_caller_that_was_not_admitted(channel):
+    error = await refusal(unary(channel, "OnErrorForTokens")(StringValue(value="x")))
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -131,7 +129,7 @@ async def test_an_unknown_method_and_service_are_unimplemented(channel, mesh):
     assert mesh.metrics.rpcs.value("unknown", "UNIMPLEMENTED") == 2
 
 
-async def test_metadata_travels_both_ways(channel, mesh):
+async def test_metadata_is_received_and_sent(channel, mesh):
     call = unary(channel)(
         StringValue(value="metadata"),
         metadata=(("x-a", "1"), ("x-a", "2"), ("x-bin", b"\x00\xff"), ("x-request-id", "r-1")),
@@ -146,16 +144,24 @@ async def test_metadata_travels_both_ways(channel, mesh):
     assert context.peer.startswith("127.0.0.1:")
 
 
-async def test_a_deadline_ends_the_call_and_its_handler(channel, mesh):
-    error = await refusal(unary(channel)(StringValue(value="wait"), timeout=0.3))
+@pytest.mark.parametrize("method", ["Unary", "Awaitable"])
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_a_deadline_ends_the_call_and_its_handler(channel, mesh, method, calls_before):
+    for _ in range(calls_before):
+        await unary(channel, method)(StringValue(value="before"))
+    error = await refusal(unary(channel, method)(StringValue(value="wait"), timeout=0.3))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     async with asyncio.timeout(5):
         await mesh.echo.cancelled.wait()
-    assert mesh.echo.contexts[0].deadline - asyncio.get_running_loop().time() < 0.3
+    assert mesh.echo.contexts[-1].deadline - asyncio.get_running_loop().time() < 0.3
 
 
-async def test_a_cancelled_call_cancels_its_handler(channel, mesh):
-    call = unary(channel)(StringValue(value="wait"))
+@pytest.mark.parametrize("method", ["Unary", "Awaitable"])
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_a_cancelled_call_cancels_its_handler(channel, mesh, method, calls_before):
+    for _ in range(calls_before):
+        await unary(channel, method)(StringValue(value="before"))
+    call = unary(channel, method)(StringValue(value="wait"))
     async with asyncio.timeout(5):
         await mesh.echo.waiting.wait()
         call.cancel()
@@ -170,7 +176,7 @@ async def test_a_cancelled_server_stream_ends_its_generator(channel, mesh):
         await mesh.echo.cancelled.wait()
 
 
-async def test_a_bidirectional_stream_that_is_cut_ends_its_generator(channel, mesh):
+async def test_a_cancelled_bidirectional_stream_ends_its_generator(channel, mesh):
     call = stream(channel, "stream_stream", "BidiStream")()
     await call.write(StringValue(value="a"))
     await call.read()
@@ -203,7 +209,7 @@ async def test_a_gzip_bomb_is_refused(mesh):
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_plaintext_peer_on_this_machine_is_of_the_mesh(channel, mesh):
+async def test_a_plaintext_peer_on_this_machine_is_admitted_to_mesh_rows(channel, mesh):
     await unary(channel, "Mesh")(StringValue(value="x"))
     assert mesh.echo.contexts[0].principal.credential is Credential.LOOPBACK
 

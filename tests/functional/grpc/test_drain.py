@@ -1,4 +1,4 @@
-"""A server that ends, frame by frame: notice first, then refusals that tell a client to call elsewhere."""
+"""A server that shuts down, frame by frame: GOAWAY first, then refusals, after which a client calls elsewhere."""
 
 import asyncio
 
@@ -8,18 +8,16 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, StreamReset
 
 from app.core.net import Address
-from app.transport.grpc.asgi import H2CORN
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
-from tests.functional.grpc.conftest import Mesh
-from tests.functional.grpc.raw import RawClient
-from tests.functional.grpc.test_wire import framed
+from tests.fakes.raw_http2 import RawClient, framed
+from tests.fakes.served_echo import Mesh
 
 PATIENCE = 10
 
 
 class WatchingClient(RawClient):
-    """A client that goes on after it was given notice, as one does that has not read it yet."""
+    """A client that continues after GOAWAY, as one does that has not read it yet."""
 
     async def event(self, kind):
         async with asyncio.timeout(PATIENCE):
@@ -35,15 +33,15 @@ class WatchingClient(RawClient):
         await self._writer.drain()
 
 
-@pytest.mark.parametrize("method", ["Unary", "AtOnce"])
-async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
-    mesh = Mesh(H2CORN)
+@pytest.mark.parametrize("method", ["Unary", "Sync", "Awaitable"])
+async def test_a_call_that_crosses_the_goaway_is_refused_unprocessed(method):
+    mesh = Mesh()
     listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=5)
     await listener.start()
     client = await WatchingClient.connect(listener.port)
     for _ in range(2):
         assert (await client.call(method, framed("before"))).status == "0"
-    # The frames of a call that was made before the notice was read.
+    # The frames of a call that was made before GOAWAY was read.
     stream = client.h2.get_next_available_stream_id()
     headers = [(":method", "POST"), (":scheme", "http"), (":path", f"/meshward.test.Echo/{method}")]
     headers += [(":authority", "localhost"), ("content-type", "application/grpc"), ("te", "trailers")]
@@ -51,9 +49,9 @@ async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
     client.h2.send_data(stream, framed("late"), end_stream=True)
     late = client.h2.data_to_send()
     stopping = asyncio.create_task(listener.stop())
-    notice = await client.event(ConnectionTerminated)
-    assert (notice.error_code, notice.last_stream_id) == (ErrorCodes.NO_ERROR, stream - 2)
-    # The library would take the notice for the end of the connection.
+    goaway = await client.event(ConnectionTerminated)
+    assert (goaway.error_code, goaway.last_stream_id) == (ErrorCodes.NO_ERROR, stream - 2)
+    # The library takes GOAWAY for the end of the connection.
     client.h2.state_machine.state = ConnectionState.CLIENT_OPEN
     await client.send_late(late)
     refusal = await client.event(StreamReset)
@@ -64,8 +62,8 @@ async def test_a_call_that_crosses_the_notice_is_refused_unseen(method):
     await client.close()
 
 
-async def test_a_client_that_leaves_does_not_hold_the_end_up():
-    mesh = Mesh(H2CORN)
+async def test_a_client_that_disconnects_does_not_delay_the_shutdown():
+    mesh = Mesh()
     listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=5)
     await listener.start()
     client = await RawClient.connect(listener.port)

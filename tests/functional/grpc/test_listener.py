@@ -1,4 +1,4 @@
-"""A mesh port whose start is cut short or cannot be."""
+"""A mesh port whose startup is cancelled or fails."""
 
 import asyncio
 import tempfile
@@ -7,22 +7,21 @@ import pytest
 
 from app.core.errors import PreconditionError
 from app.core.net import Address
-from app.transport.grpc.asgi import H2CORN
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
-from tests.functional.grpc.conftest import Mesh
+from tests.fakes.served_echo import Mesh
 
 PATIENCE = 10
 
 
 @pytest.fixture
 async def listener():
-    made = MeshListener(listen(Address("127.0.0.1", 0)), Mesh(H2CORN).application, grace_seconds=1)
+    made = MeshListener(listen(Address("127.0.0.1", 0)), Mesh().application, grace_seconds=1)
     yield made
     await asyncio.wait_for(made.stop(), PATIENCE)
 
 
-async def test_a_start_that_is_cancelled_leaves_no_server_behind(listener):
+async def test_a_cancelled_start_leaves_no_server_running(listener):
     before = asyncio.all_tasks()
     starting = asyncio.create_task(listener.start())
     await asyncio.sleep(0)
@@ -34,7 +33,7 @@ async def test_a_start_that_is_cancelled_leaves_no_server_behind(listener):
     assert asyncio.all_tasks() == before
 
 
-async def test_without_a_place_for_temporary_files_the_reason_is_told(listener, monkeypatch, tmp_path):
+async def test_without_a_directory_for_temporary_files_the_error_has_the_reason(listener, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(PreconditionError, match="temporary files"):
         await listener.start()

@@ -1,4 +1,4 @@
-"""The wire, frame by frame: what a well-behaved client never sends, and how the answers look."""
+"""The wire, frame by frame: what only a faulty client sends, and the format of the responses."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,13 @@ import gzip
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from tests.functional.grpc.echo import ECHO
-from tests.functional.grpc.raw import RawClient
-
-
-def framed(value, flag=0):
-    message = StringValue(value=value).SerializeToString()
-    return bytes([flag]) + len(message).to_bytes(4) + message
+from tests.fakes.echo import ECHO
+from tests.fakes.raw_http2 import RawClient, framed
 
 
 @contextlib.asynccontextmanager
 async def client_of(mesh, method):
-    """A client that has called the method before: a call like one that was admitted takes a shorter way."""
+    """A client that has called the method before, so that the next call takes the fast path."""
     client = await RawClient.connect(mesh.port)
     assert (await client.call(method, framed("before"))).status == "0"
     mesh.echo.contexts.clear()
@@ -26,13 +21,13 @@ async def client_of(mesh, method):
     await client.close()
 
 
-@pytest.fixture(params=["Unary", "AtOnce"])
+@pytest.fixture(params=["Unary", "Sync", "Awaitable"])
 async def raw(mesh, request):
     async with client_of(mesh, request.param) as client:
         yield client
 
 
-@pytest.fixture(params=["Unary", "AtOnce"])
+@pytest.fixture(params=["Unary", "Sync", "Awaitable"])
 async def raw_h2corn(h2corn_mesh, request):
     async with client_of(h2corn_mesh, request.param) as client:
         yield client
@@ -48,7 +43,7 @@ async def test_a_message_split_over_frames_is_put_together(raw):
     assert (answer.body, answer.status) == (framed("split!"), "0")
 
 
-async def test_several_messages_in_one_frame_are_told_apart(raw):
+async def test_several_messages_in_one_frame_are_split(raw):
     stream = await raw.open("BidiStream")
     await raw.send(stream, framed("a") + framed("b") + framed("c"), end=True)
     answer = await raw.answer(stream)
@@ -66,14 +61,14 @@ async def test_an_error_before_any_message_is_trailers_only(raw_h2corn):
 
 
 async def test_a_request_that_ends_inside_a_message_is_refused(raw, mesh):
-    for method in ("Unary", "AtOnce", "BidiStream", "ClientStream"):
+    for method in ("Unary", "Sync", "Awaitable", "BidiStream", "ClientStream"):
         stream = await raw.open(method)
         await raw.send(stream, framed("cut off")[:-3], end=True)
         answer = await raw.answer(stream)
         assert answer.status == "13", method
 
 
-async def test_a_length_that_lies_upwards_is_refused_at_the_end(raw):
+async def test_a_length_that_is_too_large_is_refused_at_the_end(raw):
     stream = await raw.open()
     await raw.send(stream, b"\0" + (50).to_bytes(4) + b"only this", end=True)
     assert (await raw.answer(stream)).status == "13"
@@ -85,7 +80,7 @@ async def test_a_length_over_the_limit_is_refused_at_once(raw_h2corn):
     assert (await raw_h2corn.answer(stream)).status == "8"
 
 
-async def test_a_length_that_lies_downwards_is_refused(raw):
+async def test_a_length_that_is_too_small_is_refused(raw):
     stream = await raw.open()
     await raw.send(stream, b"\0" + (2).to_bytes(4) + b"\x0a\x03abcdefgh", end=True)
     assert (await raw.answer(stream)).status in {"12", "13"}
@@ -138,14 +133,14 @@ async def test_a_malformed_timeout_is_refused(raw, value):
     assert (await raw.answer(stream)).status == "13"
 
 
-async def test_a_timeout_of_zero_is_over_before_a_handler_can_wait(raw, mesh):
+async def test_a_timeout_of_zero_has_passed_before_a_handler_can_wait(raw, mesh):
     stream = await raw.open("Unary", grpc_timeout="0m")
     await raw.send(stream, framed("wait"), end=True)
     assert (await raw.answer(stream)).status == "4"
 
 
 @pytest.mark.parametrize("sent", [b"", framed("late")[:7], framed("late")], ids=["nothing", "a part", "no end"])
-async def test_a_request_that_does_not_come_to_its_end_is_over_at_its_deadline(raw_h2corn, sent):
+async def test_a_request_that_never_ends_fails_at_its_deadline(raw_h2corn, sent):
     stream = await raw_h2corn.open(grpc_timeout="200m")
     if sent:
         await raw_h2corn.send(stream, sent)
@@ -173,7 +168,7 @@ async def test_what_is_not_grpc_is_not_found(raw):
         assert (answer.headers[":status"], answer.status) == ("404", None)
 
 
-async def test_a_stream_that_is_cut_in_the_middle_of_a_message_leaves_the_connection_usable(raw, mesh):
+async def test_a_stream_that_is_reset_in_the_middle_of_a_message_leaves_the_connection_usable(raw, mesh):
     stream = await raw.open()
     await raw.send(stream, framed("never whole")[:-2])
     raw.h2.reset_stream(stream)
@@ -182,6 +177,34 @@ async def test_a_stream_that_is_cut_in_the_middle_of_a_message_leaves_the_connec
     await raw.send(stream, framed("next"), end=True)
     assert (await raw.answer(stream)).body == framed("next!")
     assert [context.method for context in mesh.echo.contexts] == [f"/{ECHO}/{raw.method}"]
+
+
+@pytest.mark.parametrize("method", ["Unary", "Awaitable", "Sync"])
+async def test_a_reset_before_the_request_has_ended_is_counted_as_cancelled(h2corn_mesh, method):
+    async with client_of(h2corn_mesh, method) as client:
+        stream = await client.open()
+        await client.send(stream, framed("never whole")[:-2])
+        assert (await client.call("Mesh", framed("between"))).status == "0"
+        client.h2.reset_stream(stream)
+        assert (await client.call("Mesh", framed("next"))).status == "0"
+    counted = {code: h2corn_mesh.metrics.rpcs.value(f"/{ECHO}/{method}", code) for code in ("CANCELLED", "INTERNAL")}
+    assert counted == {"CANCELLED": 1, "INTERNAL": 0}
+
+
+@pytest.mark.parametrize("method", ["Unary", "Awaitable"])
+async def test_a_reset_before_the_response_is_sent_is_counted_as_cancelled(h2corn_mesh, method):
+    """Even where the handler ignores the cancellation, and its response can be sent no more."""
+    async with client_of(h2corn_mesh, method) as client:
+        stream = await client.open()
+        await client.send(stream, framed("ignore cancellation"), end=True)
+        async with asyncio.timeout(5):
+            await h2corn_mesh.echo.waiting.wait()
+            client.h2.reset_stream(stream)
+            await client.flush()
+            await h2corn_mesh.echo.cancelled.wait()
+        assert (await client.call("Sync", framed("next"))).status == "0"
+    counted = {code: h2corn_mesh.metrics.rpcs.value(f"/{ECHO}/{method}", code) for code in ("CANCELLED", "INTERNAL")}
+    assert counted == {"CANCELLED": 1, "INTERNAL": 0}
 
 
 async def test_a_bad_preface_closes_the_connection_and_not_the_server(mesh):
@@ -200,7 +223,7 @@ async def test_a_bad_preface_closes_the_connection_and_not_the_server(mesh):
 
 
 async def test_a_grpc_request_under_a_mount_goes_to_the_mount(raw, mesh):
-    """A gRPC refusal is an HTTP 200: an HTTP ext_authz client would take it for a yes."""
+    """A gRPC error is an HTTP 200, which an HTTP ext_authz client takes for a yes."""
     stream = await raw.open(**{":path": "/mounted/some.Service/Method"})
     await raw.send(stream, framed("x"), end=True)
     answer = await raw.answer(stream)

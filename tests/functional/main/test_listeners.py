@@ -42,7 +42,7 @@ async def test_a_server_that_is_replaced_ends_nothing(control_plane):
     listener = control_plane._plaintext
     await listener.rotate(None)
     async with asyncio.timeout(PATIENCE):
-        await asyncio.wait(listener._retiring)
+        await asyncio.wait(listener._shutting_down)
     assert not listener.ended.is_set()
     assert not control_plane.failed.done()
 

@@ -15,7 +15,7 @@ from app.transport.grpc.routes import Authentication, RateLimit, route_table
 from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
 from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
-from tests.functional.grpc.echo import EchoService, echo_rpcs
+from tests.fakes.echo import EchoService, echo_rpcs
 
 KEY = new_key()
 CLOCK = ManualClock()
@@ -50,7 +50,7 @@ def call_with(authorization):
 
 def test_an_svid_is_its_id_whatever_the_row_demands():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
-        caller = authenticator().at_once(demand, peer(presented=certificate(CART)))
+        caller = authenticator().by_connection(demand, peer(presented=certificate(CART)))
         assert caller == Principal(Credential.SVID, SpiffeId.parse(CART), address="203.0.113.7:4711")
 
 
@@ -75,43 +75,44 @@ def test_an_svid_is_its_id_whatever_the_row_demands():
 def test_a_certificate_that_is_no_leaf_svid_of_ours_is_refused_even_on_this_machine(presented, reason):
     for demand in (Authentication.MESH, Authentication.IDENTITY):
         with pytest.raises(UnauthenticatedError, match=reason):
-            authenticator().at_once(demand, peer(host="127.0.0.1", presented=presented))
+            authenticator().by_connection(demand, peer(host="127.0.0.1", presented=presented))
 
 
 def test_a_certificate_that_the_server_did_not_verify_counts_for_nothing():
     with pytest.raises(UnauthenticatedError):
-        authenticator().at_once(Authentication.MESH, peer(presented=certificate(CART), error="unknown ca"))
+        authenticator().by_connection(Authentication.MESH, peer(presented=certificate(CART), error="unknown ca"))
 
 
 def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
     clock = ManualClock()
     gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
     connected = peer(presented=certificate(CART))
-    assert gate.at_once(Authentication.MESH, connected)
+    assert gate.by_connection(Authentication.MESH, connected)
     clock.advance(timedelta(days=1).total_seconds())
     with pytest.raises(UnauthenticatedError, match="expired"):
-        gate.at_once(Authentication.MESH, connected)
+        gate.by_connection(Authentication.MESH, connected)
 
 
 def test_plaintext_is_of_the_mesh_only_from_this_machine():
     gate = authenticator()
-    assert gate.at_once(Authentication.MESH, peer(host="127.0.0.9", tls=False))
-    assert gate.at_once(Authentication.MESH, peer(host="::1", tls=False))
-    assert gate.at_once(Authentication.MESH, read_peer({"client": None, "extensions": {}}))
+    assert gate.by_connection(Authentication.MESH, peer(host="127.0.0.9", tls=False))
+    assert gate.by_connection(Authentication.MESH, peer(host="::1", tls=False))
+    assert gate.by_connection(Authentication.MESH, read_peer({"client": None, "extensions": {}}))
     for host in ("203.0.113.7", "10.0.0.1", "127.0.0.1.evil.example", ""):
         with pytest.raises(UnauthenticatedError):
-            gate.at_once(Authentication.MESH, peer(host=host, tls=False))
-    assert authenticator(trust_plaintext=True).at_once(Authentication.MESH, peer(tls=False))
+            gate.by_connection(Authentication.MESH, peer(host=host, tls=False))
+    assert authenticator(trust_plaintext=True).by_connection(Authentication.MESH, peer(tls=False))
 
 
 def test_tls_without_a_certificate_is_not_of_the_mesh_even_from_this_machine():
     with pytest.raises(UnauthenticatedError):
-        authenticator().at_once(Authentication.MESH, peer(host="127.0.0.1"))
+        authenticator().by_connection(Authentication.MESH, peer(host="127.0.0.1"))
 
 
 def test_an_identity_is_never_given_for_being_near():
     assert (
-        authenticator(trust_plaintext=True).at_once(Authentication.IDENTITY, peer(host="127.0.0.1", tls=False)) is None
+        authenticator(trust_plaintext=True).by_connection(Authentication.IDENTITY, peer(host="127.0.0.1", tls=False))
+        is None
     )
 
 

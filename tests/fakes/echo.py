@@ -1,6 +1,7 @@
 """A service with one method of each kind, whose messages are plain strings."""
 
 import asyncio
+import contextlib
 
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -23,9 +24,15 @@ class EchoService:
         if request.value == "wait":
             self.contexts.append(context)
             await self._wait()
-        return self.at_once(request, context)
+        if request.value == "ignore cancellation":
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._wait()
+        return self.sync(request, context)
 
-    def at_once(self, request, context):
+    def awaitable(self, request, context):
+        return self.unary(request, context)
+
+    def sync(self, request, context):
         self.contexts.append(context)
         match request.value:
             case "invalid":
@@ -81,22 +88,23 @@ class EchoService:
 
 
 def echo_rpcs(service: EchoService) -> list[Rpc]:
-    def row(method, kind, handler, authentication=Authentication.PUBLIC, limit=UNLIMITED, instead=None):
-        return Rpc(ECHO, method, kind, StringValue, StringValue, handler, authentication, limit, instead)
+    def row(method, kind, handler, authentication=Authentication.PUBLIC, limit=UNLIMITED, on_error=None):
+        return Rpc(ECHO, method, kind, StringValue, StringValue, handler, authentication, limit, on_error)
 
     def no(error):
         return StringValue(value=f"no: {error.message}")
 
     return [
         row("Unary", Kind.UNARY, service.unary),
-        row("AtOnce", Kind.UNARY, service.at_once),
+        row("Sync", Kind.UNARY, service.sync),
+        row("Awaitable", Kind.UNARY, service.awaitable),
         row("ServerStream", Kind.SERVER_STREAM, service.server_stream),
         row("ClientStream", Kind.CLIENT_STREAM, service.client_stream),
         row("BidiStream", Kind.BIDI_STREAM, service.bidi_stream),
         row("Mesh", Kind.UNARY, service.unary, Authentication.MESH),
         row("Identity", Kind.UNARY, service.unary, Authentication.IDENTITY),
-        row("NeverFails", Kind.UNARY, service.unary, Authentication.MESH, instead=no),
-        row("NeverFailsAtOnce", Kind.UNARY, service.at_once, Authentication.MESH, instead=no),
-        row("NeverFailsForTokens", Kind.UNARY, service.unary, Authentication.IDENTITY, instead=no),
+        row("OnError", Kind.UNARY, service.unary, Authentication.MESH, on_error=no),
+        row("OnErrorSync", Kind.UNARY, service.sync, Authentication.MESH, on_error=no),
+        row("OnErrorForTokens", Kind.UNARY, service.unary, Authentication.IDENTITY, on_error=no),
         row("Limited", Kind.UNARY, service.unary, limit=RateLimit(per_second=1, burst=2)),
     ]

@@ -3,13 +3,20 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from google.protobuf.wrappers_pb2 import StringValue
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
-from tests.functional.grpc.echo import ECHO
+from tests.fakes.echo import ECHO
 
 WAIT_SECONDS = 5
+
+
+def framed(value, flag=0):
+    """A StringValue with its prefix."""
+    message = StringValue(value=value).SerializeToString()
+    return bytes([flag]) + len(message).to_bytes(4) + message
 
 
 @dataclass
