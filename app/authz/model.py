@@ -71,7 +71,7 @@ class Operation:
 
 
 class Attribute(Enum):
-    """What a condition looks at, by the name that its key has in a document."""
+    """What a rule looks at: the keys that a condition can have in a document, and what operations are about."""
 
     SOURCE_IP = "source.ip"
     REMOTE_IP = "remote.ip"
@@ -83,6 +83,9 @@ class Attribute(Enum):
     DESTINATION_PORT = "destination.port"
     SNI = "connection.sni"
     HEADER = "request.headers"
+    METHOD = "request.method"
+    PATH = "request.path"
+    HOST = "request.host"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ import structlog
 
 from app.authz.model import AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
 from app.authz.rules.compile import CompiledPolicy, compile_policy
-from app.authz.rules.evaluate import evaluate
-from app.authz.rules.index import PolicyIndex
+from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
@@ -20,15 +19,15 @@ from app.telemetry.metrics import Metrics
 MAX_FACT = 256
 
 _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the policies are not loaded yet"), Cause.ERROR)
-_FAILED = Verdict(Decision(Outcome.DENY, "a fault of Meshward's own; its log has the cause"), Cause.ERROR)
+_FAILED = Verdict(Decision(Outcome.DENY, "internal error; Meshward's log has the cause"), Cause.ERROR)
 
-PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, PolicyIndex]
+PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, NativeEngine]
 
 _log = structlog.get_logger(__name__)
 
 
 def _facts(request: CheckInput) -> dict[str, str]:
-    """Return what a line of the decision log says of a request."""
+    """Return what the decision log records about a request."""
     ids = request.headers.get("x-request-id") or ("",)
     facts = {
         "source": request.source.principal if request.source else "",
@@ -47,14 +46,12 @@ class PolicyService:
     def __init__(
         self, source: DocumentSource, clock: Clock, metrics: Metrics, options: AuthzOptions, decisions: DecisionLog
     ) -> None:
-        self._metrics, self._options, self._decisions = metrics, options, decisions
+        self._metrics, self._decisions = metrics, decisions
         self.documents: PolicyStore = DocumentStore(
             POLICY_KIND,
             source,
             compile_document=partial(compile_policy, options=options),
-            build_index=lambda compiled: PolicyIndex(
-                {str(key): policy for key, policy in compiled.items()}, options.root_namespace
-            ),
+            build_index=lambda compiled: NativeEngine.of(compiled.values(), options),
             on_change=lambda snapshot: metrics.policies.set((), len(snapshot.documents)),
             clock=clock,
             metrics=metrics,
@@ -64,22 +61,23 @@ class PolicyService:
         """Return whether `request` may pass. Never raises: whatever goes wrong is a denial."""
         snapshot = self.documents.snapshot
         if snapshot is None:
-            return self._told(_NOT_LOADED)
+            return self._record(_NOT_LOADED)
         try:
-            return self._told(evaluate(snapshot.index, request, self._options), request)
-        except Exception:  # noqa: BLE001 - an error would be the sidecar's to decide on, which may let the request pass
+            return self._record(snapshot.index.evaluate(request), request)
+        except Exception:  # noqa: BLE001 - the sidecar would decide on an error, and may let the request pass
             return self.failed()
 
     def malformed(self, problem: str) -> Decision:
         """Return the denial of a check whose request cannot be read; `problem` says why."""
-        return self._told(Verdict(Decision(Outcome.DENY, f"the request cannot be judged: {problem}"), Cause.MALFORMED))
+        reason = f"the request cannot be evaluated: {problem}"
+        return self._record(Verdict(Decision(Outcome.DENY, reason), Cause.MALFORMED))
 
     def failed(self) -> Decision:
         """Return the denial of a check that raised the exception being handled, which is logged."""
         _log.exception("check_failed")
-        return self._told(_FAILED)
+        return self._record(_FAILED)
 
-    def _told(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
+    def _record(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
         self._metrics.decisions.add(verdict.labels)
         decision = verdict.decision
         if self._decisions.wants(decision):

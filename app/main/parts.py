@@ -49,6 +49,16 @@ class Parts:
     authenticator: Authenticator
 
 
+def authz_options(settings: Settings) -> AuthzOptions:
+    """Return how policies are applied."""
+    return AuthzOptions(
+        root_namespace=settings.authz.root_namespace,
+        trust_domain=settings.trust_domain.name,
+        trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
+        unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
+    )
+
+
 def make_parts(settings: Settings, clock: Clock) -> Parts:
     """Return the parts. Raises InvalidInputError if a setting does not fit."""
     metrics = Metrics()
@@ -61,16 +71,10 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         clock,
         metrics,
     )
-    options = AuthzOptions(
-        root_namespace=settings.authz.root_namespace,
-        trust_domain=settings.trust_domain.name,
-        trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
-        unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
-    )
+    options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
-    policies = PolicyService(
-        _source(engine, POLICY_KIND, settings.authz.policies_dir, clock), clock, metrics, options, decisions
-    )
+    source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock)
+    policies = PolicyService(source, clock, metrics, options, decisions)
     quotas = QuotaService(
         _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock), MemoryCounters(clock), clock, metrics
     )

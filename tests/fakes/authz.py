@@ -3,8 +3,7 @@
 from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
 from app.authz.rpc.attributes import read_address, read_authority, read_identity, read_method
 from app.authz.rules.compile import compile_policy
-from app.authz.rules.evaluate import evaluate
-from app.authz.rules.index import PolicyIndex
+from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.rules.paths import read_path
 from app.documents.parser import parse_documents
@@ -13,10 +12,10 @@ SHOP = Workload("shop", (("app", "shop"),))
 DEFAULTS = AuthzOptions()
 
 
-def index_of(text: str, options: AuthzOptions = DEFAULTS) -> PolicyIndex:
-    """The index of the policies in YAML."""
+def engine_of(text: str, options: AuthzOptions = DEFAULTS) -> NativeEngine:
+    """The engine for the policies in YAML."""
     policies = POLICY_KIND.parse(parse_documents(text.encode())) if text.strip() else ()
-    return PolicyIndex({policy.key: compile_policy(policy, options) for policy in policies}, options.root_namespace)
+    return NativeEngine.of((compile_policy(policy, options) for policy in policies), options)
 
 
 def policy(spec: str, name: str = "p", namespace: str = "shop") -> str:
@@ -43,7 +42,7 @@ def request(  # a request as a person thinks of it
     port: int | None = 8080,
     sni: str | None = None,
 ) -> CheckInput:
-    """The input of a check; `source` "" is a peer without identity, None one that was not told."""
+    """The input of a check; `source` "" is a peer without identity, None a missing attribute."""
     reading = read_path(path)
     assert not reading.problem, reading.problem
     return CheckInput(
@@ -63,7 +62,7 @@ def request(  # a request as a person thinks of it
 
 
 def verdict(text: str, check: CheckInput, options: AuthzOptions = DEFAULTS) -> Verdict:
-    return evaluate(index_of(text, options), check, options)
+    return engine_of(text, options).evaluate(check)
 
 
 def allowed(text: str, check: CheckInput, options: AuthzOptions = DEFAULTS) -> bool:

@@ -1,8 +1,14 @@
-"""A policy becomes rules that are one test each, with the keys under which an index finds them."""
+"""A policy becomes rules as data, with the keys under which an index finds them.
 
-from collections.abc import Callable, Iterable
+Two things depend on the policy's action. A rule *grants* if its policy is an ALLOW and *refuses* if it is a DENY:
+
+- A missing attribute makes a match of a granting rule false and of a refusing rule true.
+- A match is wide where a match leads to a denial: values of a refusing rule, notValues of a granting one.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from typing import Any
 
 from app.authz.model import (
     Action,
@@ -10,10 +16,6 @@ from app.authz.model import (
     AuthorizationPolicy,
     AuthzOptions,
     Cause,
-    CheckInput,
-    Condition,
-    IpAddress,
-    Labels,
     Networks,
     Operation,
     Patterns,
@@ -22,50 +24,62 @@ from app.authz.model import (
     Source,
     Verdict,
 )
-from app.authz.rules import match
-from app.authz.rules.match import Test
-from app.authz.rules.strings import ANY, StringPatterns
-from app.authz.rules.template import is_template
+from app.authz.rules.nodes import PRESENT, And, HeaderMatch, Match, Node, Or, Values, all_of, any_of, describe
+from app.authz.rules.patterns import (
+    ANY,
+    AddressBlocks,
+    NamespacePatterns,
+    PathPatterns,
+    ServiceAccounts,
+    StringPatterns,
+    TrustDomainPatterns,
+    WideHosts,
+    read_strings,
+)
 from app.core.decision import Decision, Outcome
 
-# Istio writes it in policies for whatever the local trust domain is.
+# What Istio's documents write for the local trust domain, whatever its name.
 LOCAL_TRUST_DOMAIN = "cluster.local"
 # `example.org/ns/shop/sa/cart`: only principals of this form are expanded to the aliases of their trust domain.
 _PRINCIPAL_SEGMENTS = 5
+# What an index looks rules up by, the most selective first.
+DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
 
-
-class Dimension(Enum):
-    """What an index looks rules up by, the most selective first."""
-
-    PATH = "path"
-    PRINCIPAL = "principal"
-    HOST = "host"
-    NAMESPACE = "namespace"
-    NOTHING = "nothing"
+_HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, read_strings([ANY]))
+_OF_IDENTITY = (
+    Attribute.SOURCE_PRINCIPAL,
+    Attribute.SOURCE_NAMESPACE,
+    Attribute.SOURCE_SERVICE_ACCOUNT,
+    Attribute.SOURCE_TRUST_DOMAIN,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """`test` says whether the rule matches; only a request with one of the `keys` in `dimension` can make it true.
+class Keys:
+    """What the attribute `dimension` of a request is, or begins with, wherever a rule matches; or it is missing."""
 
-    `prefixes` are keys that the beginning of a path is looked up with. `verdict` is what a match means.
-    """
-
-    test: Test
-    verdict: Verdict
-    dimension: Dimension = Dimension.NOTHING
-    keys: tuple[str, ...] = ()
+    dimension: Attribute
+    exact: frozenset[str]
     prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledPolicy:
-    """A policy's rules in their order, and what an index sorts them by."""
+class CompiledRule:
+    """`node` is what has to hold of a request, `verdict` what follows if it does.
 
-    namespace: str
-    name: str
-    action: Action
-    selector: Labels
+    `keys` are what an index finds the rule by, None if it has to be evaluated for every request.
+    """
+
+    node: Node
+    verdict: Verdict
+    keys: Keys | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """A policy as it was parsed, and its rules in their order."""
+
+    policy: AuthorizationPolicy
     rules: tuple[CompiledRule, ...]
     looks_at_methods: bool
 
@@ -74,178 +88,153 @@ def compile_policy(policy: AuthorizationPolicy, options: AuthzOptions) -> Compil
     """Return the policy ready for an index."""
     rules = tuple(_compile_rule(policy, number, rule, options) for number, rule in enumerate(policy.rules))
     methods = any(operation.methods != Patterns() for rule in policy.rules for operation in rule.operations)
-    return CompiledPolicy(policy.namespace, policy.name, policy.action, policy.selector, rules, methods)
+    return CompiledPolicy(policy, rules, methods)
+
+
+def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str]:
+    """Return the policy as lines: what it does for which workloads, and what each rule matches."""
+    policy = compiled.policy
+    namespace = "every namespace" if policy.namespace == options.root_namespace else policy.namespace
+    labels = ", ".join(f"{key}={value}" for key, value in policy.selector)
+    scope = f"{policy.action.value} for workloads of {namespace}{f' with {labels}' if labels else ''}"
+    rules = [f"rules[{number}]: {describe(rule.node)}" for number, rule in enumerate(compiled.rules)]
+    return [scope, *(rules or ["no rules: matches no request"])]
 
 
 def _compile_rule(policy: AuthorizationPolicy, number: int, rule: Rule, options: AuthzOptions) -> CompiledRule:
     grants = policy.action is Action.ALLOW
-    expand = _principal_expansion(options)
-    tests = [
-        _any([_all(_source_tests(source, expand, grants=grants)) for source in rule.sources]),
-        _any([_all(_operation_tests(operation, grants=grants)) for operation in rule.operations]),
-        *(_all(_condition_tests(condition, expand, grants=grants)) for condition in rule.conditions),
-    ]
-    dimension, keys, prefixes = _keys(rule, expand)
+    node = rule_node(rule, options, grants=grants)
     name = f"rules[{number}]"
     outcome, verb = (Outcome.ALLOW, "allowed") if grants else (Outcome.DENY, "denied")
     decision = Decision(outcome, f"{verb} by {name} of policy {policy.key}", policy.key, name)
-    return CompiledRule(
-        _all(test for test in tests if test is not _always), Verdict(decision, Cause.POLICY), dimension, keys, prefixes
-    )
+    keys = next((keys for dimension in DIMENSIONS if (keys := _keys(node, dimension))), None)
+    return CompiledRule(node, Verdict(decision, Cause.POLICY), keys)
 
 
-def _always(_request: CheckInput) -> bool:
-    return True
+def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:
+    """Return what has to hold of a request for `rule` to match, in a policy that grants or refuses."""
+    matches = _Matches(options, grants)
+    parts: list[Node] = []
+    # First what is evaluated fastest and differs most from one request to the next.
+    if rule.operations:
+        parts.append(any_of([all_of(matches.of_operation(operation)) for operation in rule.operations]))
+    if rule.sources:
+        parts.append(any_of([all_of(matches.of_source(source)) for source in rule.sources]))
+    for condition in rule.conditions:
+        parts += matches.of(condition.attribute, condition.values, condition.header)
+    return all_of(parts)
 
 
-def _all(tests: Iterable[Test]) -> Test:
-    """Return a test that is true if all of `tests` are, and so if there are none."""
-    parts = tuple(tests)
-    match parts:
-        case ():
-            return _always
-        case (only,):
-            return only
-        case (first, second):
-            return lambda request: first(request) and second(request)
-        case _:
-            return lambda request: all(test(request) for test in parts)
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """Makes the matches that all have to hold for one part of a rule."""
+
+    options: AuthzOptions
+    grants: bool
+
+    def of_source(self, source: Source) -> list[Node]:
+        return [
+            *self.of(Attribute.SOURCE_PRINCIPAL, source.principals),
+            *self.of(Attribute.SOURCE_NAMESPACE, source.namespaces),
+            *self.of(Attribute.SOURCE_SERVICE_ACCOUNT, source.service_accounts),
+            *self.of(Attribute.SOURCE_TRUST_DOMAIN, source.trust_domains),
+            *self.of(Attribute.SOURCE_IP, source.ip_blocks),
+            *self.of(Attribute.REMOTE_IP, source.remote_ip_blocks),
+        ]
+
+    def of_operation(self, operation: Operation) -> list[Node]:
+        return [
+            *self.of(Attribute.METHOD, operation.methods),
+            *self.of(Attribute.PATH, operation.paths),
+            *self.of(Attribute.HOST, operation.hosts),
+            *self.of(Attribute.DESTINATION_PORT, operation.ports),
+        ]
+
+    def of(self, attribute: Attribute, given: Patterns | Networks | Ports, header: str = "") -> list[Node]:
+        """Return the matches of one field's values and notValues.
+
+        A peer without an identity satisfies notValues of a refusing rule, but of a granting one only where they list
+        `*` and so are about peers without identity: otherwise plaintext would pass as "not mallory".
+        """
+        found: list[Node] = []
+        if given.any_of:
+            found.append(self._match(attribute, header, given.any_of, negated=False))
+        if given.none_of:
+            if self.grants and attribute in _OF_IDENTITY and ANY not in given.none_of:
+                found.append(_HAS_IDENTITY)
+            found.append(self._match(attribute, header, given.none_of, negated=True))
+        return found
+
+    def _match(self, attribute: Attribute, header: str, values: tuple[Any, ...], *, negated: bool) -> Node:
+        wide = self.grants is negated
+        if attribute is Attribute.HEADER:
+            return HeaderMatch(header, PRESENT if ANY in values else read_strings(values), negated, wide)
+        return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)
+
+    def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
+        match attribute:
+            case Attribute.SOURCE_PRINCIPAL:
+                return read_strings(_for_every_trust_domain(values, self.options))
+            case Attribute.SOURCE_NAMESPACE:
+                return NamespacePatterns.of(values)
+            case Attribute.SOURCE_SERVICE_ACCOUNT:
+                return ServiceAccounts(values)
+            case Attribute.SOURCE_TRUST_DOMAIN:
+                return TrustDomainPatterns.of(values)
+            case Attribute.SOURCE_IP | Attribute.REMOTE_IP | Attribute.DESTINATION_IP:
+                return AddressBlocks(values)
+            case Attribute.DESTINATION_PORT:
+                return frozenset(values)
+            case Attribute.PATH:
+                return PathPatterns.of(values, wide=wide)
+            case Attribute.HOST if wide:
+                return WideHosts(read_strings(values))
+            case _:
+                return read_strings(values)
 
 
-def _any(tests: Iterable[Test]) -> Test:
-    """Return a test that is true if one of `tests` is; no tests stand for a part that the rule leaves out."""
-    parts = tuple(tests)
-    match parts:
-        case ():
-            return _always
-        case (only,):
-            return only
-        case _:
-            return lambda request: any(test(request) for test in parts)
-
-
-Expansion = Callable[[tuple[str, ...]], tuple[str, ...]]
-
-
-def _principal_expansion(options: AuthzOptions) -> Expansion:
-    """Return what writes principals of a local trust domain out for each of its names."""
+def _for_every_trust_domain(principals: Iterable[str], options: AuthzOptions) -> Iterator[str]:
+    """Yield the principals, those of a local trust domain once for each of its names."""
     names = tuple(dict.fromkeys((options.trust_domain, *options.trust_domain_aliases)))
-
-    def variants(principal: str) -> tuple[str, ...]:
+    for principal in principals:
         domain, slash, path = principal.partition("/")
         if principal.count("/") != _PRINCIPAL_SEGMENTS - 1:
-            return (principal,)
-        if domain.startswith("*"):
-            same = [name.endswith(domain[1:]) for name in names]
-            others = [f"{name}{slash}{path}" for name, covered in zip(names, same, strict=True) if not covered]
-            return (principal, *others) if any(same) else (principal,)
-        if domain in names or domain == LOCAL_TRUST_DOMAIN:
-            return tuple(f"{name}{slash}{path}" for name in names)
-        return (principal,)
-
-    return lambda principals: tuple(dict.fromkeys(v for principal in principals for v in variants(principal)))
-
-
-def _source_tests(source: Source, expand: Expansion, *, grants: bool) -> list[Test]:
-    return [
-        *_principal_tests(source.principals, expand, grants=grants),
-        *match.identity_tests(source.namespaces, match.namespace_test, grants=grants),
-        *match.identity_tests(source.service_accounts, match.service_account_test, grants=grants),
-        *match.identity_tests(source.trust_domains, match.trust_domain_test, grants=grants),
-        *match.address_tests(source.ip_blocks, _source_ip, grants=grants),
-        *match.address_tests(source.remote_ip_blocks, _remote_ip, grants=grants),
-    ]
+            yield principal
+        elif domain.startswith("*"):
+            yield principal
+            covered = [name for name in names if name.endswith(domain[1:])]
+            yield from (f"{name}{slash}{path}" for name in names if covered and name not in covered)
+        elif domain in names or domain == LOCAL_TRUST_DOMAIN:
+            yield from (f"{name}{slash}{path}" for name in names)
+        else:
+            yield principal
 
 
-def _principal_tests(patterns: Patterns, expand: Expansion, *, grants: bool) -> list[Test]:
-    expanded = Patterns(expand(patterns.any_of), expand(patterns.none_of))
-    return match.identity_tests(expanded, match.principal_test, grants=grants)
+def _keys(node: Node, dimension: Attribute) -> Keys | None:
+    match node:
+        case Match(attribute, values, negated):
+            return _keys_of_values(values, dimension) if attribute is dimension and not negated else None
+        case And(children):
+            return next((keys for child in children if (keys := _keys(child, dimension))), None)
+        case Or(children):
+            found = [keys for child in children if (keys := _keys(child, dimension))]
+            if len(found) < len(children):
+                return None
+            exact = frozenset(key for keys in found for key in keys.exact)
+            return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
+        case HeaderMatch():
+            return None
 
 
-def _source_ip(request: CheckInput) -> IpAddress | None:
-    return request.source_ip
-
-
-def _remote_ip(request: CheckInput) -> IpAddress | None:
-    return request.remote_ip
-
-
-def _destination_ip(request: CheckInput) -> IpAddress | None:
-    return request.destination_ip
-
-
-def _operation_tests(operation: Operation, *, grants: bool) -> list[Test]:
-    return [
-        *match.method_tests(operation.methods),
-        *match.path_tests(operation.paths, grants=grants),
-        *match.host_tests(operation.hosts, grants=grants),
-        *match.port_tests(operation.ports, grants=grants),
-    ]
-
-
-_IDENTITY_TESTS = {
-    Attribute.SOURCE_NAMESPACE: match.namespace_test,
-    Attribute.SOURCE_SERVICE_ACCOUNT: match.service_account_test,
-    Attribute.SOURCE_TRUST_DOMAIN: match.trust_domain_test,
-}
-_ADDRESSES = {
-    Attribute.SOURCE_IP: _source_ip,
-    Attribute.REMOTE_IP: _remote_ip,
-    Attribute.DESTINATION_IP: _destination_ip,
-}
-
-
-def _condition_tests(condition: Condition, expand: Expansion, *, grants: bool) -> list[Test]:
-    attribute = condition.attribute
-    match condition.values:
-        case Networks() as networks:
-            return match.address_tests(networks, _ADDRESSES[attribute], grants=grants)
-        case Ports() as ports:
-            return match.port_tests(ports, grants=grants)
-        case Patterns() as patterns if attribute is Attribute.HEADER:
-            return match.header_tests(condition.header, patterns, grants=grants)
-        case Patterns() as patterns if attribute is Attribute.SNI:
-            return match.sni_tests(patterns, grants=grants)
-        case Patterns() as patterns if attribute is Attribute.SOURCE_PRINCIPAL:
-            return _principal_tests(patterns, expand, grants=grants)
-        case patterns:
-            return match.identity_tests(patterns, _IDENTITY_TESTS[attribute], grants=grants)
-
-
-Keys = tuple[Dimension, tuple[str, ...], tuple[str, ...]]
-
-
-def _keys(rule: Rule, expand: Expansion) -> Keys:
-    """Return the first dimension in which every match of the rule has one of a few keys."""
-    paths = [operation.paths.any_of for operation in rule.operations]
-    if paths and all(map(_has_path_keys, paths)):
-        sorted_paths = StringPatterns.of(value for values in paths for value in values)
-        with_slash = (f"{path}/" for path in sorted_paths.exact)  # what a wide test matches, too
-        return Dimension.PATH, (*sorted_paths.exact, *with_slash), sorted_paths.prefixes
-    conditions = [
-        expand(condition.values.any_of)
-        for condition in rule.conditions
-        if condition.attribute is Attribute.SOURCE_PRINCIPAL and isinstance(condition.values, Patterns)
-    ]
-    choices = (
-        (Dimension.PRINCIPAL, [expand(source.principals.any_of) for source in rule.sources]),
-        *((Dimension.PRINCIPAL, [values]) for values in conditions),
-        (Dimension.HOST, [operation.hosts.any_of for operation in rule.operations]),
-        (Dimension.NAMESPACE, [source.namespaces.any_of for source in rule.sources]),
-    )
-    for dimension, alternatives in choices:
-        keys = _exact(alternatives)
-        if keys and not (dimension is Dimension.NAMESPACE and any("/" in key for key in keys)):
-            return dimension, keys, ()
-    return Dimension.NOTHING, (), ()
-
-
-def _has_path_keys(values: tuple[str, ...]) -> bool:
-    return bool(values) and not any(value.startswith(ANY) or is_template(value) for value in values)
-
-
-def _exact(alternatives: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return all values of the alternatives if each has some and none of them is a pattern, else nothing."""
-    if not all(alternatives) or any("*" in value for values in alternatives for value in values):
-        return ()
-    return tuple(value for values in alternatives for value in values)
+def _keys_of_values(values: Values, dimension: Attribute) -> Keys | None:
+    match values:
+        case frozenset():
+            return Keys(dimension, frozenset(map(str, values)))
+        case StringPatterns(exact, prefixes, suffixes=(), anything=False) if dimension is Attribute.PATH:
+            return Keys(dimension, exact, prefixes)
+        case WideHosts(patterns):
+            return _keys_of_values(patterns, dimension)
+        case NamespacePatterns(exact, globs=()):
+            return Keys(dimension, exact)
+        case _:
+            return None

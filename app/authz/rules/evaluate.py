@@ -4,11 +4,12 @@ Istio's order (AuthorizationPolicy, "Access Control"): a DENY policy that matche
 request is allowed; an ALLOW policy that matches allows; otherwise it is denied.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
+from app.authz.rules.compile import CompiledPolicy
 from app.authz.rules.index import PolicyIndex, WorkloadRules
 from app.core.decision import Decision, Outcome
 
@@ -22,39 +23,51 @@ _NO_MATCH = Verdict(Decision(Outcome.DENY, "no rule of the workload's ALLOW poli
 _UNKNOWN = Verdict(
     Decision(
         Outcome.DENY,
-        "the destination workload is not told: the check has neither destination.principal nor meshward.namespace",
+        "the destination workload is missing: the check has neither destination.principal nor meshward.namespace",
     ),
     Cause.UNKNOWN_WORKLOAD,
 )
 _UNKNOWN_LABELS = Verdict(
     Decision(
         Outcome.DENY,
-        "the destination workload's labels are not told, and policies select by labels: "
+        "the destination workload's labels are missing, and policies select by labels: "
         "the check has neither destination.labels nor meshward.labels",
     ),
     Cause.UNKNOWN_WORKLOAD,
 )
 
 
-def evaluate(index: PolicyIndex, request: CheckInput, options: AuthzOptions) -> Verdict:
-    """Return the verdict on `request`: a denial if it is denied under any reading of its path and method."""
-    workload = request.workload
-    if workload is None:
-        if options.unknown_workload is UnknownWorkload.DENY:
-            return _UNKNOWN
-        rules = index.root_rules()
-    elif workload.labels is None and index.selects_by_labels(workload.namespace):
-        return _UNKNOWN_LABELS
-    else:
-        rules = index.rules_for(workload)
-    verdict = _judge(rules, request)
-    if verdict.decision.outcome is Outcome.DENY or not options.every_reading:
+@dataclass(frozen=True, slots=True)
+class NativeEngine:
+    """Evaluates Istio's policies in this process; a verdict is always ready at once."""
+
+    index: PolicyIndex
+    options: AuthzOptions
+
+    @staticmethod
+    def of(policies: Iterable[CompiledPolicy], options: AuthzOptions) -> "NativeEngine":
+        """Return the engine for `policies`."""
+        return NativeEngine(PolicyIndex(policies, options.root_namespace), options)
+
+    def evaluate(self, request: CheckInput) -> Verdict:
+        """Return the verdict on `request`: a denial if it is denied under any reading of its path and method."""
+        index, workload = self.index, request.workload
+        if workload is None:
+            if self.options.unknown_workload is UnknownWorkload.DENY:
+                return _UNKNOWN
+            rules = index.root_rules()
+        elif workload.labels is None and index.selects_by_labels(workload.namespace):
+            return _UNKNOWN_LABELS
+        else:
+            rules = index.rules_for(workload)
+        verdict = _judge(rules, request)
+        if verdict.decision.outcome is Outcome.DENY or not self.options.every_reading:
+            return verdict
+        for other in _other_readings(rules, request):
+            denial = _judge(rules, other)
+            if denial.decision.outcome is Outcome.DENY:
+                return denial
         return verdict
-    for other in _other_readings(rules, request):
-        denial = _judge(rules, other)
-        if denial.decision.outcome is Outcome.DENY:
-            return denial
-    return verdict
 
 
 def _judge(rules: WorkloadRules, request: CheckInput) -> Verdict:

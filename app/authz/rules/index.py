@@ -3,13 +3,13 @@
 An index is a snapshot that never changes in meaning; the tables of a workload are made on its first request and kept.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from app.authz.model import Action, CheckInput, Labels, Verdict, Workload
-from app.authz.rules.compile import CompiledPolicy, CompiledRule, Dimension
-from app.authz.rules.match import without_port
+from app.authz.model import Action, Attribute, CheckInput, Labels, Verdict, Workload
+from app.authz.rules.compile import CompiledPolicy, CompiledRule
+from app.authz.rules.patterns import without_port
 
 # Workloads, by namespace and labels, whose tables are kept; beyond that they are all made anew. A mesh has fewer kinds
 # of workloads than this, and hostile labels cannot claim more memory.
@@ -24,24 +24,20 @@ class RuleTable:
 
     def __init__(self, rules: Iterable[CompiledRule]) -> None:
         numbered = list(enumerate(rules))
-        self._rest = [(number, rule) for number, rule in numbered if rule.dimension is Dimension.NOTHING]
-        tables = {dimension: _table(numbered, dimension) for dimension in Dimension}
-        self._paths = tables[Dimension.PATH]
-        self._principals = tables[Dimension.PRINCIPAL]
-        self._hosts = tables[Dimension.HOST]
-        self._namespaces = tables[Dimension.NAMESPACE]
-        self._prefixes = _prefix_tables(numbered)
-        self._by_path = [entry for entry in numbered if entry[1].dimension is Dimension.PATH]
-        self._by_host = [entry for entry in numbered if entry[1].dimension is Dimension.HOST]
-        self._by_identity = [
-            entry for entry in numbered if entry[1].dimension in {Dimension.PRINCIPAL, Dimension.NAMESPACE}
-        ]
+        self._rest = [entry for entry in numbered if entry[1].keys is None]
+        self._by_path = _looked_up_by(numbered, Attribute.PATH)
+        self._by_host = _looked_up_by(numbered, Attribute.HOST)
+        self._by_identity = _looked_up_by(numbered, Attribute.SOURCE_PRINCIPAL, Attribute.SOURCE_NAMESPACE)
+        self._paths, self._prefixes = _table(self._by_path), _prefix_tables(self._by_path)
+        self._hosts = _table(self._by_host)
+        self._principals = _table(_looked_up_by(numbered, Attribute.SOURCE_PRINCIPAL))
+        self._namespaces = _table(_looked_up_by(numbered, Attribute.SOURCE_NAMESPACE))
         self.is_empty = not numbered
 
     def first(self, request: CheckInput) -> Verdict | None:
         """Return the verdict of the first rule that matches, None if none does."""
         for _, rule in self._candidates(request):
-            if rule.test(request):
+            if rule.node.holds(request):
                 return rule.verdict
         return None
 
@@ -92,20 +88,23 @@ def _number(entry: Numbered) -> int:
     return entry[0]
 
 
-def _table(numbered: Iterable[Numbered], dimension: Dimension) -> Table:
+def _looked_up_by(numbered: Iterable[Numbered], *dimensions: Attribute) -> list[Numbered]:
+    return [entry for entry in numbered if (keys := entry[1].keys) and keys.dimension in dimensions]
+
+
+def _table(entries: Iterable[Numbered]) -> Table:
     table: Table = {}
-    for entry in numbered:
-        if entry[1].dimension is dimension:
-            for key in dict.fromkeys(entry[1].keys):
-                table.setdefault(key, []).append(entry)
+    for entry in entries:
+        for key in entry[1].keys.exact if entry[1].keys else ():
+            table.setdefault(key, []).append(entry)
     return table
 
 
-def _prefix_tables(numbered: Iterable[Numbered]) -> list[tuple[int, Table]]:
+def _prefix_tables(entries: Iterable[Numbered]) -> list[tuple[int, Table]]:
     """Return a table for each length of prefix, so that a path is cut once a length, not compared once a prefix."""
     tables: dict[int, Table] = {}
-    for entry in numbered:
-        for prefix in dict.fromkeys(entry[1].prefixes):
+    for entry in entries:
+        for prefix in dict.fromkeys(entry[1].keys.prefixes) if entry[1].keys else ():
             tables.setdefault(len(prefix), {}).setdefault(prefix, []).append(entry)
     return sorted(tables.items())
 
@@ -122,9 +121,9 @@ class WorkloadRules:
     @staticmethod
     def of(policies: Iterable[CompiledPolicy]) -> "WorkloadRules":
         """Put the rules of `policies` into tables, in the order of the policies' names."""
-        applied = sorted(policies, key=lambda policy: (policy.namespace, policy.name))
-        allowing = [policy for policy in applied if policy.action is Action.ALLOW]
-        denying = [policy for policy in applied if policy.action is Action.DENY]
+        applied = sorted(policies, key=lambda compiled: (compiled.policy.namespace, compiled.policy.name))
+        allowing = [compiled for compiled in applied if compiled.policy.action is Action.ALLOW]
+        denying = [compiled for compiled in applied if compiled.policy.action is Action.DENY]
         return WorkloadRules(
             RuleTable(rule for policy in denying for rule in policy.rules),
             RuleTable(rule for policy in allowing for rule in policy.rules),
@@ -147,13 +146,13 @@ class _Scope:
 
 
 class PolicyIndex:
-    """Every policy, by the workloads that it is for. `policies` are those in force, `root` the root namespace."""
+    """`policies` by the workloads that they are for; `root` is the root namespace."""
 
-    def __init__(self, policies: Mapping[str, CompiledPolicy], root: str) -> None:
+    def __init__(self, policies: Iterable[CompiledPolicy], root: str) -> None:
         self._root = root
         by_namespace: dict[str, list[CompiledPolicy]] = {root: []}
-        for policy in policies.values():
-            by_namespace.setdefault(policy.namespace, []).append(policy)
+        for compiled in policies:
+            by_namespace.setdefault(compiled.policy.namespace, []).append(compiled)
         everywhere = by_namespace[root]
         self._scopes = {
             namespace: _scope(everywhere if namespace == root else [*everywhere, *own])
@@ -188,7 +187,7 @@ class PolicyIndex:
         pairs = scope.selected.intersection(labels)
         rules = scope.made_for.get(pairs)
         if rules is None:
-            rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.selector))
+            rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.policy.selector))
             scope.made_for[pairs] = rules
         scope.made[labels] = rules
         self._kept += 1
@@ -197,4 +196,4 @@ class PolicyIndex:
 
 def _scope(policies: Iterable[CompiledPolicy]) -> _Scope:
     found = tuple(policies)
-    return _Scope(found, frozenset(pair for policy in found for pair in policy.selector))
+    return _Scope(found, frozenset(pair for compiled in found for pair in compiled.policy.selector))

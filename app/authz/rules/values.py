@@ -7,7 +7,7 @@ from typing import TypeVar
 from app.authz.model import IpNetwork, Networks, Patterns, Ports
 from app.authz.rules.kubernetes import is_namespace
 from app.authz.rules.paths import spelled_as_read
-from app.authz.rules.template import is_template, template_problem
+from app.authz.rules.patterns import is_template, template_problem
 from app.documents.reader import Problems, Reader
 
 # Istio's bounds on service accounts.

@@ -23,9 +23,9 @@ from app.authz.model import (
     Workload,
 )
 from app.authz.rpc.attributes import read_identity
-from app.authz.rules.compile import compile_policy
-from app.authz.rules.evaluate import evaluate
-from app.authz.rules.index import PolicyIndex
+from app.authz.rules.compile import compile_policy, rule_node
+from app.authz.rules.evaluate import NativeEngine
+from app.authz.rules.nodes import describe
 from tests.property.authz import naive
 
 OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)
@@ -114,20 +114,30 @@ requests = st.builds(
 )
 
 
-def index_of(found, options=OPTIONS):
-    return PolicyIndex({policy.key: compile_policy(policy, options) for policy in found}, options.root_namespace)
+def engine_of(found, options=OPTIONS):
+    return NativeEngine.of((compile_policy(policy, options) for policy in found), options)
 
 
 def allows(found, check, options=OPTIONS):
-    return evaluate(index_of(found, options), check, options).decision.allowed
+    return engine_of(found, options).evaluate(check).decision.allowed
 
 
 @settings(max_examples=120, deadline=None)
 @given(policy_sets, st.lists(requests, min_size=1, max_size=8))
 def test_the_index_agrees_with_a_walk_over_everything(found, checks):
-    index = index_of(found)
+    engine = engine_of(found)
     for check in checks:
-        assert evaluate(index, check, OPTIONS).decision.allowed == naive.decide(found, check, OPTIONS)
+        assert engine.evaluate(check).decision.allowed == naive.decide(found, check, OPTIONS)
+
+
+@settings(max_examples=120, deadline=None)
+@given(rules, st.sampled_from(Action), st.lists(requests, min_size=1, max_size=8))
+def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, checks):
+    node = rule_node(rule, OPTIONS, grants=action is Action.ALLOW)
+    assert node == rule_node(rule, OPTIONS, grants=action is Action.ALLOW)
+    assert describe(node)
+    for check in checks:
+        assert node.holds(check) == naive.rule_matches(rule, check, action, OPTIONS), describe(node)
 
 
 @settings(max_examples=120, deadline=None)
@@ -148,7 +158,7 @@ def test_one_more_deny_policy_never_allows_what_was_denied(found, extra, check):
 @settings(max_examples=40, deadline=None)
 @given(policy_sets.flatmap(lambda found: st.tuples(st.just(found), st.permutations(found))), requests)
 def test_the_order_of_policies_changes_neither_decision_nor_reason(orders, check):
-    first, second = (evaluate(index_of(found), check, OPTIONS) for found in orders)
+    first, second = (engine_of(found).evaluate(check) for found in orders)
     assert first == second
 
 

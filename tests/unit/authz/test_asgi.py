@@ -102,7 +102,7 @@ async def test_the_peer_is_believed_only_where_that_is_chosen():
     assert await status(FROM_FRONT, trust_forwarded_client_cert=True) == 403
 
 
-async def test_a_rule_that_denies_by_a_peer_that_is_not_told_denies():
+async def test_a_missing_peer_is_denied_by_a_rule_about_peers():
     text = policy("{action: DENY, rules: [{from: [{source: {namespaces: [evil]}}]}]}")
     assert await status(text) == 403
     assert await status(text, trust_forwarded_client_cert=True) == 200

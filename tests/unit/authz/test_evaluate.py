@@ -4,8 +4,7 @@ import pytest
 
 from app.authz.model import AuthzOptions, Cause, UnknownWorkload, Workload
 from app.authz.rules import index as index_module
-from app.authz.rules.evaluate import evaluate
-from tests.fakes.authz import allowed, index_of, policy, request, verdict, workload
+from tests.fakes.authz import allowed, engine_of, policy, request, verdict, workload
 
 ALLOW_ALL = "{rules: [{}]}"
 DENY_ALL = "{action: DENY, rules: [{}]}"
@@ -17,7 +16,7 @@ def test_no_policy_allows():
     assert (found.decision.allowed, found.cause) == (True, Cause.NO_POLICY)
 
 
-def test_an_allow_policy_that_matches_allows_and_says_by_which_rule():
+def test_an_allow_policy_that_matches_allows_and_names_the_rule():
     found = verdict(policy("{rules: [{to: [{operation: {methods: [PUT]}}]}, {}]}"), request())
     assert found.decision.allowed
     assert (found.decision.policy, found.decision.rule, found.cause) == ("shop/p", "rules[1]", Cause.POLICY)
@@ -80,7 +79,7 @@ def test_a_selector_of_a_root_policy_selects_in_every_namespace():
 def test_an_unknown_workload_is_denied_with_that_reason():
     found = verdict("", request(workload=None))
     assert (found.decision.allowed, found.cause) == (False, Cause.UNKNOWN_WORKLOAD)
-    assert "destination workload is not told" in found.decision.reason
+    assert "destination workload is missing" in found.decision.reason
 
 
 def test_an_unknown_workload_gets_the_root_policies_alone_where_that_is_chosen():
@@ -90,24 +89,24 @@ def test_an_unknown_workload_gets_the_root_policies_alone_where_that_is_chosen()
 
 
 @pytest.mark.parametrize("namespace", ["shop", "istio-system"])
-def test_labels_that_are_not_told_deny_where_policies_select_by_them(namespace):
+def test_missing_labels_are_denied_where_policies_select_by_labels(namespace):
     text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}", namespace=namespace)
     found = verdict(text, request(workload=Workload("shop", None)))
     assert (found.decision.allowed, found.cause) == (False, Cause.UNKNOWN_WORKLOAD)
 
 
-def test_labels_that_are_not_told_do_not_matter_where_no_policy_selects_by_them():
+def test_missing_labels_do_not_matter_where_no_policy_selects_by_labels():
     assert allowed(policy(ALLOW_ALL), request(workload=Workload("shop", None)))
 
 
 def test_the_memory_for_workloads_is_bounded(monkeypatch):
     monkeypatch.setattr(index_module, "MAX_WORKLOADS", 3)
-    index = index_of(policy("{selector: {matchLabels: {app: bad}}, action: DENY, rules: [{}]}"))
+    engine = engine_of(policy("{selector: {matchLabels: {app: bad}}, action: DENY, rules: [{}]}"))
     for number in range(20):
         check = request(workload=workload("shop", app=f"a{number}"))
-        assert evaluate(index, check, AuthzOptions()).decision.allowed
-    assert not evaluate(index, request(workload=workload("shop", app="bad")), AuthzOptions()).decision.allowed
-    assert sum(len(scope.made) for scope in index._scopes.values()) <= 3
+        assert engine.evaluate(check).decision.allowed
+    assert not engine.evaluate(request(workload=workload("shop", app="bad"))).decision.allowed
+    assert sum(len(scope.made) for scope in engine.index._scopes.values()) <= 3
 
 
 def test_a_check_tries_only_the_rules_that_its_request_can_match():
@@ -115,7 +114,7 @@ def test_a_check_tries_only_the_rules_that_its_request_can_match():
         policy(f"{{rules: [{{to: [{{operation: {{paths: ['/p{number}', '/q{number}/*']}}}}]}}]}}", name=f"p{number}")
         for number in range(200)
     )
-    rules = index_of(text).rules_for(request().workload)
+    rules = engine_of(text).index.rules_for(request().workload)
     assert [rule.verdict.decision.policy for _, rule in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
     assert rules.allow._candidates(request("/other")) == []
 

@@ -68,12 +68,12 @@ def test_a_peer_without_identity_has_no_principal_namespace_or_account():
         ("notTrustDomains", "evil"),
     ],
 )
-def test_plaintext_is_denied_as_not_somebody_but_never_granted_as_not_somebody(field, value):
+def test_a_peer_without_identity_matches_negated_identities_in_deny_rules_only(field, value):
     assert refuses(source(field, value), request(source=""))
     assert not matches(source(field, value), request(source=""))
 
 
-def test_plaintext_is_granted_where_a_rule_speaks_of_peers_without_identity():
+def test_a_peer_without_identity_is_granted_where_a_rule_is_about_such_peers():
     assert both(source("notPrincipals", "*"), request(source=""))
     assert not both(source("notPrincipals", "*"), request())
 
@@ -141,7 +141,7 @@ def test_addresses_match_by_block_also_when_mapped_into_ipv6(block, address, exp
     assert both(when("destination.ip", block), request(destination_ip=address)) is expected
 
 
-def test_the_remote_address_is_told_apart_from_the_connections():
+def test_the_remote_address_is_not_the_connections():
     check = request(source_ip="10.0.0.1", remote_ip="203.0.113.9")
     assert both(source("remoteIpBlocks", "203.0.113.0/24"), check)
     assert not both(source("ipBlocks", "203.0.113.0/24"), check)
@@ -289,10 +289,10 @@ def test_a_repeated_header_is_granted_if_every_value_matches_and_denied_if_one_d
         when("destination.ip", "10.0.0.0/8"),
     ],
 )
-def test_what_the_check_does_not_tell_never_grants_and_always_denies(rule):
-    untold = request(source=None, source_ip=None, destination_ip=None, port=None, host="")
-    assert not matches(rule, untold)
-    assert refuses(rule, untold)
+def test_a_missing_attribute_is_never_granted_and_always_denied(rule):
+    missing = request(source=None, source_ip=None, destination_ip=None, port=None, host="")
+    assert not matches(rule, missing)
+    assert refuses(rule, missing)
 
 
 def test_values_are_alternatives_fields_and_conditions_add_up_and_items_are_alternatives():

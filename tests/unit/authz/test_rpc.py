@@ -1,4 +1,4 @@
-"""What of a CheckRequest is read, and what a CheckResponse says."""
+"""Which parts of a CheckRequest are read, and what a CheckResponse contains."""
 
 from urllib.parse import quote
 
@@ -34,7 +34,7 @@ def metadata(response) -> dict[str, str]:
     return dict(response.dynamic_metadata.items())
 
 
-async def test_an_allowed_request_is_ok_and_says_which_rule_allowed_it_to_the_proxy_alone():
+async def test_an_allowed_request_is_ok_and_names_the_rule_to_the_proxy_only():
     response = await answer(FROM_FRONT, check_request())
     assert response.status.code == 0
     assert metadata(response) == {
@@ -58,7 +58,7 @@ async def test_a_denied_request_is_403_with_a_body_that_helps_and_does_not_name_
     assert metadata(response)["meshward.policy"] == "shop/no-admin"
 
 
-async def test_the_client_is_told_the_rule_where_that_is_chosen():
+async def test_the_client_gets_the_rule_where_that_is_configured():
     denied = (await answer(DENY_ADMIN, check_request("/admin"), expose_decision=True)).denied_response
     headers = {h.header.key: h.header.value for h in denied.headers}
     assert headers["x-meshward-decision"] == "deny; policy=shop/no-admin; rule=rules[0]"
@@ -107,7 +107,7 @@ async def test_a_peer_without_identity_is_judged_as_one():
     assert not await allows(FROM_FRONT, check_request(principal=""))
 
 
-async def test_the_destination_is_told_by_its_principal_an_extension_or_the_caller():
+async def test_the_destination_comes_from_its_principal_an_extension_or_the_caller():
     for kind in (
         check_request("/admin"),
         check_request("/admin", destination="", extensions={"meshward.namespace": "shop"}),
@@ -118,9 +118,9 @@ async def test_the_destination_is_told_by_its_principal_an_extension_or_the_call
     assert await allows(DENY_ADMIN, check_request("/", destination=""), caller=sidecar)
 
 
-async def test_a_destination_that_is_not_told_or_told_twice_over_is_denied():
-    untold = await answer("", check_request(destination=""))
-    assert "destination workload is not told" in metadata(untold)["meshward.reason"]
+async def test_a_missing_or_contradictory_destination_is_denied():
+    missing = await answer("", check_request(destination=""))
+    assert "destination workload is missing" in metadata(missing)["meshward.reason"]
     assert not await allows("", check_request(extensions={"meshward.namespace": "other"}))
     assert not await allows("", check_request(destination="", extensions={"meshward.namespace": "No NS"}))
     assert not await allows("", check_request(destination="spiffe://td/other-form"))

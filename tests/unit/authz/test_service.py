@@ -6,6 +6,7 @@ import pytest
 
 from app.authz import service as service_module
 from app.authz.rules.compile import compile_policy
+from app.authz.rules.evaluate import NativeEngine
 from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
@@ -82,7 +83,7 @@ async def test_a_fault_inside_a_check_is_a_denial_that_is_counted(service, metri
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(service_module, "evaluate", broken)
+    monkeypatch.setattr(NativeEngine, "evaluate", broken)
     decision = service.check(request())
     assert not decision.allowed
     assert "broken" not in decision.reason

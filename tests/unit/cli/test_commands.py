@@ -31,6 +31,12 @@ spec:
   action: ALLOW
   rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/web"]}}]}]
 """
+NO_RULES = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: none, namespace: istio-system}
+spec: {selector: {matchLabels: {app: x}}}
+"""
 LIMITS = "domain: mesh\ndescriptors: [{key: path, rate_limit: {unit: minute, requests_per_unit: 5}}]\n"
 
 
@@ -88,7 +94,24 @@ def test_documents_that_are_right_are_listed(meshward, tmp_path):
     assert meshward("quota", "check", "q.yaml")[:2] == (0, "q.yaml: mesh is valid\n")
 
 
-def test_documents_that_are_wrong_are_told_with_file_and_path(meshward, tmp_path):
+def test_a_policy_is_shown_as_it_is_evaluated(meshward, tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text(POLICY)
+    monkeypatch.setenv("MESHWARD_TRUST_DOMAIN", "example.org")
+    status, out, _ = meshward("policy", "check", "--show", "a.yaml")
+    assert status == 0
+    assert out.splitlines() == [
+        "a.yaml: shop/cart is valid",
+        "  ALLOW for workloads of shop",
+        "  rules[0]: source.principal in [example.org/ns/shop/sa/web]",
+    ]
+    (tmp_path / "b.yaml").write_text(NO_RULES)
+    assert meshward("policy", "check", "--show", "b.yaml")[1].splitlines()[1:] == [
+        "  ALLOW for workloads of every namespace with app=x",
+        "  no rules: matches no request",
+    ]
+
+
+def test_documents_that_are_wrong_are_reported_with_file_and_path(meshward, tmp_path):
     (tmp_path / "a.yaml").write_text(POLICY)
     (tmp_path / "b.yaml").write_text(POLICY.replace("principals", "principal"))
     (tmp_path / "c.yaml").write_text("a: [")

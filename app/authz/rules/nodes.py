@@ -1,0 +1,185 @@
+"""A rule as data: a tree of And and Or over matches, each of one attribute of a request.
+
+`compile` makes the trees, `holds` evaluates one against a request, `describe` prints one. Nodes are frozen and compared
+by value. What depends on the policy's action is recorded in them (whether a missing attribute matches, whether patterns
+are wide), so that a tree can be read without its policy.
+"""
+
+# ruff: noqa: SIM110 - any() and all() over a generator cost more than what they go over
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+from app.authz.model import Attribute, CheckInput
+from app.authz.rules.patterns import (
+    AddressBlocks,
+    NamespacePatterns,
+    PathPatterns,
+    ServiceAccounts,
+    StringPatterns,
+    Strings,
+    TrustDomainPatterns,
+    WideHosts,
+    spelled,
+)
+
+Values = (
+    Strings
+    | frozenset[int]
+    | PathPatterns
+    | WideHosts
+    | NamespacePatterns
+    | ServiceAccounts
+    | TrustDomainPatterns
+    | AddressBlocks
+)
+
+
+def _principal(request: CheckInput) -> str | None:
+    source = request.source
+    return None if source is None else source.principal
+
+
+_source = attrgetter("source")
+_READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
+    Attribute.SOURCE_IP: attrgetter("source_ip"),
+    Attribute.REMOTE_IP: attrgetter("remote_ip"),
+    Attribute.SOURCE_PRINCIPAL: _principal,
+    Attribute.SOURCE_NAMESPACE: _source,
+    Attribute.SOURCE_SERVICE_ACCOUNT: _source,
+    Attribute.SOURCE_TRUST_DOMAIN: _source,
+    Attribute.DESTINATION_IP: attrgetter("destination_ip"),
+    Attribute.DESTINATION_PORT: attrgetter("destination_port"),
+    Attribute.SNI: attrgetter("sni"),
+    Attribute.HOST: attrgetter("host"),
+    Attribute.METHOD: attrgetter("method"),
+    Attribute.PATH: attrgetter("path"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One attribute of a request is one of `values`, or with `negated` none of them.
+
+    `if_missing` is the result for a request that lacks the attribute, negated or not. A peer without an identity lacks
+    none: its principal is empty and matches no values.
+    """
+
+    attribute: Attribute
+    values: Values
+    negated: bool = False
+    if_missing: bool = False
+    _read: Callable[[CheckInput], Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_read", _READERS[self.attribute])
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` matches."""
+        value = self._read(request)
+        if value is None:
+            return self.if_missing
+        return (value in self.values) is not self.negated
+
+
+PRESENT = StringPatterns(prefixes=("",))
+"""What `*` is for a header: any value, even an empty one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMatch:
+    """A request header matches `values`, or with `negated` does not.
+
+    Envoy joins the values of repeated headers with commas, and that is what Istio compares. The joined text and each
+    value have to match; if `wide`, one of them, or of the elements of a comma-separated list.
+    """
+
+    name: str
+    values: Strings
+    negated: bool = False
+    wide: bool = False
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` matches; an absent header matches no values."""
+        found = request.headers.get(self.name)
+        return (found is not None and self._matches(found)) is not self.negated
+
+    def _matches(self, found: tuple[str, ...]) -> bool:
+        matches = self.values.__contains__
+        readings = found if len(found) == 1 else (",".join(found), *found)
+        if not self.wide:
+            return all(map(matches, readings))
+        return any(map(matches, readings)) or any(matches(element.strip()) for element in readings[0].split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """Every child holds; without children it always does."""
+
+    children: "tuple[Node, ...]"
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` matches."""
+        for child in self.children:
+            if not child.holds(request):
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """One of the children holds."""
+
+    children: "tuple[Node, ...]"
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` matches."""
+        for child in self.children:
+            if child.holds(request):
+                return True
+        return False
+
+
+Node = And | Or | Match | HeaderMatch
+
+ALWAYS = And(())
+
+
+def all_of(parts: list[Node]) -> Node:
+    """Return the node that holds if all of `parts` do, flat: no And has an And for a child."""
+    flat = [node for part in parts for node in (part.children if isinstance(part, And) else (part,))]
+    return flat[0] if len(flat) == 1 else And(tuple(flat))
+
+
+def any_of(parts: list[Node]) -> Node:
+    """Return the node that holds if one of `parts` does."""
+    if ALWAYS in parts:
+        return ALWAYS
+    return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+
+def describe(node: Node) -> str:
+    """Return the node as one line: `source.namespace in [shop] and (request.path in [/a] or …)`."""
+    match node:
+        case And(()):
+            return "any request"
+        case And(children):
+            return " and ".join(_inside(child, Or) for child in children)
+        case Or(children):
+            return " or ".join(_inside(child, And) for child in children)
+        case HeaderMatch(name, values, negated, wide):
+            quantifier = "one value of " if wide else "every value of "
+            header = f"request.headers[{name}]"
+            found = f"{header} is present" if values == PRESENT else f"{quantifier}{header} in [{spelled(values)}]"
+            return f"not ({found})" if negated else found
+        case Match(attribute, values, negated, if_missing):
+            operator = "not in" if negated else "in"
+            port = " with any port" if isinstance(values, WideHosts) else ""
+            missing = " (or missing)" if if_missing else ""
+            return f"{attribute.value} {operator} [{spelled(values)}]{port}{missing}"
+
+
+def _inside(child: Node, other: type[Node]) -> str:
+    return f"({describe(child)})" if isinstance(child, other) else describe(child)

@@ -1,0 +1,276 @@
+"""The values of a rule: strings, patterns, templates, address blocks. `value in patterns` is the match.
+
+They are frozen, compared by value, and `spelled` lists them as a policy does. Patterns are sorted by kind, so that many
+of them cost little more than one.
+
+Some can be *wide*. A server may read a value in more than one way: a host with or without its port, a path with or
+without its last slash. Wide patterns match if one reading does, others only if the value as it is does.
+"""
+
+# ruff: noqa: SIM110 - any() and all() over a generator cost more than what they go over
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+from app.authz.model import Identity, IpAddress, IpNetwork
+
+ANY = "*"
+ONE_SEGMENT = "{*}"
+ANY_SEGMENTS = "{**}"
+# Operators in one template, Envoy's own bound; the expression below is linear in the path for any number.
+MAX_OPERATORS = 5
+
+_LITERAL = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]*")
+_CHARACTERS = r"a-zA-Z0-9\-._~%!$&'()+,;:@="
+
+
+@dataclass(frozen=True, slots=True)
+class StringPatterns:
+    """Istio's string patterns: `*` any text that is not empty, `*s` suffix, `p*` prefix, anything else exact."""
+
+    exact: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    anything: bool = False
+
+    def __contains__(self, text: str) -> bool:
+        if text in self.exact:
+            return True
+        if self.prefixes and text.startswith(self.prefixes):
+            return True
+        if self.suffixes and text.endswith(self.suffixes):
+            return True
+        return self.anything and text != ""
+
+    def __str__(self) -> str:
+        prefixes = [f"{prefix}*" for prefix in self.prefixes]
+        suffixes = [f"*{suffix}" for suffix in self.suffixes]
+        return ", ".join([*sorted(self.exact), *prefixes, *suffixes, *([ANY] if self.anything else [])])
+
+
+Strings = frozenset[str] | StringPatterns
+"""What a text is compared with; without any `*`, a set of texts, which is the fastest."""
+
+
+def spelled(values: object) -> str:
+    """Return the patterns as a policy spells them, with commas between them."""
+    return ", ".join(map(str, sorted(values))) if isinstance(values, frozenset) else str(values)
+
+
+def read_strings(patterns: Iterable[str]) -> Strings:
+    """Sort `patterns` by kind. A leading `*` is looked at first: `*a*` is the suffix `a*`."""
+    exact, prefixes, suffixes = [], [], []
+    anything = False
+    for pattern in patterns:
+        if pattern == ANY:
+            anything = True
+        elif pattern.startswith("*"):
+            suffixes.append(pattern[1:])
+        elif pattern.endswith("*"):
+            prefixes.append(pattern[:-1])
+        else:
+            exact.append(pattern)
+    if anything or prefixes or suffixes:
+        return StringPatterns(frozenset(exact), tuple(prefixes), tuple(suffixes), anything)
+    return frozenset(exact)
+
+
+@dataclass(frozen=True, slots=True)
+class WideHosts:
+    """Patterns for an authority, which match it with its port or without."""
+
+    patterns: Strings
+
+    def __contains__(self, host: str) -> bool:
+        return host in self.patterns or without_port(host) in self.patterns
+
+    def __str__(self) -> str:
+        return spelled(self.patterns)
+
+
+def without_port(host: str) -> str:
+    """Return the authority without its port, if it has one; the colons of an IPv6 address stand in brackets."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
+
+
+@dataclass(frozen=True, slots=True)
+class PathTemplate:
+    """One of Istio's path templates: `{*}` is one segment, `{**}` any number of them.
+
+    An operator stands for the characters that Istio names. A wide template takes any other for them, too, such as `*`
+    and `|`, with which a request would evade a denial, and allows one more slash at the end of the path.
+    """
+
+    text: str
+    wide: bool
+    _expression: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        segment = "[^/]" if self.wide else f"[{_CHARACTERS}]"
+        expressions = {ONE_SEGMENT: f"{segment}+", ANY_SEGMENTS: ".*" if self.wide else f"[{_CHARACTERS}/]*"}
+        parts = (expressions.get(segment, re.escape(segment)) for segment in self.text.split("/"))
+        object.__setattr__(self, "_expression", re.compile("/".join(parts) + ("/?" if self.wide else "")))
+
+    def matches(self, path: str) -> bool:
+        """Whether the whole path matches."""
+        return self._expression.fullmatch(path) is not None
+
+    def __str__(self) -> str:
+        return f"{self.text}, {self.text}/" if self.wide else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class PathPatterns:
+    """Patterns and templates for a path."""
+
+    patterns: Strings
+    templates: tuple[PathTemplate, ...]
+
+    @staticmethod
+    def of(values: Iterable[str], *, wide: bool) -> "PathPatterns | Strings":
+        """Sort `values`; wide ones match a path with one more slash at its end, too."""
+        templates, plain = [], []
+        for value in values:
+            if is_template(value):
+                templates.append(PathTemplate(value, wide))
+            else:
+                plain.append(value)
+        if wide:
+            plain += [f"{value}/" for value in plain if not value.endswith(("*", "/"))]
+        patterns = read_strings(plain)
+        return PathPatterns(patterns, tuple(templates)) if templates else patterns
+
+    def __contains__(self, path: str) -> bool:
+        if path in self.patterns:
+            return True
+        for template in self.templates:
+            if template.matches(path):
+                return True
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, [spelled(self.patterns), *map(str, self.templates)]))
+
+
+def is_template(path: str) -> bool:
+    """Whether `path` has an operator and so is a template and not a string pattern."""
+    return ONE_SEGMENT in path or ANY_SEGMENTS in path
+
+
+def template_problem(path: str) -> str:
+    """Return what is wrong with the template, empty if nothing is."""
+    if not path.startswith("/"):
+        return "a path template must start with '/'"
+    segments = path[1:].split("/")
+    operators = [segment for segment in segments if segment in {ONE_SEGMENT, ANY_SEGMENTS}]
+    if len(operators) > MAX_OPERATORS:
+        return f"a path template must not have more than {MAX_OPERATORS} operators"
+    if ANY_SEGMENTS in operators[:-1]:
+        return "'{**}' must be the last operator of a path template"
+    for segment in segments:
+        if segment not in {ONE_SEGMENT, ANY_SEGMENTS} and not _LITERAL.fullmatch(segment):
+            return f"segment {segment!r} of a path template must be '{{*}}', '{{**}}' or literal, without '*' or braces"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Globs:
+    """Patterns in which every `*` stands for any characters, and those that have none and are compared as they are."""
+
+    exact: frozenset[str]
+    globs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> Self:
+        """Sort `patterns` by kind."""
+        values = tuple(patterns)
+        exact = frozenset(value for value in values if "*" not in value and "/" not in value)
+        return cls(exact, tuple(value for value in values if value not in exact))
+
+    def __str__(self) -> str:
+        return ", ".join([*sorted(self.exact), *self.globs])
+
+
+class NamespacePatterns(_Globs):
+    """Patterns for `/ns/NAMESPACE/` anywhere in a SPIFFE ID, as in Istio."""
+
+    __slots__ = ()
+
+    def __contains__(self, source: Identity) -> bool:
+        if not self.exact.isdisjoint(source.namespaces):
+            return True
+        return any(_contains_glob(source.principal, f"/ns/{glob}/") for glob in self.globs)
+
+
+class TrustDomainPatterns(_Globs):
+    """Patterns for a whole trust domain."""
+
+    __slots__ = ()
+
+    def __contains__(self, source: Identity) -> bool:
+        domain = source.trust_domain
+        if domain in self.exact:
+            return True
+        # The slashes bind the pattern to the whole of the trust domain, which has none in it.
+        return domain != "" and any(_contains_glob(f"/{domain}/", f"/{glob}/") for glob in self.globs)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccounts:
+    """Service accounts `N/S`, which match a SPIFFE ID with `/ns/N/` and, after it, `sa/S` as whole segments."""
+
+    accounts: tuple[str, ...]
+
+    def __contains__(self, source: Identity) -> bool:
+        for account in self.accounts:
+            namespace, _, name = account.partition("/")
+            _, found, rest = source.principal.partition(f"/ns/{namespace}/")
+            if found and f"/sa/{name}/" in f"/{rest}/":
+                return True
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(self.accounts)
+
+
+def _contains_glob(text: str, glob: str) -> bool:
+    """Whether `text` contains `glob`, every `*` of which stands for any characters.
+
+    The pieces between the stars are found one after the other, each as early as it occurs: one pass over the text,
+    with the result that the regular expression `.*glob.*` has with backtracking.
+    """
+    position = 0
+    for piece in glob.split("*"):
+        found = text.find(piece, position)
+        if found < 0:
+            return False
+        position = found + len(piece)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class AddressBlocks:
+    """Address blocks, looked up once for each length of prefix among them."""
+
+    blocks: tuple[IpNetwork, ...]
+    _tables: tuple[tuple[int, int, frozenset[int]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        tables: dict[tuple[int, int], set[int]] = {}
+        for block in self.blocks:
+            shift = block.max_prefixlen - block.prefixlen
+            tables.setdefault((block.version, shift), set()).add(int(block.network_address) >> shift)
+        object.__setattr__(self, "_tables", tuple((*key, frozenset(table)) for key, table in tables.items()))
+
+    def __contains__(self, address: IpAddress) -> bool:
+        number, version = int(address), address.version
+        for each, shift, table in self._tables:
+            if each == version and number >> shift in table:
+                return True
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.blocks))
