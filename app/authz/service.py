@@ -1,12 +1,13 @@
 """Authorization's use cases: decide whether a request may pass. Their document store keeps the policies."""
 
+from collections.abc import Awaitable
 from functools import partial
 
 import structlog
 
 from app.authz.model import AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
+from app.authz.ports import MakeEngine, PolicyEngine
 from app.authz.rules.compile import CompiledPolicy, compile_policy
-from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
@@ -21,7 +22,7 @@ MAX_FACT = 256
 _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the policies are not loaded yet"), Cause.ERROR)
 _FAILED = Verdict(Decision(Outcome.DENY, "internal error; Meshward's log has the cause"), Cause.ERROR)
 
-PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, NativeEngine]
+PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, PolicyEngine]
 
 _log = structlog.get_logger(__name__)
 
@@ -44,27 +45,43 @@ class PolicyService:
     """Answers from memory, by the active policies of `documents`: the last set that was read whole and found valid."""
 
     def __init__(
-        self, source: DocumentSource, clock: Clock, metrics: Metrics, options: AuthzOptions, decisions: DecisionLog
+        self,
+        source: DocumentSource,
+        clock: Clock,
+        metrics: Metrics,
+        options: AuthzOptions,
+        decisions: DecisionLog,
+        make_engine: MakeEngine,
     ) -> None:
         self._metrics, self._decisions = metrics, decisions
         self.documents: PolicyStore = DocumentStore(
             POLICY_KIND,
             source,
             compile_document=partial(compile_policy, options=options),
-            build_index=lambda compiled: NativeEngine.of(compiled.values(), options),
+            build_index=lambda compiled: make_engine(compiled.values(), options),
             on_change=lambda snapshot: metrics.policies.set((), len(snapshot.documents)),
             clock=clock,
             metrics=metrics,
         )
 
-    def check(self, request: CheckInput) -> Decision:
-        """Return whether `request` may pass. Never raises: whatever goes wrong is a denial."""
+    def check(self, request: CheckInput) -> Decision | Awaitable[Decision]:
+        """Return whether `request` may pass, to be awaited where the engine has to wait for something.
+
+        Neither raises: whatever goes wrong is a denial. Cancelling the wait does raise CancelledError.
+        """
         snapshot = self.documents.snapshot
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:
-            return self._record(snapshot.index.evaluate(request), request)
+            verdict = snapshot.index.evaluate(request)
         except Exception:  # noqa: BLE001 - the sidecar would decide on an error, and may let the request pass
+            return self.failed()
+        return self._record(verdict, request) if isinstance(verdict, Verdict) else self._check_later(verdict, request)
+
+    async def _check_later(self, verdict: Awaitable[Verdict], request: CheckInput) -> Decision:
+        try:
+            return self._record(await verdict, request)
+        except Exception:  # noqa: BLE001 - as above
             return self.failed()
 
     def malformed(self, problem: str) -> Decision:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.audit.repository import SqlAuditRepository
 from app.audit.service import AuditLog
 from app.authz.model import AuthzOptions, UnknownWorkload
+from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile, DiskKeyStore
@@ -74,7 +75,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
     source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock)
-    policies = PolicyService(source, clock, metrics, options, decisions)
+    policies = PolicyService(source, clock, metrics, options, decisions, NativeEngine.of)
     quotas = QuotaService(
         _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock), MemoryCounters(clock), clock, metrics
     )

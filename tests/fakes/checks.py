@@ -3,6 +3,8 @@
 from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.model import AuthzOptions
+from app.authz.ports import PolicyEngine
+from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
 from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
@@ -20,10 +22,13 @@ API = "spiffe://cluster.local/ns/shop/sa/api"
 class Policies(PolicyService):
     """The service, changed by an operator."""
 
-    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off"):
+    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off", engine=None):
         clock = clock or ManualClock()
         log = DecisionLog(decisions, clock.monotonic)
-        super().__init__(source or MemoryDocuments(), clock, metrics or Metrics(), options or AuthzOptions(), log)
+        make_engine = NativeEngine.of if engine is None else lambda *_: engine
+        super().__init__(
+            source or MemoryDocuments(), clock, metrics or Metrics(), options or AuthzOptions(), log, make_engine
+        )
 
     async def apply(self, text: str):
         return await self.documents.apply(OPERATOR, parse_documents(text.encode()))
@@ -32,8 +37,13 @@ class Policies(PolicyService):
         await self.documents.delete(OPERATOR, DocumentKey(namespace, name))
 
 
-async def policy_service(text: str = "", options: AuthzOptions | None = None, metrics: Metrics | None = None):
-    service = Policies(options=options, metrics=metrics)
+async def policy_service(
+    text: str = "",
+    options: AuthzOptions | None = None,
+    metrics: Metrics | None = None,
+    engine: PolicyEngine | None = None,
+):
+    service = Policies(options=options, metrics=metrics, engine=engine)
     await service.documents.refresh()
     if text:
         await service.apply(text)

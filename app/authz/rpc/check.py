@@ -6,6 +6,7 @@ the caller itself, if it proved an SVID. Its labels are `destination.labels`, or
 (`app=shop,version=v1`).
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -69,20 +70,27 @@ class AuthorizationRpc:
         self._kept: dict[Decision, Any] = {}
 
     def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
-        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403. Never raises, never waits.
+        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403; or with an awaitable of it.
 
-        An error would be the sidecar's to decide on, by its `failure_mode_allow`.
+        Neither raises, because the sidecar would decide on an error by its `failure_mode_allow`. Cancelling does.
         """
-        attributes = request.attributes
         try:
-            decision = self._service.check(_read(attributes, context, self._trusted_hops))
+            decision = self._service.check(_read(request.attributes, context, self._trusted_hops))
         except InvalidInputError as error:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
+        if isinstance(decision, Decision):
+            return self._respond(decision, request)
+        return self._respond_later(decision, request)
+
+    async def _respond_later(self, decision: Awaitable[Decision], request: Any) -> Any:
+        return self._respond(await decision, request)
+
+    def _respond(self, decision: Decision, request: Any) -> Any:
         if decision.allowed:
             return self._kept.get(decision) or self._keep(decision)
-        http = attributes.request.http
+        http = request.attributes.request.http
         return self._denial(decision, http.method, http.path)
 
     def deny(self, error: MeshwardError) -> Any:

@@ -82,7 +82,7 @@ class HttpAuthorization:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one check (ASGI 3, http). Whatever goes wrong is a denial: `failure_mode_allow` admits on an error."""
-        decision = self._decide(scope)
+        decision = await self._decide(scope)
         await _drain(receive)
         method = scope["method"]
         headers = [(b"content-type", CONTENT_TYPE.encode())]
@@ -96,13 +96,14 @@ class HttpAuthorization:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _decide(self, scope: Mapping[str, Any]) -> Decision:
+    async def _decide(self, scope: Mapping[str, Any]) -> Decision:
         try:
-            return self._service.check(self._read(scope))
+            decision = self._service.check(self._read(scope))
         except InvalidInputError as error:
             return self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring of __call__ says
             return self._service.failed()
+        return decision if isinstance(decision, Decision) else await decision
 
     def _read(self, scope: Mapping[str, Any]) -> CheckInput:
         headers = _headers(scope)

@@ -1,13 +1,18 @@
 """HTTP checks: what is read of the request, and 200 or 403, nothing else."""
 
+import asyncio
+
 import pytest
 
+from app.authz.model import Cause, Verdict
 from app.authz.rpc import http as asgi
 from app.authz.rpc.http import HttpAuthorization
+from app.core.decision import Decision, Outcome
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.fakes.authz import policy
 from tests.fakes.checks import API, FRONT, policy_service
+from tests.fakes.engine import WaitingEngine
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
 FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
@@ -24,9 +29,10 @@ async def ask(
     host=b"shop.example.org",
     scope=None,
     body=(b"",),
+    engine=None,
     **options,
 ):
-    application = HttpAuthorization(await policy_service(text), **options)
+    application = HttpAuthorization(await policy_service(text, engine=engine), **options)
     raw = f"/ext_authz{path}".encode()
     full = {
         "type": "http",
@@ -70,6 +76,16 @@ async def test_a_denial_says_what_was_denied_and_the_rule_only_where_that_is_cho
     _, headers, body, _ = await ask(DENY_ADMIN, "/admin", expose_decision=True)
     assert headers[b"x-meshward-decision"] == b"deny; policy=shop/no-admin; rule=rules[0]"
     assert "no-admin" in body
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [(Outcome.ALLOW, 200), (Outcome.DENY, 403)])
+async def test_a_check_whose_engine_waits_is_answered_when_its_verdict_is_there(outcome, expected):
+    engine = WaitingEngine()
+    waiting = asyncio.ensure_future(status(engine=engine))
+    await engine.asked.wait()
+    assert not waiting.done()
+    engine.verdict.set_result(Verdict(Decision(outcome, "decided by another engine"), Cause.POLICY))
+    assert await waiting == expected
 
 
 async def test_the_answer_to_a_head_has_no_body():

@@ -1,9 +1,11 @@
 """Which parts of a CheckRequest are read, and what a CheckResponse contains."""
 
+import asyncio
 from urllib.parse import quote
 
 import pytest
 
+from app.authz.model import Cause, Verdict
 from app.authz.rpc import check as rpc_module
 from app.authz.rpc.check import AuthorizationRpc
 from app.core.decision import Decision, Outcome
@@ -12,8 +14,9 @@ from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa, new_key, pem
 from tests.fakes.authz import policy
-from tests.fakes.checks import API, FRONT, check_answer, check_request, policy_service
+from tests.fakes.checks import API, FRONT, check_answer, check_request, context, policy_service
 from tests.fakes.clock import ManualClock
+from tests.fakes.engine import WaitingEngine
 
 DENY_ADMIN = policy("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", "no-admin")
 FROM_FRONT = policy("{rules: [{from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]}]}", "front")
@@ -189,6 +192,19 @@ async def test_a_connect_without_a_path_is_judged_without_one():
     assert await allows("", check_request("", method="CONNECT"))
     assert not await allows(DENY_ADMIN, check_request("", method="CONNECT"))
     assert not await allows("", check_request("", method="GET"))
+
+
+async def test_a_check_whose_engine_waits_is_answered_when_its_verdict_is_there():
+    engine = WaitingEngine()
+    rpc = AuthorizationRpc(await policy_service(engine=engine))
+    waiting = asyncio.ensure_future(rpc.Check(check_request("/late"), context()))
+    await engine.asked.wait()
+    assert not waiting.done()
+    engine.verdict.set_result(Verdict(Decision(Outcome.DENY, "denied by another engine"), Cause.POLICY))
+    response = await waiting
+    assert (response.status.code, response.denied_response.status.code) == (7, 403)
+    assert response.denied_response.body.startswith("GET /late was denied")
+    assert metadata(response)["meshward.reason"] == "denied by another engine"
 
 
 async def test_a_fault_of_our_own_is_a_denial_and_not_an_error(monkeypatch):

@@ -1,18 +1,22 @@
 """Decisions by the active policies: a change counts with the next check, and whatever goes wrong in a check denies."""
 
+import asyncio
 import threading
 
 import pytest
 
 from app.authz import service as service_module
+from app.authz.model import Cause, Verdict
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.evaluate import NativeEngine
+from app.core.decision import Decision, Outcome
 from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
-from tests.fakes.checks import Policies
+from tests.fakes.checks import Policies, policy_service
 from tests.fakes.documents import MemoryDocuments
+from tests.fakes.engine import WaitingEngine
 
 DENY_ALL = "{action: DENY, rules: [{}]}"
 ALLOW_ALL = "{rules: [{}]}"
@@ -88,6 +92,44 @@ async def test_a_fault_inside_a_check_is_a_denial_that_is_counted(service, metri
     assert not decision.allowed
     assert "broken" not in decision.reason
     assert metrics.decisions.value("deny", "error") == 1
+
+
+DENIED = Verdict(Decision(Outcome.DENY, "denied by another engine"), Cause.POLICY)
+
+
+async def test_an_engine_may_wait_and_its_verdict_is_recorded_when_it_is_there(metrics):
+    engine = WaitingEngine()
+    service = await policy_service(metrics=metrics, engine=engine)
+    check = request()
+    waiting = asyncio.ensure_future(service.check(check))
+    await engine.asked.wait()
+    assert engine.requests == [check]
+    assert not waiting.done()
+    assert metrics.decisions.value("deny", "policy") == 0
+    engine.verdict.set_result(DENIED)
+    assert await waiting is DENIED.decision
+    assert metrics.decisions.value("deny", "policy") == 1
+
+
+async def test_an_engine_that_fails_while_it_waits_denies(metrics):
+    engine = WaitingEngine()
+    service = await policy_service(metrics=metrics, engine=engine)
+    engine.verdict.set_exception(UnavailableError("the engine is away"))
+    decision = await service.check(request())
+    assert not decision.allowed
+    assert "away" not in decision.reason
+    assert metrics.decisions.value("deny", "error") == 1
+
+
+async def test_cancelling_a_check_that_waits_is_not_a_decision(metrics):
+    engine = WaitingEngine()
+    service = await policy_service(metrics=metrics, engine=engine)
+    waiting = asyncio.ensure_future(service.check(request()))
+    await engine.asked.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert metrics.decisions.value("deny", "error") == 0
 
 
 async def test_decisions_are_counted_by_outcome_and_cause(service, metrics):

@@ -1,0 +1,22 @@
+"""What authorization's service needs from outside, as Protocols."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from app.authz.model import AuthzOptions, CheckInput, Verdict
+from app.authz.rules.compile import CompiledPolicy
+
+
+class PolicyEngine(Protocol):
+    """Evaluates requests by one set of policies, which never changes: a change of policies makes another engine.
+
+    An engine that waits bounds the time itself: a check over HTTP has no deadline.
+    """
+
+    def evaluate(self, request: CheckInput, /) -> Verdict | Awaitable[Verdict]:
+        """Return the verdict on `request`, or an awaitable of it where the engine has to wait for something."""
+        ...
+
+
+MakeEngine = Callable[[Iterable[CompiledPolicy], AuthzOptions], PolicyEngine]
+"""Returns the engine for a set of policies. Called in a thread, in which it keeps no check waiting."""
