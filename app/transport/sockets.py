@@ -1,4 +1,4 @@
-"""Binding listeners, with one clear sentence for each way in which it fails."""
+"""Binding listeners, with a clear error for each way in which it fails."""
 
 import errno
 import socket

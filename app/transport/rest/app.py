@@ -1,4 +1,4 @@
-"""The admin API as an ASGI application, made out of the route table and nothing else."""
+"""The admin API as an ASGI application, made from the route table."""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from importlib.metadata import version
@@ -29,7 +29,7 @@ Authenticate = Callable[[Request], Principal]
 
 
 class ViolationBody(BaseModel):
-    """One thing wrong with the request: where it stands and what is wrong."""
+    """One field of the request that is invalid: its path and what is wrong."""
 
     path: str
     problem: str
@@ -54,14 +54,14 @@ def create_app(
     metrics: Metrics,
     metrics_public: bool,
 ) -> FastAPI:
-    """Return the application that serves `routes` and the frame's own: health, metrics and the OpenAPI document.
+    """Return the application that serves `routes`, health, metrics and the OpenAPI document.
 
     Raises ValueError if two rows have one method and path.
     """
     app = FastAPI(
         title="Meshward admin API", version=version("meshward"), openapi_url=None, docs_url=None, redoc_url=None
     )
-    rows = (*_frame_routes(app, health, metrics, metrics_public=metrics_public), *routes)
+    rows = (*_built_in_routes(app, health, metrics, metrics_public=metrics_public), *routes)
     _check_unique(rows)
     requirements: dict[Access, Authenticate | None] = {
         Access.PUBLIC: None,
@@ -76,7 +76,7 @@ def create_app(
     return app
 
 
-def _frame_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_public: bool) -> Sequence[Route]:
+def _built_in_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_public: bool) -> Sequence[Route]:
     async def render_metrics() -> Response:
         return metrics_response(metrics)
 
@@ -95,7 +95,7 @@ def _check_unique(rows: Iterable[Route]) -> None:
     seen: set[tuple[str, str]] = set()
     for row in rows:
         if (row.method, row.path) in seen:
-            raise ValueError(f"{row.method} {row.path} stands in the table twice")
+            raise ValueError(f"{row.method} {row.path} is in the table twice")
         seen.add((row.method, row.path))
 
 
@@ -114,10 +114,7 @@ def _add(app: FastAPI, row: Route, authenticate: Authenticate | None) -> None:
 
 def _guarded(authenticate: Authenticate) -> type[APIRoute]:
     class GuardedRoute(APIRoute):
-        """A route that authenticates before the body is read; a dependency would come after it.
-
-        Preconditions that nobody evaluates are refused there, too.
-        """
+        """A route that authenticates and checks preconditions before the body is read; a dependency runs after it."""
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()

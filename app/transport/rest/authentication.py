@@ -1,7 +1,7 @@
-"""The admin token: who bears it may use the admin API.
+"""The admin token: its bearer may use the admin API.
 
-It lies in a private file of the data dir; the process keeps its SHA-256 alone, and takes up a new one as soon as the
-file is replaced.
+It is in a private file of the data dir. The process keeps only its SHA-256, and reads the file again when it has been
+replaced.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from app.spiffe.principal import Credential, Principal, Role
 from app.transport.rest.problems import request_id_of
 
 TOKEN_BYTES = 32
-# Fewer characters than this cannot hold 128 random bits; more are not a token.
+# Fewer characters cannot have 128 random bits; more are not a token.
 MIN_TOKEN_LENGTH = 22
 MAX_TOKEN_LENGTH = 4096
 
@@ -36,39 +36,39 @@ def current_principal(request: Request) -> Principal:
 
 
 Caller = Annotated[Principal, Depends(current_principal)]
-"""An endpoint's parameter: who calls it."""
+"""The parameter of an endpoint that needs its caller."""
 
 
 def ensure_token(path: Path) -> None:
-    """Make the file with a new token of 256 random bits if there is none yet. Raises PreconditionError if it cannot."""
+    """Create the file with a new token of 256 random bits if there is none. Raises PreconditionError if that fails."""
     try:
         read_token(path)
     except NotFoundError:
         try:
             create_private_file(path, _new_token())
         except ConflictError:
-            read_token(path)  # another process was first; its file must do
+            read_token(path)  # another process was first: use its file
 
 
 def rotate_token(path: Path) -> None:
-    """Put a new token in the file's place; the one before ends with the server's next request."""
+    """Replace the token; the previous one is invalid from the server's next request on."""
     replace_private_file(path, _new_token())
 
 
 def read_token(path: Path) -> str:
     """Return the token in the file.
 
-    Raises NotFoundError if there is no file, and PreconditionError if others can read it or it holds no token.
+    Raises NotFoundError if there is no file, and PreconditionError if others can read it or it contains no token.
     """
     content = read_private_file(path)
     token = content.decode("ascii", errors="replace").strip()
     if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH or not token.isascii() or not token.isprintable():
-        raise PreconditionError(f"{path} holds no token: run meshward admin token --rotate")
+        raise PreconditionError(f"{path} contains no token: run meshward admin token --rotate")
     return token
 
 
 class TokenAuthenticator:
-    """Admits requests that bear the token in `path`; every other one is refused with the same sentence."""
+    """Admits requests with the token in `path`; all others are refused with one message."""
 
     def __init__(self, path: Path) -> None:
         """Read the token. Raises as `read_token` does."""
@@ -77,7 +77,7 @@ class TokenAuthenticator:
         self._digest: bytes | None = _digest(read_token(path).encode())
 
     def authenticate(self, request: Request) -> Principal:
-        """Return the bearer of the token. Raises UnauthenticatedError for any other; what it bore is not logged."""
+        """Return the bearer of the token. Raises UnauthenticatedError for any other caller; its token is not logged."""
         reason = self._refusal(request.headers.getlist("authorization"))
         client = request.client.host if request.client else ""
         if reason is None:
@@ -99,7 +99,7 @@ class TokenAuthenticator:
         if len(token) > MAX_TOKEN_LENGTH:
             return "wrong_token"
         self._reload_if_replaced()
-        # HTTP header values reach us as ISO 8859-1. Digests have one length, so that comparing them tells nothing.
+        # HTTP header values arrive as ISO 8859-1. Digests have one length, so that comparing them leaks nothing.
         presented = _digest(token.strip().encode("latin-1", errors="replace"))
         if self._digest is None or not hmac.compare_digest(presented, self._digest):
             return "wrong_token"

@@ -1,4 +1,4 @@
-"""What every request to the admin API passes: an id, a bound on its body, the answer's headers, log and metrics."""
+"""The middleware of every request to the admin API: request id, body limits, response headers, log and metrics."""
 
 import asyncio
 import re
@@ -16,17 +16,17 @@ from app.transport.rest.problems import HttpError, problem
 
 # Documents of policies and quota are bounded at half of it; nothing else comes near.
 MAX_BODY_BYTES = 2 << 20
-# From the first byte of the body to the last; a client that trickles holds nothing for longer.
+# From the first byte of the body to the last: the longest that a slow client can hold a request open.
 BODY_TIMEOUT_SECONDS = 30.0
 REQUEST_ID_HEADER = "x-request-id"
-# Methods that metrics tell apart; the rest is what a hostile client makes up.
+# The methods that are metric labels; clients can make up others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-# Probes and scrapes, which would fill the log.
+# Probes and scrapes, which are logged at debug level.
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-# An id of a caller is taken over only if it is harmless wherever it may be printed.
+# A request id of the client is used only if it is harmless in a log line and in a header.
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Answers are data for the caller alone: not cached, not guessed at, not framed, not run.
+# Responses are data for the caller alone: not cached, sniffed, framed or executed.
 SECURITY_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Edge:
-    """The outermost ASGI layer. Whatever fails inside becomes a problem with the request's id, and never more."""
+    """The outermost middleware. A fault inside becomes a problem with the request's id and without details."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -58,7 +58,7 @@ class Edge:
             except Exception:
                 _log.exception("request_crashed", method=scope["method"], path=scope["path"])
                 if exchange.started:
-                    raise  # the server cuts the answer off
+                    raise  # the server resets the response
                 await exchange.crash()
             finally:
                 self._account(scope, exchange.status, perf_counter() - started)
@@ -74,7 +74,7 @@ class Edge:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
@@ -89,7 +89,7 @@ class _Exchange:
         self._deadline: float | None = None
 
     async def receive(self) -> Message:
-        """Hand on the next piece of the body. Raises HttpError if it is too large, or too slow."""
+        """Pass on the next part of the body. Raises HttpError if it is too large, or too slow."""
         if self._complete:
             return await self._receive()
         if self._deadline is None:
@@ -106,7 +106,7 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Hand on a piece of the answer, with the headers that every answer has."""
+        """Pass on an event of the response, with the headers that every response has."""
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
@@ -115,14 +115,14 @@ class _Exchange:
                 headers.setdefault(name, value)
             headers[REQUEST_ID_HEADER] = self.request_id
             if not self._complete and self.status >= HTTPStatus.BAD_REQUEST:
-                # What is left of the body is not waited for.
+                # The rest of the body is not read.
                 headers["connection"] = "close"
         await self._send(message)
 
     async def crash(self) -> None:
-        """Answer 500 without a word of what happened."""
+        """Answer 500 without details."""
         answer = problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of Meshward's own; the log has it by request_id", self.request_id
+            HTTPStatus.INTERNAL_SERVER_ERROR, "internal fault; the log has the details by request_id", self.request_id
         )
         await answer(self._scope, self._receive, self.send)
 
@@ -134,5 +134,5 @@ class _Exchange:
 
 def _declared_length(scope: Scope) -> int:
     text: Any = Headers(scope=scope).get("content-length", "")
-    # Only a hint, to refuse early; the server rejects what is not a number, and the bytes are counted anyway.
+    # Only to refuse early: the server rejects a length that is no number, and the bytes are counted anyway.
     return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(1 << 63)) else 0

@@ -1,7 +1,7 @@
-"""Entity tags: the version of what was read, sent back in `If-Match` so that nobody overwrites what they did not see.
+"""Entity tags: the version that was read, sent back in `If-Match`, so that no change is overwritten unseen.
 
 RFC 9110, sections 8.8.3 and 13.1.1. A service compares the version in the transaction that writes and raises
-ConflictError; to a request with `If-Match` that is answered as 412 (see `app.transport.rest.problems`).
+ConflictError; which is a 412 for a request with `If-Match` (see `app.transport.rest.problems`).
 """
 
 import re
@@ -20,12 +20,12 @@ _TAG = re.compile(r'"([0-9]{1,18})"')
 
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", description="The `ETag` that was read; the change is made only if it still holds"),
+    Header(alias="If-Match", description="The `ETag` that was read; the change is made only if it is still current"),
 ]
 
 
 def check_preconditions(request: Request) -> None:
-    """Refuse a change under a condition that is not evaluated here: ignored, it would overwrite what it guards.
+    """Refuse a change under a condition that is not supported: to ignore it would overwrite what it protects.
 
     Raises InvalidInputError for `If-None-Match` and `If-Unmodified-Since`, and for a repeated `If-Match`.
     """
@@ -35,7 +35,7 @@ def check_preconditions(request: Request) -> None:
         if name in request.headers:
             raise InvalidInputError(f"{name} is not supported: send If-Match", Violation(name, "is not supported"))
     if len(request.headers.getlist("if-match")) > 1:
-        raise InvalidInputError("If-Match must be one entity tag", Violation("If-Match", "is there more than once"))
+        raise InvalidInputError("If-Match must be one entity tag", Violation("If-Match", "is repeated"))
 
 
 def etag_of(version: int) -> str:
@@ -44,9 +44,9 @@ def etag_of(version: int) -> str:
 
 
 def expected_version(if_match: str | None) -> int | None:
-    """Return the version that the header asks for, None if there is no header.
+    """Return the version that the header requires, None without a header.
 
-    Raises PreconditionError for a tag that this service never made, weak ones included, since it cannot match, and
+    Raises PreconditionError for a tag that cannot match, because this service did not make it (weak tags included), and
     InvalidInputError for a header that is not exactly one tag.
     """
     if if_match is None:
@@ -56,5 +56,7 @@ def expected_version(if_match: str | None) -> int | None:
         raise InvalidInputError("If-Match must be one entity tag", Violation("If-Match", "send the ETag that was read"))
     tag = _TAG.fullmatch(text)
     if tag is None:
-        raise PreconditionError("If-Match is no entity tag of this service; read it again and send its ETag")
+        raise PreconditionError(
+            "If-Match is not an entity tag of this service: read the resource again and send its ETag"
+        )
     return int(tag[1])

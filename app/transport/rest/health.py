@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Liveness and readiness of the process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,28 +13,28 @@ from app.core.signals import Latest
 
 # A check that takes longer has failed; probes come every few seconds and wait about one.
 CHECK_TIMEOUT_SECONDS = 2.0
-# How long an answer is repeated without asking again, so that probes cannot load the database.
+# How long a result is reused, so that probes cannot load the database.
 RESULT_SECONDS = 0.5
 
 Check = Callable[[], Awaitable[None]]
-"""Returns if a part can do its work, raises a MeshwardError that says what it waits for otherwise."""
+"""Returns if a part is ready, raises a MeshwardError with what it waits for otherwise."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Health:
-    """The endpoints of `/healthz` and `/readyz`. `checks` are the parts that must be able to do their work, by name."""
+    """The endpoints of `/healthz` and `/readyz`. `checks` are those of the parts that must be ready, by name."""
 
     def __init__(self, checks: Mapping[str, Check], clock: Clock) -> None:
         self._checks = dict(checks)
         self._clock = clock
         self._lock = asyncio.Lock()
         self._failures: Latest[dict[str, str]] = Latest({})
-        self._asked_at: float | None = None
+        self._checked_at: float | None = None
         self._draining = False
 
     def drain(self) -> None:
-        """Say from now on that the process is not ready, because it ends: balancers send their calls elsewhere."""
+        """Report from now on that the process is not ready, so that load balancers send their calls elsewhere."""
         self._draining = True
 
     async def failures(self) -> Mapping[str, str]:
@@ -43,12 +43,12 @@ class Health:
             return {"process": "is shutting down"}
         async with self._lock:
             now = self._clock.monotonic()
-            if self._asked_at is None or now - self._asked_at >= RESULT_SECONDS:
+            if self._checked_at is None or now - self._checked_at >= RESULT_SECONDS:
                 reasons = await asyncio.gather(*(_run(check) for check in self._checks.values()))
                 failures = {name: reason for name, reason in zip(self._checks, reasons, strict=True) if reason}
                 if self._failures.set(failures):
                     (_log.warning if failures else _log.info)("readiness_changed", failures=failures)
-                self._asked_at = self._clock.monotonic()
+                self._checked_at = self._clock.monotonic()
             return self._failures.value
 
     async def healthz(self) -> JSONResponse:
@@ -56,7 +56,7 @@ class Health:
         return JSONResponse({"status": "alive"})
 
     async def readyz(self) -> JSONResponse:
-        """Answer 200 if every part can do its work, else 503; the body names each check and why it fails."""
+        """Answer 200 if every part is ready, else 503; the body has each check and why it fails."""
         failures = await self.failures()
         checks = {name: {"ready": name not in failures} for name in (*self._checks, *failures)}
         for name, reason in failures.items():
@@ -73,7 +73,7 @@ async def _run(check: Check) -> str:
         return error.message
     except TimeoutError:
         return f"did not answer within {CHECK_TIMEOUT_SECONDS:g} seconds"
-    except Exception:  # noqa: BLE001 - whatever it is, the part is not ready, and the probe gets its answer
+    except Exception:  # noqa: BLE001 - any fault means that the part is not ready
         _log.exception("readiness_check_failed")
-        return "failed; the log says how"
+        return "failed; the log has the details"
     return ""

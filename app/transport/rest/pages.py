@@ -1,4 +1,4 @@
-"""Cursor pagination: a page carries the key to continue from, so that changes in between skip and repeat nothing."""
+"""Cursor pagination: a page has the key to continue after, so that changes in between skip and repeat nothing."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from app.core.errors import InvalidInputError, Violation
 DEFAULT_PAGE_SIZE = 100
 # Bounds the memory and time that one request can ask for.
 MAX_PAGE_SIZE = 1000
-# Keys are names and ids; nothing that this service hands out is longer.
+# Keys are names and ids; no cursor of this service is longer.
 MAX_CURSOR_LENGTH = 4096
 
 # A count of 63 bits has no more digits.
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 View = TypeVar("View")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on a page")]
-Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the page before")]
+Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the previous page")]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -41,21 +41,21 @@ def encode_cursor(key: str) -> str:
 def decode_cursor(cursor: str | None, fits: Callable[[str], bool] = bool) -> str | None:
     """Return the key to continue after, None for the first page.
 
-    Raises InvalidInputError if it is not a cursor, or `fits` says that its key is not one of this list.
+    Raises InvalidInputError if it is not a cursor, or its key is not one of this list by `fits`.
     """
     if cursor is None:
         return None
     try:
         key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise _foreign() from error
+        raise _unknown_cursor() from error
     if not fits(key):
-        raise _foreign()
+        raise _unknown_cursor()
     return key
 
 
 def decode_number(cursor: str | None) -> int | None:
-    """Return the number to continue from, of a list in the order of numbers. Raises InvalidInputError."""
+    """Return the number to continue after in a list that is ordered by numbers. Raises InvalidInputError."""
     key = decode_cursor(cursor, is_number)
     return None if key is None else int(key)
 
@@ -72,7 +72,7 @@ def page_of(found: Sequence[Item], limit: int, view: Callable[[Item], View], key
     return Page(items=[view(item) for item in items], next_cursor=following)
 
 
-def _foreign() -> InvalidInputError:
+def _unknown_cursor() -> InvalidInputError:
     return InvalidInputError(
-        "cursor is not one that this service made", Violation("cursor", "take next_cursor of the page before")
+        "cursor was not made by this service", Violation("cursor", "send the next_cursor of the previous page")
     )

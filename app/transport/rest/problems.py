@@ -27,9 +27,9 @@ from app.core.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
-# What one answer lists; a document with more faults than this is mended in rounds.
+# Violations in one response; the rest of them follow when these are corrected.
 MAX_VIOLATIONS = 100
-# When to come back after 503, in seconds.
+# When to retry after 503, in seconds.
 RETRY_AFTER = "1"
 
 STATUS_OF_ERROR: dict[type[MeshwardError], HTTPStatus] = {
@@ -91,7 +91,7 @@ def problem(
 
 
 def from_error(request: Request, error: MeshwardError) -> JSONResponse:
-    """Return the problem that tells `error`; what is Meshward's own fault is logged with its cause as well."""
+    """Return the problem for `error`; one of the server's own is logged with its cause as well."""
     status = status_of(error)
     headers = {}
     if status is HTTPStatus.CONFLICT and "if-match" in request.headers:
@@ -101,24 +101,24 @@ def from_error(request: Request, error: MeshwardError) -> JSONResponse:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("request_failed", problem=error.message, cause=repr(error.__cause__), exc_info=_own_fault(error))
+        _log.warning("request_failed", problem=error.message, cause=repr(error.__cause__), exc_info=_is_internal(error))
     return problem(status, error.message, request_id_of(request), error.violations, headers)
 
 
 def from_http_exception(request: Request, error: HTTPException) -> JSONResponse:
-    """Return the problem for what the framework refuses: no such route, no such method, a body that cannot be read."""
+    """Return the problem for a refusal of the framework: unknown route or method, unreadable body."""
     if isinstance(error.__cause__, MeshwardError):
         return from_error(request, error.__cause__)
     status = HTTPStatus(error.status_code)
     detail = {
         HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not take {request.method}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.url.path} does not allow {request.method}",
     }.get(status, error.detail)
     return problem(status, detail, request_id_of(request), headers=error.headers)
 
 
 def from_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Return the problem for parameters or a body that do not have their declared form, with the path of each fault."""
+    """Return the problem for invalid parameters or an invalid body, with the path of each violation."""
     details = error.errors()
     if isinstance(error.body, bytes) and any(tuple(item["loc"]) == ("body",) for item in details):
         return from_error(
@@ -131,7 +131,7 @@ def from_validation_error(request: Request, error: RequestValidationError) -> JS
 
 
 def path_of(location: Sequence[str | int]) -> str:
-    """Return where a value stands, as `spec.rules[0].to`; the part of the request it is in is left out for the body."""
+    """Return the path of a value, such as `spec.rules[0].to`, without a prefix for the body."""
     names = list(location[1:]) if location and location[0] == "body" else list(location)
     path = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names)
     return path.removeprefix(".") or "body"
@@ -142,5 +142,5 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
-def _own_fault(error: MeshwardError) -> bool:
+def _is_internal(error: MeshwardError) -> bool:
     return status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""The table of routes: what is served, and to whom. A row cannot be written without its access."""
+"""The types of the table of routes. A row cannot be written without its access."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Access(Enum):
-    """Who may use a route. PUBLIC: anybody who reaches the port. ADMIN: the bearer of an admin token."""
+    """Who may use a route. PUBLIC: any caller. ADMIN: the bearer of an admin token."""
 
     PUBLIC = "public"
     ADMIN = "admin"

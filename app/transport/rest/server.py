@@ -11,11 +11,11 @@ from starlette.types import ASGIApp
 
 from app.core.errors import InternalError
 
-# Connections that are open at once; people and pipelines need a handful, and each costs memory.
+# Open connections: people and pipelines need a handful, and each costs memory.
 MAX_CONNECTIONS = 512
-# Of a connection on which nobody asks anything.
+# The idle timeout of a connection.
 KEEP_ALIVE_SECONDS = 30
-# A request line with its headers; a bearer token and a cursor fit many times.
+# A request line with its headers: many times the length of a bearer token and a cursor.
 MAX_HEAD_BYTES = 32 << 10
 START_SECONDS = 10.0
 
@@ -26,7 +26,7 @@ class HttpListener:
     """An HTTP port: a listening socket and the server that answers on it. Owns the socket."""
 
     def __init__(self, listener: socket.socket, application: ASGIApp, *, grace_seconds: float) -> None:
-        """Prepare to serve; requests in flight have `grace_seconds` to end when the listener is stopped."""
+        """Give requests in flight `grace_seconds` to end when the listener is stopped."""
         self._listener = listener
         self._server = _Server(_config(application, grace_seconds))
         self._task: asyncio.Task[None] | None = None
@@ -38,7 +38,7 @@ class HttpListener:
         return port
 
     async def start(self) -> None:
-        """Start to serve. Raises InternalError if the server does not come up."""
+        """Start serving. Raises InternalError if the server does not start."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
         started = asyncio.create_task(self._server.up.wait())
         try:
@@ -47,22 +47,22 @@ class HttpListener:
             started.cancel()
         if not self._server.up.is_set():
             await self.stop()
-            raise InternalError("the HTTP listener did not start; the log says why")
+            raise InternalError("the HTTP listener did not start; the log has the reason")
 
     async def stop(self) -> None:
-        """Take no new connections, let requests in flight end within the grace time, and close."""
+        """Accept no new connections, finish the requests in flight within the grace period, and close."""
         self._server.should_exit = True
         task, self._task = self._task, None
         if task is not None:
             try:
                 await task
-            except Exception:  # noqa: BLE001 - the process is on its way out, the other listeners end too
+            except Exception:  # noqa: BLE001 - the process is shutting down, and the other listeners must stop too
                 _log.warning("http_server_stopped_late", exc_info=True)
         self._listener.close()
 
 
 class _Server(uvicorn.Server):
-    """Says when it is up, and leaves the process's signals to who started it."""
+    """Sets `up` when it has started, and leaves the process's signals alone."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

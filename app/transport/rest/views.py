@@ -1,4 +1,4 @@
-"""The forms of bodies and answers, and how an answer is made out of a dataclass of a feature's model."""
+"""The base models of request and response bodies; responses are made from the dataclasses of a feature's model."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -7,13 +7,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Input(BaseModel):
-    """A body: unknown fields are refused, and so are values of another type."""
+    """A request body: unknown fields and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class View(BaseModel):
-    """An answer. `model_validate` makes it out of a dataclass with attributes of the same names."""
+    """A response body. `model_validate` makes it from a dataclass with attributes of the same names."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -23,6 +23,6 @@ def _seconds(value: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(str)]
-"""A value that is shown as its text, such as a SPIFFE ID."""
+"""A value that is written as its text, such as a SPIFFE ID."""
 Seconds = Annotated[int, BeforeValidator(_seconds)]
-"""A duration that is shown as a whole number of seconds."""
+"""A duration that is written as a whole number of seconds."""
