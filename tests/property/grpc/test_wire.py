@@ -1,4 +1,4 @@
-"""Laws of the framing: however bytes are cut, the same messages come out, and nothing else."""
+"""Laws of the framing: however the bytes are split, the same messages are read, and nothing else."""
 
 import gzip
 import itertools
@@ -20,7 +20,7 @@ def cut(data, places):
 
 
 @given(messages, st.lists(st.integers(min_value=0), max_size=20), st.booleans())
-def test_messages_come_out_as_they_went_in_however_they_are_cut(sent, places, compressed):
+def test_messages_are_read_as_they_were_sent_however_the_bytes_are_split(sent, places, compressed):
     if compressed:
         wire = b"".join(b"\1" + len(packed := gzip.compress(message)).to_bytes(4) + packed for message in sent)
     else:
@@ -32,7 +32,7 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(sent, places, co
 
 
 @given(st.lists(st.binary(max_size=300), max_size=10), st.sampled_from(["identity", "gzip"]))
-def test_whatever_arrives_is_messages_within_the_limit_or_a_status(pieces, encoding):
+def test_any_bytes_are_messages_within_the_limit_or_a_status(pieces, encoding):
     reader = FrameReader(encoding, LIMIT)
     code = None
     try:

@@ -1,4 +1,4 @@
-"""Who is let in: peers, certificates, rate limits, the table."""
+"""Admission: peers, certificates, attestors, rate limits, the table."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ def call_with(authorization):
     return CallContext("/s/m", "unix", {"authorization": (authorization,)})
 
 
-def test_an_svid_is_its_id_whatever_the_row_demands():
+def test_an_svid_authenticates_its_spiffe_id_for_every_row():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
         caller = authenticator().by_connection(demand, peer(presented=certificate(CART)))
         assert caller == Principal(Credential.SVID, SpiffeId.parse(CART), address="203.0.113.7:4711")
@@ -72,18 +72,18 @@ def test_an_svid_is_its_id_whatever_the_row_demands():
         ("x" * 40_000, "longer than"),
     ],
 )
-def test_a_certificate_that_is_no_leaf_svid_of_ours_is_refused_even_on_this_machine(presented, reason):
+def test_a_certificate_that_is_not_a_leaf_svid_of_the_trust_domain_is_refused_even_from_loopback(presented, reason):
     for demand in (Authentication.MESH, Authentication.IDENTITY):
         with pytest.raises(UnauthenticatedError, match=reason):
             authenticator().by_connection(demand, peer(host="127.0.0.1", presented=presented))
 
 
-def test_a_certificate_that_the_server_did_not_verify_counts_for_nothing():
+def test_a_certificate_that_the_server_did_not_verify_is_ignored():
     with pytest.raises(UnauthenticatedError):
         authenticator().by_connection(Authentication.MESH, peer(presented=certificate(CART), error="unknown ca"))
 
 
-def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
+def test_an_svid_that_expires_on_an_open_connection_is_refused():
     clock = ManualClock()
     gate = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
     connected = peer(presented=certificate(CART))
@@ -93,7 +93,7 @@ def test_an_svid_that_expires_on_an_open_connection_is_refused_from_then_on():
         gate.by_connection(Authentication.MESH, connected)
 
 
-def test_plaintext_is_of_the_mesh_only_from_this_machine():
+def test_plaintext_is_admitted_to_mesh_rows_only_from_loopback():
     gate = authenticator()
     assert gate.by_connection(Authentication.MESH, peer(host="127.0.0.9", tls=False))
     assert gate.by_connection(Authentication.MESH, peer(host="::1", tls=False))
@@ -104,12 +104,12 @@ def test_plaintext_is_of_the_mesh_only_from_this_machine():
     assert authenticator(trust_plaintext=True).by_connection(Authentication.MESH, peer(tls=False))
 
 
-def test_tls_without_a_certificate_is_not_of_the_mesh_even_from_this_machine():
+def test_tls_without_a_certificate_is_not_admitted_to_mesh_rows_even_from_loopback():
     with pytest.raises(UnauthenticatedError):
         authenticator().by_connection(Authentication.MESH, peer(host="127.0.0.1"))
 
 
-def test_an_identity_is_never_given_for_being_near():
+def test_a_loopback_peer_has_no_identity():
     assert (
         authenticator(trust_plaintext=True).by_connection(Authentication.IDENTITY, peer(host="127.0.0.1", tls=False))
         is None
@@ -119,13 +119,13 @@ def test_an_identity_is_never_given_for_being_near():
 @pytest.mark.parametrize(
     "value", [None, "", "good", "Basic good", "Bearer", "Bearer bad", "Bearer " + "x" * 1000, b"bin"]
 )
-async def test_what_is_no_join_token_is_refused(value):
+async def test_metadata_that_is_not_a_join_token_is_refused(value):
     metadata = {} if value is None else {"authorization": (value,)}
     with pytest.raises(UnauthenticatedError):
         await authenticator().attest(CallContext("/s/m", "unix", metadata))
 
 
-async def test_a_join_token_is_its_id_and_carries_its_number():
+async def test_a_join_token_authenticates_its_id_and_has_its_number():
     caller = await authenticator().attest(call_with("bearer good"))
     assert (caller.credential, caller.token_id, caller.address) == (Credential.JOIN_TOKEN, "1", "unix")
 
@@ -168,7 +168,7 @@ def test_a_rate_limit_admits_a_burst_and_refills_with_time():
         limiter.admit("/m", "a", limit)
 
 
-def test_the_limiter_forgets_the_idlest_caller_when_it_is_full():
+def test_the_limiter_drops_the_bucket_that_was_idle_longest_when_it_is_full():
     limiter, limit = RateLimiter(ManualClock().monotonic), RateLimit(per_second=1, burst=1)
     for index in range(MAX_BUCKETS):
         limiter.admit("/m", str(index), limit)
@@ -178,11 +178,11 @@ def test_the_limiter_forgets_the_idlest_caller_when_it_is_full():
         limiter.admit("/m", str(MAX_BUCKETS - 1), limit)
 
 
-async def test_a_path_stands_in_the_table_once():
+async def test_a_path_is_in_the_table_once():
     rows = echo_rpcs(EchoService())
     with pytest.raises(ValueError, match="twice"):
         route_table([*rows, rows[0]])
 
 
-def test_what_is_read_of_a_certificate_is_its_end():
+def test_a_peer_has_the_expiry_of_its_certificate():
     assert peer(presented=certificate(CART)).svid.not_after == datetime(2026, 1, 2, 12, tzinfo=UTC)

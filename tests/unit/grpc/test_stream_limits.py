@@ -1,4 +1,4 @@
-"""Streams that strangers may open are bounded, and room is given back."""
+"""The limit of streams that any caller may open, and the release of their slots."""
 
 import asyncio
 from contextlib import aclosing
@@ -25,7 +25,7 @@ async def nothing():
     yield
 
 
-async def test_strangers_cannot_watch_health_without_end():
+async def test_the_watches_of_health_are_limited():
     health = Health(frozenset())
     watchers = [watch(health) for _ in range(MAX_PUBLIC_STREAMS)]
     for watcher in watchers:
@@ -39,7 +39,7 @@ async def test_strangers_cannot_watch_health_without_end():
         await watcher.aclose()
 
 
-async def test_strangers_cannot_hold_reflection_open_without_end():
+async def test_the_open_reflection_streams_are_limited():
     reflection = Reflection(["a.Service"])
 
     async def ask():

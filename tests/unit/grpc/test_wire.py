@@ -21,12 +21,12 @@ from app.transport.grpc.wire import (
 )
 
 
-def test_text_is_text_and_bin_is_bytes_in_the_order_they_came():
+def test_metadata_is_text_or_bytes_by_name_in_the_order_received():
     metadata = parse_metadata([(b"a", b"1"), (b"a", b"2"), (b"x-bin", b"AP8"), (b"content-type", b"application/grpc")])
     assert metadata == {"a": ("1", "2"), "x-bin": (b"\x00\xff",)}
 
 
-def test_values_that_are_not_what_their_name_says_are_left_out():
+def test_malformed_metadata_values_are_left_out():
     assert parse_metadata([(b"x-bin", b"!!"), (b"a", b"\xff"), (b":path", b"/x")]) == {}
 
 
@@ -34,7 +34,7 @@ def test_values_that_are_not_what_their_name_says_are_left_out():
     ("value", "seconds"),
     [(b"2H", 7200), (b"3M", 180), (b"5S", 5), (b"200m", 0.2), (b"7u", 7e-6), (b"99999999n", 0.099999999)],
 )
-def test_every_unit_of_a_timeout_is_known(value, seconds):
+def test_every_unit_of_a_timeout_is_parsed(value, seconds):
     assert parse_timeout(value) == pytest.approx(seconds)
 
 
@@ -45,7 +45,7 @@ def test_a_malformed_timeout_is_refused(value):
     assert caught.value.code is Code.INTERNAL
 
 
-def test_a_budget_is_the_lesser_of_what_the_client_and_the_server_allow():
+def test_a_call_may_take_its_timeout_or_the_maximum_if_that_is_less():
     assert call_seconds(None, 60) == 60
     assert call_seconds(b"99999999H", 60) == 60
     assert call_seconds(b"1S", 60) == 1
@@ -57,7 +57,7 @@ def test_a_status_message_is_percent_encoded_utf8_and_bounded():
     assert len(encode_message("x" * 10_000)) == MAX_STATUS_MESSAGE
 
 
-def test_violations_travel_in_the_details_and_are_bounded():
+def test_violations_are_in_the_details_and_bounded():
     violations = [Violation(f"f{index}", "bad") for index in range(MAX_VIOLATIONS + 5)]
     trailers = dict(error_trailers(Code.INVALID_ARGUMENT, InvalidInputError("no", *violations)))
     encoded = trailers[b"grpc-status-details-bin"]
@@ -69,7 +69,7 @@ def test_violations_travel_in_the_details_and_are_bounded():
     ]
 
 
-def test_metadata_that_could_break_out_of_its_header_is_refused():
+def test_metadata_with_control_characters_is_refused():
     with pytest.raises(ValueError, match="control character"):
         encode_metadata([("x-a", "1\r\nx-b: 2")])
 
@@ -94,11 +94,11 @@ def test_every_kind_of_error_has_a_status_of_its_own():
 
 
 @pytest.mark.parametrize("given", ["a\nb", "a b", "x" * 129, "é", ""])
-def test_a_request_id_that_could_do_harm_is_replaced(given):
+def test_an_unsafe_request_id_is_replaced(given):
     context = CallContext("/s/m", "unix", {"x-request-id": (given,)})
     assert context.request_id != given
     assert context.request_id == context.request_id
 
 
-def test_a_harmless_request_id_is_taken_over():
+def test_a_safe_request_id_is_used():
     assert CallContext("/s/m", "unix", {"x-request-id": ("7b2f6a52-7f2c.A_1",)}).request_id == "7b2f6a52-7f2c.A_1"
