@@ -1,11 +1,15 @@
 """The rate limit service over real gRPC, asked by grpcio."""
 
+import asyncio
+
 import grpc.aio
 import pytest
 from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
 
+from app.quota.backends.memory import MemoryCounters
 from app.quota.model import MAX_KEY_LENGTH
-from tests.fakes.quota import AwayCounters
+from tests.fakes.clock import ManualClock
+from tests.fakes.quota import AwayCounters, FetchedCounters
 from tests.fakes.served_quota import served_quota
 
 LIMITS = {
@@ -57,8 +61,27 @@ async def test_refusals_have_the_codes_and_texts_of_envoyproxy_ratelimit():
         )
 
 
-async def test_a_bound_and_unreachable_counters_have_codes_of_their_own():
-    async with served_quota(AwayCounters()) as served:
+def fetched(clock):
+    return FetchedCounters(MemoryCounters(clock))
+
+
+@pytest.mark.parametrize("counters", [MemoryCounters, fetched])
+async def test_calls_at_the_same_time_over_one_connection_are_counted_exactly(counters):
+    async with served_quota(counters(ManualClock())) as served:
+        limit = {"unit": "hour", "requests_per_unit": 20}
+        await served.service.put("edge", {"domain": "edge", "descriptors": [{"key": "k", "rate_limit": limit}]})
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+            stub = rls_pb2_grpc.RateLimitServiceStub(channel)
+            calls = (stub.ShouldRateLimit(request(), timeout=30) for _ in range(50))
+            codes = [response.overall_code for response in await asyncio.gather(*calls)]
+    assert codes.count(rls_pb2.RateLimitResponse.OK) == 20
+    assert codes.count(rls_pb2.RateLimitResponse.OVER_LIMIT) == 30
+    assert served.metrics.rpcs.value("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "OK") == 50
+
+
+@pytest.mark.parametrize("counters", [AwayCounters(), FetchedCounters(AwayCounters())], ids=["known", "fetched"])
+async def test_a_bound_and_unreachable_counters_have_codes_of_their_own(counters):
+    async with served_quota(counters) as served:
         await served.service.put("edge", LIMITS)
         code, details = await refusal(served, request(key="k" * (MAX_KEY_LENGTH + 1)))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
