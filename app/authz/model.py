@@ -1,7 +1,7 @@
-"""The values of authorization: policies as they were written, requests as they are judged, and verdicts.
+"""The values of authorization: policies as they were parsed, requests, and verdicts.
 
-An attribute of a request that is None was not told by whoever asks. A rule that needs it never grants and always
-denies: what cannot be checked is not allowed.
+An attribute of a request that is None is missing. A rule about it never grants and always denies: what cannot be
+checked is not allowed.
 """
 
 from dataclasses import dataclass, field
@@ -124,9 +124,9 @@ class AuthorizationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A peer's verified SPIFFE id in the forms that rules ask for.
+    """A peer's verified SPIFFE ID in the forms that rules match.
 
-    `principal` is the id without `spiffe://`. `namespaces` holds every X that stands in its path as `/ns/X/`.
+    `principal` is the ID without `spiffe://`. `namespaces` has every X that its path contains as `/ns/X/`.
     """
 
     principal: str
@@ -140,7 +140,7 @@ ANONYMOUS = Identity("")
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The destination of a request. `labels` is None if they were not told."""
+    """The destination of a request. `labels` is None if they are missing."""
 
     namespace: str
     labels: Labels | None = None
@@ -156,7 +156,7 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckInput:
-    """One HTTP request to be judged, parsed.
+    """One HTTP request to be checked, parsed.
 
     `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
     behind the proxy may make, see `rules.paths`. `host` is the authority in lower case, with its port if it has one.
@@ -200,7 +200,7 @@ class Verdict:
 
 
 class UnknownWorkload(Enum):
-    """What to do with a check whose destination cannot be told: deny it, or apply the root namespace's policies."""
+    """What to do with a check whose destination is missing: deny it, or apply the root namespace's policies."""
 
     DENY = "deny"
     ROOT = "root"
@@ -212,7 +212,7 @@ class AuthzOptions:
 
     `root_namespace`: its policies apply to every workload. `trust_domain` and `trust_domain_aliases`: a principal of
     one of them, or of `cluster.local`, in a policy stands for all of them. `every_reading`: a request must pass under
-    every reading of its path and method that a server may make, not under the normalised one alone.
+    every reading of its path and method that a server may make, not only under the normalised one.
     """
 
     root_namespace: str = "istio-system"

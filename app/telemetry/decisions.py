@@ -40,9 +40,9 @@ class DecisionLog:
             self._suppressed += 1
             return
         self._lines += 1
-        told = dict(facts)
+        values = dict(facts)
         if self._suppressed:
-            told["left_out"] = str(self._suppressed)
+            values["left_out"] = str(self._suppressed)
             self._suppressed = 0
         _log.info(
             "decision",
@@ -50,5 +50,5 @@ class DecisionLog:
             reason=decision.reason,
             policy=decision.policy,
             rule=decision.rule,
-            **told,
+            **values,
         )

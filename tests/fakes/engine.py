@@ -6,14 +6,23 @@ from app.authz.model import CheckInput, Verdict
 
 
 class WaitingEngine:
-    """Waits for `verdict`, which the test completes with a verdict or an error; `asked` is set while it waits."""
+    """Waits until the test answers or fails the request that it was asked for; `asked` is set while one waits."""
 
     def __init__(self) -> None:
-        self.verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.requests: list[CheckInput] = []
         self.asked = asyncio.Event()
+        self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
     async def evaluate(self, request: CheckInput, /) -> Verdict:
         self.requests.append(request)
+        self._verdict = asyncio.get_running_loop().create_future()
         self.asked.set()
-        return await asyncio.shield(self.verdict)
+        return await self._verdict
+
+    def answer(self, verdict: Verdict) -> None:
+        self.asked.clear()
+        self._verdict.set_result(verdict)
+
+    def fail(self, error: Exception) -> None:
+        self.asked.clear()
+        self._verdict.set_exception(error)

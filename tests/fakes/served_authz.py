@@ -22,25 +22,27 @@ from tests.fakes.clock import ManualClock
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self):
+    def __init__(self, engine=None):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = Policies(metrics=self.metrics, clock=self.clock)
+        self.service = Policies(metrics=self.metrics, clock=self.clock, engine=engine)
         self.port = 0
 
     async def apply(self, text: str):
         await self.service.apply(text)
 
     def application(self):
+        authorization = AuthorizationRpc(self.service, expose_decision=True)
         rpc = Rpc(
             "envoy.service.auth.v3.Authorization",
             "Check",
             Kind.UNARY,
             external_auth_pb2.CheckRequest,
             external_auth_pb2.CheckResponse,
-            AuthorizationRpc(self.service, expose_decision=True).Check,
+            authorization.Check,
             Authentication.MESH,
             UNLIMITED,
+            authorization.deny,
         )
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)
@@ -50,8 +52,8 @@ class ServedAuthz:
 
 
 @asynccontextmanager
-async def served_authz(text: str = ""):
-    served = ServedAuthz()
+async def served_authz(text: str = "", engine=None):
+    served = ServedAuthz(engine)
     await served.service.documents.refresh()
     if text:
         await served.apply(text)

@@ -1,22 +1,22 @@
-"""What a client is told: a body that says what was denied, and by which rule only where that is wanted."""
+"""The body and header for a client: what was denied, and by which rule only where that is exposed."""
 
 from app.core.decision import Decision
 
 DECISION_HEADER = "x-meshward-decision"
 CONTENT_TYPE = "text/plain; charset=utf-8"
-# Of method and path in a body: enough to recognise them.
+# Characters of method and path in a body: enough to recognise them.
 MAX_SHOWN_REQUEST = 200
 
 
-def denial_body(decision: Decision, method: str, path: str, *, tell: bool, metadata: bool = True) -> str:
-    """Return the text for a denied client; with `tell` it has the reason, and so the policy and the rule.
+def denial_body(decision: Decision, method: str, path: str, *, expose: bool, metadata: bool = True) -> str:
+    """Return the text for a denied client; with `expose` it has the reason, and so the policy and the rule.
 
-    `metadata`: the check's answer names the rule in its dynamic metadata, which an answer over HTTP cannot.
+    `metadata`: the response has the rule in its dynamic metadata, which a response over HTTP cannot.
     """
     request = f"{method} {path.partition('?')[0]}"[:MAX_SHOWN_REQUEST]
     if not method or not request.isascii() or not request.isprintable():
         request = "The request"
-    if tell:
+    if expose:
         return f"{request} was denied: {decision.reason}.\n"
     place = "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
     return f"{request} was denied by the mesh's authorization policy.\n{place if metadata else ''}"

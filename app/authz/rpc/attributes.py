@@ -1,4 +1,4 @@
-"""The parts of a request as they come from outside become the values that rules look at."""
+"""The parts of a check become the values that rules match."""
 
 import re
 from collections.abc import Mapping
@@ -7,11 +7,12 @@ from ipaddress import IPv6Address, ip_address
 
 from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
+from app.authz.rules.paths import read_path
 from app.authz.rules.values import MAX_PORT
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SpiffeId
 
-# Identities, addresses and authorities that were read lately; bounds what hostile input can claim.
+# Identities, addresses and authorities that were read recently; bounds the memory that hostile input can take.
 READ_CACHE_SIZE = 4096
 # The longest text form of an address, an IPv6 one with a zone.
 MAX_ADDRESS_LENGTH = 64
@@ -35,7 +36,7 @@ def read_identity(spiffe_id: str) -> Identity:
 
 
 def identity_of(spiffe_id: SpiffeId) -> Identity:
-    """Return the identity in the forms that rules ask for."""
+    """Return the identity in the forms that rules match."""
     segments = spiffe_id.path.split("/")
     namespaces = tuple(segments[index + 1] for index in range(len(segments) - 2) if segments[index] == "ns")
     return Identity(spiffe_id.principal, spiffe_id.trust_domain.name, namespaces)
@@ -67,6 +68,14 @@ def read_method(text: str) -> str:
     return text
 
 
+def read_target(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the path of a request target and its other readings. Raises InvalidInputError if it has no agreed one."""
+    reading = read_path(text)
+    if reading.problem:
+        raise InvalidInputError(reading.problem)
+    return reading.path, reading.others
+
+
 def read_authority(text: str) -> str | None:
     """Return host and port in lower case, without the dot that ends a fully qualified name; None if there is none.
 
@@ -88,7 +97,7 @@ def _read_authority(text: str) -> str:
 
 
 def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, hops: int) -> IpAddress | None:
-    """Return the address of the client that `hops` trusted proxies stand in front of, None if it is not told.
+    """Return the address of the client that `hops` trusted proxies stand in front of, None if it is missing.
 
     Each proxy appends the peer it saw to `x-forwarded-for`, Envoy itself last: the client's is the entry `hops` places
     before the last one. Without trusted proxies it is the connection's own.
@@ -111,7 +120,7 @@ def namespace_of(spiffe_id: str) -> str | None:
 def read_workload(verified: str | None, named: str | None, labels: Labels | None) -> Workload | None:
     """Return the destination: its namespace from its SPIFFE id, or else as the proxy's configuration names it.
 
-    None if neither tells it. Raises InvalidInputError if they tell two, or the name is no namespace.
+    None if both are missing. Raises InvalidInputError if they differ, or the name is not a namespace.
     """
     if named is not None:
         if not is_namespace(named):
@@ -122,13 +131,13 @@ def read_workload(verified: str | None, named: str | None, labels: Labels | None
     return None if namespace is None else Workload(namespace, labels)
 
 
-def labels_of(told: Mapping[str, str]) -> Labels:
+def labels_of(given: Mapping[str, str]) -> Labels:
     """Return the labels in the order of their keys. Raises InvalidInputError beyond what a workload can have."""
-    if len(told) > MAX_LABELS:
+    if len(given) > MAX_LABELS:
         raise InvalidInputError(f"the destination has more than {MAX_LABELS} labels")
-    if sum(map(len, told)) + sum(map(len, told.values())) > MAX_LABELS_LENGTH:
+    if sum(map(len, given)) + sum(map(len, given.values())) > MAX_LABELS_LENGTH:
         raise InvalidInputError(f"the destination's labels are longer than {MAX_LABELS_LENGTH} characters")
-    return tuple(sorted(told.items()))
+    return tuple(sorted(given.items()))
 
 
 def read_labels(text: str) -> Labels:

@@ -25,10 +25,10 @@ from app.authz.rpc.attributes import (
     read_identity,
     read_labels,
     read_method,
+    read_target,
     read_workload,
     remote_address,
 )
-from app.authz.rules.paths import read_path
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
@@ -46,7 +46,7 @@ MAX_KEPT_ANSWERS = 4096
 MAX_ENCODED_CERTIFICATE = 3 * MAX_CERTIFICATE_BYTES
 # Sources whose certificate was read recently; they are kept by the certificate's text, about 1 KB each.
 MAX_KNOWN_SOURCES = 1024
-# Destinations that were read lately: a sidecar asks about one, or a few if its workload has several ports.
+# Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
 MAX_KNOWN_DESTINATIONS = 2048
 MAX_KNOWN_DESTINATION = 2048
 NOT_NAMED = None, None
@@ -100,19 +100,19 @@ class AuthorizationRpc:
     def _denial(self, decision: Decision, method: str, path: str) -> Any:
         response = _Response()
         response.CopyFrom(self._kept.get(decision) or self._keep(decision))
-        response.denied_response.body = denial_body(decision, method, path, tell=self._expose_decision)
+        response.denied_response.body = denial_body(decision, method, path, expose=self._expose_decision)
         return response
 
     def _keep(self, decision: Decision) -> Any:
-        """Return the answer to `decision`, and keep it for the next check that is decided alike."""
+        """Return the answer to `decision`, and keep it for the next check that is decided the same."""
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
-        answer = _answer(decision, tell=self._expose_decision)
+        answer = _answer(decision, expose=self._expose_decision)
         kept = self._kept[decision] = Prepared(answer) if decision.allowed else answer
         return kept
 
 
-def _answer(decision: Decision, *, tell: bool) -> Any:
+def _answer(decision: Decision, *, expose: bool) -> Any:
     response = _Response()
     metadata = response.dynamic_metadata
     metadata["meshward.decision"] = decision.outcome.value
@@ -129,7 +129,7 @@ def _answer(decision: Decision, *, tell: bool) -> Any:
         response.denied_response.status.code = _FORBIDDEN
         headers = response.denied_response.headers
         _add(headers, "content-type", CONTENT_TYPE)
-    if tell:
+    if expose:
         _add(headers, DECISION_HEADER, decision_header(decision))
     return response
 
@@ -142,14 +142,14 @@ def _add(headers: Any, key: str, value: str) -> None:
 
 
 def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInput:
-    """Return what rules look at. Raises InvalidInputError for a request that cannot be judged."""
+    """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
     if not attributes.request.HasField("http"):
         raise InvalidInputError("it is not an HTTP request; TCP connections are not supported yet")
     http = attributes.request.http
     source = attributes.source
     method = read_method(http.method)
     target = http.path
-    path, other_paths = (None, ()) if not target and method == "CONNECT" else _read_path(target)
+    path, other_paths = (None, ()) if not target and method == "CONNECT" else read_target(target)
     headers = _headers(http)
     source_ip = read_address(source.address.socket_address.address)
     at = _destination(attributes, context)
@@ -169,13 +169,6 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
     )
-
-
-def _read_path(target: str) -> tuple[str, tuple[str, ...]]:
-    reading = read_path(target)
-    if reading.problem:
-        raise InvalidInputError(reading.problem)
-    return reading.path, reading.others
 
 
 def _source(source: Any) -> Identity:
@@ -201,7 +194,7 @@ def _certified(encoded: str) -> Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Destination:
-    """What a check says of its destination."""
+    """The destination of a check."""
 
     workload: Workload | None
     address: IpAddress | None
@@ -232,10 +225,10 @@ def _read_destination(
 _known_destination = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(_read_destination)
 
 
-def _labels(told: Any, listed: str | None) -> Labels | None:
-    if not told:
+def _labels(given: Any, listed: str | None) -> Labels | None:
+    if not given:
         return None if listed is None else read_labels(listed)
-    return labels_of(told)
+    return labels_of(given)
 
 
 class _Headers:

@@ -35,11 +35,11 @@ from app.authz.rpc.attributes import (
     read_labels,
     read_method,
     read_port,
+    read_target,
     read_workload,
     remote_address,
 )
 from app.authz.rpc.forwarded import peer_uri
-from app.authz.rules.paths import read_path
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError
@@ -91,7 +91,7 @@ class HttpAuthorization:
         body = b""
         if not decision.allowed and method != "HEAD":
             path = scope["path"].removeprefix(self._prefix.decode())
-            body = denial_body(decision, method, path, tell=self._expose_decision, metadata=False).encode()
+            body = denial_body(decision, method, path, expose=self._expose_decision, metadata=False).encode()
         status = _ALLOWED if decision.allowed else _FORBIDDEN
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -110,16 +110,14 @@ class HttpAuthorization:
         raw: bytes = scope["raw_path"]
         if not raw.startswith(self._prefix + b"/"):
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
-        reading = read_path(raw[len(self._prefix) :].decode("ascii", "surrogateescape"))
-        if reading.problem:
-            raise InvalidInputError(reading.problem)
+        path, other_paths = read_target(raw[len(self._prefix) :].decode("ascii", "surrogateescape"))
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
         return CheckInput(
             workload=_workload(scope, headers),
             source=self._source(headers),
             method=read_method(scope["method"]),
-            path=reading.path,
-            other_paths=reading.others,
+            path=path,
+            other_paths=other_paths,
             host=read_authority(_single(headers, "host") or ""),
             headers=headers,
             source_ip=source_ip,

@@ -15,7 +15,7 @@ from app.core.decision import Decision, Outcome
 
 # Headers by which frameworks let a request name a method other than the one it was sent with.
 METHOD_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
-# Methods that are tried for one request. No framework takes more than one; a list is cut, and its tail is no method.
+# Methods that are tried for one request. No framework takes more than one; the rest of a list is ignored.
 MAX_METHODS = 4
 
 _NO_POLICY = Verdict(Decision(Outcome.ALLOW, "no ALLOW policy applies to the workload"), Cause.NO_POLICY)
@@ -60,17 +60,17 @@ class NativeEngine:
             return _UNKNOWN_LABELS
         else:
             rules = index.rules_for(workload)
-        verdict = _judge(rules, request)
+        verdict = _evaluate_reading(rules, request)
         if verdict.decision.outcome is Outcome.DENY or not self.options.every_reading:
             return verdict
         for other in _other_readings(rules, request):
-            denial = _judge(rules, other)
+            denial = _evaluate_reading(rules, other)
             if denial.decision.outcome is Outcome.DENY:
                 return denial
         return verdict
 
 
-def _judge(rules: WorkloadRules, request: CheckInput) -> Verdict:
+def _evaluate_reading(rules: WorkloadRules, request: CheckInput) -> Verdict:
     if not rules.deny.is_empty:
         denied = rules.deny.first(request)
         if denied is not None:

@@ -1,4 +1,4 @@
-"""The index: for a workload, its rules; for a request, the few of them that can match at all.
+"""The index: for a workload its rules, and for a request the few of them that can match.
 
 An index is a snapshot that never changes in meaning; the tables of a workload are made on its first request and kept.
 """
@@ -11,8 +11,8 @@ from app.authz.model import Action, Attribute, CheckInput, Labels, Verdict, Work
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.patterns import without_port
 
-# Workloads, by namespace and labels, whose tables are kept; beyond that they are all made anew. A mesh has fewer kinds
-# of workloads than this, and hostile labels cannot claim more memory.
+# Workloads, by namespace and labels, whose tables are kept; beyond that all are dropped and made again. A mesh has
+# fewer kinds of workloads than this, and hostile labels cannot take more memory.
 MAX_WORKLOADS = 4096
 
 Numbered = tuple[int, CompiledRule]
@@ -20,7 +20,7 @@ Table = dict[str, list[Numbered]]
 
 
 class RuleTable:
-    """Rules in the order in which they are reported, found by what a request is like."""
+    """Rules in the order in which they are reported, found by path, identity or host of a request."""
 
     def __init__(self, rules: Iterable[CompiledRule]) -> None:
         numbered = list(enumerate(rules))
@@ -165,14 +165,14 @@ class PolicyIndex:
         return bool(self._scope(namespace).selected)
 
     def rules_for(self, workload: Workload) -> WorkloadRules:
-        """Return the rules for `workload`; without labels, the policies without a selector alone."""
+        """Return the rules for `workload`; without labels, only those of policies without a selector."""
         scope = self._scope(workload.namespace)
         labels = (workload.labels or ()) if scope.selected else ()
         rules = scope.made.get(labels)
         return self._make(scope, labels) if rules is None else rules
 
     def root_rules(self) -> WorkloadRules:
-        """Return the root namespace's rules for a workload of which nothing is known."""
+        """Return the root namespace's rules, for a workload that is missing."""
         return self.rules_for(Workload(self._root))
 
     def _scope(self, namespace: str) -> _Scope:

@@ -18,7 +18,7 @@ _SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _NAMESPACE = re.compile(_DNS_LABEL)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
-# What the API server writes into an object and `kubectl get -o yaml` shows; it says nothing about the policy.
+# What the API server writes into an object and `kubectl get -o yaml` shows; it has no part in the policy.
 _SERVER_FIELDS = (
     "creationTimestamp",
     "deletionGracePeriodSeconds",

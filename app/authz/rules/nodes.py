@@ -144,8 +144,6 @@ class Or:
 
 Node = And | Or | Match | HeaderMatch
 
-ALWAYS = And(())
-
 
 def all_of(parts: list[Node]) -> Node:
     """Return the node that holds if all of `parts` do, flat: no And has an And for a child."""
@@ -155,8 +153,6 @@ def all_of(parts: list[Node]) -> Node:
 
 def any_of(parts: list[Node]) -> Node:
     """Return the node that holds if one of `parts` does."""
-    if ALWAYS in parts:
-        return ALWAYS
     return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
 

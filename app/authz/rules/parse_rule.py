@@ -56,7 +56,7 @@ def _parts(rule: Reader, name: str, inner: str, read: Callable[[Reader], _Part])
             yield read(part)
             part.close()
         elif not outer.value.get(inner):
-            outer.refuse(inner, "must not be empty: say what it matches")
+            outer.refuse(inner, "must not be empty: name what it matches")
         outer.close()
 
 
@@ -99,7 +99,7 @@ def _read_operation(operation: Reader) -> Operation:
 def _read_condition(condition: Reader, namespace: str) -> Condition | None:
     key = condition.text("key")
     if not key:
-        condition.refuse("key", "must not be empty: say what to look at")
+        condition.refuse("key", "must not be empty: name an attribute")
         return None
     if not condition.has("values") and not condition.has("notValues"):
         condition.refuse("values", "is missing: give values or notValues")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
-# Paths that were read lately. Longer ones are not kept, which bounds what hostile input can claim: 4096 of 256 bytes.
+# Paths that were read recently. Longer ones are not kept, which bounds the memory that hostile input can take.
 READING_CACHE_SIZE = 4096
 MAX_CACHED_LENGTH = 256
 # Escapes of escapes that are followed; no server decodes more often, and each time is a pass over the path.
@@ -78,7 +78,7 @@ _cached = lru_cache(maxsize=READING_CACHE_SIZE)(_read)
 
 
 def _problem(path: str) -> str:
-    """Return why the path cannot be read in one way that everybody agrees on, empty if it can."""
+    """Return why servers would not agree on how to read the path, empty if they would."""
     if not path.startswith("/"):
         return "the path does not start with '/'"
     if "#" in path:

@@ -203,7 +203,7 @@ async def test_no_spelling_of_a_denied_path_passes(gateway):
     assert await gateway.raw("/hello") == 200
 
 
-async def test_methods_hosts_headers_addresses_and_ports_are_judged(gateway):
+async def test_methods_hosts_headers_addresses_and_ports_are_matched(gateway):
     spec = f"""{{rules: [{{
         from: [{{source: {{ipBlocks: [127.0.0.0/8]}}}}],
         to: [{{operation: {{methods: [GET], hosts: [shop.example.org], ports: ['{gateway.port}']}}}}],
@@ -247,7 +247,7 @@ async def test_what_a_client_forges_changes_nothing(gateway):
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http_open"])
-async def test_a_fault_inside_is_denied_though_the_sidecar_fails_open(gateways, kind, monkeypatch):
+async def test_an_internal_error_is_denied_although_the_sidecar_fails_open(gateways, kind, monkeypatch):
     from app.authz.rules.evaluate import NativeEngine
 
     def broken(*_):

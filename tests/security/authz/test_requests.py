@@ -94,7 +94,7 @@ async def test_no_spelling_takes_a_request_out_of_an_allowed_path(path):
 @pytest.mark.parametrize(
     "path", ["/status;x=/secret/..", "/status/", "/status/.", "/status%20", "/status%3f", "/STATUS"]
 )
-async def test_an_exact_path_allows_that_path_alone(path):
+async def test_an_exact_path_allows_only_that_path(path):
     assert not await allows(ALLOW_EXACT, path)
 
 
@@ -142,7 +142,7 @@ async def test_a_method_that_is_not_written_as_one_is_denied(method):
 
 
 @pytest.mark.parametrize("header", ["x-http-method-override", "x-http-method", "x-method-override"])
-async def test_a_method_in_a_header_is_judged_too(header):
+async def test_a_method_in_a_header_is_matched_too(header):
     assert await allows(DENY_DELETE, method="POST")
     assert not await allows(DENY_DELETE, method="POST", headers={header: "DELETE"})
     assert not await allows(DENY_DELETE, method="POST", headers={header: "delete"})
@@ -206,7 +206,7 @@ async def test_a_denied_value_is_found_wherever_it_stands_in_a_header(values):
 @pytest.mark.parametrize(
     "values", [[b"admin", b"user"], [b"admin,user"], [b"admin\xff"], [b"ADMIN"], [b"admin\x00"], [b""]]
 )
-async def test_a_header_grants_only_if_it_says_one_thing(values):
+async def test_a_header_grants_only_if_every_value_matches(values):
     assert not await allows(NEEDS_ROLE, raw_headers=[("x-role", value) for value in values])
 
 
@@ -216,7 +216,7 @@ async def test_headers_that_name_another_path_or_host_do_not_count(header):
     assert not await allows(DENY_ADMIN, "/admin", headers={header: "/public/x"})
 
 
-async def test_plaintext_and_unknown_identities_do_not_pass_as_somebody_else():
+async def test_plaintext_and_unknown_identities_do_not_pass_as_another_identity():
     assert await allows(NOT_MALLORY)
     assert not await allows(NOT_MALLORY, principal="")
     for principal in (
@@ -238,7 +238,7 @@ async def test_plaintext_and_unknown_identities_do_not_pass_as_somebody_else():
         {"origin": "https://a", "access-control-request-method": "GET"},
     ],
 )
-async def test_upgrades_and_preflights_are_judged_like_any_request(headers):
+async def test_upgrades_and_preflights_are_checked_like_any_request(headers):
     assert not await allows(DENY_ADMIN, "/admin", headers=headers)
     assert not await allows(ALLOW_PUBLIC, "/x", method="OPTIONS", headers=headers)
 

@@ -1,4 +1,4 @@
-"""What fails before a check is judged is a denial as well: an error would be the sidecar's to decide on."""
+"""A check that fails before it is evaluated is denied: on an error the sidecar would decide."""
 
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
@@ -10,7 +10,7 @@ from tests.fakes.checks import policy_service
 
 
 @pytest.mark.parametrize("error", [DeadlineExceededError("too late"), InternalError("hidden")])
-async def test_an_error_on_the_way_is_a_403(error):
+async def test_a_transport_error_is_a_403(error):
     metrics = Metrics()
     answer: CheckResponse = AuthorizationRpc(await policy_service(metrics=metrics)).deny(error)
     assert answer.status.code == 7

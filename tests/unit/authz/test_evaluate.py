@@ -55,7 +55,7 @@ def test_the_first_rule_by_policy_name_is_reported_however_the_rules_are_found()
     assert verdict(text, request("/b", host="x", source="")).decision.policy == "shop/d"
 
 
-def test_a_policy_is_for_its_namespace_alone_and_the_root_namespaces_for_all():
+def test_a_policy_applies_to_its_namespace_only_and_one_of_the_root_namespace_to_all():
     assert not allowed(policy(DENY_ALL, namespace="shop"), request())
     assert allowed(policy(DENY_ALL, namespace="other"), request())
     assert not allowed(policy(DENY_ALL, namespace="istio-system"), request())
@@ -82,7 +82,7 @@ def test_an_unknown_workload_is_denied_with_that_reason():
     assert "destination workload is missing" in found.decision.reason
 
 
-def test_an_unknown_workload_gets_the_root_policies_alone_where_that_is_chosen():
+def test_an_unknown_workload_gets_only_the_root_policies_where_configured():
     options = AuthzOptions(unknown_workload=UnknownWorkload.ROOT)
     assert allowed(policy(DENY_ALL), request(workload=None), options)
     assert not allowed(policy(DENY_ALL, namespace="istio-system"), request(workload=None), options)

@@ -175,7 +175,7 @@ def test_what_is_wrong_around_a_spec_is_refused_with_its_path(text, path):
     assert path in paths_of(text)
 
 
-def test_all_violations_of_all_documents_are_told_at_once():
+def test_all_violations_of_all_documents_are_reported_at_once():
     text = policy("{action: X}", name="a") + policy(
         "{rules: [{to: [{operation: {ports: [x, '1', y]}}]}], y: 1}", name="b"
     )
@@ -195,6 +195,6 @@ def test_no_document_is_refused():
     assert paths_of("---\n") == [""]
 
 
-def test_a_message_says_where_and_what_and_how_many_more():
+def test_a_message_has_the_first_violation_and_the_number_of_others():
     with pytest.raises(InvalidInputError, match=r"spec\.action: 'X' is not an action.*\(and 1 more\)"):
         parse(policy("{action: X, y: 1}"))

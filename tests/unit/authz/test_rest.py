@@ -40,7 +40,7 @@ async def client(service):
         yield client
 
 
-async def test_many_documents_are_put_in_force_and_read_back(client, service):
+async def test_many_documents_are_applied_and_read_back(client, service):
     made = await client.post("/v1/policies", content=DENY_ALL + policy("{}", "q"))
     assert made.status_code == 201
     assert [(item["name"], item["change"]) for item in made.json()["items"]] == [("p", "created"), ("q", "created")]
@@ -51,7 +51,7 @@ async def test_many_documents_are_put_in_force_and_read_back(client, service):
     assert read.headers["etag"] == '"1"'
 
 
-async def test_json_is_taken_alone_and_in_a_list(client):
+async def test_json_is_accepted_as_one_document_and_in_a_list(client):
     document = {
         "apiVersion": "security.istio.io/v1",
         "kind": "AuthorizationPolicy",
@@ -86,7 +86,7 @@ async def test_a_body_that_is_no_document_is_400(client, body):
     assert (await client.post("/v1/policies", content=body)).status_code == 400
 
 
-async def test_validating_tells_what_would_be_accepted(client):
+async def test_validating_reports_what_would_be_accepted(client):
     answer = await client.post("/v1/policies/validate", content=DENY_ALL)
     assert answer.json()["items"] == [{"namespace": "shop", "name": "p", "action": "DENY", "rules": 1}]
     assert (await client.get(ONE)).status_code == 404

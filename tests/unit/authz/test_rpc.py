@@ -105,7 +105,7 @@ async def test_a_principal_that_is_no_spiffe_id_is_denied_even_without_policies(
     assert not await allows("", check_request(principal=principal))
 
 
-async def test_a_peer_without_identity_is_judged_as_one():
+async def test_a_peer_without_identity_is_anonymous():
     assert await allows("", check_request(principal=""))
     assert not await allows(FROM_FRONT, check_request(principal=""))
 
@@ -177,7 +177,7 @@ async def test_the_remote_address_is_taken_from_as_many_hops_as_are_trusted():
     assert not await allows(text, check_request(headers=spoofed), trusted_hops=1)
 
 
-async def test_what_is_not_http_or_not_readable_is_denied_and_counted():
+async def test_a_check_that_is_not_readable_http_is_denied_and_counted():
     metrics = Metrics()
     rpc = AuthorizationRpc(await policy_service(metrics=metrics))
     tcp = check_request()
@@ -188,7 +188,7 @@ async def test_what_is_not_http_or_not_readable_is_denied_and_counted():
     assert metrics.decisions.value("deny", "malformed") == 4
 
 
-async def test_a_connect_without_a_path_is_judged_without_one():
+async def test_a_connect_without_a_path_is_accepted():
     assert await allows("", check_request("", method="CONNECT"))
     assert not await allows(DENY_ADMIN, check_request("", method="CONNECT"))
     assert not await allows("", check_request("", method="GET"))
@@ -200,18 +200,18 @@ async def test_a_check_whose_engine_waits_is_answered_when_its_verdict_is_there(
     waiting = asyncio.ensure_future(rpc.Check(check_request("/late"), context()))
     await engine.asked.wait()
     assert not waiting.done()
-    engine.verdict.set_result(Verdict(Decision(Outcome.DENY, "denied by another engine"), Cause.POLICY))
+    engine.answer(Verdict(Decision(Outcome.DENY, "denied by another engine"), Cause.POLICY))
     response = await waiting
     assert (response.status.code, response.denied_response.status.code) == (7, 403)
     assert response.denied_response.body.startswith("GET /late was denied")
     assert metadata(response)["meshward.reason"] == "denied by another engine"
 
 
-async def test_a_fault_of_our_own_is_a_denial_and_not_an_error(monkeypatch):
+async def test_an_internal_error_is_a_denial(monkeypatch):
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(rpc_module, "read_path", broken)
+    monkeypatch.setattr(rpc_module, "read_target", broken)
     response = await answer("", check_request())
     assert (response.status.code, response.denied_response.status.code) == (7, 403)
     assert "broken" not in str(response)

@@ -60,7 +60,7 @@ async def test_one_bad_document_keeps_all_of_them_out(service, source, metrics):
     assert metrics.config_loads.value("policy", "error") == 1
 
 
-async def test_a_database_that_is_away_changes_nothing_and_checks_go_on(service, source):
+async def test_an_unreachable_database_changes_nothing_and_checks_go_on(service, source):
     await service.apply(policy(DENY_ALL))
     source.away = True
     with pytest.raises(UnavailableError):
@@ -83,7 +83,7 @@ async def test_before_the_policies_are_loaded_every_check_is_denied(make):
     assert not service.check(request()).allowed
 
 
-async def test_a_fault_inside_a_check_is_a_denial_that_is_counted(service, metrics, monkeypatch):
+async def test_an_exception_in_a_check_is_a_denial_that_is_counted(service, metrics, monkeypatch):
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
@@ -106,7 +106,7 @@ async def test_an_engine_may_wait_and_its_verdict_is_recorded_when_it_is_there(m
     assert engine.requests == [check]
     assert not waiting.done()
     assert metrics.decisions.value("deny", "policy") == 0
-    engine.verdict.set_result(DENIED)
+    engine.answer(DENIED)
     assert await waiting is DENIED.decision
     assert metrics.decisions.value("deny", "policy") == 1
 
@@ -114,8 +114,10 @@ async def test_an_engine_may_wait_and_its_verdict_is_recorded_when_it_is_there(m
 async def test_an_engine_that_fails_while_it_waits_denies(metrics):
     engine = WaitingEngine()
     service = await policy_service(metrics=metrics, engine=engine)
-    engine.verdict.set_exception(UnavailableError("the engine is away"))
-    decision = await service.check(request())
+    waiting = asyncio.ensure_future(service.check(request()))
+    await engine.asked.wait()
+    engine.fail(UnavailableError("the engine is away"))
+    decision = await waiting
     assert not decision.allowed
     assert "away" not in decision.reason
     assert metrics.decisions.value("deny", "error") == 1
