@@ -1,19 +1,5 @@
-"""Control planes that run as processes: one of its own for a test, or one that the tests of a directory share."""
+"""Control planes that run as processes."""
 
-import pytest
+from tests.support.fixtures.control_plane import serving, shared_server
 
-from tests.functional.main.serving import Serving
-
-
-@pytest.fixture
-def serving(tmp_path):
-    serving = Serving(tmp_path)
-    yield serving
-    serving.end()
-
-
-@pytest.fixture(scope="session")
-def shared_server(tmp_path_factory):
-    serving = Serving(tmp_path_factory.mktemp("serve"))
-    yield serving.start()
-    serving.end()
+__all__ = ["serving", "shared_server"]

@@ -13,7 +13,7 @@ from app.cli.failures import FAILURE, guarded
 from app.core.errors import PreconditionError
 from app.core.private_files import ensure_data_directory
 from app.telemetry import logs
-from tests.functional.main.serving import environment
+from tests.support.serving import environment
 
 
 @pytest.fixture

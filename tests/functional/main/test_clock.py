@@ -9,7 +9,7 @@ from app.main.parts import make_parts
 from app.settings import load
 from app.transport.rest.authentication import ensure_token
 from tests.fakes.clock import ManualClock
-from tests.functional.main.serving import environment
+from tests.support.serving import environment
 
 DAY = 24 * 3600
 

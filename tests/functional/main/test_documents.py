@@ -4,9 +4,9 @@ import os
 
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 
-from tests.functional.main.callers import check, plaintext_channel, rate_limit
-from tests.functional.main.serving import eventually, eventually_async
-from tests.functional.main.test_restart import DENY_NEWS, ONE_A_DAY
+from tests.assets.documents import DENY_NEWS, ONE_A_DAY
+from tests.support.callers import check, plaintext_channel, rate_limit
+from tests.support.serving import eventually, eventually_async
 
 POLICY = "/v1/policies/shop/no-news"
 TIMELY = 10

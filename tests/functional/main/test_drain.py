@@ -8,18 +8,24 @@ import sqlite3
 
 import grpc
 import pytest
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from sqlalchemy import text
 
 from app.db.engine import create_engine
 from app.db.migrate import POSTGRES_LOCK
-from app.main.rpcs import SECRETS
-from tests.assets.discovery import request
-from tests.functional.main.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
-from tests.functional.main.serving import PATIENCE, eventually, eventually_async
-from tests.functional.main.test_restart import DENY_NEWS
+from tests.assets.documents import DENY_NEWS
+from tests.support.callers import (
+    CART,
+    certify,
+    check,
+    code_of,
+    join,
+    opened_stream,
+    plaintext_channel,
+    tls_channel,
+)
+from tests.support.serving import PATIENCE, eventually, eventually_async
 
 IN_FLIGHT = 8
 
@@ -69,21 +75,6 @@ class AdminRequest:
             while piece := self._socket.recv(65536):
                 answer += piece
         return answer.decode()
-
-
-def stream_secrets(channel):
-    return channel.stream_stream(
-        f"/{SECRETS}/StreamSecrets",
-        request_serializer=DiscoveryRequest.SerializeToString,
-        response_deserializer=DiscoveryResponse.FromString,
-    )()
-
-
-async def opened_stream(channel):
-    call = stream_secrets(channel)
-    await call.write(request("default", "ROOTCA"))
-    assert (await call.read()).resources
-    return call
 
 
 async def end_of(call):

@@ -10,7 +10,7 @@ from app.main.control_plane import ControlPlane
 from app.main.parts import make_parts
 from app.settings import load
 from app.transport.rest.authentication import ensure_token
-from tests.functional.main.serving import PATIENCE, environment
+from tests.support.serving import PATIENCE, environment
 
 
 @pytest.fixture

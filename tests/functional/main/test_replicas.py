@@ -5,9 +5,9 @@ import asyncio
 import grpc
 import pytest
 
-from tests.functional.main.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
-from tests.functional.main.serving import eventually_async
-from tests.functional.main.test_restart import DENY_NEWS
+from tests.assets.documents import DENY_NEWS
+from tests.support.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
+from tests.support.serving import eventually_async
 
 ATTEMPTS = 8
 

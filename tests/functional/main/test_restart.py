@@ -5,7 +5,8 @@ import signal
 import grpc
 import pytest
 
-from tests.functional.main.callers import (
+from tests.assets.documents import DENY_NEWS, ONE_A_DAY
+from tests.support.callers import (
     CART,
     certify,
     check,
@@ -15,21 +16,6 @@ from tests.functional.main.callers import (
     rate_limit,
     tls_channel,
 )
-
-DENY_NEWS = """
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-news, namespace: shop}
-spec:
-  action: DENY
-  rules: [{to: [{operation: {paths: ["/news"]}}]}]
-"""
-ONE_A_DAY = """
-domain: shop
-descriptors:
-  - key: key
-    rate_limit: {unit: year, requests_per_unit: 1}
-"""
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["a restart", "a crash"])

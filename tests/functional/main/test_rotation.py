@@ -12,9 +12,8 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from tests.functional.main.callers import CART, certify, check, join, presented_certificate, tls_channel
-from tests.functional.main.serving import eventually_async
-from tests.functional.main.test_drain import opened_stream
+from tests.support.callers import CART, certify, check, join, opened_stream, presented_certificate, tls_channel
+from tests.support.serving import eventually_async
 
 # Half of it is the time between two rotations.
 TTL = "6s"

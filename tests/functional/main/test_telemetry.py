@@ -3,7 +3,7 @@
 import grpc.aio
 import pytest
 
-from tests.functional.main.callers import (
+from tests.support.callers import (
     CART,
     certify,
     check,
@@ -13,7 +13,7 @@ from tests.functional.main.callers import (
     rate_limit,
     tls_channel,
 )
-from tests.functional.main.serving import Serving, eventually
+from tests.support.serving import Serving, eventually
 
 LIMIT = "{domain: mesh, descriptors: [{key: key, rate_limit: {unit: year, requests_per_unit: 1}}]}"
 ALLOW_NOTHING = """

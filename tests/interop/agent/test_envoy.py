@@ -21,8 +21,8 @@ from app.core.net import Address
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import CART, MeshCa
 from tests.fakes.mesh_ca import MeshServer
-from tests.interop.envoy_process import EnvoyProcess
-from tests.interop.sidecar import ask, bootstrap, client_tls
+from tests.support.envoy_process import EnvoyProcess
+from tests.support.sidecar import ask, bootstrap, client_tls
 
 HOUR = timedelta(hours=1)
 DOMAIN = "spiffe://example.org"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
-from tests.interop.envoy_process import EnvoyProcess
+from tests.support.envoy_process import EnvoyProcess
 
 EXT = "envoy.extensions"
 FILTER = "envoy.filters.http.ext_authz"

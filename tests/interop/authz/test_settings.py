@@ -7,8 +7,8 @@ import pytest
 
 from tests.assets.certificates import MeshCa, key_pem, new_key, pem
 from tests.fakes.authz import policy
-from tests.interop.envoy_process import EnvoyProcess
-from tests.interop.sidecar import ask, client_tls
+from tests.support.envoy_process import EnvoyProcess
+from tests.support.sidecar import ask, client_tls
 
 EXT = "envoy.extensions"
 FRONT = "spiffe://cluster.local/ns/web/sa/front"

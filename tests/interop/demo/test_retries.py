@@ -14,7 +14,7 @@ from h2.events import RequestReceived, StreamEnded
 from app.core.net import Address
 from app.demo.plan import USUAL_PORTS, Plan
 from app.envoy.bootstrap import CONTROL_PLANE_CLUSTER, bootstrap
-from tests.interop.envoy_process import EnvoyProcess
+from tests.support.envoy_process import EnvoyProcess
 
 # More than Envoy makes again at a time unless it is told otherwise.
 AT_ONCE = 32

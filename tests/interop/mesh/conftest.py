@@ -1,1 +1,5 @@
-from tests.functional.main.conftest import serving, shared_server  # noqa: F401 - fixtures
+"""Control planes that run as processes."""
+
+from tests.support.fixtures.control_plane import serving, shared_server
+
+__all__ = ["serving", "shared_server"]

@@ -9,7 +9,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
 
 from app.main.rpcs import AUTHORIZATION
 from tests.fakes.checks import check_request
-from tests.functional.main.callers import (
+from tests.support.callers import (
     CALL_SECONDS,
     CART,
     check,

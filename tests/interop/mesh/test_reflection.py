@@ -7,7 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as v1alpha
 
 from app.main.rpcs import SERVICES
 from app.proto.reflection import reflection_pb2 as v1
-from tests.functional.main.callers import CALL_SECONDS, plaintext_channel
+from tests.support.callers import CALL_SECONDS, plaintext_channel
 
 
 @pytest.mark.parametrize(("version", "messages"), [("v1", v1), ("v1alpha", v1alpha)])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.functional.main.callers import CART, join
-from tests.interop.envoy_process import EnvoyProcess
-from tests.interop.sidecar import ask, client_tls_of, secret, sidecar
+from tests.support.callers import CART, join
+from tests.support.envoy_process import EnvoyProcess
+from tests.support.sidecar import ask, client_tls_of, secret, sidecar
 
 # Half of it is the time between two rotations, of what is pushed as of the server's own certificate.
 TTL = "6s"

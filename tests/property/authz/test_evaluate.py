@@ -26,7 +26,7 @@ from app.authz.rpc.attributes import read_identity
 from app.authz.rules.compile import compile_policy, rule_node
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.nodes import describe
-from tests.property.authz import naive
+from tests.fakes import naive_policy as naive
 
 OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)
 

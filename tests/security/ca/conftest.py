@@ -1,3 +1,5 @@
-from tests.unit.ca.conftest import ca, clock, config, keys, metrics, publisher, transactions
+"""A CA over memory."""
+
+from tests.support.fixtures.ca import ca, clock, config, keys, metrics, publisher, transactions
 
 __all__ = ["ca", "clock", "config", "keys", "metrics", "publisher", "transactions"]

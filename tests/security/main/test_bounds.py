@@ -9,8 +9,8 @@ import grpc
 import httpx
 import pytest
 
-from tests.functional.main.callers import check, code_of, join, plaintext_channel, rate_limit, tls_channel
-from tests.functional.main.serving import PATIENCE
+from tests.support.callers import check, code_of, join, plaintext_channel, rate_limit, tls_channel
+from tests.support.serving import PATIENCE
 
 HOSTILE_NAMES = 2000
 AT_ONCE = 100

@@ -24,7 +24,7 @@ from tests.assets.certificates import CA_TRUE, CLIENT_AUTH, SERVER_AUTH, MeshCa,
 from tests.assets.csrs import csr
 from tests.assets.discovery import delta, request
 from tests.fakes.checks import check_request
-from tests.functional.main.callers import (
+from tests.support.callers import (
     CALL_SECONDS,
     CART,
     Identity,
@@ -35,7 +35,7 @@ from tests.functional.main.callers import (
     plaintext_channel,
     tls_channel,
 )
-from tests.functional.main.serving import eventually
+from tests.support.serving import eventually
 
 PUBLIC, MESH, IDENTITY = Authentication
 ENDED_HANDSHAKE = (httpx.TransportError, ssl.SSLError)

@@ -1,11 +1,5 @@
-"""The frame of the admin API, as the unit tests have it."""
+"""The admin API's frame around endpoints that fail in every way."""
 
-from tests.unit.rest.conftest import (  # noqa: F401 - fixtures are found by their names
-    client,
-    health,
-    make_app,
-    metrics,
-    stranger,
-    things,
-    token_path,
-)
+from tests.support.fixtures.rest import client, health, make_app, metrics, stranger, things, token_path
+
+__all__ = ["client", "health", "make_app", "metrics", "stranger", "things", "token_path"]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.transport.rest.edge import MAX_BODY_BYTES
-from tests.unit.rest.conftest import TOKEN
+from tests.support.fixtures.rest import TOKEN
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 

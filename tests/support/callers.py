@@ -13,12 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 
-from app.main.rpcs import AUTHORIZATION, ISTIO_CA, RATE_LIMIT
+from app.main.rpcs import AUTHORIZATION, ISTIO_CA, RATE_LIMIT, SECRETS
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from tests.assets.certificates import Authority, key_pem, new_key, pem
 from tests.assets.csrs import csr_for
+from tests.assets.discovery import request
 from tests.fakes.checks import check_request
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
@@ -154,3 +156,18 @@ def client_tls(server, identity=None):
             file.flush()
             context.load_cert_chain(file.name)
     return context
+
+
+def stream_secrets(channel):
+    return channel.stream_stream(
+        f"/{SECRETS}/StreamSecrets",
+        request_serializer=DiscoveryRequest.SerializeToString,
+        response_deserializer=DiscoveryResponse.FromString,
+    )()
+
+
+async def opened_stream(channel):
+    call = stream_secrets(channel)
+    await call.write(request("default", "ROOTCA"))
+    assert (await call.read()).resources
+    return call
