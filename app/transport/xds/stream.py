@@ -5,7 +5,7 @@ It does not know how messages travel: the mesh ports and the agent's Unix socket
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from app.transport.xds.exchange import Exchange, Reply, requested_type
@@ -37,7 +37,7 @@ async def run_stream(
     sources: Mapping[str, ResourceSource],
     requests: AsyncIterator[Any],
     observer: StreamObserver,
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """Yield the responses to a stream of discovery requests, and another whenever a subscribed resource is replaced.
 
     `sources` has the resources by their type URL. Raises InvalidInputError for a request that breaks the protocol or

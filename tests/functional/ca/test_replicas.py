@@ -51,7 +51,7 @@ async def replica(postgres_url, tmp_path):
             Metrics(),
         )
 
-    make.engines = engines
+    make.engines = engines  # type: ignore[attr-defined]  # what a test reads back
     yield make
     for engine in engines:
         await engine.dispose()

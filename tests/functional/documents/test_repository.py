@@ -13,7 +13,7 @@ A = DocumentKey("shop", "a")
 
 
 def stored(key=A, version=1, document=None):
-    return StoredDocument(*key, document or {"spec": {}}, version, NOW)
+    return StoredDocument(key.namespace, key.name, document or {"spec": {}}, version, NOW)
 
 
 async def test_a_document_comes_back_as_it_was_put(transactions):

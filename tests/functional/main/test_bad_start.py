@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def assert_refused(outcome, *words):
         assert str(word) in sentence
 
 
-WRONG_SETTINGS = {
+WRONG_SETTINGS: dict[str, tuple[Any, ...]] = {
     "a bind without a port": ({"mesh_tls_bind": "127.0.0.1"}, "mesh.tls_bind", "host:port"),
     "a port that is too large": ({"admin_bind": "127.0.0.1:99999"}, "admin.bind", "65535"),
     "plaintext for everybody": ({"mesh_plaintext_bind": "0.0.0.0:0"}, "plaintext_public", "0.0.0.0"),

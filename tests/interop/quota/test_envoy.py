@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from tests.fakes.quota import BrokenCounters
 from tests.fakes.served_quota import served_quota
 
 START_SECONDS = 30
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "domain": "edge",
     "descriptors": [
         {"key": "user", "rate_limit": {"unit": "minute", "requests_per_unit": 2, "name": "per-user"}},
@@ -168,7 +169,7 @@ async def test_nested_limits_unlimited_users_and_requests_without_descriptors(qu
 async def test_a_change_of_the_configuration_counts_from_the_next_request(quota, tmp_path):
     async with envoy(tmp_path, quota.port) as client:
         assert (await get(client)).status_code == 200
-        await quota.service.put("edge", {"domain": "edge", "descriptors": [LIMITS["descriptors"][0] | NONE_LEFT]})
+        await quota.service.put("edge", {"domain": "edge", "descriptors": [{**LIMITS["descriptors"][0], **NONE_LEFT}]})
         assert (await get(client)).status_code == 429
         await quota.service.delete("edge")
         assert (await get(client)).status_code == 200

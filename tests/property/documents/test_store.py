@@ -59,7 +59,7 @@ def test_a_snapshot_is_what_compiling_everything_stored_gives(steps):
                 continue
             assert store.snapshot.revision == source.revision
             assert store.snapshot.index == {
-                key: each.document["text"].upper() for key, each in source.documents.items()
+                key: str(each.document["text"]).upper() for key, each in source.documents.items()
             }
             versions = {key: document.version for key, document in store.snapshot.documents.items()}
             assert versions == {key: each.version for key, each in source.documents.items()}

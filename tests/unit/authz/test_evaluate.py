@@ -4,7 +4,7 @@ import pytest
 
 from app.authz.model import AuthzOptions, Cause, UnknownWorkload, Workload
 from app.authz.rules import index as index_module
-from tests.fakes.authz import allowed, engine_of, policy, request, verdict, workload
+from tests.fakes.authz import SHOP, allowed, engine_of, policy, request, verdict, workload
 
 ALLOW_ALL = "{rules: [{}]}"
 DENY_ALL = "{action: DENY, rules: [{}]}"
@@ -114,7 +114,7 @@ def test_a_check_tries_only_the_rules_that_its_request_can_match():
         policy(f"{{rules: [{{to: [{{operation: {{paths: ['/p{number}', '/q{number}/*']}}}}]}}]}}", name=f"p{number}")
         for number in range(200)
     )
-    rules = engine_of(text).index.rules_for(request().workload)
+    rules = engine_of(text).index.rules_for(SHOP)
     assert [rule.verdict.decision.policy for _, rule in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
     assert rules.allow._candidates(request("/other")) == []
 

@@ -299,7 +299,7 @@ def test_values_are_alternatives_fields_and_conditions_add_up_and_items_are_alte
     rule = """{from: [{source: {namespaces: [web], ipBlocks: [10.0.0.0/8]}}, {source: {namespaces: [batch]}}],
                to: [{operation: {methods: [GET, HEAD], paths: [/a, /b]}}],
                when: [{key: 'request.headers[x-v]', values: ['1']}, {key: destination.port, values: ['8080']}]}"""
-    headers = {"x-v": ("1",)}
+    headers: dict[str, tuple[str, ...]] = {"x-v": ("1",)}
     assert both(rule, request("/a", headers=headers))
     assert both(rule, request("/b", method="HEAD", headers=headers, source="spiffe://td/ns/batch/sa/x"))
     assert not both(rule, request("/c", headers=headers))

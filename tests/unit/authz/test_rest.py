@@ -29,7 +29,7 @@ async def client(service):
     rest = PolicyRest(service.documents)
     app = FastAPI()
     app.dependency_overrides[current_principal] = lambda: OPERATOR
-    app.add_exception_handler(MeshwardError, from_error)
+    app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class
     app.add_api_route(POLICIES_PATH, rest.list, methods=["GET"])
     app.add_api_route(POLICIES_PATH, rest.apply, methods=["POST"])
     app.add_api_route(VALIDATE_PATH, rest.validate, methods=["POST"])

@@ -142,11 +142,11 @@ async def test_entries_are_listed_in_pages_and_found_by_identity(client):
     names = [f"spiffe://example.org/{letter}" for letter in "abcde"]
     for name in reversed(names):
         await client.post("/v1/entries", json={"spiffe_id": name})
-    seen, cursor = [], {}
-    while cursor is not None:
-        page = (await client.get("/v1/entries", params={"limit": 2, **cursor})).json()
+    seen, cursor = [], {"limit": 2}
+    while cursor:
+        page = (await client.get("/v1/entries", params=cursor)).json()
         seen += [item["spiffe_id"] for item in page["items"]]
-        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+        cursor = {"limit": 2, "cursor": page["next_cursor"]} if page["next_cursor"] else {}
     assert seen == names
     (found,) = (await client.get("/v1/entries", params={"spiffe_id": names[3]})).json()["items"]
     assert found["spiffe_id"] == names[3]

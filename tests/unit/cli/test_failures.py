@@ -47,7 +47,9 @@ def test_a_fault_of_our_own_is_a_sentence_and_a_file_with_the_traceback(capsys):
     text = capsys.readouterr().err
     assert text.count("\n") == 1
     assert "Traceback" not in text
-    path = Path(re.search(r"the traceback is in (\S+)", text)[1])
+    found = re.search(r"the traceback is in (\S+)", text)
+    assert found
+    path = Path(found[1])
     assert "KeyError" in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
     path.unlink()

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -143,7 +144,8 @@ def logged_events():
                 case ast.Name(id="log") | ast.IfExp(), ast.Constant(value=str(event)):
                     yield event
             for keyword in node.keywords:
-                if keyword.arg in {"failed", "recovered"}:  # events of the loop that logs them
+                # Events of the loop that logs them.
+                if keyword.arg in {"failed", "recovered"} and isinstance(keyword.value, ast.Constant):
                     yield keyword.value.value
 
 
@@ -191,7 +193,7 @@ def test_every_make_target_that_a_document_names_exists(page):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-SIDECAR = {
+SIDECAR: dict[str, Any] = {
     "spiffe_id": "spiffe://cluster.local/ns/shop/sa/cart",
     "sds_socket": "/run/meshward/cart.sock",
     "control_plane": "mesh.example.org:15012",

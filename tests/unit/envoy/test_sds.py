@@ -1,6 +1,7 @@
 """The driver: requests and changes in, responses out."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,7 +24,7 @@ PATIENCE = 5
 
 
 def context(**changes):
-    fields = {
+    fields: dict[str, Any] = {
         "method": "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
         "peer": "unix",
         "metadata": {},

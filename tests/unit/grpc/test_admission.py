@@ -12,6 +12,7 @@ from app.transport.grpc.admission import MAX_BUCKETS, Authenticator, RateLimiter
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, RateLimit, route_table
+from app.transport.grpc.wire import Metadata
 from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
 from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
@@ -120,7 +121,7 @@ def test_a_loopback_peer_has_no_identity():
     "value", [None, "", "good", "Basic good", "Bearer", "Bearer bad", "Bearer " + "x" * 1000, b"bin"]
 )
 async def test_metadata_that_is_not_a_join_token_is_refused(value):
-    metadata = {} if value is None else {"authorization": (value,)}
+    metadata: Metadata = {} if value is None else {"authorization": (value,)}
     with pytest.raises(UnauthenticatedError):
         await authenticator().attest(CallContext("/s/m", "unix", metadata))
 

@@ -10,9 +10,11 @@ from fastapi import FastAPI
 
 from app.core.errors import MeshwardError
 from app.documents import rest as rest_module
+from app.documents.parser import parse_documents
 from app.quota import service as service_module
 from app.quota.model import Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.quota.rules.match import compile_config
 from app.transport.rest.authentication import current_principal
 from app.transport.rest.pages import encode_cursor
 from app.transport.rest.problems import from_error
@@ -38,7 +40,7 @@ async def client_of(service):
     rest = QuotaRest(service.documents)
     app = FastAPI()
     app.dependency_overrides[current_principal] = lambda: OPERATOR
-    app.add_exception_handler(MeshwardError, from_error)
+    app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class
     app.add_api_route(CONFIGS_PATH, rest.list, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.get, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.put, methods=["PUT"])
@@ -169,8 +171,8 @@ async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(m
 
         return wrapper
 
-    monkeypatch.setattr(rest_module, "parse_documents", watched(rest_module.parse_documents))
-    monkeypatch.setattr(service_module, "compile_config", watched(service_module.compile_config))
+    monkeypatch.setattr(rest_module, "parse_documents", watched(parse_documents))
+    monkeypatch.setattr(service_module, "compile_config", watched(compile_config))
     async with client_of(Quota()) as client:
         assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201
     assert len(threads) == 2

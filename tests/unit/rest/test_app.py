@@ -68,7 +68,7 @@ async def test_every_route_but_those_of_health_wants_the_token(make_app, strange
     for route in app.routes:
         assert isinstance(route, APIRoute)
         path = re.sub(r"\{.*?\}", "a", route.path)
-        response = await stranger.request(next(iter(route.methods)), path)
+        response = await stranger.request(next(iter(route.methods or ())), path)
         if response.status_code == 401:
             assert_problem(response, 401)
             assert response.headers["www-authenticate"].startswith("Bearer")

@@ -58,7 +58,7 @@ def test_the_database_is_in_the_data_dir_whatever_the_dir_is_called():
 def test_settings_do_not_change_once_read():
     settings = load({}).settings
     with pytest.raises(ValidationError):
-        settings.authz.unknown_workload = "root"
+        settings.authz.unknown_workload = "root"  # type: ignore[misc]  # read-only, as the test shows
 
 
 def test_server_names_are_a_list_in_the_file_and_comma_separated_in_a_variable(config):

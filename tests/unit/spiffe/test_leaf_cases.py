@@ -1,8 +1,10 @@
 """One leaf, one judgement: the table of leaves before the verifier and before every caller of it."""
 
+from typing import cast
 from urllib.parse import quote
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.agent.request import accept_answer
@@ -64,7 +66,7 @@ class Signed:
 def by_ca(pem):
     profile = LeafProfile(SpiffeId.parse(CART), LEAF_KEY.public_key(), 1, NOW, NOW + HOUR)
     try:
-        check_leaf(Signed(pem), profile, CA.signer.certificate, CA.root.certificate, NOW)
+        check_leaf(cast("x509.Certificate", Signed(pem)), profile, CA.signer.certificate, CA.root.certificate, NOW)
     except InternalError as error:
         return error.message, None
     return None, CART

@@ -174,7 +174,7 @@ def test_a_value_of_any_size_and_kind_costs_one_bounded_line():
         def __str__(self):
             raise ValueError("no")
 
-    deep = "x"
+    deep: object = "x"
     for _ in range(100):
         deep = [deep]
     log, read = lines()
