@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -25,14 +26,20 @@ class Surface(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CaConfig:
-    """The CA's settings. `default_ttl` is for callers that request none; `max_ttl` bounds what they may request."""
+    """The CA's settings.
+
+    `default_ttl` is for callers that request none; `max_ttl` bounds what they may request without an entry. The
+    control plane's own SVID has the server names and addresses, and no entry may have one of these names.
+    """
 
     trust_domain: TrustDomain
+    server_dns_names: tuple[str, ...] = ()
+    server_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     key_algorithm: KeyAlgorithm = KeyAlgorithm.P256
     root_ttl: timedelta = timedelta(days=3650)
     signer_ttl: timedelta = timedelta(days=365)
     default_ttl: timedelta = timedelta(hours=24)
-    max_ttl: timedelta = timedelta(days=90)
+    max_ttl: timedelta = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ class CreatedJoinToken:
 class EntrySpec:
     """What an operator sets for an identity: lifetime and DNS names of its SVIDs, and a hint for its holder.
 
-    `x509_svid_ttl` None leaves the lifetime to the caller and the default.
+    `x509_svid_ttl` is granted to callers that request no lifetime, and is the most that they may request; None leaves
+    both to the settings.
     """
 
     spiffe_id: SpiffeId

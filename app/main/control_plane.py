@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, suppress
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import structlog
@@ -135,10 +134,7 @@ class ControlPlane:
         its clients then open new connections, with the certificates that they hold by then.
         """
         await self._parts.ca.authorities.ready.wait()
-        dns_names, addresses = serving_names(
-            self._parts.settings.mesh.server_names, self._parts.settings.mesh.tls_bind.host
-        )
-        session = self._parts.ca.secrets.serving(dns_names, addresses)
+        session = self._parts.ca.secrets.serving()
         while True:
             try:
                 material = await _material(session)
@@ -169,26 +165,6 @@ def _listen_on(*binds: Address) -> list[socket.socket]:
         sockets = [opened.enter_context(listen(bind)) for bind in binds]
         opened.pop_all()
     return sockets
-
-
-def serving_names(
-    names: Sequence[str], bound_host: str
-) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
-    """Return the DNS names and the addresses of the serving certificate: those of the settings, and where it is bound.
-
-    An address that stands for every one of the machine is left out; loopback is always in.
-    """
-    dns_names: dict[str, None] = {}
-    addresses: dict[IPv4Address | IPv6Address, None] = {IPv4Address("127.0.0.1"): None, IPv6Address("::1"): None}
-    for name in (*names, bound_host):
-        try:
-            address = ip_address(name)
-        except ValueError:
-            dns_names[name] = None
-        else:
-            if not address.is_unspecified:
-                addresses[address] = None
-    return tuple(dns_names), tuple(addresses)
 
 
 async def _material(session: SecretSession) -> TlsMaterial:

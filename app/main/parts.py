@@ -1,7 +1,9 @@
 """The parts of the control plane, made from settings and given to each other; nothing is started here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +66,15 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     """Return the parts. Raises InvalidInputError if a setting does not fit."""
     metrics = Metrics()
     engine = create_engine(settings.database_url)
+    dns_names, addresses = serving_names(settings.mesh.server_names, settings.mesh.tls_bind.host)
     ca = CaService(
-        CaConfig(settings.trust_domain, default_ttl=settings.ca.svid_default_ttl, max_ttl=settings.ca.svid_max_ttl),
+        CaConfig(
+            settings.trust_domain,
+            server_dns_names=dns_names,
+            server_addresses=addresses,
+            default_ttl=settings.ca.svid_default_ttl,
+            max_ttl=settings.ca.svid_max_ttl,
+        ),
         Transactions(engine, SqlCaRepository),
         DiskKeyStore(settings.data_dir / "keys"),
         BundleFile(settings.data_dir / "bundle.pem"),
@@ -87,6 +96,26 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
     return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator)
+
+
+def serving_names(
+    names: Sequence[str], bound_host: str
+) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
+    """Return the DNS names and the addresses of the serving certificate: those of the settings, and where it is bound.
+
+    An address that stands for every one of the machine is left out; loopback is always in.
+    """
+    dns_names: dict[str, None] = {}
+    addresses: dict[IPv4Address | IPv6Address, None] = {IPv4Address("127.0.0.1"): None, IPv6Address("::1"): None}
+    for name in (*names, bound_host):
+        try:
+            address = ip_address(name)
+        except ValueError:
+            dns_names[name] = None
+        else:
+            if not address.is_unspecified:
+                addresses[address] = None
+    return tuple(dns_names), tuple(addresses)
 
 
 def _source(engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock) -> DocumentSource:

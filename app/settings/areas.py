@@ -21,11 +21,10 @@ from app.settings.values import (
     TrustDomainValue,
 )
 from app.spiffe.id import TrustDomain
+from app.spiffe.renewal import MAX_SVID_TTL
 from app.telemetry.decisions import Mode
 from app.telemetry.logs import Format, Level
 
-# What Istio's CA signs at most; a leaf that outlives it could not be taken back in a human time.
-MAX_SVID_TTL = timedelta(days=90)
 # gRPC's own default for the largest message, and what may be set instead.
 DEFAULT_MESSAGE_BYTES = 4 << 20
 MIN_MESSAGE_BYTES = 64 << 10
@@ -82,10 +81,13 @@ class LogSettings(Area):
 
 
 class CaSettings(Area):
-    """How long SVIDs live: what is given to who asks for nothing, and the most that may be asked for."""
+    """How long SVIDs live: what is granted to callers that request nothing, and the most that they may request.
+
+    The most is the default unless it is set. An entry may grant more.
+    """
 
     svid_default_ttl: Duration = timedelta(hours=24)
-    svid_max_ttl: Duration = MAX_SVID_TTL
+    svid_max_ttl: Duration = Field(default_factory=lambda values: values.get("svid_default_ttl", MAX_SVID_TTL))
 
     @model_validator(mode="after")
     def _times_fit(self) -> "CaSettings":

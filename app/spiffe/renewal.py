@@ -1,7 +1,9 @@
-"""When an SVID is renewed."""
+"""How long an SVID lives at most, and when it is renewed."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
+# What Istio's CA issues at most: there is no revocation, and nobody waits longer for a certificate to expire.
+MAX_SVID_TTL = timedelta(days=90)
 # Half of the lifetime, plus or minus a tenth of that, so that a fleet that started together does not renew together.
 RENEWAL_SHARE = 0.5
 RENEWAL_JITTER = 0.1

@@ -3,10 +3,11 @@
 import re
 from datetime import timedelta
 
-from app.ca.model import EntrySpec
+from app.ca.model import CaConfig, EntrySpec
 from app.core.errors import InvalidInputError, Violation
 from app.core.net import MAX_DNS_NAME_LENGTH, is_dns_label
 from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.renewal import MAX_SVID_TTL
 
 # Every name makes each certificate of the identity longer; a workload has a handful.
 MAX_DNS_NAMES = 64
@@ -34,10 +35,10 @@ def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
         raise InvalidInputError(problem, Violation("spiffe_id", problem))
 
 
-def check_entry(spec: EntrySpec, trust_domain: TrustDomain, max_ttl: timedelta) -> None:
+def check_entry(spec: EntrySpec, config: CaConfig) -> None:
     """Check an entry. Raises InvalidInputError that names every invalid field."""
-    check_workload_id(spec.spiffe_id, trust_domain)
-    violations = [*_ttl_violations(spec.x509_svid_ttl, max_ttl), *_dns_violations(spec.dns_names)]
+    check_workload_id(spec.spiffe_id, config.trust_domain)
+    violations = [*_ttl_violations(spec.x509_svid_ttl), *_dns_violations(spec.dns_names, config.server_dns_names)]
     if len(spec.hint.encode("utf-8", "surrogatepass")) > MAX_HINT_BYTES:
         violations.append(Violation("hint", f"longer than {MAX_HINT_BYTES} bytes"))
     if not spec.hint.isprintable():
@@ -70,16 +71,26 @@ def dns_name_problem(name: str) -> str | None:
     return None
 
 
-def _ttl_violations(ttl: timedelta | None, max_ttl: timedelta) -> list[Violation]:
-    if ttl is None or timedelta(seconds=1) <= ttl <= max_ttl:
+def covers(name: str, host: str) -> bool:
+    """Whether a certificate with a DNS name, which may be a wildcard, is valid for the host (RFC 9525, section 6.3)."""
+    return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])
+
+
+def _ttl_violations(ttl: timedelta | None) -> list[Violation]:
+    if ttl is None or timedelta(seconds=1) <= ttl <= MAX_SVID_TTL:
         return []
-    return [Violation("x509_svid_ttl_seconds", f"between 1 and {int(max_ttl.total_seconds())} seconds")]
+    return [Violation("x509_svid_ttl_seconds", f"between 1 and {int(MAX_SVID_TTL.total_seconds())} seconds")]
 
 
-def _dns_violations(names: tuple[str, ...]) -> list[Violation]:
+def _dns_violations(names: tuple[str, ...], server_names: tuple[str, ...]) -> list[Violation]:
     if len(names) > MAX_DNS_NAMES:
         return [Violation("dns_names", f"more than {MAX_DNS_NAMES} names")]
     if len(set(names)) != len(names):
         return [Violation("dns_names", "a name is given twice")]
-    problems = ((index, dns_name_problem(name)) for index, name in enumerate(names))
-    return [Violation(f"dns_names[{index}]", problem) for index, problem in problems if problem]
+    problems = (dns_name_problem(name) or _server_name_problem(name, server_names) for name in names)
+    return [Violation(f"dns_names[{index}]", problem) for index, problem in enumerate(problems) if problem]
+
+
+def _server_name_problem(name: str, server_names: tuple[str, ...]) -> str | None:
+    taken = next((host for host in server_names if covers(name, host)), None)
+    return f"{taken} is a name of the control plane (mesh.server_names)" if taken else None

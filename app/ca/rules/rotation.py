@@ -14,16 +14,16 @@ def granted_ttl(requested_seconds: int, entry: timedelta | None, default: timede
     """Return the lifetime to grant.
 
     If `requested_seconds` is zero or less it is that of the entry, else the default. The lifetime in an entry is also
-    the upper bound. Raises InvalidInputError if the request is above `maximum`.
+    the upper bound. Raises InvalidInputError if there is none in an entry and the request is above `maximum`.
     """
+    if requested_seconds <= 0:
+        return entry or min(default, maximum)
+    if entry is not None:
+        return timedelta(seconds=min(requested_seconds, entry.total_seconds()))
     if requested_seconds > maximum.total_seconds():
         problem = f"{requested_seconds} s is above the maximum of {int(maximum.total_seconds())} s"
         raise InvalidInputError(f"the requested validity is refused: {problem}", Violation("ttl_seconds", problem))
-    granted = min(entry or default, maximum)
-    if requested_seconds <= 0:
-        return granted
-    requested = timedelta(seconds=requested_seconds)
-    return requested if entry is None else min(requested, granted)
+    return timedelta(seconds=requested_seconds)
 
 
 def validity(

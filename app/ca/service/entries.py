@@ -24,7 +24,7 @@ class Entries:
 
     async def create(self, caller: Principal, spec: EntrySpec) -> Entry:
         """Store a new entry. Raises InvalidInputError for the invalid fields, ConflictError if its id has one."""
-        check_entry(spec, self._config.trust_domain, self._config.max_ttl)
+        check_entry(spec, self._config)
         now = self._clock.now()
         entry = Entry(
             spec.spiffe_id,
@@ -68,7 +68,7 @@ class Entries:
         Raises InvalidInputError for the invalid fields, NotFoundError if there is no such entry, ConflictError if it
         has changed since.
         """
-        check_entry(spec, self._config.trust_domain, self._config.max_ttl)
+        check_entry(spec, self._config)
         async with self._transactions() as repository:
             found = await repository.entry(entry_id)
             if found is None:

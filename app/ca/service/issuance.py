@@ -1,6 +1,6 @@
 """Issuing SVIDs: each is verified after it was signed, and recorded before it is returned."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.ca.model import CaConfig, Entry, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
-from app.ca.rules.names import SERVER_PATH, check_workload_id
+from app.ca.rules.names import SERVER_PATH, check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
@@ -24,6 +24,7 @@ from app.core.errors import (
     InternalError,
     InvalidInputError,
     MeshwardError,
+    PreconditionError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -75,12 +76,11 @@ class Issuance:
         with self._counted(surface):
             return await self._issue_with_new_key(self._subject(caller), surface)
 
-    async def issue_serving(
-        self, dns_names: Sequence[str], ip_addresses: Sequence[IPv4Address | IPv6Address]
-    ) -> WorkloadSvid:
-        """Return the control plane's own serving SVID for the names and addresses. Raises as `issue` does."""
+    async def issue_serving(self) -> WorkloadSvid:
+        """Return the control plane's own serving SVID, for its names and addresses. Raises as `issue` does."""
         with self._counted(Surface.SERVING):
-            subject = _Subject(self._server_id, None, tuple(dns_names), tuple(ip_addresses))
+            config = self._config
+            subject = _Subject(self._server_id, None, config.server_dns_names, config.server_addresses)
             return await self._issue_with_new_key(subject, Surface.SERVING)
 
     async def check(self) -> None:
@@ -122,6 +122,8 @@ class Issuance:
                 if subject.token_id is not None and not await repository.redeem_token(subject.token_id, now):
                     raise UnauthenticatedError("the join token was used already or has expired: create a new one")
                 entry = await repository.entry_of(subject.spiffe_id)
+                if entry is not None:
+                    self._check(entry)
                 profile = self._profile(subject, request, entry, ttl_seconds, active)
                 leaf = await self._sign(profile, active)
                 record = IssuedSvid(
@@ -143,6 +145,14 @@ class Issuance:
         chain = (pem(leaf), active.signer.certificate)
         bundle = self._authorities.bundle()
         return IssuedChain(subject.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
+
+    def _check(self, entry: Entry) -> None:
+        """Raise PreconditionError unless the entry is valid now, as it may not be after settings were changed."""
+        try:
+            check_entry(entry, self._config)
+        except InvalidInputError as error:
+            problems = "; ".join(str(violation) for violation in error.violations)
+            raise PreconditionError(f"the entry of {entry.spiffe_id} has to be changed: {problems}") from error
 
     def _profile(
         self,

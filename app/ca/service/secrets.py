@@ -2,10 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from functools import partial
-from ipaddress import IPv4Address, IPv6Address
 
 import structlog
 
@@ -59,11 +57,9 @@ class IssuedSecrets:
 
         return self._session(issue)
 
-    def serving(
-        self, dns_names: Sequence[str], ip_addresses: Sequence[IPv4Address | IPv6Address]
-    ) -> "IssuedSecretSession":
-        """Return the session of the control plane's own listeners, whose SVID has these names and addresses."""
-        return self._session(partial(self._issuance.issue_serving, dns_names, ip_addresses))
+    def serving(self) -> "IssuedSecretSession":
+        """Return the session of the control plane's own listeners."""
+        return self._session(self._issuance.issue_serving)
 
     def _session(self, issue: Issue) -> "IssuedSecretSession":
         return IssuedSecretSession(issue, self._authorities, self._clock, self._sleep, self._jitter)

@@ -17,7 +17,7 @@ async def ca(engine, tmp_path):
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     service = CaService(
-        CaConfig(TrustDomain("example.org")),
+        CaConfig(TrustDomain("example.org"), server_dns_names=("localhost",)),
         Transactions(engine, SqlCaRepository),
         DiskKeyStore(tmp_path / "keys"),
         BundleFile(tmp_path / "bundle.pem"),

@@ -1,7 +1,6 @@
 """CreateCertificate over real TLS: the listener's own certificate is the CA's, and grpcio is the caller."""
 
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 
 import grpc.aio
 import pytest
@@ -52,7 +51,7 @@ async def served(ca):
     grpc_application = GrpcApplication(
         [rpc], authenticator=authenticator, limiter=RateLimiter(clock.monotonic), metrics=Metrics()
     )
-    session = ca.secrets.serving(["localhost"], [ip_address("127.0.0.1")])
+    session = ca.secrets.serving()
     svid, bundle = await session.svid(), await session.bundle()
     listener = MeshListener(listen(Address("127.0.0.1", 0)), MeshApplication(grpc_application, (), authenticator))
     await listener.start(TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots)))

@@ -50,7 +50,7 @@ async def test_the_state_of_the_ca(client, ca):
     assert answer["waiting_for"] is None
     assert answer["signer_id"] == ca.authorities.active().signer.id
     assert answer["root_key_held"]
-    assert (answer["default_svid_ttl_seconds"], answer["max_svid_ttl_seconds"]) == (86400, 7776000)
+    assert (answer["default_svid_ttl_seconds"], answer["max_svid_ttl_seconds"]) == (86400, 86400)
 
 
 async def test_the_authorities_are_shown_without_their_keys(client, ca):

@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from app.main.control_plane import serving_names
+from app.main.parts import serving_names
 
 LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 

@@ -99,7 +99,7 @@ def test_server_names_are_a_list_in_the_file_and_comma_separated_in_a_variable(c
         ("MESHWARD_CA_SVID_DEFAULT_TTL", "3600", "with its unit"),
         ("MESHWARD_CA_SVID_DEFAULT_TTL", "-1h", "with its unit"),
         ("MESHWARD_CA_SVID_DEFAULT_TTL", "0s", "one second or more"),
-        ("MESHWARD_CA_SVID_DEFAULT_TTL", "91d", "above svid_max_ttl, 90d"),
+        ("MESHWARD_CA_SVID_DEFAULT_TTL", "91d", "svid_max_ttl is above 90d"),
         ("MESHWARD_CA_SVID_DEFAULT_TTL", "999999999d", "longer than 3660 days"),
         ("MESHWARD_CA_SVID_MAX_TTL", "91d", "above 90d"),
         ("MESHWARD_AUTHZ_UNKNOWN_WORKLOAD", "allow", "'deny' or 'root'"),
@@ -113,6 +113,13 @@ def test_a_wrong_variable_is_named_with_what_is_wrong(variable, value, said):
         load({variable: value})
     assert "hunter2" not in caught.value.message
     assert len(caught.value.message) < 500
+
+
+def test_callers_may_ask_for_the_default_lifetime_at_most_unless_another_maximum_is_set():
+    hour, day, ninety_days = (timedelta(hours=hours) for hours in (1, 24, 90 * 24))
+    assert load({}).settings.ca.svid_max_ttl == day
+    assert load({"MESHWARD_CA_SVID_DEFAULT_TTL": "1h"}).settings.ca.svid_max_ttl == hour
+    assert load({"MESHWARD_CA_SVID_MAX_TTL": "90d"}).settings.ca.svid_max_ttl == ninety_days
 
 
 def test_a_wrong_value_names_its_key_and_its_source(config):

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from app.ca.model import CaConfig, KeyAlgorithm, SigningRequest, Surface
+from app.ca.model import CaConfig, EntrySpec, KeyAlgorithm, SigningRequest, Surface
 from app.ca.rules.authority import authority_request
 from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
@@ -16,8 +16,10 @@ from app.telemetry.metrics import Metrics
 from tests.assets.certificates import pem, proven_id
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.principals import OPERATOR
 
-HOLDER = Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
+CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
+HOLDER = Principal(Credential.SVID, CART)
 DAY = 24 * 3600
 
 
@@ -63,6 +65,7 @@ async def test_the_bundle_is_published_at_start_and_again_only_when_it_changes(c
 
 async def test_a_signer_is_replaced_with_a_new_key_when_a_third_of_its_life_is_left(ca, clock, keys):
     first = ca.authorities.active().signer
+    await ca.entries.create(OPERATOR, EntrySpec(CART, timedelta(days=90)))
     issued = await ca.issuance.issue(HOLDER, csr(), 90 * DAY, Surface.ISTIO_CA)
     third = (first.not_after - first.not_before) / 3
     clock.advance((first.not_after - third - clock.now()).total_seconds())

@@ -62,6 +62,9 @@ async def test_a_removal_may_name_the_version_that_was_read(ca):
         (EntrySpec(CART, None, ("a", "a")), "dns_names"),
         (EntrySpec(CART, None, tuple(f"a{n}" for n in range(65))), "dns_names"),
         (EntrySpec(CART, None, ("ok.shop", "Bad.shop")), "dns_names[1]"),
+        (EntrySpec(CART, None, ("localhost",)), "dns_names[0]"),
+        (EntrySpec(CART, None, ("ok.shop", "mesh.example.org")), "dns_names[1]"),
+        (EntrySpec(CART, None, ("*.example.org",)), "dns_names[0]"),
         (EntrySpec(CART, hint="é" * 513), "hint"),
         (EntrySpec(CART, hint="a\x00b"), "hint"),
         (EntrySpec(SpiffeId.parse("spiffe://other.org/a")), "spiffe_id"),
@@ -72,6 +75,11 @@ async def test_what_may_not_be_said_is_refused_with_the_field(ca, spec, path):
         await ca.entries.create(OPERATOR, spec)
     assert [violation.path for violation in refusal.value.violations] == [path]
     assert await ca.entries.page(None, 10) == []
+
+
+@pytest.mark.parametrize("name", ["example.org", "a.mesh.example.org", "*.mesh.example.org", "mesh.example.com"])
+async def test_a_name_beside_those_of_the_control_plane_is_accepted(ca, name):
+    assert (await ca.entries.create(OPERATOR, EntrySpec(CART, None, (name,)))).dns_names == (name,)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from app.ca.model import EntrySpec, Surface
+from app.ca.model import Entry, EntrySpec, Surface
 from app.ca.rules.profile import leaf_builder
 from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
@@ -106,12 +106,12 @@ async def test_an_identity_too_long_for_a_common_name_stands_in_the_names_alone(
     assert issued.spiffe_id == long
 
 
-@pytest.mark.parametrize(("asked", "granted"), [(0, DAY), (-5, DAY), (60, 60), (90 * DAY, 90 * DAY)])
+@pytest.mark.parametrize(("asked", "granted"), [(0, DAY), (-5, DAY), (60, 60), (DAY, DAY)])
 async def test_the_lifetime_is_what_was_asked_or_the_default(ca, clock, asked, granted):
     assert (await issue(ca, ttl_seconds=asked)).not_after == clock.now() + timedelta(seconds=granted)
 
 
-@pytest.mark.parametrize("asked", [90 * DAY + 1, 2**63 - 1])
+@pytest.mark.parametrize("asked", [DAY + 1, 90 * DAY, 2**63 - 1])
 async def test_a_lifetime_above_the_maximum_is_refused_and_nothing_recorded(ca, asked):
     with pytest.raises(InvalidInputError, match="maximum"):
         await issue(ca, ttl_seconds=asked)
@@ -132,6 +132,24 @@ async def test_an_entry_sets_lifetime_and_dns_names(ca, clock):
     assert issued.not_after == clock.now() + timedelta(seconds=30)
     assert (await issue(ca, ttl_seconds=20)).not_after == clock.now() + timedelta(seconds=20)
     assert (await issue(ca, ttl_seconds=40)).not_after == clock.now() + timedelta(seconds=30)
+
+
+async def test_an_entry_may_allow_a_longer_life_than_any_caller_may_request(ca, clock):
+    await ca.entries.create(OPERATOR, EntrySpec(CART, timedelta(days=30)))
+    for asked, granted in ((0, 30), (7 * DAY, 7), (60 * DAY, 30)):
+        assert (await issue(ca, ttl_seconds=asked)).not_after == clock.now() + timedelta(days=granted)
+
+
+@pytest.mark.parametrize("name", ["mesh.example.org", "*.example.org"])
+async def test_an_entry_with_a_name_of_the_control_plane_grants_no_svid(ca, transactions, clock, name):
+    """As after `mesh.server_names` was changed to a name that a workload has had."""
+    spec = EntrySpec(CART, None, (name,))
+    entry = Entry(CART, None, spec.dns_names, id="e" * 32, version=1, created_at=clock.now(), updated_at=clock.now())
+    async with transactions() as repository:
+        await repository.add_entry(entry)
+    with pytest.raises(PreconditionError, match=rf"entry of {CART}.* mesh\.example\.org is a name"):
+        await issue(ca)
+    assert await ca.records.page(None, 10) == []
 
 
 async def test_every_issuance_is_recorded_with_what_identifies_the_certificate(ca, clock):
@@ -218,9 +236,9 @@ async def test_a_key_made_here_belongs_to_its_certificate_and_is_not_shown(ca):
 
 
 async def test_the_control_planes_own_certificate_carries_its_names_and_addresses(ca):
-    svid = await ca.issuance.issue_serving(["localhost", "istiod.istio-system.svc"], [ip_address("127.0.0.1")])
+    svid = await ca.issuance.issue_serving()
     names = extension(leaf_of(svid), x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["localhost", "istiod.istio-system.svc"]
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "mesh.example.org"]
     assert names.get_values_for_type(x509.IPAddress) == [ip_address("127.0.0.1")]
     assert str(svid.spiffe_id) == "spiffe://example.org/meshward/server"
 

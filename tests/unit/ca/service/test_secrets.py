@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import timedelta
-from ipaddress import ip_address
 
 import pytest
 
@@ -196,7 +195,7 @@ async def test_a_short_life_from_an_entry_is_renewed_in_time(ca, open_session, c
 
 async def test_the_listeners_own_svid_is_renewed_as_any_other(ca, clock, sleep):
     source = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0)
-    session = source.serving(["localhost"], [ip_address("127.0.0.1")])
+    session = source.serving()
     first = await session.svid()
     assert str(first.spiffe_id) == "spiffe://example.org/meshward/server"
     task = await waiting(session)
