@@ -114,7 +114,7 @@ def agent(  # noqa: PLR0913 - each option is a parameter
 @envoy.command("bootstrap")
 def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     *,
-    spiffe_id: Annotated[str, typer.Option(help="Whose sidecar it is.")],
+    spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID of the workload.")],
     control_plane: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
     sds_socket: Annotated[str, typer.Option(help="The agent's Unix socket, an absolute path.")],
     control_plane_name: Annotated[str, typer.Option(help="DNS name in its certificate, if not HOST.")] = "",
@@ -122,26 +122,26 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     outbound: Annotated[list[str], typer.Option(help="LISTEN=PEER=SPIFFE-ID; may be repeated.")] = [],  # noqa: B006
     label: Annotated[list[str], typer.Option(help="KEY=VALUE of the workload; may be repeated.")] = [],  # noqa: B006
     quota_domain: Annotated[str, typer.Option(help="Domain of the limits for inbound requests.")] = "mesh",
-    check: Annotated[Protocol, typer.Option(help="How authorization checks are asked.")] = Protocol.GRPC,
+    check: Annotated[Protocol, typer.Option(help="Protocol of authorization checks.")] = Protocol.GRPC,
     admin: Annotated[str, typer.Option(help="HOST:PORT of Envoy's admin port.")] = "127.0.0.1:15000",
 ) -> None:
     """Print the bootstrap of a sidecar, for envoy -c. Addresses are HOST:PORT."""
     from app.envoy.bootstrap import bootstrap_json
-    from app.envoy.options import BootstrapOptions, sidecar_of
+    from app.envoy.sidecar import sidecar_of
 
-    options = BootstrapOptions(
+    sidecar = sidecar_of(
         spiffe_id=spiffe_id,
-        sds_socket=sds_socket,
         control_plane=control_plane,
         control_plane_name=control_plane_name,
-        admin=admin,
-        quota_domain=quota_domain,
-        check=check,
+        sds_socket=sds_socket,
         inbound=inbound,
         outbound=outbound,
         label=label,
+        quota_domain=quota_domain,
+        check=check,
+        admin=admin,
     )
-    typer.echo(bootstrap_json(sidecar_of(options)))
+    typer.echo(bootstrap_json(sidecar))
 
 
 def main() -> None:

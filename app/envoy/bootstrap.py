@@ -1,28 +1,34 @@
 """Envoy's bootstrap for a sidecar: values in, a document out (Envoy API v3, as of Envoy 1.40).
 
-The listeners are static; certificates come over SDS from the agent, decisions from the control plane. Whatever cannot
-be asked is answered by the closed side: an authorization check that fails denies.
+The listeners are static; certificates come over SDS from the agent, decisions from the control plane. Authorization
+fails closed: a check that gets no answer denies.
 """
 
 import json
 from typing import Any
 
 from app.core.net import Address
-from app.envoy.filters import authorization, connection_manager, quota
+from app.envoy.extensions import (
+    Document,
+    any_of,
+    authorization,
+    connection_manager,
+    control_plane_tls,
+    peer_tls,
+    quota,
+    server_tls,
+)
 from app.envoy.sidecar import Inbound, Outbound, Sidecar
-from app.envoy.tls import any_of, peer_tls, server_tls, sidecar_to_control_plane_tls
 
 SDS_CLUSTER = "sds"
 CONTROL_PLANE_CLUSTER = "meshward"
-# Envoy refuses to guess: how long a connection to a neighbour on this machine may take to open.
+# How long a connection may take to open; Envoy requires a value.
 CONNECT_TIMEOUT = "1s"
 # Connections that a sidecar takes at once, so that a flood of them does not take the memory of this machine.
 MAX_CONNECTIONS = 10_000
-# Calls to the control plane that Envoy makes again at once: all that it may have open (1,024 by default), because they
-# are refused together when the connection that they share is given notice. Envoy's own limit is 3.
-MAX_RETRIES_AT_ONCE = 1024
-
-Document = dict[str, Any]
+# Calls to the control plane that Envoy may retry at the same time: all that it may have open (1,024 by default). When a
+# connection is drained its calls are refused together. Envoy's own limit is 3.
+MAX_CONCURRENT_RETRIES = 1024
 
 
 def bootstrap(sidecar: Sidecar) -> Document:
@@ -47,7 +53,7 @@ def bootstrap(sidecar: Sidecar) -> Document:
 
 
 def bootstrap_json(sidecar: Sidecar) -> str:
-    """Return `bootstrap` as JSON text, indented for people who look at it."""
+    """Return `bootstrap` as indented JSON text."""
     return json.dumps(bootstrap(sidecar), indent=2)
 
 
@@ -75,7 +81,7 @@ def _listener(name: str, listen: Address, chain: Document) -> Document:
     return {
         "name": name,
         "address": _address(listen),
-        # With port reuse a second Envoy would share the port in silence instead of saying that it is taken.
+        # With port reuse a second Envoy would share the port instead of reporting that it is taken.
         "enable_reuse_port": False,
         "filter_chains": [chain],
     }
@@ -136,8 +142,8 @@ def _control_plane_cluster(sidecar: Sidecar) -> Document:
         _address(sidecar.control_plane.address),
         name_to_look_up=sidecar.control_plane.address.is_name,
         typed_extension_protocol_options=_http2(sidecar.control_plane.connection_seconds),
-        circuit_breakers={"thresholds": [{"max_retries": MAX_RETRIES_AT_ONCE}]},
-        transport_socket=sidecar_to_control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
+        circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
+        transport_socket=control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
     )
 
 

@@ -3,13 +3,12 @@ import pytest
 from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.envoy.bootstrap import bootstrap
-from app.envoy.options import BootstrapOptions, sidecar_of
-from app.envoy.sidecar import Protocol
+from app.envoy.sidecar import Protocol, sidecar_of
 
 API = "spiffe://example.org/ns/shop/sa/api"
 
 
-def options(**changes):
+def read(**changes):
     values = {
         "spiffe_id": "spiffe://example.org/ns/shop/sa/web",
         "sds_socket": "/run/meshward/agent.sock",
@@ -22,11 +21,11 @@ def options(**changes):
         "outbound": (f"127.0.0.1:15001=[fd00::7]:15006={API}",),
         "label": ("app=web", "version=v1"),
     }
-    return BootstrapOptions(**{**values, **changes})
+    return sidecar_of(**{**values, **changes})
 
 
 def test_options_become_a_sidecar():
-    sidecar = sidecar_of(options())
+    sidecar = read()
     assert str(sidecar.spiffe_id) == "spiffe://example.org/ns/shop/sa/web"
     assert sidecar.control_plane.name == "meshward.example.org"
     assert sidecar.inbound[0].listen == Address("0.0.0.0", 15006)
@@ -36,13 +35,11 @@ def test_options_become_a_sidecar():
 
 
 def test_the_control_planes_certificate_may_carry_another_name_than_its_address():
-    assert (
-        sidecar_of(options(control_plane="10.0.0.1:15012", control_plane_name="istiod")).control_plane.name == "istiod"
-    )
+    assert read(control_plane="10.0.0.1:15012", control_plane_name="istiod").control_plane.name == "istiod"
 
 
 def test_names_are_looked_up_and_addresses_are_not():
-    clusters = bootstrap(sidecar_of(options()))["static_resources"]["clusters"]
+    clusters = bootstrap(read())["static_resources"]["clusters"]
     assert {each["name"]: each["type"] for each in clusters} == {
         "sds": "STATIC",
         "meshward": "STRICT_DNS",
@@ -72,6 +69,6 @@ def test_names_are_looked_up_and_addresses_are_not():
 )
 def test_a_wrong_option_is_named(change, option):
     with pytest.raises(InvalidInputError) as caught:
-        sidecar_of(options(**change))
+        read(**change)
     assert caught.value.message.startswith(f"{option}: ")
     assert caught.value.violations[0].path == option
