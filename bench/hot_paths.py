@@ -27,12 +27,14 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry import logs
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.peer import Peer
 from bench.calls import CHECK, SHOULD_RATE_LIMIT, SOURCE, check_request, limit_requests
 from bench.loaded import load_limits, load_policies, loaded_parts
 
 ROUNDS = 7
 POLICY_COUNTS = (1, 100, 1000)
 WEB = SpiffeId.parse(SOURCE)
+PEER = Peer("127.0.0.1:1", local=True, tls=False)
 
 
 async def best(name: str, calls: int, call: Callable[[], Awaitable[Any]]) -> None:
@@ -49,7 +51,7 @@ async def best(name: str, calls: int, call: Callable[[], Awaitable[Any]]) -> Non
 async def checks(parts: Parts) -> None:
     """Measure Check from its serialized request to its serialized answer."""
     rpc = AuthorizationRpc(parts.policies)
-    context = CallContext(CHECK.path, "127.0.0.1:1", {})
+    context = CallContext(CHECK.path, PEER)
     message = check_request()
 
     async def call() -> None:
@@ -66,7 +68,7 @@ async def checks(parts: Parts) -> None:
 async def limits(parts: Parts) -> None:
     """Measure ShouldRateLimit with two descriptors: for one user, and for more than are remembered."""
     rpc = RateLimitRpc(parts.quotas, parts.metrics)
-    context = CallContext(SHOULD_RATE_LIMIT.path, "127.0.0.1:1", {})
+    context = CallContext(SHOULD_RATE_LIMIT.path, PEER)
     for count, users in ((10, 1), (10_000, 1), (10_000, 10_000)):
         await load_limits(parts, count)
         messages = cycle(limit_requests(users))
@@ -80,7 +82,7 @@ async def limits(parts: Parts) -> None:
 
 async def certificates(parts: Parts) -> None:
     """Measure CreateCertificate, recorded on SQLite with every write synced, and an SDS answer with a key made here."""
-    context = CallContext("/m", "127.0.0.1:1", {}, tls=True, principal=Principal(Credential.SVID, WEB))
+    context = CallContext("/m", PEER, principal=Principal(Credential.SVID, WEB))
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     asked = IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())

@@ -23,6 +23,7 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry import logs
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.peer import Peer
 from bench.connections import resident_kilobytes
 from bench.loaded import loaded_parts
 
@@ -92,7 +93,7 @@ class Fleet:
 
     async def _sidecar(self, index: int) -> None:
         owner = Principal(Credential.SVID, SpiffeId.parse(f"spiffe://cluster.local/ns/shop/sa/s{index}"))
-        context = CallContext("/StreamSecrets", "127.0.0.1:1", {}, tls=True, principal=owner)
+        context = CallContext("/StreamSecrets", Peer("127.0.0.1:1", local=True, tls=True), principal=owner)
         requests: asyncio.Queue[DiscoveryRequest] = asyncio.Queue()
         requests.put_nowait(DiscoveryRequest(resource_names=NAMES))
         async for response in self._discovery.stream_secrets(self._sent(requests), context):

@@ -17,9 +17,13 @@ from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.peer import Peer
 from app.transport.grpc.status import code_of
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
+
+# Every client of the socket.
+_PEER = Peer("unix", local=True, tls=False)
 
 log = structlog.get_logger()
 
@@ -83,9 +87,8 @@ class SecretService:
             )
         identity = self._held.identity
         owner = identity.svid.spiffe_id if identity else None
-        return CallContext(
-            method=method, peer="unix", metadata={}, principal=Principal(Credential.LOOPBACK, owner, address="unix")
-        )
+        principal = Principal(Credential.LOOPBACK, owner, address=_PEER.address)
+        return CallContext(method, _PEER, principal=principal)
 
 
 async def _relay(engine: Engine, stream: Stream[Any, Any], context: CallContext) -> None:

@@ -99,10 +99,10 @@ class _CallerSecrets:
         return self._session.wait_for_change()
 
     def _check_private(self) -> None:
-        if not self._context.private:
+        if not self._context.peer.private:
             raise PermissionDeniedError(
-                f"a private key is not sent to {self._context.peer} over plaintext: use the TLS port, or ask from this "
-                "machine"
+                f"a private key is not sent to {self._context.peer.address} over plaintext: use the TLS port, or ask "
+                "from this machine"
             )
 
 
@@ -129,7 +129,7 @@ class _StreamReport:
             log.warning(
                 "sds_secret_refused",
                 method=self._context.method,
-                peer=self._context.peer,
+                peer=self._context.peer.address,
                 spiffe_id=str(self._context.principal.spiffe_id),
                 node=self._node,
                 error=request.error_detail.message[:MAX_LOGGED],

@@ -8,10 +8,11 @@ from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
 from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
+from app.spiffe.principal import ANONYMOUS
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.context import CallContext
 from tests.fakes.clock import ManualClock
+from tests.fakes.context import call_context
 from tests.fakes.documents import MemoryDocuments
 from tests.fakes.principals import OPERATOR
 
@@ -80,11 +81,8 @@ def check_request(
     return request
 
 
-def context(caller=None) -> CallContext:
-    made = CallContext("/envoy.service.auth.v3.Authorization/Check", "127.0.0.1:40000", {})
-    if caller is not None:
-        made.principal = caller
-    return made
+def context(caller=None):
+    return call_context(principal=caller or ANONYMOUS)
 
 
 def check_answer(rpc, request, caller=None) -> external_auth_pb2.CheckResponse:

@@ -40,7 +40,9 @@ class IstioCertificates:
             )
         except UnauthenticatedError as error:
             # The caller does not learn the reason, so the log has it.
-            log.warning("certificate_refused", peer=context.peer, request_id=context.request_id, reason=error.message)
+            log.warning(
+                "certificate_refused", peer=context.peer.address, request_id=context.request_id, reason=error.message
+            )
             raise UnauthenticatedError(REFUSAL) from error
         except (UnavailableError, PreconditionError) as error:
             raise RpcError(Code.INTERNAL, error.message) from error
@@ -48,7 +50,7 @@ class IstioCertificates:
 
 
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
-    if not context.private:
+    if not context.peer.private:
         raise UnauthenticatedError("requested over plaintext from another machine")
     if IMPERSONATION_KEY in request.metadata.fields:
         raise UnauthenticatedError("requested for another workload")

@@ -64,7 +64,7 @@ class Authenticator:
         evidence, reasons = Evidence(_bearer(context)), []
         for attestor in self._attestors:
             try:
-                return replace(await attestor.attest(evidence), address=context.peer)
+                return replace(await attestor.attest(evidence), address=context.peer.address)
             except UnauthenticatedError as error:
                 reasons.append(error.message)
         raise UnauthenticatedError("; ".join(reasons) or "this call needs a client certificate: an SVID")

@@ -124,8 +124,7 @@ class GrpcApplication:
                 await self._general_path(scope, replay, send, connection, began, fallback)
                 return
             row = admission.row
-            call = Call(scope, receive, send, connection)
-            call.principal = admission.principal
+            call = Call(scope, receive, send, connection, admission.principal)
             try:
                 call.deadline = began + call_seconds(headers.get(b"grpc-timeout"), MAX_UNARY_SECONDS)
                 event = await pending
@@ -197,12 +196,12 @@ class GrpcApplication:
         if rpc.kind is Kind.UNARY or timeout is not None:
             call.deadline = began + call_seconds(timeout, MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf)
         if rpc.rate_limit is not None:
-            peer = call.connection.peer
+            peer = call.peer
             svid = peer.svid.spiffe_id if peer.svid else None
             self._limiter.admit(rpc.path, str(svid) if svid else peer.address.rpartition(":")[0], rpc.rate_limit)
 
     async def _admit_and_serve(self, row: BoundRpc, call: Call) -> None:
-        rpc, peer = row.rpc, call.connection.peer
+        rpc, peer = row.rpc, call.peer
         principal = self._authenticator.by_connection(rpc.authentication, peer)
         if principal is None:
             call.principal = await self._authenticator.attest(call)
@@ -238,8 +237,9 @@ class GrpcApplication:
             if isinstance(error, ClientDisconnectedError) or (sending and isinstance(error, OSError)):
                 return
             if not isinstance(error, MeshwardError):
-                log.error("rpc_failed", method=call.method, peer=call.peer, request_id=call.request_id, exc_info=error)
-                error = InternalError(f"internal fault; the log has the details under {call.request_id}")
+                peer, request_id = call.peer.address, call.request_id
+                log.error("rpc_failed", method=call.method, peer=peer, request_id=request_id, exc_info=error)
+                error = InternalError(f"internal fault; the log has the details under {request_id}")
             with suppress(ClientDisconnectedError, OSError):
                 await _end(call, row.rpc, error)
                 code = code_of(error)
@@ -268,7 +268,7 @@ async def _refuse(call: Call, error: MeshwardError) -> None:
     log.debug(
         "rpc_refused",
         method=call.method,
-        peer=call.peer,
+        peer=call.peer.address,
         code=code.name,
         reason=error.message,
         request_id=call.request_id,

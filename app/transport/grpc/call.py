@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import DeadlineExceededError, MeshwardError
+from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
@@ -22,7 +23,6 @@ from app.transport.grpc.wire import (
     OK_TRAILERS,
     START,
     FrameReader,
-    Headers,
     encode_metadata,
     error_trailers,
     frame,
@@ -145,33 +145,17 @@ class Call(CallContext):
     encoding = IDENTITY
     started = False
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, connection: Connection) -> None:
-        self._scope = scope
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, connection: Connection, principal: Principal = ANONYMOUS
+    ) -> None:
+        # As the base class does, without its frame: this is on the fast path.
+        self.method = scope["path"]
+        self.peer = connection.peer
+        self.headers = scope["headers"]
+        self.principal = principal
+        self.connection = connection
         self._receive = receive
         self._send = send
-        self.connection = connection
-
-    @property
-    def method(self) -> str:
-        """The RPC's path, `/package.Service/Method`."""
-        path: str = self._scope["path"]
-        return path
-
-    @property
-    def peer(self) -> str:
-        """The client's `address:port`, or `unix` for a Unix socket."""
-        return self.connection.peer.address
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the request, unparsed."""
-        headers: Headers = self._scope["headers"]
-        return headers
-
-    @property
-    def tls(self) -> bool:
-        """Whether the listener terminated TLS."""
-        return self.connection.peer.tls
 
     async def read_request(self, message_type: type[Message], max_bytes: int) -> Message:
         """Return the one message of a request (grpc/doc/statuscodes.md: any other number is UNIMPLEMENTED)."""

@@ -36,6 +36,11 @@ class Peer:
     tls: bool
     svid: PeerSvid | None = None
 
+    @property
+    def private(self) -> bool:
+        """Whether only this process and the peer can read what they send: over TLS, or on this machine."""
+        return self.tls or self.local
+
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:
     """Return the peer of an ASGI scope. Uses the client certificate only if the server has verified it."""

@@ -107,8 +107,8 @@ async def test_a_plain_function_answers_like_an_async_one(channel, mesh):
         assert ("x-last", "2") in list(await call.trailing_metadata())
         context = mesh.echo.contexts[-1]
         assert (context.method, context.request_id) == (f"/{ECHO}/Sync", f"r-{number}")
-        assert context.peer.startswith("127.0.0.1:")
-        assert not context.tls
+        assert context.peer.address.startswith("127.0.0.1:")
+        assert not context.peer.tls
         assert 8 < context.deadline - asyncio.get_running_loop().time() < 9.5
         assert (await method(StringValue(value="prepared"))).value == "prepared!"
         assert (await refusal(method(StringValue(value="invalid")))).code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -141,7 +141,7 @@ async def test_metadata_is_received_and_sent(channel, mesh):
     assert context.metadata["x-a"] in {("1", "2"), ("1, 2",), ("1,2",)}
     assert context.metadata["x-bin"] == (b"\x00\xff",)
     assert context.request_id == "r-1"
-    assert context.peer.startswith("127.0.0.1:")
+    assert context.peer.address.startswith("127.0.0.1:")
 
 
 @pytest.mark.parametrize("method", ["Unary", "Awaitable"])

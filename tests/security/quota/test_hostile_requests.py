@@ -10,11 +10,11 @@ from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.context import CallContext
 from tests.fakes.clock import ManualClock
+from tests.fakes.context import call_context
 from tests.fakes.quota import Quota
 
-CONTEXT = CallContext("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "127.0.0.1:1")
+CONTEXT = call_context()
 DOCUMENT = {
     "domain": "edge",
     "descriptors": [

@@ -1,7 +1,6 @@
 """The driver: requests and changes in, responses out."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,22 +14,16 @@ from app.core.errors import (
 from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.context import CallContext
 from tests.assets.discovery import delta, delta_names, names_in, request
 from tests.fakes import secrets
+from tests.fakes.context import call_context
 from tests.fakes.conversation import Conversation
 
 PATIENCE = 5
 
 
 def context(**changes):
-    fields: dict[str, Any] = {
-        "method": "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
-        "peer": "unix",
-        "metadata": {},
-        "principal": Principal(Credential.SVID, secrets.OWNER),
-    }
-    return CallContext(**(fields | changes))
+    return call_context(**{"peer": "unix", "principal": Principal(Credential.SVID, secrets.OWNER)} | changes)
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from app.core.errors import ResourceExhaustedError
 from app.proto.reflection import reflection_pb2
 from app.transport.grpc.admission import MAX_PUBLIC_STREAMS
-from app.transport.grpc.context import CallContext
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import Reflection
+from tests.fakes.context import call_context
 
-CONTEXT = CallContext("/a.Service/Method", "192.0.2.1:5")
+CONTEXT = call_context()
 
 
 def watch(health):

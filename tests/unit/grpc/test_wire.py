@@ -7,7 +7,6 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from app.core.errors import InvalidInputError, MeshwardError, Violation
-from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError, code_of
 from app.transport.grpc.wire import (
     MAX_STATUS_MESSAGE,
@@ -19,6 +18,7 @@ from app.transport.grpc.wire import (
     parse_metadata,
     parse_timeout,
 )
+from tests.fakes.context import call_context
 
 
 def test_metadata_is_text_or_bytes_by_name_in_the_order_received():
@@ -95,10 +95,10 @@ def test_every_kind_of_error_has_a_status_of_its_own():
 
 @pytest.mark.parametrize("given", ["a\nb", "a b", "x" * 129, "é", ""])
 def test_an_unsafe_request_id_is_replaced(given):
-    context = CallContext("/s/m", "unix", {"x-request-id": (given,)})
+    context = call_context(headers=[(b"x-request-id", given.encode())])
     assert context.request_id != given
     assert context.request_id == context.request_id
 
 
 def test_a_safe_request_id_is_used():
-    assert CallContext("/s/m", "unix", {"x-request-id": ("7b2f6a52-7f2c.A_1",)}).request_id == "7b2f6a52-7f2c.A_1"
+    assert call_context(headers=[(b"x-request-id", b"7b2f6a52-7f2c.A_1")]).request_id == "7b2f6a52-7f2c.A_1"

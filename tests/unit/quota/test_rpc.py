@@ -8,13 +8,13 @@ from app.core.errors import InvalidInputError, UnavailableError
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import RateLimitRpc
-from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError
+from tests.fakes.context import call_context
 from tests.fakes.quota import AwayCounters, BrokenCounters, FetchedCounters, Quota, settled
 
 OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
 UNITS = rls_pb2.RateLimitResponse.RateLimit
-CONTEXT = CallContext("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", "127.0.0.1:1", {})
+CONTEXT = call_context()
 
 
 def request(*descriptors, domain="edge", hits_addend=0):

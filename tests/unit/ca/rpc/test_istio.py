@@ -9,16 +9,16 @@ from app.core.errors import InvalidInputError, UnauthenticatedError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
-from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code, RpcError, code_of
 from tests.assets.csrs import csr
+from tests.fakes.context import call_context
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 
 def context(caller=None, *, tls=True, peer="10.0.0.7:40000"):
-    return CallContext(METHOD, peer, {}, tls=tls, principal=caller or Principal(Credential.SVID, CART))
+    return call_context(METHOD, peer=peer, tls=tls, principal=caller or Principal(Credential.SVID, CART))
 
 
 @pytest.fixture
