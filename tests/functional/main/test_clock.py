@@ -35,7 +35,7 @@ async def test_a_clock_before_the_root_begins_and_after_it_ended_is_told(tmp_pat
     roots = await start(tmp_path, clock)
     keys = sorted((tmp_path / "keys").iterdir())
     clock.turn_back(DAY)
-    with pytest.raises(PreconditionError, match=r"before the root certificate begins at .*: set the clock right"):
+    with pytest.raises(PreconditionError, match=r"the root certificate is valid from .*: set the clock right"):
         await start(tmp_path, clock)
     clock.advance(3700 * DAY)
     with pytest.raises(PreconditionError, match=r"the root certificate expired at .* check the clock"):
