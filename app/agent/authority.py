@@ -6,11 +6,12 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cryptography import x509
 from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryUnaryMethod
-from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
 
 from app.agent.model import Identity, JoinToken
 from app.agent.ports import Proof
@@ -24,6 +25,9 @@ from app.core.errors import (
 )
 from app.core.net import Address
 from app.proto.istio import ca_pb2
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId
+from app.spiffe.x509_svid import MALFORMED, read_leaf
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 # Connecting, both handshakes and the answer together; a control plane that needs longer counts as unreachable.
@@ -43,30 +47,25 @@ _KINDS: dict[Status, type[MeshwardError]] = {
 class MeshAuthority:
     """The control plane's certificate service. An implementation of `app.agent.ports.CertificateAuthority`.
 
-    `server_name` is the DNS name or address that the server's certificate must carry. `bootstrap_roots` (PEM) vouches
-    for the server as long as the agent holds no identity; afterwards the bundle that came with the identity does.
+    The server's certificate must have the DNS name or address `server_name` and the SPIFFE ID of the control plane.
+    `bootstrap` vouches for it as long as the agent holds no identity; afterwards the bundle that came with that does.
     """
 
     def __init__(
-        self, server: Address, server_name: str, bootstrap_roots: str, timeout: float = CALL_TIMEOUT_SECONDS
+        self, server: Address, server_name: str, bootstrap: TrustBundle, timeout: float = CALL_TIMEOUT_SECONDS
     ) -> None:
         self._server = server
         self._server_name = server_name
-        self._bootstrap_roots = bootstrap_roots
+        self._bootstrap = bootstrap
         self._timeout = timeout
 
     async def certify(self, csr: str, proof: Proof) -> tuple[str, ...]:
         """Return the `cert_chain` for a PEM request; see the Protocol for what it raises."""
         metadata = {"authorization": f"Bearer {proof.secret}"} if isinstance(proof, JoinToken) else {}
+        bundle = self._bootstrap if isinstance(proof, JoinToken) else proof.bundle
         with self._errors():
-            context = self._tls(proof)
-        # grpclib lets the name to verify be set by its configuration alone; the authority is the address.
-        channel = Channel(
-            self._server.host,
-            self._server.port,
-            ssl=context,
-            config=Configuration(ssl_target_name_override=self._server_name),
-        )
+            context = _tls(bundle, proof)
+        channel = _ServerChannel(self._server, self._server_name, bundle.trust_domain.server_id, context)
         method = UnaryUnaryMethod(channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse)
         try:
             with self._errors():
@@ -75,17 +74,6 @@ class MeshAuthority:
         finally:
             channel.close()
         return tuple(answer.cert_chain)
-
-    def _tls(self, proof: Proof) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["h2"])
-        if isinstance(proof, JoinToken):
-            context.load_verify_locations(cadata=self._bootstrap_roots)
-        else:
-            context.load_verify_locations(cadata="".join(proof.bundle.roots))
-            _load_identity(context, proof)
-        return context
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -109,6 +97,50 @@ class MeshAuthority:
             raise UnavailableError(f"the control plane at {self._server} sent a malformed certificate chain") from error
         except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
             raise UnavailableError(f"the control plane at {self._server} cannot be reached: {_text(error)}") from error
+
+
+class _ServerChannel(Channel):
+    """grpclib's channel, which calls nothing on a server before it has proved to be `expected`."""
+
+    def __init__(self, server: Address, server_name: str, expected: SpiffeId, context: ssl.SSLContext) -> None:
+        super().__init__(server.host, server.port, ssl=context)
+        self._server, self._server_name, self._expected, self._context = server, server_name, expected, context
+
+    async def _create_connection(self) -> H2Protocol:
+        transport, protocol = await asyncio.get_running_loop().create_connection(
+            self._protocol_factory,
+            self._server.host,
+            self._server.port,
+            ssl=self._context,
+            server_hostname=self._server_name,
+        )
+        try:
+            self._check_server(transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        except BaseException:
+            transport.abort()
+            raise
+        return protocol
+
+    def _check_server(self, certificate: bytes) -> None:
+        """Check the server's certificate, whose chain and name TLS has verified, for its SPIFFE ID."""
+        try:
+            found = read_leaf(x509.load_der_x509_certificate(certificate)).spiffe_id
+        except (InvalidInputError, *MALFORMED) as error:
+            raise PreconditionError(f"the server at {self._server} is not trusted: it has no X509-SVID") from error
+        if found != self._expected:
+            raise PreconditionError(
+                f"the server at {self._server} is not trusted: it is {found}, and the control plane is {self._expected}"
+            )
+
+
+def _tls(bundle: TrustBundle, proof: Proof) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(cadata="".join(bundle.roots))
+    if not isinstance(proof, JoinToken):
+        _load_identity(context, proof)
+    return context
 
 
 def _text(error: Exception) -> str:

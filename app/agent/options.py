@@ -8,7 +8,8 @@ from pathlib import Path
 from app.agent.tokens import GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError, located
 from app.core.net import Address, parse_address
-from app.spiffe.bundle import MAX_BUNDLE_BYTES, parse_bundle
+from app.spiffe.bundle import MAX_BUNDLE_BYTES, TrustBundle, parse_bundle, trust_domain_of
+from app.spiffe.id import TrustDomain
 from app.spiffe.x509_svid import pem
 
 TOKEN_VARIABLE = "MESHWARD_JOIN_TOKEN"  # noqa: S105 - the name of a variable, not a token
@@ -23,13 +24,15 @@ MAX_UID = 2**32 - 2
 class AgentOptions:
     """The agent's options, each checked.
 
-    `server_name` is what the server's certificate must carry, and `trust_bundle` vouches for it at the first enrolment;
-    `allowed_uids` are the users that get the identity; `metrics_bind` is where the metrics are served, if anywhere.
+    The server's certificate must have `server_name` and the SPIFFE ID of the control plane in `trust_domain` (if None,
+    that of the bundle), and `trust_bundle` vouches for it at the first enrolment. `allowed_uids` are the users that get
+    the identity; `metrics_bind` is where the metrics are served, if anywhere.
     """
 
     server: Address
     server_name: str
     trust_bundle: Path
+    trust_domain: TrustDomain | None
     data_dir: Path
     socket: Path
     tokens: GivenToken | TokenFile | NoToken
@@ -42,6 +45,7 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
     server: str,
     server_name: str | None,
     trust_bundle: Path,
+    trust_domain: str | None,
     join_token: str | None,
     join_token_file: Path | None,
     data_dir: Path,
@@ -55,10 +59,13 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
             raise InvalidInputError(f"--allow-uid {uid} is not a user id: use 0 to {MAX_UID}")
     with located("--server"):
         address = parse_address(server, default_port=DEFAULT_PORT)
+    with located("--trust-domain"):
+        domain = None if trust_domain is None else TrustDomain(trust_domain)
     return AgentOptions(
         server=address,
         server_name=server_name or address.host,
         trust_bundle=trust_bundle,
+        trust_domain=domain,
         data_dir=data_dir,
         socket=socket or data_dir / SOCKET_FILE,
         tokens=choose_tokens(join_token, join_token_file, os.environ.get(TOKEN_VARIABLE)),
@@ -87,10 +94,10 @@ def choose_tokens(given: str | None, file: Path | None, environment: str | None)
     return GivenToken(environment) if environment else NoToken()
 
 
-def read_trust_bundle(path: Path) -> str:
-    """Return the roots in a bundle file, which is PEM or SPIFFE JSON, as PEM.
+def read_trust_bundle(path: Path, trust_domain: TrustDomain | None) -> TrustBundle:
+    """Return the trust bundle in a file, which is PEM or SPIFFE JSON; its trust domain is that of its roots if None.
 
-    Raises InvalidInputError if the file cannot be read or is not a trust bundle.
+    Raises InvalidInputError if the file cannot be read or is not a trust bundle, or its roots have no trust domain.
     """
     try:
         with path.open("rb") as file:
@@ -100,6 +107,11 @@ def read_trust_bundle(path: Path) -> str:
             f"cannot read the trust bundle {path}: {error.strerror}; copy bundle.pem from the server's data dir"
         ) from error
     try:
-        return "".join(pem(root) for root in parse_bundle(content.decode("utf-8", "replace")))
+        roots = parse_bundle(content.decode("utf-8", "replace"))
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error.message}") from error
+    try:
+        domain = trust_domain or trust_domain_of(roots)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error.message}: name it with --trust-domain") from error
+    return TrustBundle(domain, tuple(pem(root) for root in roots))

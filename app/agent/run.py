@@ -57,14 +57,14 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
     """
     check_platform()
     clock = clock or SystemClock()
-    bootstrap_roots = read_trust_bundle(options.trust_bundle)
+    bootstrap = read_trust_bundle(options.trust_bundle, options.trust_domain)
     store = IdentityStore(options.data_dir)
     metrics = Metrics()
     held = HeldSecrets(clock, metrics)
     with store.locked():
         check_free(options.socket)
         async with _serving_metrics(options.metrics_bind, metrics):
-            authority = MeshAuthority(options.server, options.server_name, bootstrap_roots)
+            authority = MeshAuthority(options.server, options.server_name, bootstrap)
             keeper = IdentityKeeper(authority, store, options.tokens, held, clock=clock)
             saved = store.load(clock.now())
             if saved is not None:

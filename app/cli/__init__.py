@@ -67,6 +67,9 @@ def agent(  # noqa: PLR0913 - each option is a parameter
         Path, typer.Option(help="Its trust bundle, PEM or SPIFFE JSON: bundle.pem of its data dir.")
     ],
     server_name: Annotated[str | None, typer.Option(help="DNS name in its certificate, if not HOST.")] = None,
+    trust_domain: Annotated[
+        str | None, typer.Option(help="Its trust domain, if the roots of the bundle do not have one.")
+    ] = None,
     join_token_file: Annotated[Path | None, typer.Option(help="File with the join token.")] = None,
     join_token: Annotated[
         str | None,
@@ -101,6 +104,7 @@ def agent(  # noqa: PLR0913 - each option is a parameter
             server=server,
             server_name=server_name,
             trust_bundle=trust_bundle,
+            trust_domain=trust_domain,
             join_token=join_token,
             join_token_file=join_token_file,
             data_dir=data_dir,
@@ -117,7 +121,7 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID of the workload.")],
     control_plane: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
     sds_socket: Annotated[str, typer.Option(help="The agent's Unix socket, an absolute path.")],
-    control_plane_name: Annotated[str, typer.Option(help="DNS name in its certificate, if not HOST.")] = "",
+    control_plane_name: Annotated[str, typer.Option(help="DNS name of it to send (SNI), if not HOST.")] = "",
     inbound: Annotated[list[str], typer.Option(help="LISTEN=WORKLOAD; may be repeated.")] = [],  # noqa: B006 - typer
     outbound: Annotated[list[str], typer.Option(help="LISTEN=PEER=SPIFFE-ID; may be repeated.")] = [],  # noqa: B006
     label: Annotated[list[str], typer.Option(help="KEY=VALUE of the workload; may be repeated.")] = [],  # noqa: B006

@@ -13,7 +13,6 @@ from app.envoy.extensions import (
     any_of,
     authorization,
     connection_manager,
-    control_plane_tls,
     peer_tls,
     quota,
     server_tls,
@@ -143,7 +142,9 @@ def _control_plane_cluster(sidecar: Sidecar) -> Document:
         name_to_look_up=sidecar.control_plane.address.is_name,
         typed_extension_protocol_options=_http2(sidecar.control_plane.connection_seconds),
         circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
-        transport_socket=control_plane_tls(sidecar.control_plane.name, SDS_CLUSTER),
+        transport_socket=peer_tls(
+            sidecar.spiffe_id.trust_domain.server_id, SDS_CLUSTER, sni=sidecar.control_plane.name
+        ),
     )
 
 

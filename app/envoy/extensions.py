@@ -101,16 +101,10 @@ def server_tls(trust_domain: TrustDomain, sds_cluster: str) -> Document:
     return _socket("DownstreamTlsContext", context)
 
 
-def peer_tls(peer: SpiffeId, sds_cluster: str) -> Document:
-    """Return the client's side towards another sidecar, which must prove to be `peer`."""
+def peer_tls(peer: SpiffeId, sds_cluster: str, **more: str) -> Document:
+    """Return the client's side towards a server that must prove to be `peer`; `more` are fields of its context."""
     common = _common(sds_cluster, {"san_type": "URI", "matcher": {"exact": str(peer)}}, ("h2",))
-    return _socket("UpstreamTlsContext", {"common_tls_context": common})
-
-
-def control_plane_tls(name: str, sds_cluster: str) -> Document:
-    """Return the client's side towards the control plane, whose certificate must carry the DNS name `name`."""
-    common = _common(sds_cluster, {"san_type": "DNS", "matcher": {"exact": name}}, ("h2",))
-    return _socket("UpstreamTlsContext", {"sni": name, "common_tls_context": common})
+    return _socket("UpstreamTlsContext", {**more, "common_tls_context": common})
 
 
 def _grpc_check(cluster: str) -> Document:

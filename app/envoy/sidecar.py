@@ -55,7 +55,7 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """The address of the control plane's TLS port, and the DNS name that its certificate must carry.
+    """The address of the control plane's TLS port, and the DNS name that it is called by (SNI).
 
     A connection to it is replaced after `connection_seconds`. It must be well below half the life of the sidecar's
     SVID: the control plane refuses calls over a connection whose client certificate has expired.

@@ -5,6 +5,7 @@ SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1.
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InternalError, InvalidInputError
-from app.spiffe.id import TrustDomain
-from app.spiffe.x509_svid import MALFORMED, parse_certificate
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.x509_svid import MALFORMED, authority_ids, parse_certificate
 
 # Roots of one trust domain: the current one, the next one, and room for a slow migration.
 MAX_ROOTS = 64
@@ -56,6 +57,17 @@ def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:
     if not 1 <= len(roots) <= MAX_ROOTS:
         raise InvalidInputError(f"the trust bundle has {len(roots)} X.509 roots, not 1 to {MAX_ROOTS}")
     return tuple(roots)
+
+
+def trust_domain_of(roots: Sequence[x509.Certificate]) -> TrustDomain:
+    """Return the trust domain whose id the roots have. Raises InvalidInputError if they have none, or several."""
+    try:
+        ids = {SpiffeId.parse(spiffe_id) for root in roots for spiffe_id in authority_ids(root)}
+    except MALFORMED as error:
+        raise InvalidInputError("a root of the trust bundle is not well-formed") from error
+    if len(ids) != 1:
+        raise InvalidInputError(f"its roots have the SPIFFE IDs of {len(ids)} trust domains, not of one")
+    return ids.pop().trust_domain
 
 
 def bundle_pem(bundle: TrustBundle) -> str:

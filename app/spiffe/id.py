@@ -18,6 +18,8 @@ MAX_TRUST_DOMAIN_BYTES = 255
 PARSE_CACHE_SIZE = 4096
 
 SCHEME = "spiffe://"
+# Ids under this path belong to the control plane; no workload can have one.
+RESERVED_PATH = "/meshward"
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
@@ -43,6 +45,11 @@ class TrustDomain:
     def id(self) -> "SpiffeId":
         """The trust domain's own id, `spiffe://example.org`, which signing certificates carry."""
         return SpiffeId(self, "")
+
+    @property
+    def server_id(self) -> "SpiffeId":
+        """The id of the control plane's own SVID, by which its clients know it."""
+        return SpiffeId(self, f"{RESERVED_PATH}/server")
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,13 @@ def verify_svid(
     return X509Svid(spiffe_id, min(certificate.not_valid_after_utc for certificate in path))
 
 
+def authority_ids(authority: x509.Certificate) -> tuple[str, ...]:
+    """Return the SPIFFE IDs that a signing certificate has: that of its trust domain, or none (X509-SVID 3.2)."""
+    names = _extension(authority, x509.SubjectAlternativeName)
+    uris = names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else []
+    return tuple(uri for uri in uris if uri.startswith(SCHEME))
+
+
 def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, issuer: x509.Certificate) -> None:
     """Check a certificate of our own authority under `issuer` (itself, for a root) before it is used (10, 11).
 
@@ -196,10 +203,8 @@ def _check_signing_certificate(certificate: x509.Certificate, beneath: int, trus
         raise InvalidInputError(f"{beneath} authorities stand under one that allows {limit} (RFC 5280 6.1.4 (m))")
     if not _key_usage(certificate).key_cert_sign:
         raise InvalidInputError("a certificate above the leaf may not sign: no keyCertSign (X509-SVID 4.3)")
-    names = _extension(certificate, x509.SubjectAlternativeName)
-    for uri in names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else ():
-        if uri.startswith(SCHEME) and uri != str(trust_domain.id):
-            raise InvalidInputError(f"the signing certificate's SPIFFE ID is not {trust_domain.id} (X509-SVID 3.2)")
+    if any(spiffe_id != str(trust_domain.id) for spiffe_id in authority_ids(certificate)):
+        raise InvalidInputError(f"the signing certificate's SPIFFE ID is not {trust_domain.id} (X509-SVID 3.2)")
     _check_critical(certificate)
 
 

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import TrustDomain
 from app.spiffe.x509_svid import parse_certificate, verify_svid
 
 DOMAIN = "example.org"
@@ -162,6 +164,10 @@ class MeshCa:
     def roots(self) -> str:
         return self.root.pem
 
+    @property
+    def bundle(self) -> TrustBundle:
+        return TrustBundle(TrustDomain(self.domain), (self.roots,))
+
     def leaf(self, public_key, now, ttl=HOUR, **options):
         return self.signer.leaf(public_key, now - BACKDATE, now + ttl, **options)
 
@@ -174,6 +180,6 @@ class MeshCa:
     def serving(self, now: datetime | None = None, **options) -> tuple[bytes, bytes]:
         """Key and chain, PEM, of a server on this machine."""
         key = new_key()
-        names = {"uris": (f"spiffe://{self.domain}/meshward",), "dns": ("localhost",), "ips": ("127.0.0.1",)}
+        names = {"uris": (f"spiffe://{self.domain}/meshward/server",), "dns": ("localhost",), "ips": ("127.0.0.1",)}
         leaf = self.leaf(key.public_key(), now or datetime.now(UTC), timedelta(days=1), **names | options)
         return key_pem(key), (pem(leaf) + self.signer.pem).encode()

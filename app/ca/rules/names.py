@@ -6,7 +6,7 @@ from datetime import timedelta
 from app.ca.model import CaConfig, EntrySpec
 from app.core.errors import InvalidInputError, Violation
 from app.core.net import MAX_DNS_NAME_LENGTH, is_dns_label
-from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.id import RESERVED_PATH, SpiffeId, TrustDomain
 from app.spiffe.renewal import MAX_SVID_TTL
 
 # Every name makes each certificate of the identity longer; a workload has a handful.
@@ -15,9 +15,6 @@ MAX_DNS_NAMES = 64
 MAX_HINT_BYTES = 1024
 # A wildcard under a bare top-level label would cover every name there is.
 MIN_WILDCARD_LABELS = 3
-# Ids under this path belong to the control plane; no workload can have one.
-RESERVED_PATH = "/meshward"
-SERVER_PATH = f"{RESERVED_PATH}/server"
 
 _RANDOM_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.ca.model import CaConfig, Entry, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
-from app.ca.rules.names import SERVER_PATH, check_entry, check_workload_id
+from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
@@ -58,7 +58,7 @@ class Issuance:
     ) -> None:
         self._config, self._transactions, self._authorities = config, transactions, authorities
         self._clock, self._metrics = clock, metrics
-        self._server_id = SpiffeId(config.trust_domain, SERVER_PATH)
+        self._server_id = config.trust_domain.server_id
 
     async def issue(self, caller: Principal, csr: str, ttl_seconds: int, surface: Surface) -> IssuedChain:
         """Return an SVID of the caller's own id for the key of its CSR (PEM).

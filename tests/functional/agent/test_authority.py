@@ -39,7 +39,7 @@ async def server(ca):
 
 
 def authority(server, ca, name="localhost", timeout=5.0):
-    return MeshAuthority(Address("127.0.0.1", server.port), name, ca.roots, timeout)
+    return MeshAuthority(Address("127.0.0.1", server.port), name, ca.bundle, timeout)
 
 
 async def enrolled(server, ca):
@@ -84,6 +84,23 @@ async def test_a_server_of_another_root_does_not_receive_the_token(server):
     assert server.seen == []
 
 
+async def test_a_workload_whose_svid_has_the_servers_name_receives_no_token(ca):
+    """An SVID of the mesh with the DNS name of the control plane, as an entry or a stolen signer may give it."""
+    async with MeshServer(ca, {"token-1"}).running(uris=(CART,)) as impostor:
+        with pytest.raises(PreconditionError, match=f"it is {CART}, and .* is spiffe://example.org/meshward/server"):
+            await authority(impostor, ca).certify(make_request().csr, TOKEN)
+        assert impostor.seen == []
+
+
+@pytest.mark.parametrize("uris", [(CART,), (), ("spiffe://other.org/meshward/server",)])
+async def test_an_agent_with_an_identity_renews_at_the_control_plane_alone(server, ca, uris):
+    identity = await enrolled(server, ca)
+    async with MeshServer(ca).running(uris=uris) as impostor:
+        with pytest.raises(PreconditionError, match="is not trusted"):
+            await authority(impostor, ca).certify(make_request().csr, identity)
+        assert impostor.seen == []
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -116,14 +133,14 @@ async def test_a_refused_connection_is_unavailable(ca):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(UnavailableError, match="cannot be reached"):
-        await MeshAuthority(Address("127.0.0.1", port), "localhost", ca.roots).certify(make_request().csr, TOKEN)
+        await MeshAuthority(Address("127.0.0.1", port), "localhost", ca.bundle).certify(make_request().csr, TOKEN)
 
 
 async def test_a_silent_server_times_out(ca):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_server = Address("127.0.0.1", silent.getsockname()[1])
         with pytest.raises(UnavailableError, match=r"did not answer in 0\.2 s"):
-            await MeshAuthority(silent_server, "localhost", ca.roots, 0.2).certify(make_request().csr, TOKEN)
+            await MeshAuthority(silent_server, "localhost", ca.bundle, 0.2).certify(make_request().csr, TOKEN)
 
 
 async def test_a_server_of_another_protocol_is_unavailable(ca):
@@ -136,12 +153,12 @@ async def test_a_server_of_another_protocol_is_unavailable(ca):
     async with listener:
         address = listener.sockets[0].getsockname()
         with pytest.raises(UnavailableError, match="cannot be reached"):
-            await MeshAuthority(Address(*address), "localhost", ca.roots, 5).certify(make_request().csr, TOKEN)
+            await MeshAuthority(Address(*address), "localhost", ca.bundle, 5).certify(make_request().csr, TOKEN)
 
 
 async def test_a_name_that_does_not_resolve_is_unavailable(ca):
     with pytest.raises(UnavailableError):
-        await MeshAuthority(Address("no-such-host.invalid", 1), "x", ca.roots, 5).certify(make_request().csr, TOKEN)
+        await MeshAuthority(Address("no-such-host.invalid", 1), "x", ca.bundle, 5).certify(make_request().csr, TOKEN)
 
 
 class Garbler(MeshServer):

@@ -177,6 +177,7 @@ async def test_an_agent_from_enrolment_to_rotation_and_through_an_outage(ca, pee
             server=Address("127.0.0.1", mesh.port),
             server_name="localhost",
             trust_bundle=tmp_path / "bundle.pem",
+            trust_domain=None,
             data_dir=tmp_path / "agent",
             socket=path,
             tokens=GivenToken("token-1"),

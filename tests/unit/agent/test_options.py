@@ -1,6 +1,7 @@
 """What the agent is started with."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,17 @@ from app.agent.options import agent_options, choose_tokens, read_trust_bundle
 from app.agent.tokens import MAX_TOKEN_LENGTH, GivenToken, NoToken, TokenFile
 from app.core.errors import InvalidInputError
 from app.core.net import Address
-from app.spiffe.bundle import TrustBundle, bundle_jwks
+from app.spiffe.bundle import bundle_jwks, bundle_pem
 from app.spiffe.id import TrustDomain
-from tests.assets.certificates import MeshCa
+from tests.assets.certificates import MeshCa, root_authority
 
 
-def options(server, server_name=None, metrics_bind=None):
+def options(server, server_name=None, metrics_bind=None, trust_domain=None):
     return agent_options(
         server=server,
         server_name=server_name,
         trust_bundle=Path("bundle.pem"),
+        trust_domain=trust_domain,
         join_token=None,
         join_token_file=None,
         data_dir=Path(),
@@ -104,15 +106,30 @@ def test_a_token_file_that_cannot_be_read_is_an_error(tmp_path):
 def test_a_trust_bundle_is_read_from_its_file(tmp_path):
     path = tmp_path / "bundle.pem"
     with pytest.raises(InvalidInputError, match=r"copy bundle\.pem"):
-        read_trust_bundle(path)
+        read_trust_bundle(path, None)
     path.write_text("no certificate")
     with pytest.raises(InvalidInputError, match=r"bundle\.pem: the trust bundle holds no"):
-        read_trust_bundle(path)
-    roots = MeshCa().roots
-    path.write_text(roots)
-    assert read_trust_bundle(path) == roots
-    path.write_text(json.dumps(bundle_jwks(TrustBundle(TrustDomain("example.org"), (roots,)))))
-    assert read_trust_bundle(path) == roots
+        read_trust_bundle(path, None)
+    bundle = MeshCa().bundle
+    path.write_text(bundle_pem(bundle))
+    assert read_trust_bundle(path, None) == bundle
+    path.write_text(json.dumps(bundle_jwks(bundle)))
+    assert read_trust_bundle(path, None) == bundle
+
+
+def test_a_bundle_without_one_trust_domain_needs_the_option(tmp_path):
+    path, now = tmp_path / "bundle.pem", datetime.now(UTC)
+    nameless = root_authority("a root of another CA", now, now + timedelta(days=1)).pem
+    for roots, count in ((nameless, 0), (MeshCa().roots + MeshCa(domain="other.org").roots, 2)):
+        path.write_text(roots)
+        with pytest.raises(InvalidInputError, match=rf"IDs of {count} trust domains.*--trust-domain"):
+            read_trust_bundle(path, None)
+        assert read_trust_bundle(path, TrustDomain("mesh.org")).trust_domain == TrustDomain("mesh.org")
+
+
+def test_a_trust_domain_that_is_none_is_named():
+    with pytest.raises(InvalidInputError, match="--trust-domain: trust domain 'Mesh' is not valid"):
+        options("127.0.0.1", trust_domain="Mesh")
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,11 @@ def test_a_peer_must_prove_to_be_exactly_who_is_called():
     assert validation["match_typed_subject_alt_names"] == [{"san_type": "URI", "matcher": {"exact": str(API)}}]
 
 
-def test_the_control_plane_must_prove_its_dns_name():
+def test_the_control_plane_must_prove_its_spiffe_id_and_not_a_name_alone():
     server = cluster(bootstrap(sidecar()), "meshward")
     validation = tls(server["transport_socket"])["combined_validation_context"]["default_validation_context"]
     assert validation["match_typed_subject_alt_names"] == [
-        {"san_type": "DNS", "matcher": {"exact": "meshward.example.org"}}
+        {"san_type": "URI", "matcher": {"exact": "spiffe://example.org/meshward/server"}}
     ]
     assert server["transport_socket"]["typed_config"]["sni"] == "meshward.example.org"
 
