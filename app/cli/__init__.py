@@ -51,7 +51,9 @@ def serve(*, config: Config = None) -> None:
 @cli.command()
 def demo(
     *,
-    check: Annotated[bool, typer.Option("--check", help="End when all has been seen; exit 0 only if it was.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit after the last step; 0 if every step succeeded.")
+    ] = False,
 ) -> None:
     """Start a real mesh on this machine: control plane, two workloads and their Envoy sidecars."""
     from app.demo.run import run

@@ -1,6 +1,5 @@
-"""What the demo says to the control plane's admin API, and asks each sidecar's own admin port."""
+"""Clients of the control plane's admin API and of each Envoy's admin port."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ class AdminApi:
         self._token_file = token_file
 
     async def ready(self) -> bool:
-        """Return whether the control plane is ready, and the one whose token we hold: another may have its port."""
+        """Return whether the control plane is ready and accepts our token: another one may have its port."""
         try:
             answer = await self._client.get(f"{self._url}/readyz")
             return answer.is_success and (await self._ask("GET", "/v1/ca")).is_success
@@ -35,7 +34,7 @@ class AdminApi:
             return False
 
     async def set_entry(self, spiffe_id: SpiffeId, x509_svid_ttl_seconds: int) -> None:
-        """Have SVIDs of `spiffe_id` live that long from the next one on, whatever was said before."""
+        """Set the lifetime of SVIDs of `spiffe_id` from the next one on."""
         found = await self._call("GET", "/v1/entries", params={"spiffe_id": str(spiffe_id)})
         entry = {"spiffe_id": str(spiffe_id), "x509_svid_ttl_seconds": x509_svid_ttl_seconds}
         items = found.json()["items"]
@@ -67,27 +66,18 @@ class AdminApi:
         """Put the limits of `domain`, YAML."""
         await self._call("PUT", f"/v1/quota/configs/{domain}", content=document, headers=YAML)
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        json: object = None,
-        content: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
-        answer = await self._ask(method, path, params=params, json=json, content=content, headers=headers)
+    async def _call(self, method: str, path: str, **request: Any) -> httpx.Response:
+        answer = await self._ask(method, path, **request)
         if not answer.is_success:
             raise UnexpectedError(f"{method} {path} to succeed", f"{answer.status_code} {answer.text}", "control-plane")
         return answer
 
-    async def _ask(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
-    ) -> httpx.Response:
-        token = read_private_file(self._token_file).decode("ascii").strip()
-        with_token = {"authorization": f"Bearer {token}", **(headers or {})}
-        return await self._client.request(method, self._url + path, headers=with_token, **request)
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        return await self._client.request(method, self._url + path, auth=self._authenticated, **request)
+
+    def _authenticated(self, request: httpx.Request) -> httpx.Request:
+        request.headers["authorization"] = f"Bearer {read_private_file(self._token_file).decode('ascii').strip()}"
+        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,7 @@ class EnvoyAdmin:
         self._url = address.url
 
     async def ready(self, bootstrap: Path) -> bool:
-        """Return whether every listener has what it waited for and takes connections.
+        """Return whether every listener has its certificate and accepts connections.
 
         It must be the Envoy that was started with the file `bootstrap`: another one may have its port.
         """
@@ -117,11 +107,11 @@ class EnvoyAdmin:
             return False
         if not answer.is_success:
             return False
-        told = answer.json()
-        return bool(told["state"] == "LIVE" and told["command_line_options"]["config_path"] == str(bootstrap))
+        info = answer.json()
+        return bool(info["state"] == "LIVE" and info["command_line_options"]["config_path"] == str(bootstrap))
 
     async def certificates(self) -> tuple[HeldCertificate, ...]:
-        """Return the certificates, each once, that Envoy holds to show to its peers."""
+        """Return the certificates, each once, that Envoy presents to its peers."""
         answer = await self._client.get(f"{self._url}/certs")
         chains = [chain for each in answer.json()["certificates"] for chain in each.get("cert_chain", ())]
         return tuple(dict.fromkeys(_held(chain) for chain in chains))

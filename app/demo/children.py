@@ -1,4 +1,4 @@
-"""The demo's child processes: started, watched, and stopped again whatever happens."""
+"""The demo's child processes: started, watched, and stopped in every case."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 class ChildEndedError(MeshwardError):
-    """A child process ended though nobody had asked it to. `child` is the one."""
+    """A child process ended unexpectedly."""
 
     def __init__(self, child: "Child") -> None:
         super().__init__(f"{child.name} {ending(child.process.returncode)}")
@@ -39,7 +39,7 @@ class ChildEndedError(MeshwardError):
 
 @dataclass(slots=True)
 class Child:
-    """One child process. `name` is for people; `log` takes what it prints; `stopping` says that its end is wanted."""
+    """One child process. `log` takes what it prints; `stopping`: its end is expected."""
 
     name: str
     process: asyncio.subprocess.Process
@@ -47,14 +47,9 @@ class Child:
     stopping: bool = False
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self.process.returncode is None
-
 
 class Children:
-    """All child processes of one demo. Use as an asynchronous context manager: its end stops every one of them."""
+    """All child processes of one demo. Use as an asynchronous context manager: leaving it stops all of them."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -73,10 +68,10 @@ class Children:
     async def start(
         self, name: str, argv: Sequence[str], environment: Mapping[str, str], *, ends: bool = False
     ) -> Child:
-        """Start the program `argv` as the child `name`; what it prints is added to the file `log_of(name)`.
+        """Start the program `argv` as the child `name`; what it prints is appended to the file `log_of(name)`.
 
-        It leads a process group of its own, so that Ctrl-C in the terminal reaches this process alone. `ends` says that
-        it is to end by itself.
+        It leads a process group of its own, so that Ctrl-C in the terminal reaches this process alone. `ends`: it is
+        expected to end by itself.
         """
         with self.log_of(name).open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -110,9 +105,9 @@ class Children:
         self._children.clear()
 
     async def unless_one_ends(self, work: Awaitable[Result]) -> Result:
-        """Return the result of `work`. Raises ChildEndedError, and cancels `work`, if a child ends unasked before.
+        """Return the result of `work`. Raises ChildEndedError, and cancels `work`, if a child ends unexpectedly before.
 
-        Work that fails because a child has just ended is not to blame: the child's end is told then, too.
+        So it does if work fails and a child has just ended: that is the cause.
         """
         doing = asyncio.ensure_future(work)
         watching = asyncio.ensure_future(self._ended.get())
@@ -162,6 +157,6 @@ def ending(returncode: int | None) -> str:
 
 
 def _signal_group(child: Child, number: signal.Signals) -> None:
-    if child.running:
+    if child.process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(child.process.pid, number)

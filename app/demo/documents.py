@@ -1,7 +1,7 @@
-"""The documents that the demo applies: what its workloads may do, and how often."""
+"""The documents that the demo applies: policies and limits."""
 
 POLICIES = """\
-# What Istio's users write: nothing is allowed to reach api but what a rule names.
+# As Istio's users write it: only what a rule allows reaches api.
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata:

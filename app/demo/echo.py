@@ -1,49 +1,33 @@
-"""The demo's workloads: an echo server, and one that relays what it is asked to another through its sidecar.
+"""The demo's workloads: an echo server, and one that relays requests to another through its sidecar.
 
 Run as `python -m app.demo.echo NAME PORT [--through URL]`.
 """
 
 import argparse
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from app.demo.addresses import HOST
+from app.demo.place import HOST
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # An echo has no use for more, and the demo must not be a way to fill this machine's memory.
 MAX_BODY_BYTES = 64 * 1024
 RELAY_TIMEOUT_SECONDS = 10.0
-# RFC 9110, section 7.6.1: these speak of one connection; the length and the encoding are made anew.
+# RFC 9110, section 7.6.1: these are about one connection; length and encoding are computed again.
 HOP_BY_HOP = frozenset(
     {
-        "connection",
-        "content-encoding",
-        "content-length",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
+        *("connection", "content-encoding", "content-length", "host", "keep-alive"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     }
 )
-
-
-class IndentedJson(JSONResponse):
-    """JSON for people who look at it with curl."""
-
-    def render(self, content: object) -> bytes:
-        """Return `content` as indented JSON that ends with a newline."""
-        return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def echo_app(name: str) -> Starlette:
@@ -53,25 +37,21 @@ def echo_app(name: str) -> Starlette:
         body = await _body(request)
         if body is None:
             return _too_large()
-        headers: dict[str, str] = {}
-        for key, value in request.headers.items():
-            headers[key] = f"{headers[key]}, {value}" if key in headers else value
-        return IndentedJson(
-            {
-                "workload": name,
-                "method": request.method,
-                "path": request.url.path,
-                "query": request.url.query,
-                "headers": headers,
-                "body_bytes": len(body),
-            }
-        )
+        seen = {
+            "workload": name,
+            "method": request.method,
+            "path": request.url.path,
+            "query": request.url.query,
+            "headers": {key: ", ".join(request.headers.getlist(key)) for key in request.headers},
+            "body_bytes": len(body),
+        }
+        return Response(json.dumps(seen, indent=2) + "\n", media_type="application/json")
 
     return Starlette(routes=[Route("/{path:path}", echo, methods=METHODS)])
 
 
 def relay_app(through: str, transport: httpx.AsyncBaseTransport | None = None) -> Starlette:
-    """Return an application that asks the same of `through`, the start of a URL, and returns what that answers.
+    """Return an application that sends each request on to `through`, the start of a URL, and returns the answer.
 
     It answers 502 with a sentence if nothing answers there. `transport` replaces the network.
     """
@@ -81,7 +61,10 @@ def relay_app(through: str, transport: httpx.AsyncBaseTransport | None = None) -
         body = await _body(request)
         if body is None:
             return _too_large()
-        target = httpx.URL(through).copy_with(raw_path=_raw_target(request))
+        # Path and query as they came, so that the sidecar decides about what was really requested.
+        query = request.scope["query_string"]
+        raw_path = request.scope["raw_path"] + (b"?" + query if query else b"")
+        target = httpx.URL(through).copy_with(raw_path=raw_path)
         try:
             answer = await client.request(
                 request.method, target, headers=_end_to_end(request.headers.items()), content=body
@@ -126,16 +109,8 @@ def _too_large() -> Response:
     return Response(f"the body is larger than {MAX_BODY_BYTES} bytes\n", 413)
 
 
-def _raw_target(request: Request) -> bytes:
-    """Return path and query as they came, so that the sidecar decides about what was really asked."""
-    path: bytes = request.scope["raw_path"]
-    query: bytes = request.scope["query_string"]
-    return path + b"?" + query if query else path
-
-
-def _end_to_end(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return [(key, value) for key, value in pairs if key.lower() not in HOP_BY_HOP]
+def _end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in headers if key.lower() not in HOP_BY_HOP]
 
 
 if __name__ == "__main__":

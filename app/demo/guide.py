@@ -1,11 +1,11 @@
-"""What the demo prints when it stays up: where everything is, and what to try."""
+"""What the demo prints when it stays up: addresses, and commands to try."""
 
 from app.demo.documents import REQUESTS_PER_MINUTE
 from app.demo.plan import API, WEB, Plan
 
 
 def curl_configuration(admin_token: str) -> str:
-    """Return the file for `curl -K` that makes its user the admin who sends YAML."""
+    """Return a configuration for `curl -K` with the admin token and the content type of YAML."""
     return f'header = "authorization: Bearer {admin_token}"\nheader = "content-type: application/yaml"\n'
 
 
@@ -31,7 +31,7 @@ Try, in another terminal:
 
   allowed: web may GET
     curl -i {web}/hello
-  denied, and x-meshward-decision says by what
+  denied, with the policy in x-meshward-decision
     curl -i {web}/admin
     curl -i -X POST {web}/hello
   limited: {REQUESTS_PER_MINUTE} a minute for this identity
@@ -42,7 +42,7 @@ Try, in another terminal:
     {as_admin} --data-binary @{plan.close_news_file} {admin}/v1/policies
     curl -i {web}/news
     {as_admin} -X DELETE {admin}/v1/policies/demo/close-news
-  who got certificates, and what Envoy holds
+  issued certificates, and those that Envoy has
     {as_admin} {admin}/v1/svids
     curl {at["api_envoy"].url}/certs
   what was counted

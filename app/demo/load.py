@@ -1,28 +1,28 @@
-"""Requests from several clients, one after the other each, while something else happens."""
+"""Requests from several clients, each one at a time, while something else happens."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 import httpx
 
-# A breath between two requests: the point is that one is nearly always under way, not to load the machine.
+# The pause between two requests: one should nearly always be in flight, without loading the machine.
 PAUSE_SECONDS = 0.01
-# More than Envoy lets be made again at a time unless it is told otherwise: those under way can all be refused together.
+# More than Envoy retries at a time by default: those in flight can all be refused together.
 CLIENTS = 8
-# The first few say enough.
+# The first few are enough to explain.
 MAX_FAILURES_KEPT = 5
 
 
 @dataclass(slots=True)
 class Tally:
-    """How the requests went: how many were sent, how many failed, and what the first failures were."""
+    """How many requests were sent, how many failed, and the first failures."""
 
     sent: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
 
     def note(self, problem: str | None) -> None:
-        """Count a request that ended; `problem` says what was wrong with it, None that nothing was."""
+        """Count a request that ended; `problem` is None if it succeeded."""
         self.sent += 1
         if problem is None:
             return
@@ -32,7 +32,7 @@ class Tally:
 
 
 class SteadyLoad:
-    """Asks for `url` again and again from `start` to `stop`, as CLIENTS; any answer but 200 is a failure."""
+    """Requests `url` repeatedly from `start` to `stop`, as CLIENTS clients; any answer but 200 is a failure."""
 
     def __init__(self, client: httpx.AsyncClient, url: str) -> None:
         self._client = client
@@ -41,14 +41,14 @@ class SteadyLoad:
         self.tally = Tally()
 
     def start(self) -> None:
-        """Begin to ask, with nothing counted yet."""
+        """Start the clients, with nothing counted yet."""
         self.tally = Tally()
-        self._tasks = tuple(asyncio.create_task(self._ask()) for _ in range(CLIENTS))
+        self._tasks = tuple(asyncio.create_task(self._repeat()) for _ in range(CLIENTS))
 
     async def stop(self) -> Tally:
-        """Let no new request begin, drop those under way uncounted, and return how the others went.
+        """Stop the clients, drop requests in flight uncounted, and return the tally of the others.
 
-        Raises what ended a client before its time, if anything did: who asks nothing sees no failure.
+        Raises the exception that ended a client early, if there was one: a client that sends nothing sees no failure.
         """
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
@@ -58,7 +58,7 @@ class SteadyLoad:
                 raise end
         return self.tally
 
-    async def _ask(self) -> None:
+    async def _repeat(self) -> None:
         while True:
             self.tally.note(await self._problem())
             await asyncio.sleep(PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""The demo's mesh: its processes, and the clients that look at them."""
+"""The demo's mesh: its processes, and clients of their ports."""
 
 import asyncio
 import os
@@ -10,13 +10,13 @@ import httpx
 
 from app.core.private_files import replace_private_file
 from app.demo.admin import REQUEST_SECONDS, AdminApi, EnvoyAdmin
-from app.demo.children import Child, Children
+from app.demo.children import Children
 from app.demo.plan import Plan, environment
 from app.envoy.bootstrap import bootstrap_json
 
 CONTROL_PLANE = "control-plane"
 WORKLOADS = ("web", "api")
-# How often to look whether something has come about.
+# How often to look whether a condition holds.
 LOOK_AGAIN_SECONDS = 0.05
 
 
@@ -38,20 +38,23 @@ class Mesh:
         return EnvoyAdmin(self.client, self.plan.addresses[f"{workload}_envoy"])
 
     async def start_control_plane(self) -> None:
-        """Start the control plane and wait until it says that it is ready."""
+        """Start the control plane and wait until it is ready."""
         command, settings = self.plan.control_plane_command(), self.plan.control_plane_environment()
         await self.children.start(CONTROL_PLANE, command, settings)
         await until(self.admin.ready)
 
     async def start_workload(self, workload: str) -> None:
-        """Start the workload itself and wait until it takes connections."""
+        """Start the workload itself and wait until it answers; web does with an error as long as api does not."""
         await self.children.start(workload, self.plan.workload_command(workload), environment())
-        address = self.plan.addresses[workload]
 
-        async def listening() -> bool:
-            return await _accepts(address.host, address.port)
+        async def answering() -> bool:
+            try:
+                await self.client.get(self.plan.addresses[workload].url)
+            except httpx.TransportError:
+                return False
+            return True
 
-        await until(listening)
+        await until(answering)
 
     async def start_agent(self, workload: str, join_token: str) -> None:
         """Start the agent of `workload` with its join token and wait until it serves its socket."""
@@ -64,19 +67,17 @@ class Mesh:
         await until(serving)
 
     async def start_sidecar(self, workload: str) -> None:
-        """Start the sidecar of `workload` and wait until it has its certificates and takes connections."""
+        """Start the sidecar of `workload` and wait until it has its certificates and accepts connections."""
         self.plan.bootstrap_file(workload).write_text(bootstrap_json(self.plan.sidecar(workload)), encoding="utf-8")
         await self.children.start(sidecar(workload), self.plan.sidecar_command(workload), os.environ)
         await until(partial(self.envoy(workload).ready, self.plan.bootstrap_file(workload)))
 
-    async def stop_control_plane(self) -> Child:
+    async def stop_control_plane(self) -> None:
         """Stop the control plane alone."""
-        child = self.children[CONTROL_PLANE]
-        await self.children.stop(child)
-        return child
+        await self.children.stop(self.children[CONTROL_PLANE])
 
     async def restart_sidecar(self, workload: str) -> None:
-        """Stop the sidecar of `workload` and start it anew, with nothing in its memory."""
+        """Stop the sidecar of `workload` and start it again, with nothing in memory."""
         await self.children.stop(self.children[sidecar(workload)])
         await self.start_sidecar(workload)
 
@@ -92,7 +93,7 @@ def sidecar(workload: str) -> str:
 
 
 def http_client() -> httpx.AsyncClient:
-    """Return a client for this machine's ports, which no proxy setting of the user's leads elsewhere."""
+    """Return a client for this machine's ports that ignores proxies in the environment."""
     return httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False)
 
 
@@ -102,13 +103,3 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
         if await holds():
             return
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
-
-
-async def _accepts(host: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return False
-    writer.close()
-    await writer.wait_closed()
-    return True

@@ -1,4 +1,4 @@
-"""The shape of the demo's mesh: who is in it, where each listens, and how each program is called."""
+"""The layout of the demo's mesh: its workloads, addresses, files and command lines."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ TRUST_DOMAIN = TrustDomain("cluster.local")
 WEB = SpiffeId(TRUST_DOMAIN, "/ns/demo/sa/web")
 API = SpiffeId(TRUST_DOMAIN, "/ns/demo/sa/api")
 
-# The DNS name in the control plane's certificate that everything in the demo reaches it by.
+# The DNS name in the control plane's certificate that agents and sidecars of the demo use.
 CONTROL_PLANE_NAME = "localhost"
-# A new handshake every so often: new certificates are used as soon as they are there, and no connection outlives its.
+# Frequent handshakes: a new certificate is soon in use, and no connection outlives its certificate.
 SHORT_CONNECTION_SECONDS = 1.0
 
 USUAL_PORTS: Mapping[str, int] = {
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def curl_file(self) -> Path:
-        """What `curl -K` takes to be the admin, so that the token stands in no command line."""
+        """The file for `curl -K` with the admin token, so that it is on no command line."""
         return self.directory / "admin.curl"
 
     def socket(self, workload: str) -> Path:
@@ -74,7 +74,7 @@ class Plan:
         return self.directory / f"{workload}.sock"
 
     def token_file(self, workload: str) -> Path:
-        """Return the file that hands the join token to the agent of `workload`."""
+        """Return the file with the join token for the agent of `workload`."""
         return self.directory / f"{workload}.token"
 
     def bootstrap_file(self, workload: str) -> Path:
@@ -118,12 +118,12 @@ class Plan:
         return (str(self.envoy), "-c", str(self.bootstrap_file(workload)), *options)
 
     def workload_command(self, workload: str) -> tuple[str, ...]:
-        """Return the command line of `workload` itself: web asks api through its sidecar, api echoes."""
+        """Return the command line of `workload` itself: web calls api through its sidecar, api echoes."""
         through = ("--through", self.addresses["web_outbound"].url) if workload == "web" else ()
         return (sys.executable, "-m", "app.demo.echo", workload, str(self.addresses[workload].port), *through)
 
     def sidecar(self, workload: str) -> Sidecar:
-        """Return what the sidecar of `workload` is to do."""
+        """Return the sidecar of `workload`."""
         at = self.addresses
         inbound = (
             Inbound("inbound", at["api_inbound"], at["api"]),
@@ -152,12 +152,12 @@ class Plan:
 
 
 def meshward() -> tuple[str, ...]:
-    """Return how this very Meshward is called, whether it is installed or not."""
+    """Return the command of this Meshward, installed or not."""
     return (sys.executable, "-m", "app.cli")
 
 
 def environment() -> dict[str, str]:
-    """Return the user's environment without settings of Meshward, in which `python -m app…` finds this very code."""
+    """Return the user's environment without settings of Meshward, in which `python -m app…` finds this code."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MESHWARD_")}
     code = str(Path(app.__file__).parent.parent)
     inherited = kept.get("PYTHONPATH")

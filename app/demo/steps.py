@@ -1,4 +1,4 @@
-"""The demo's steps: run one after the other, shown with a tick or a cross, in the manner of an installer."""
+"""The demo's steps: run one after the other, shown with a tick or a cross."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from app.core.clock import Clock
 from app.core.errors import MeshwardError
 from app.demo.children import ChildEndedError, Children
 
-# A step that has not seen what it waits for by then never will.
+# How long a step may take.
 STEP_SECONDS = 30.0
 # Where the second column starts.
 TITLE_WIDTH = 36
@@ -23,7 +23,7 @@ _AGAIN = "\r\x1b[K"
 
 
 class UnexpectedError(MeshwardError):
-    """A step saw something else than it should. `logs` names the processes whose logs explain it."""
+    """A step saw something unexpected. `logs` names the processes whose logs explain it."""
 
     def __init__(self, expected: str, seen: str, *logs: str) -> None:
         super().__init__(f"expected {expected}; saw {seen}")
@@ -34,15 +34,15 @@ class UnexpectedError(MeshwardError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to be seen. `look` returns what it saw, in a few words, or raises UnexpectedError.
+    """One step. `look` returns what it saw, in a few words, or raises UnexpectedError.
 
-    `logs` names the processes whose logs explain a failure that does not say so itself.
+    `logs` names the processes whose logs explain a failure that names none. Without `seconds` it may take for ever.
     """
 
     title: str
     look: Callable[[], Awaitable[str]]
     logs: tuple[str, ...] = ()
-    seconds: float = STEP_SECONDS
+    seconds: float | None = STEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How marks look on the output at hand. `live`: a line can be written over, so a step shows while it runs."""
+    """How the output looks. `live`: a line can be overwritten, so a step is shown while it runs."""
 
     tick: str = "✔"
     cross: str = "✘"
@@ -65,13 +65,13 @@ class Style:
     live: bool = False
 
     def paint(self, code: str, text: str) -> str:
-        """Return `text` in the colour `code`, or as it is where there are no colours."""
+        """Return `text` in the colour `code`, or unchanged without colours."""
         return f"{code}{text}{_PLAIN}" if self.colour else text
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where the demo tells what it does: `stream`, in `style`."""
+    """Writes the progress of the demo to `stream`, in `style`."""
 
     stream: TextIO
     style: Style
@@ -81,7 +81,7 @@ class Screen:
         self._write(f"{_AGAIN if self.style.live else ''}{text}\n")
 
     def pending(self, title: str) -> None:
-        """Show that a step is under way, where the next line can take its place."""
+        """Show that a step is running, where the next line can overwrite it."""
         if self.style.live:
             self._write(f"{_AGAIN}  … {title}")
 
@@ -91,7 +91,7 @@ class Screen:
 
 
 def style_of(stream: TextIO) -> Style:
-    """Return the style for `stream`: colours on a terminal alone (and not under NO_COLOR), marks that it can write."""
+    """Return the style for `stream`: colours only on a terminal without NO_COLOR, marks that its encoding has."""
     live = stream.isatty()
     colour = live and not os.environ.get("NO_COLOR")
     try:
@@ -102,7 +102,7 @@ def style_of(stream: TextIO) -> Style:
 
 
 def render_seen(style: Style, title: str, seen: str, seconds: float) -> str:
-    """Return the line of a step that saw what it should; `seconds` is how long it took."""
+    """Return the line of a step that succeeded; `seconds` is how long it took."""
     mark = style.paint(_GREEN, style.tick)
     return f"  {mark} {title:<{TITLE_WIDTH}} {seen} {style.paint(_DIM, f'({seconds:.1f} s)')}"
 

@@ -1,50 +1,293 @@
-"""What the demo shows, in order."""
+"""What the demo shows, in order: each step looks at the mesh and returns what it saw, or raises UnexpectedError."""
 
 import asyncio
+import ssl
+from collections.abc import Awaitable
+from datetime import timedelta
 from functools import partial
 
+import httpx
+
 from app.core.clock import Clock
-from app.demo import changes, identity, traffic
+from app.demo.children import ending
+from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN, REQUESTS_PER_MINUTE
 from app.demo.load import SteadyLoad
-from app.demo.mesh import CONTROL_PLANE, WORKLOADS, Mesh, agent, sidecar
-from app.demo.steps import Step
+from app.demo.mesh import CONTROL_PLANE, WORKLOADS, Mesh, agent, sidecar, until
+from app.demo.plan import API, WEB, environment
+from app.demo.steps import Step, UnexpectedError
+from app.demo.stranger import stranger_context, stranger_pem
 
 AGENTS = tuple(agent(workload) for workload in WORKLOADS)
 SIDECARS = tuple(sidecar(workload) for workload in WORKLOADS)
+DECIDERS = (CONTROL_PLANE, sidecar("api"))
+IDENTITIES = {"web": WEB, "api": API}
+
+# Short enough to watch a rotation, at half of it; long enough for a busy machine.
+SHORT_SVID_SECONDS = 16
+# The lifetime of SVIDs after the rotation has been seen.
+LONG_SVID_SECONDS = 3600
+# A certificate that lives longer than this has that lifetime.
+CLEARLY_LONG = timedelta(minutes=10)
+# A client is refused immediately or never.
+REFUSAL_SECONDS = 5.0
+# Two windows' worth and one: a window may end in between, but not twice.
+LIMIT_TRIES = 2 * REQUESTS_PER_MINUTE + 1
 
 
 def steps(mesh: Mesh, load: SteadyLoad, clock: Clock) -> tuple[Step, ...]:
     """Return every step of the demo. Each builds on those before it."""
 
-    async def started() -> str:
-        await asyncio.gather(mesh.start_control_plane(), *(mesh.start_workload(workload) for workload in WORKLOADS))
-        at = mesh.plan.addresses
-        return f"mesh TLS {at['mesh_tls']}, admin {at['admin']}"
-
-    async def allowed() -> str:
-        seen = await traffic.allowed(mesh)
+    async def allowed_from_now_on() -> str:
+        seen = await allowed(mesh)
         load.start()
         return seen
 
     return (
-        Step("control plane ready", started, (CONTROL_PLANE,)),
-        Step("policies and quota applied", partial(traffic.documents_applied, mesh), (CONTROL_PLANE,)),
-        Step("workloads attested by join token", partial(identity.workloads_attested, mesh), (*AGENTS, CONTROL_PLANE)),
-        Step("certificates over SDS", partial(identity.certificates_over_sds, mesh), (*SIDECARS, *AGENTS)),
-        Step("mTLS and the peer's SPIFFE ID", partial(identity.mutual_tls, mesh), SIDECARS),
-        Step("an allowed request passes", allowed, SIDECARS),
-        Step("a denied one does not, and says why", partial(traffic.denied, mesh), SIDECARS),
-        Step("the same when asked over HTTP", partial(traffic.denied_over_http, mesh), SIDECARS),
-        Step("plaintext refused", partial(identity.plaintext_refused, mesh), SIDECARS),
-        Step("a stranger's certificate refused", partial(identity.stranger_refused, mesh, clock), SIDECARS),
-        Step("a used join token refused", partial(identity.token_refused_twice, mesh), (CONTROL_PLANE,)),
-        Step("a policy change took effect", partial(changes.policy_changed, mesh, clock), (CONTROL_PLANE, *SIDECARS)),
-        Step("rate limited, with headers", partial(traffic.limited, mesh), (CONTROL_PLANE, *SIDECARS)),
+        Step("control plane ready", partial(started, mesh), (CONTROL_PLANE,)),
+        Step("policies and quota applied", partial(documents_applied, mesh), (CONTROL_PLANE,)),
+        Step("workloads attested by join token", partial(workloads_attested, mesh), (*AGENTS, CONTROL_PLANE)),
+        Step("certificates over SDS", partial(certificates_over_sds, mesh), (*SIDECARS, *AGENTS)),
+        Step("mTLS and the peer's SPIFFE ID", partial(mutual_tls, mesh), SIDECARS),
+        Step("an allowed request passes", allowed_from_now_on, SIDECARS),
+        Step("a denied one does not, and says why", partial(denied, mesh), SIDECARS),
+        Step("the same when asked over HTTP", partial(denied_over_http, mesh), SIDECARS),
+        Step("plaintext refused", partial(plaintext_refused, mesh), SIDECARS),
+        Step("a stranger's certificate refused", partial(stranger_refused, mesh, clock), SIDECARS),
+        Step("a used join token refused", partial(token_refused_twice, mesh), (CONTROL_PLANE,)),
+        Step("a policy change took effect", partial(policy_changed, mesh, clock), (CONTROL_PLANE, *SIDECARS)),
+        Step("rate limited, with headers", partial(limited, mesh), (CONTROL_PLANE, *SIDECARS)),
         Step(
             "certificates rotated",
-            partial(changes.certificates_rotated, mesh, load, clock),
+            partial(certificates_rotated, mesh, load, clock),
             (*AGENTS, *SIDECARS, CONTROL_PLANE),
         ),
-        Step("control plane away: identities stay", partial(changes.control_plane_away, mesh), (*AGENTS, *SIDECARS)),
-        Step("control plane back: nothing lost", partial(changes.control_plane_back, mesh), (CONTROL_PLANE, *SIDECARS)),
+        Step("control plane away: identities stay", partial(control_plane_away, mesh), (*AGENTS, *SIDECARS)),
+        Step("control plane back: nothing lost", partial(control_plane_back, mesh), (CONTROL_PLANE, *SIDECARS)),
     )
+
+
+async def started(mesh: Mesh) -> str:
+    """See the control plane and the workloads start."""
+    await asyncio.gather(mesh.start_control_plane(), *(mesh.start_workload(workload) for workload in WORKLOADS))
+    at = mesh.plan.addresses
+    return f"mesh TLS {at['mesh_tls']}, admin {at['admin']}"
+
+
+async def documents_applied(mesh: Mesh) -> str:
+    """See the admin API accept the demo's policies and limits."""
+    await mesh.admin.apply_policies(POLICIES)
+    await mesh.admin.put_quota(QUOTA_DOMAIN, QUOTA)
+    return "2 AuthorizationPolicies, 1 rate limit"
+
+
+async def workloads_attested(mesh: Mesh) -> str:
+    """See each agent redeem its join token for an SVID of its workload."""
+
+    async def attest(workload: str) -> None:
+        await mesh.admin.set_entry(IDENTITIES[workload], SHORT_SVID_SECONDS)
+        await mesh.start_agent(workload, await mesh.admin.create_join_token(IDENTITIES[workload]))
+        await until(partial(mesh.admin.has_issued, IDENTITIES[workload]))
+
+    await asyncio.gather(*(attest(workload) for workload in WORKLOADS))
+    return f"{WEB}, …/{API.path.rpartition('/')[2]}"
+
+
+async def certificates_over_sds(mesh: Mesh) -> str:
+    """See each sidecar hold the certificate of its workload, which only the agent's socket gives it."""
+    await asyncio.gather(*(mesh.start_sidecar(workload) for workload in WORKLOADS))
+    for workload, spiffe_id in IDENTITIES.items():
+        uris = {uri for held in await mesh.envoy(workload).certificates() for uri in held.uris}
+        if uris != {str(spiffe_id)}:
+            raise UnexpectedError(f"Envoy to hold {spiffe_id}", f"{sorted(uris)}", sidecar(workload), agent(workload))
+    return "Envoy's /certs shows both"
+
+
+async def mutual_tls(mesh: Mesh) -> str:
+    """See api get the caller's SPIFFE ID from its sidecar, which verified the certificate."""
+    answer = await ask(mesh, "/hello", listener="web")
+    _check_status(answer, httpx.codes.OK, "200", *SIDECARS)
+    forwarded = answer.json()["headers"].get("x-forwarded-client-cert", "")
+    if f"URI={WEB}" not in forwarded.split(";"):
+        raise UnexpectedError(f"x-forwarded-client-cert with URI={WEB}", repr(forwarded), sidecar("api"))
+    return f"api sees {WEB}"
+
+
+async def allowed(mesh: Mesh) -> str:
+    """See a request that the policy allows reach the workload."""
+    answer = await ask(mesh, "/hello")
+    if answer.status_code != httpx.codes.OK or answer.json()["workload"] != "api":
+        raise UnexpectedError("200 from api", described(answer), *DECIDERS)
+    return "GET /hello → 200"
+
+
+async def denied(mesh: Mesh) -> str:
+    """See a request that a rule denies answered with 403 and the name of the rule."""
+    return f"GET /admin → 403 by {await _denied_by(mesh, 'no-admin', 'web_outbound')}"
+
+
+async def denied_over_http(mesh: Mesh) -> str:
+    """See a sidecar whose checks are HTTP instead of gRPC get the same answers."""
+    good = await ask(mesh, "/hello", listener="web_outbound_http_check")
+    _check_status(good, httpx.codes.OK, "200 from api", *DECIDERS)
+    await _denied_by(mesh, "no-admin", "web_outbound_http_check")
+    return "/hello → 200, /admin → 403"
+
+
+async def plaintext_refused(mesh: Mesh) -> str:
+    """See api's sidecar close the connection of a client without TLS."""
+    address = mesh.plan.addresses["api_inbound"]
+    try:
+        answer = await ask(mesh, "/hello", listener="api_inbound")
+    except httpx.TransportError as error:
+        return f"{address}: {error or type(error).__name__}"
+    raise UnexpectedError("the connection to be closed", described(answer), sidecar("api"))
+
+
+async def stranger_refused(mesh: Mesh, clock: Clock) -> str:
+    """See a client refused that claims to be web, with a certificate of a CA of its own."""
+    pem = stranger_pem(WEB, clock.now())
+    context = stranger_context(pem, mesh.plan.directory / "stranger.pem", mesh.plan.data_dir / "bundle.pem")
+    address = mesh.plan.addresses["api_inbound"]
+    try:
+        # In TLS 1.3 the client's handshake ends before the server has verified its certificate: the alert comes later.
+        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+        try:
+            data = await asyncio.wait_for(reader.read(1), REFUSAL_SECONDS)
+        finally:
+            writer.transport.abort()
+        seen = f"{data!r} and the end of the connection"
+    except ssl.SSLError as error:
+        reason = error.reason or ""
+        if "ALERT" in reason:
+            return f"TLS alert: {reason.rpartition('ALERT_')[2].lower().replace('_', ' ')}"
+        seen = str(error)
+    except TimeoutError:
+        seen = "an open connection"
+    raise UnexpectedError("a TLS alert from api's sidecar", seen, sidecar("api"))
+
+
+async def token_refused_twice(mesh: Mesh) -> str:
+    """See a second agent get nothing for web's token, which is used up."""
+    thief = "thief-agent"
+    command = mesh.plan.agent_command("web", instance="-thief")
+    child = await mesh.children.start(thief, command, environment(), ends=True)
+    code = await child.process.wait()
+    last = (mesh.children.tail(thief, 1) or ("",))[0]
+    if code == 0 or "UNAUTHENTICATED" not in last or mesh.plan.socket("web-thief").exists():
+        raise UnexpectedError(
+            "a used join token to be refused", f"the second agent {ending(code)}", thief, CONTROL_PLANE
+        )
+    return last.rpartition("answered ")[2].rpartition(": ")[0]
+
+
+async def policy_changed(mesh: Mesh, clock: Clock) -> str:
+    """See a policy active for the requests after it was applied, and gone for those after it was deleted."""
+    _check_status(await ask(mesh, "/news"), httpx.codes.OK, "200 before the change", CONTROL_PLANE)
+    closing = await _until_status(mesh, clock, mesh.admin.apply_policies(CLOSE_NEWS), httpx.codes.FORBIDDEN)
+    opening = await _until_status(mesh, clock, mesh.admin.delete_policy("demo", "close-news"), httpx.codes.OK)
+    return f"in force after {closing:.0f} ms, out of force after {opening:.0f} ms"
+
+
+async def limited(mesh: Mesh) -> str:
+    """See requests above the limit answered with 429 and headers that say when to come back."""
+    for sent in range(LIMIT_TRIES):
+        answer = await ask(mesh, "/limited")
+        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            headers = {key: value for key, value in answer.headers.items() if "ratelimit-" in key}
+            if not headers or sent < REQUESTS_PER_MINUTE:
+                break
+            return f"GET /limited → 429 after {sent}, x-ratelimit-reset: {headers.get('x-ratelimit-reset', '?')}"
+        if answer.status_code != httpx.codes.OK:
+            break
+    raise UnexpectedError(f"{REQUESTS_PER_MINUTE} times 200, then 429 with headers", described(answer), *DECIDERS)
+
+
+async def certificates_rotated(mesh: Mesh, load: SteadyLoad, clock: Clock) -> str:
+    """See both sidecars change to new certificates while requests go on, none of which fails."""
+    first = await _serials(mesh)
+    handshakes = await mesh.envoy("api").handshakes()
+
+    for spiffe_id in IDENTITIES.values():
+        await mesh.admin.set_entry(spiffe_id, LONG_SVID_SECONDS)
+
+    async def changed(workload: str) -> bool:
+        held = await mesh.envoy(workload).certificates()
+        new = all(each.serial not in first[workload] for each in held)
+        return new and all(each.expires - clock.now() > CLEARLY_LONG for each in held)
+
+    for workload in WORKLOADS:
+        await until(partial(changed, workload))
+    renewed = await mesh.envoy("api").handshakes()
+
+    async def in_use() -> bool:
+        return await mesh.envoy("api").handshakes() > renewed
+
+    await until(in_use)
+    new_handshakes = await mesh.envoy("api").handshakes() - handshakes
+    tally = await load.stop()
+    if tally.failed or not tally.sent:
+        seen = f"{tally.failed} of {tally.sent} failed: {'; '.join(tally.failures)}"
+        raise UnexpectedError("no failed request", seen, *SIDECARS, CONTROL_PLANE)
+    return f"0 of {tally.sent} requests failed, {new_handshakes} new handshakes"
+
+
+async def control_plane_away(mesh: Mesh) -> str:
+    """See identities stay without the control plane, even for a sidecar that restarts, while requests are denied."""
+    before = await _serials(mesh)
+    await mesh.stop_control_plane()
+    await mesh.restart_sidecar("api")
+    if await _serials(mesh) != before:
+        raise UnexpectedError("api's sidecar to get the certificate it had", "another", agent("api"), sidecar("api"))
+    _check_status(await ask(mesh, "/hello"), httpx.codes.FORBIDDEN, "403, since no check is answered", sidecar("api"))
+    return "a restarted sidecar gets its certificate; requests → 403"
+
+
+async def control_plane_back(mesh: Mesh) -> str:
+    """See the control plane come back with the policies, limits and CA that it had."""
+    await mesh.start_control_plane()
+    await _until_answered(mesh, "/hello", httpx.codes.OK)
+    _check_status(await ask(mesh, "/admin"), httpx.codes.FORBIDDEN, "403 for /admin, as before", CONTROL_PLANE)
+    return "/hello → 200, /admin → 403: the policies were kept"
+
+
+async def ask(mesh: Mesh, path: str, *, listener: str = "web_outbound") -> httpx.Response:
+    """Return the answer to a GET of `path` at `listener`; web's own calls to api go through `web_outbound`."""
+    return await mesh.client.get(mesh.plan.addresses[listener].url + path)
+
+
+def described(answer: httpx.Response) -> str:
+    """Return the status and the beginning of the text of an answer."""
+    return f"{answer.status_code} {answer.text.strip()[:300]}".strip()
+
+
+def _check_status(answer: httpx.Response, status: int, expected: str, *logs: str) -> None:
+    if answer.status_code != status:
+        raise UnexpectedError(expected, described(answer), *logs)
+
+
+async def _denied_by(mesh: Mesh, policy: str, listener: str) -> str:
+    """Return what denied /admin, which must be `policy`."""
+    answer = await ask(mesh, "/admin", listener=listener)
+    decision: str = answer.headers.get("x-meshward-decision", "")
+    if answer.status_code != httpx.codes.FORBIDDEN or policy not in decision:
+        raise UnexpectedError(f"403 by {policy}", f"{described(answer)} (x-meshward-decision: {decision!r})", *DECIDERS)
+    return decision
+
+
+async def _until_status(mesh: Mesh, clock: Clock, change: Awaitable[None], status: int) -> float:
+    """Return the milliseconds from the start of `change` until a request for /news is answered with `status`."""
+    began = clock.monotonic()
+    await change
+    await _until_answered(mesh, "/news", status)
+    return (clock.monotonic() - began) * 1000
+
+
+async def _until_answered(mesh: Mesh, path: str, status: int) -> None:
+    async def answered() -> bool:
+        return (await ask(mesh, path)).status_code == status
+
+    await until(answered)
+
+
+async def _serials(mesh: Mesh) -> dict[str, set[str]]:
+    return {workload: {held.serial for held in await mesh.envoy(workload).certificates()} for workload in WORKLOADS}

@@ -13,33 +13,28 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from app.core.private_files import replace_private_file
 from app.spiffe.id import SpiffeId
 
+BACKDATE = timedelta(minutes=2)
 LIFETIME = timedelta(hours=1)
+STRANGER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A stranger's CA")])
+
+_PURPOSES = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+_NO_USAGE = dict.fromkeys(
+    (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+        *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+    ),
+    False,
+)
 
 
 def stranger_pem(claimed: SpiffeId, now: datetime) -> bytes:
-    """Return a key, an SVID for `claimed` and the stranger's own root as PEM; but for its signer it is a good one."""
+    """Return a key, an SVID for `claimed` and the stranger's own root as PEM; only its signer is wrong."""
     root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A stranger's CA")])
-    window = (now - timedelta(minutes=2), now + LIFETIME)
-    root = (
-        _builder(root_name, root_name, root_key.public_key(), window)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_uri(claimed.trust_domain.id)]), critical=False)
-        .sign(root_key, hashes.SHA256())
-    )
-    leaf = (
-        _builder(x509.Name([]), root_name, leaf_key.public_key(), window)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-        )
-        .add_extension(x509.SubjectAlternativeName([_uri(claimed)]), critical=True)
-        .sign(root_key, hashes.SHA256())
-    )
+    root = _builder(STRANGER, claimed.trust_domain.id, root_key.public_key(), now)
+    leaf = _builder(x509.Name([]), claimed, leaf_key.public_key(), now).add_extension(_PURPOSES, critical=False)
+    certificates = (builder.sign(root_key, hashes.SHA256()) for builder in (leaf, root))
     key = leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return key + leaf.public_bytes(Encoding.PEM) + root.public_bytes(Encoding.PEM)
+    return key + b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 
 def stranger_context(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:
@@ -56,32 +51,21 @@ def stranger_context(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, window: tuple[datetime, datetime]
+    subject: x509.Name, spiffe_id: SpiffeId, key: ec.EllipticCurvePublicKey, now: datetime
 ) -> x509.CertificateBuilder:
+    """Return the builder of the certificate of `spiffe_id`: a CA's if it is a trust domain, else a workload's."""
+    is_ca = not spiffe_id.path
+    usage = {"key_cert_sign": True, "crl_sign": True} if is_ca else {"digital_signature": True}
+    name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(issuer)
+        .issuer_name(STRANGER)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(window[0])
-        .not_valid_after(window[1])
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
+        .add_extension(x509.KeyUsage(**_NO_USAGE | usage), critical=True)
+        .add_extension(name, critical=not is_ca)
     )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _uri(spiffe_id: SpiffeId) -> x509.UniformResourceIdentifier:
-    return x509.UniformResourceIdentifier(str(spiffe_id))

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from app.demo.binary import envoy_binary
+from app.demo.place import envoy_binary
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0

@@ -1,6 +1,6 @@
 import socket
 
-from app.demo.addresses import HOST, choose_addresses
+from app.demo.place import HOST, choose_addresses
 
 
 def test_the_usual_port_is_taken_if_it_is_free():

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from app.core.net import Address
-from app.demo.binary import envoy_binary
+from app.demo.place import envoy_binary
 from app.envoy.bootstrap import bootstrap_json
 from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.demo.binary import envoy_binary
+from app.demo.place import envoy_binary
 from tests.fakes.quota import BrokenCounters
 from tests.fakes.served_quota import served_quota
 

@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from app.core.private_files import replace_private_file
-from app.demo import changes
+from app.demo import story
 from app.demo.load import SteadyLoad
 from app.demo.steps import UnexpectedError
 from tests.fakes.clock import ManualClock
@@ -38,7 +38,7 @@ async def test_the_time_until_a_policy_is_in_force_is_told(tmp_path, monkeypatch
     (tmp_path / "control-plane").mkdir()
     replace_private_file(tmp_path / "control-plane" / "admin.token", b"secret")
     clock = ManualClock()
-    seen = await changes.policy_changed(mesh_answering(Door(clock, late), tmp_path), clock)
+    seen = await story.policy_changed(mesh_answering(Door(clock, late), tmp_path), clock)
     assert seen == f"in force after {milliseconds} ms, out of force after {milliseconds} ms"
 
 
@@ -81,7 +81,7 @@ async def rotated(tmp_path, monkeypatch, status):
     load = SteadyLoad(mesh.client, mesh.plan.addresses["web_outbound"].url)
     load.start()
     async with asyncio.timeout(20):
-        return await changes.certificates_rotated(mesh, load, clock)
+        return await story.certificates_rotated(mesh, load, clock)
 
 
 async def test_a_rotation_is_seen_when_both_sidecars_hold_others_that_live_long(tmp_path, monkeypatch):
@@ -95,4 +95,4 @@ async def test_one_failed_request_spoils_the_rotation(tmp_path, monkeypatch):
 
 async def test_a_path_that_was_closed_before_the_change_shows_nothing():
     with pytest.raises(UnexpectedError, match="200 before the change"):
-        await changes.policy_changed(mesh_answering(lambda name, request: httpx.Response(403)), ManualClock())
+        await story.policy_changed(mesh_answering(lambda name, request: httpx.Response(403)), ManualClock())

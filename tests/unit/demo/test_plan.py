@@ -7,11 +7,11 @@ import yaml
 from app.authz.rules.parse import POLICY_KIND
 from app.core.errors import PreconditionError
 from app.core.net import Address
-from app.demo.binary import envoy_binary
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN
 from app.demo.guide import guide
+from app.demo.place import envoy_binary, make_directory
 from app.demo.plan import API, USUAL_PORTS, WEB, Plan, environment
-from app.demo.run import make_directory, port_taken
+from app.demo.run import port_taken
 from app.demo.steps import Failure
 from app.documents.parser import parse_documents
 from app.quota.rules.parse import QUOTA_KIND
@@ -108,7 +108,7 @@ def test_a_package_without_a_binary_is_told_too():
 
 
 def test_a_directory_is_ours_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("app.demo.run.MAX_PLACE_BYTES", 500)
+    monkeypatch.setattr("app.demo.place.MAX_PARENT_BYTES", 500)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     directory = make_directory()
     assert directory.parent == tmp_path
