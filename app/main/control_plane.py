@@ -1,4 +1,4 @@
-"""The control plane while it runs: its listeners, and the tasks that keep its parts up to date."""
+"""The running control plane: its listeners and background tasks."""
 
 import asyncio
 import socket
@@ -41,9 +41,9 @@ log = structlog.get_logger(__name__)
 
 
 class ControlPlane:
-    """Starts, keeps going and stops what the parts serve.
+    """Starts, supervises and stops the listeners and the background tasks.
 
-    The sockets are bound when it is made, so that a port in use is told before anything else happens.
+    The sockets are bound in the constructor, so that a port in use is reported before anything else happens.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -78,31 +78,32 @@ class ControlPlane:
 
     async def start(self) -> None:
         """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate."""
-        await self._parts.ca.start()
-        for refresh in (self._parts.policies.documents.refresh, self._parts.quotas.documents.refresh):
+        parts = self._parts
+        await parts.ca.start()
+        for refresh in (parts.policies.documents.refresh, parts.quotas.documents.refresh):
             await _attempt(refresh)
         await self._admin.start()
         await self._plaintext.start()
-        self._keep(self._plaintext.ended.wait(), "mesh-plaintext")
-        self._keep(self._tls.ended.wait(), "mesh-tls")
+        self._supervise(self._plaintext.ended.wait(), "mesh-plaintext")
+        self._supervise(self._tls.ended.wait(), "mesh-tls")
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
-        self._keep(maintenance(self._parts.ca.maintain), "ca")
-        self._keep(refreshes(self._parts.policies.documents.refresh), "policies")
-        self._keep(refreshes(self._parts.quotas.documents.refresh), "quotas")
-        self._keep(refreshes(self._parts.audit.maintain), "audit")
-        self._keep(self._serve_tls(), "serving-certificate")
-        self._keep(self._tell_health(), "health")
+        self._supervise(maintenance(parts.ca.maintain), "ca")
+        self._supervise(refreshes(parts.policies.documents.refresh), "policies")
+        self._supervise(refreshes(parts.quotas.documents.refresh), "quotas")
+        self._supervise(refreshes(parts.audit.maintain), "audit")
+        self._supervise(self._serve_tls(), "serving-certificate")
+        self._supervise(self._publish_health(), "health")
         log.info(
             "listening",
             mesh_tls=self._tls.port,
             mesh_plaintext=self._plaintext.port,
             admin=self._admin.port,
-            trust_domain=str(self._parts.settings.trust_domain),
+            trust_domain=str(parts.settings.trust_domain),
         )
 
     async def stop(self) -> None:
-        """Say that we end, let calls in flight finish, and close everything."""
+        """Report the shutdown to health checks, let calls in flight finish, and close everything."""
         self._health.drain()
         self._grpc_health.set_serving(serving=False)
         for task in tuple(self._tasks):
@@ -110,8 +111,8 @@ class ControlPlane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(self._tls.stop(), self._plaintext.stop(), self._admin.stop())
 
-    def _keep(self, work: Coroutine[Any, Any, object], name: str) -> None:
-        """Run `work` for as long as we do; that it ends is a fault that ends us."""
+    def _supervise(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Run `work` in the background; if it ends by itself, `failed` ends the process."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -151,8 +152,8 @@ class ControlPlane:
                 log.error("serving_certificate_failed", reason=error.message)  # noqa: TRY400 - a reason, not a crash
                 await asyncio.sleep(SERVING_RETRY_SECONDS)
 
-    async def _tell_health(self) -> None:
-        """Let grpc.health.v1 say what `/readyz` says, from the moment on at which there is something to be ready."""
+    async def _publish_health(self) -> None:
+        """Set what grpc.health.v1 reports to what `/readyz` reports, once the TLS port has been served."""
         await self._tls_served.wait()
         while True:
             self._grpc_health.set_serving(serving=not await self._health.failures())
@@ -160,7 +161,7 @@ class ControlPlane:
 
 
 def _listen_on(*binds: Address) -> list[socket.socket]:
-    """Return a listening socket for each bind. Raises as `listen` does, and then leaves none of them open."""
+    """Return a listening socket for each bind. Raises as `listen` does, and then closes those that it opened."""
     with ExitStack() as opened:
         sockets = [opened.enter_context(listen(bind)) for bind in binds]
         opened.pop_all()

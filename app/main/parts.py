@@ -1,4 +1,4 @@
-"""The parts of the control plane, made from settings and given to each other; nothing is started here."""
+"""The parts of the control plane, constructed from settings and wired together; nothing is started here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from app.documents.kind import DocumentKind
 from app.documents.ports import DocumentSource
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
+from app.documents.store import DocumentStore
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
@@ -39,7 +40,7 @@ from app.transport.rest.health import Check, Health
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the listeners serve and the background tasks keep going."""
+    """What the listeners serve and the background tasks maintain."""
 
     settings: Settings
     clock: Clock
@@ -103,7 +104,7 @@ def serving_names(
 ) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
     """Return the DNS names and the addresses of the serving certificate: those of the settings, and where it is bound.
 
-    An address that stands for every one of the machine is left out; loopback is always in.
+    The unspecified address is left out; loopback is always included.
     """
     dns_names: dict[str, None] = {}
     addresses: dict[IPv4Address | IPv6Address, None] = {IPv4Address("127.0.0.1"): None, IPv6Address("::1"): None}
@@ -125,24 +126,17 @@ def _source(engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None
 
 
 def make_health(parts: Parts, mesh_is_served: Check) -> Health:
-    """Return what `/readyz` asks: each part by its name."""
+    """Return the health checks of `/readyz`, each with its name."""
 
-    async def database() -> None:
-        await check_alive(parts.engine)
+    async def loaded(documents: DocumentStore[Any, Any, Any], what: str) -> None:
+        if not documents.loaded:
+            raise UnavailableError(f"the {what} are not loaded yet")
 
-    async def policies() -> None:
-        if not parts.policies.documents.loaded:
-            raise UnavailableError("the policies are not loaded yet")
-
-    async def quotas() -> None:
-        if not parts.quotas.documents.loaded:
-            raise UnavailableError("the quota configurations are not loaded yet")
-
-    checks = {
-        "database": database,
+    checks: dict[str, Check] = {
+        "database": partial(check_alive, parts.engine),
         "ca": parts.ca.check_ready,
-        "policies": policies,
-        "quotas": quotas,
+        "policies": partial(loaded, parts.policies.documents, "policies"),
+        "quotas": partial(loaded, parts.quotas.documents, "quota configurations"),
         "mesh": mesh_is_served,
     }
     return Health(checks, parts.clock)

@@ -1,4 +1,4 @@
-"""`meshward serve`: from settings to a running control plane, until it is told to stop."""
+"""`meshward serve`: from settings to a running control plane, until a signal stops it."""
 
 import asyncio
 import resource
@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Take as many descriptors as this process may have; the usual limit is for programs that use `select`."""
+    """Raise the soft limit of open files to the hard one; the default is for programs that use `select`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -60,12 +60,12 @@ async def _serve(settings: Settings) -> None:
     finally:
         await dispose(parts.engine)
     if control_plane.failed.done():
-        raise InternalError("a part of the control plane ended unexpectedly; the log says which and why")
+        raise InternalError("a part of the control plane ended unexpectedly; the log has the part and the reason")
     log.info("stopped")
 
 
 async def _started(parts: Parts, control_plane: ControlPlane, stop: asyncio.Event) -> bool:
-    """Start, and return whether that ended before `stop` was set: another replica's migration may be waited for."""
+    """Start, and return whether that was done before `stop` was set; a migration of another replica may take long."""
 
     async def start() -> None:
         await upgrade(parts.engine)
