@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from tests.support.callers import CART, certify, check, join, opened_stream, presented_certificate, tls_channel
 from tests.support.serving import eventually_async
 
+LATE = "spiffe://cluster.local/ns/shop/sa/late"
 # Half of it is the time between two rotations.
 TTL = "6s"
 ROTATIONS = 3
@@ -77,6 +78,9 @@ class Traffic:
 
 async def test_no_call_fails_while_the_certificate_is_replaced(serving):
     server = serving.start(ca_svid_default_ttl=TTL)
+    for spiffe_id in (CART, LATE):  # the callers' certificates outlive the rotations
+        entry = {"spiffe_id": spiffe_id, "x509_svid_ttl_seconds": 600}
+        assert server.ask("POST", "/v1/entries", json=entry).status_code == 201
     cart = await join(server, ttl_seconds=600)
     first = presented_certificate(server)
     rotations = len(server.events("serving_certificate_replaced"))
@@ -96,7 +100,7 @@ async def test_no_call_fails_while_the_certificate_is_replaced(serving):
         others.append(asyncio.create_task(traffic.subscribe(channels[CHANNELS + 1])))
         await eventually_async(rotated, f"{ROTATIONS} rotations")
         # A join that comes in the middle of it all.
-        joined = await join(server, "spiffe://cluster.local/ns/shop/sa/late", ttl_seconds=600)
+        joined = await join(server, LATE, ttl_seconds=600)
         traffic.running = False
         await asyncio.gather(*callers)
         for other in others:
@@ -107,7 +111,7 @@ async def test_no_call_fails_while_the_certificate_is_replaced(serving):
         assert traffic.pushes + traffic.streams > 1
         assert len(shown) >= ROTATIONS
         assert (await certify(channels[0])).spiffe_id == CART
-    assert joined.spiffe_id == "spiffe://cluster.local/ns/shop/sa/late"
+    assert joined.spiffe_id == LATE
     assert server.stop() == 0
     assert "Traceback" not in server.log_text
     assert not server.events("serving_certificate_failed")
