@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from app.core.errors import InvalidInputError, PreconditionError
-from app.core.private_files import discard
+from app.core.private_files import check_socket_directory, discard
 
 # What the kernel has room for in a socket address, less the final zero (unix(7), sun_path).
 MAX_PATH_BYTES = 107
@@ -25,19 +25,22 @@ ANY_USER = 0o666
 def check_free(path: Path) -> None:
     """Check that a socket can be put at `path`: nothing is there, or the socket of a process that is gone.
 
-    Raises PreconditionError if another process is listening there or the path is not a socket, InvalidInputError if the
-    path is too long for a socket.
+    Raises PreconditionError if another process is listening there, the path is not a socket or belongs to another user,
+    or another user could replace the socket; InvalidInputError if the path is too long for a socket.
     """
     if len(os.fsencode(_temporary(path))) > MAX_PATH_BYTES or len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise InvalidInputError(f"the socket path {path} is longer than {MAX_PATH_BYTES} bytes: choose a shorter one")
     try:
-        mode = path.lstat().st_mode
+        check_socket_directory(path.parent)
+        status = path.lstat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise PreconditionError(f"cannot use the socket path {path}: {error.strerror}") from error
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(status.st_mode):
         raise PreconditionError(f"{path} exists and is not a socket: move it away, or choose another --socket")
+    if status.st_uid != os.geteuid():
+        raise PreconditionError(f"{path} belongs to user {status.st_uid}: remove it, or choose another --socket")
     if _is_listening(path):
         raise PreconditionError(f"another agent serves {path}: stop it, or choose another --socket")
 

@@ -17,7 +17,12 @@ DIRECTORY_MODE = 0o700
 # A key, a certificate chain or a token; a file that is larger is none of them.
 MAX_FILE_BYTES = 1 << 20
 
+ROOT_UID = 0
+# What SQLite keeps beside a database.
+JOURNAL_SUFFIXES = ("-wal", "-shm", "-journal")
+
 _WIDER = stat.S_IRWXG | stat.S_IRWXO
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def ensure_private_directory(path: Path) -> None:
@@ -42,20 +47,47 @@ def ensure_data_directory(path: Path) -> None:
     """Make the directory (and its parents) with mode 0700, or check that an existing one is safe to keep data in.
 
     An existing one may be readable by others, as the trust bundle in it is for everybody; what is secret lies in
-    files and directories of its own. Raises PreconditionError if it is not a directory, anybody could swap its files,
-    or it cannot be written.
+    files and directories of its own. Raises PreconditionError if it is not a directory, another user could replace the
+    files in it, or it cannot be written.
     """
     try:
         path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        mode = path.stat().st_mode
+        status = path.stat()
     except FileExistsError as error:
         raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
     except OSError as error:
         raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
-    if mode & stat.S_IWOTH:
-        raise PreconditionError(f"the directory {path} is writable by everybody: run chmod o-w {path}")
+    _check_writers(path, status)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise PreconditionError(f"the directory {path} is not writable by this user: give it to user {os.geteuid()}")
+
+
+def ensure_database_file(path: Path) -> None:
+    """Make the file of a database, empty and with mode 0600, or check that no other user can write or replace it.
+
+    An existing one that others can read gets mode 0600, and so do its journals. Raises PreconditionError if one of them
+    or the directory belongs to another user or can be written by others, or the file cannot be made; OSError if the
+    directory or the file is away.
+    """
+    path = path.resolve()
+    _check_writers(path.parent, path.parent.stat(), owners=(ROOT_UID,))
+    if not path.exists():
+        with suppress(ConflictError):  # another process was first
+            create_private_file(path, b"")
+    for file in (path, *(path.with_name(path.name + suffix) for suffix in JOURNAL_SUFFIXES)):
+        # Never opened here: to close it would release SQLite's locks on it (POSIX advisory locks are the process's).
+        with suppress(FileNotFoundError):
+            _make_private(file)
+
+
+def check_socket_directory(path: Path) -> None:
+    """Check that no other user can replace a socket in the directory. Raises PreconditionError, OSError if it is away.
+
+    It may be one where everybody creates files and nobody can replace another's, as /tmp.
+    """
+    status = path.stat()
+    if not status.st_mode & stat.S_ISVTX:
+        _check_writers(path, status, owners=(ROOT_UID,))
 
 
 def read_private_file(path: Path) -> bytes:
@@ -156,11 +188,33 @@ def _sync_directory(path: Path) -> None:
         raise PreconditionError(f"cannot make the change in {path} durable: {_reason(error)}") from error
 
 
-def _check_ours(path: Path, status: os.stat_result) -> None:
+def _make_private(file: Path) -> None:
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise PreconditionError(f"{file} is not a regular file: move it away")
+    _check_writers(file, status)
+    if status.st_mode & _WIDER:
+        file.chmod(FILE_MODE)
+
+
+def _check_writers(path: Path, status: os.stat_result, owners: tuple[int, ...] = ()) -> None:
+    """Check that this user alone can write; `owners` are others that may own it."""
+    if status.st_uid not in owners:
+        _check_owner(path, status)
+    if status.st_mode & _WRITABLE:
+        mode = stat.S_IMODE(status.st_mode)
+        raise PreconditionError(f"{path} has mode {mode:04o} and other users can write it: run chmod go-w {path}")
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
         raise PreconditionError(
             f"{path} belongs to user {status.st_uid}, not to user {os.geteuid()} that runs this: change its owner"
         )
+
+
+def _check_ours(path: Path, status: os.stat_result) -> None:
+    _check_owner(path, status)
     if status.st_mode & _WIDER:
         mode = stat.S_IMODE(status.st_mode)
         wanted = "700" if stat.S_ISDIR(status.st_mode) else "600"

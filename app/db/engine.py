@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
 from app.core.errors import InvalidInputError, UnavailableError
+from app.core.private_files import ensure_database_file
 from app.db.errors import DatabaseAwayError, is_busy, translate
 
 # How long a writer of another process is waited for before the call fails.
@@ -125,11 +127,13 @@ def _sqlite(url: URL, busy_timeout_ms: int) -> AsyncEngine:
 
     def connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
         try:
+            with suppress(FileNotFoundError):  # the driver reports it
+                ensure_database_file(Path(str(url.database)))
             # The driver opens in a thread, which it leaves behind, on its way to a loop that may have ended, if that
             # fails: so find out here.
             sqlite3.connect(str(url.database)).close()
             connection = dialect.connect(*arguments, **options)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise DatabaseAwayError(f"cannot open {place_of(url)}: {error}") from error
         try:
             _prepare_sqlite(connection, busy_timeout_ms)

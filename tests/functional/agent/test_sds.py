@@ -220,6 +220,25 @@ def test_a_socket_that_another_process_put_there_is_not_removed(path):
     assert path.is_socket()
 
 
+def test_the_socket_of_another_user_is_refused_and_kept(path):
+    """As one that a workload made before the agent started, in a directory where everybody may create files."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a socket to another user")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        os.chown(path, 65534, -1)
+    with pytest.raises(PreconditionError, match="belongs to user 65534"), listening(path, OWNER_ONLY):
+        pass
+    assert path.lstat().st_uid == 65534
+
+
+def test_a_socket_that_another_user_could_replace_is_not_served(path):
+    path.parent.chmod(0o777)
+    with pytest.raises(PreconditionError, match="other users can write it"), listening(path, OWNER_ONLY):
+        pass
+    assert not path.exists()
+
+
 def test_an_unusable_socket_path_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="longer than 107 bytes"):
         check_free(tmp_path / ("x" * 108))

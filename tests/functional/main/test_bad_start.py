@@ -3,6 +3,7 @@
 import os
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 from typing import Any
@@ -112,7 +113,7 @@ def test_a_data_directory_under_a_file_is_named(serve, data_dir):
 def test_a_data_directory_that_everybody_may_write_is_named(serve, data_dir):
     data_dir.mkdir()
     data_dir.chmod(0o777)
-    assert_refused(serve(), data_dir, "chmod o-w")
+    assert_refused(serve(), data_dir, "chmod go-w")
     assert list(data_dir.iterdir()) == []
 
 
@@ -204,7 +205,7 @@ def spoil_schema(data_dir):
 
 def widen(path, mode, narrow):
     path.chmod(mode)
-    return (path, f"{mode:04o}", f"chmod {narrow:o}"), lambda: path.chmod(narrow)
+    return (path, f"{mode:04o}", "run chmod"), lambda: path.chmod(narrow)
 
 
 def replaced(path, content):
@@ -237,6 +238,8 @@ def cut_token(data_dir):
 
 SPOILED = {
     "a newer schema": spoil_schema,
+    "a database that others can write": lambda data_dir: widen(data_dir / "meshward.db", 0o620, 0o600),
+    "a data directory that a group can write": lambda data_dir: widen(data_dir, 0o770, 0o700),
     "a key that others can read": lambda data_dir: widen(key_files(data_dir)[0], 0o644, 0o600),
     "a directory of keys that others can enter": lambda data_dir: widen(data_dir / "keys", 0o755, 0o700),
     "a token that others can read": lambda data_dir: widen(data_dir / "admin.token", 0o644, 0o600),
@@ -245,6 +248,22 @@ SPOILED = {
     "a key that is a symbolic link": linked_key,
     "a token cut short": cut_token,
 }
+
+
+def test_every_file_but_the_bundle_is_for_its_owner_alone(serving, data_dir):
+    """While it runs, so with the journals of the database; and one that an earlier version left open to others."""
+    before = os.umask(0)
+    try:
+        serving.start().stop()
+        (data_dir / "meshward.db").chmod(0o644)
+        server = serving.start()
+        assert server.join_token("spiffe://cluster.local/ns/shop/sa/cart")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in data_dir.rglob("*") if file.is_file()}
+    finally:
+        os.umask(before)
+    assert modes.pop("bundle.pem") == 0o644
+    assert {"meshward.db", "meshward.db-wal", "meshward.db-shm", "admin.token"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
 
 
 def test_what_was_spoiled_is_named_and_once_it_is_mended_all_is_as_before(serve, served_once, serving):

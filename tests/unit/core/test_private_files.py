@@ -9,8 +9,10 @@ import pytest
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
 from app.core.private_files import (
     MAX_FILE_BYTES,
+    check_socket_directory,
     create_private_file,
     ensure_data_directory,
+    ensure_database_file,
     ensure_private_directory,
     read_private_file,
     replace_private_file,
@@ -27,6 +29,15 @@ def _open_umask():
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "secret"
+
+
+@pytest.fixture
+def other_user(tmp_path, monkeypatch):
+    """Everything here belongs to another user, who is not root."""
+    if tmp_path.stat().st_uid == 0:
+        os.chown(tmp_path, 65534, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
 
 
 @pytest.mark.parametrize("write", [create_private_file, replace_private_file])
@@ -151,14 +162,90 @@ def test_a_file_in_the_directorys_place_is_refused(tmp_path, ensure):
         ensure(tmp_path / "taken" / "below")
 
 
-def test_a_data_directory_may_be_readable_but_not_writable_by_everybody(tmp_path):
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o757, 0o1777])
+def test_a_data_directory_may_be_readable_but_not_writable_by_others(tmp_path, mode):
     directory = tmp_path / "data"
     directory.mkdir()
     directory.chmod(0o755)
     ensure_data_directory(directory)
-    directory.chmod(0o777)
-    with pytest.raises(PreconditionError, match="writable by everybody"):
+    directory.chmod(mode)
+    with pytest.raises(PreconditionError, match=re.escape(f"other users can write it: run chmod go-w {directory}")):
         ensure_data_directory(directory)
+
+
+def test_a_data_directory_of_another_user_is_refused(tmp_path, other_user):
+    with pytest.raises(PreconditionError, match="belongs to user"):
+        ensure_data_directory(tmp_path)
+
+
+def test_a_database_file_is_made_for_its_owner_alone(path):
+    ensure_database_file(path)
+    ensure_database_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_a_database_file_that_others_can_read_is_closed_to_them(path, suffix):
+    for name in {path.name, path.name + suffix}:
+        path.with_name(name).write_bytes(b"rows")
+        path.with_name(name).chmod(0o644)
+    ensure_database_file(path)
+    for entry in path.parent.iterdir():
+        assert stat.S_IMODE(entry.stat().st_mode) == 0o600
+        assert entry.read_bytes() == b"rows"
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_database_file_that_others_can_write_is_refused(path, suffix, mode):
+    ensure_database_file(path)
+    file = path.with_name(path.name + suffix)
+    file.touch()
+    file.chmod(mode)
+    with pytest.raises(PreconditionError, match=re.escape(f"run chmod go-w {file}")):
+        ensure_database_file(path)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_a_database_in_a_directory_where_others_can_put_files_is_refused(path, mode):
+    ensure_database_file(path)
+    path.parent.chmod(mode)
+    with pytest.raises(PreconditionError, match=re.escape(f"run chmod go-w {path.parent}")):
+        ensure_database_file(path)
+
+
+def test_a_database_file_of_another_user_is_refused(path, other_user):
+    path.touch(0o600)
+    with pytest.raises(PreconditionError, match="belongs to user"):
+        ensure_database_file(path)
+
+
+def test_a_database_file_behind_a_link_is_judged_where_it_is(path, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(0o700)
+    path.symlink_to(elsewhere / "real.db")
+    ensure_database_file(path)
+    elsewhere.chmod(0o777)
+    with pytest.raises(PreconditionError, match=re.escape(f"run chmod go-w {elsewhere}")):
+        ensure_database_file(path)
+
+
+def test_a_database_file_that_is_a_pipe_is_refused(path):
+    os.mkfifo(path, 0o600)
+    with pytest.raises(PreconditionError, match="not a regular file"):
+        ensure_database_file(path)
+
+
+def test_a_socket_may_be_put_where_nobody_can_replace_it(tmp_path):
+    for mode in (0o700, 0o755, 0o1777):
+        tmp_path.chmod(mode)
+        check_socket_directory(tmp_path)
+    for mode in (0o775, 0o757, 0o777):
+        tmp_path.chmod(mode)
+        with pytest.raises(PreconditionError, match="other users can write it"):
+            check_socket_directory(tmp_path)
+    tmp_path.chmod(0o755)
 
 
 def test_a_data_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
