@@ -41,8 +41,8 @@ def show_version() -> None:
 
 @cli.command()
 def serve(*, config: Config = None) -> None:
-    """Run the control plane until it is told to stop (SIGTERM, Ctrl-C)."""
-    settings = load_settings(config).settings  # a wrong one is told before the rest is imported
+    """Run the control plane until SIGTERM or Ctrl-C."""
+    settings = load_settings(config).settings  # a wrong one is reported before the rest is imported
     from app.main.serve import run
 
     run(settings)

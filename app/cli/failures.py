@@ -1,6 +1,6 @@
-"""How a command fails: one sentence on standard error and a status, never a traceback that nobody asked for.
+"""How a command fails: one sentence on standard error and a status, and a traceback only with `--debug`.
 
-1: it could not be done, and the sentence says why. 2: it was typed wrongly. 70 (EX_SOFTWARE of sysexits.h): a fault of
+1: the command failed for the reason given. 2: wrong usage. 70 (EX_SOFTWARE of sysexits.h): a fault of
 Meshward's own, whose traceback is in a file. 130: Ctrl-C.
 """
 
@@ -35,7 +35,7 @@ def guarded(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain about it once more at its end.
+        # The reader of our output has gone; Python would report it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:  # noqa: BLE001 - the last place where a fault of our own can become a sentence

@@ -1,4 +1,4 @@
-"""Commands of whoever runs the control plane: settings, database, admin token. They need no running server."""
+"""Commands for operators: settings, database, admin token. They need no running server."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-config = typer.Typer(no_args_is_help=True, help="The settings in force.")
+config = typer.Typer(no_args_is_help=True, help="The current settings.")
 db = typer.Typer(no_args_is_help=True, help="The database.")
 admin = typer.Typer(no_args_is_help=True, help="The admin API.")
 
@@ -28,7 +28,7 @@ def config_check(*, file: Config = None) -> None:
 
 @config.command("show")
 def config_show(*, output: Output = Form.TABLE, file: Config = None) -> None:
-    """Print the settings in force as TOML, with where each was read; passwords are left out."""
+    """Print the current settings as TOML, each with its source; passwords are left out."""
     from app.settings.show import as_toml, as_values
 
     loaded = load_settings(file)

@@ -1,4 +1,4 @@
-"""Files that hold secrets: 0600, whole or not there at all, and refused where somebody else could read or swap them.
+"""Files that hold secrets: 0600, whole or not there at all, and refused where another user could read or replace them.
 
 They are opened without following a symbolic link and judged by the open descriptor, so that what was checked is what
 is read.

@@ -106,7 +106,7 @@ def _outbound_listener(outbound: Outbound) -> Document:
 
 
 def _cluster(name: str, endpoint: Document, *, name_to_look_up: bool = False, **extra: Any) -> Document:
-    # Envoy prefers IPv6 where a name has both, and the control plane listens on IPv4 unless it is told otherwise.
+    # Envoy prefers IPv6 where a name has both, and the control plane listens on IPv4 by default.
     look_up = {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"} if name_to_look_up else {"type": "STATIC"}
     return {
         "name": name,

@@ -101,7 +101,7 @@ class CaSettings(Area):
 class AuthzSettings(Area):
     """How checks are answered.
 
-    `unknown_workload`: a check whose destination cannot be told is denied, or judged by the policies of
+    `unknown_workload`: a check without a known destination is denied, or judged by the policies of
     `root_namespace` alone. `expose_decision`: the policy and rule that decided go to the client, in
     `x-meshward-decision`.
     `decision_log`: which decisions are logged, with the policy and rule that made them.

@@ -1,4 +1,4 @@
-"""The settings in force as a TOML file that can be read back, with where each value comes from and no secret."""
+"""The current settings as a TOML file that can be read back, with the source of each value and without secrets."""
 
 import json
 from datetime import timedelta
