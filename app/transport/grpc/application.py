@@ -186,9 +186,10 @@ class GrpcApplication:
     def _prepare(self, rpc: Rpc, call: Call, scope: Scope, began: float) -> None:
         """Set the call's encoding and deadline, and take a token of its rate limit.
 
-        Raises RpcError or ResourceExhaustedError with the reason.
+        Raises RpcError, InvalidInputError or ResourceExhaustedError with the reason.
         """
         if TRAILERS not in scope["extensions"]:
+            # As other gRPC servers: an HTTP implementation or a proxy on the way lacks what gRPC needs.
             raise RpcError(Code.INTERNAL, "gRPC needs the request header 'te: trailers'")
         headers = dict(scope["headers"])
         call.encoding = request_encoding(headers)

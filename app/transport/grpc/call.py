@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from google.protobuf.message import DecodeError, Message
 from starlette.types import Receive, Scope, Send
 
-from app.core.errors import DeadlineExceededError, MeshwardError
+from app.core.errors import DeadlineExceededError, InvalidInputError, MeshwardError
 from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
@@ -62,9 +62,9 @@ def reports_disconnect(send: Send) -> Send:
     return checked
 
 
-def malformed_message(message_type: type[Message]) -> RpcError:
-    """Return the error of a request that cannot be parsed as `message_type`."""
-    return RpcError(Code.INTERNAL, f"request is not a valid {message_type.DESCRIPTOR.full_name}")
+def malformed_message(message_type: type[Message]) -> InvalidInputError:
+    """Return the error of a request that cannot be parsed as `message_type`, or is nested too deeply to be."""
+    return InvalidInputError(f"request is not a valid {message_type.DESCRIPTOR.full_name}")
 
 
 class ReplayReceive:

@@ -16,7 +16,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
-from app.core.errors import MeshwardError
+from app.core.errors import InvalidInputError, MeshwardError
 from app.transport.grpc.status import Code, RpcError
 
 # A message's prefix: one byte of flags, four of length.
@@ -87,8 +87,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes, in order, decompressed.
 
-        Raises RpcError: RESOURCE_EXHAUSTED if a message is or becomes too long, INTERNAL if a prefix or a compressed
-        message is malformed.
+        Raises InvalidInputError if a prefix or a compressed message is malformed, RpcError RESOURCE_EXHAUSTED if a
+        message is or becomes too long, and INTERNAL if one is marked compressed in a call without compression.
         """
         self._buffer += data
         messages = []
@@ -99,9 +99,9 @@ class FrameReader:
         return messages
 
     def close(self) -> None:
-        """Raise RpcError INTERNAL if the stream ended in the middle of a message."""
+        """Raise InvalidInputError if the stream ended in the middle of a message."""
         if self._buffer:
-            raise RpcError(Code.INTERNAL, "the request ended in the middle of a message")
+            raise InvalidInputError("the request ended in the middle of a message")
 
     def _end_of_first(self) -> int:
         """Return where the first buffered message ends, 0 if its prefix is incomplete."""
@@ -109,8 +109,9 @@ class FrameReader:
             return 0
         flag, length = self._buffer[0], int.from_bytes(self._buffer[1:PREFIX_BYTES])
         if flag not in {_UNCOMPRESSED, _COMPRESSED}:
-            raise RpcError(Code.INTERNAL, f"message prefix has the flag {flag}: only 0 and 1 are defined")
+            raise InvalidInputError(f"message prefix has the flag {flag}: only 0 and 1 are defined")
         if flag == _COMPRESSED and self._encoding == IDENTITY:
+            # The one malformed message whose code the specification fixes (grpc/doc/compression.md).
             raise RpcError(Code.INTERNAL, "message is marked compressed, but grpc-encoding names no compression")
         if length > self._max_bytes:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is over the limit of {self._max_bytes}")
@@ -121,13 +122,13 @@ class FrameReader:
         try:
             message = stream.decompress(payload, self._max_bytes + 1)
         except zlib.error as error:
-            raise RpcError(Code.INTERNAL, "message could not be decompressed as gzip") from error
+            raise InvalidInputError("message could not be decompressed as gzip") from error
         if len(message) > self._max_bytes:
             raise RpcError(
                 Code.RESOURCE_EXHAUSTED, f"message is over the limit of {self._max_bytes} bytes when decompressed"
             )
         if not stream.eof or stream.unused_data:
-            raise RpcError(Code.INTERNAL, "compressed message is cut off or has bytes after its end")
+            raise InvalidInputError("compressed message is cut off or has bytes after its end")
         return message
 
 
@@ -148,10 +149,10 @@ def parse_metadata(headers: Headers) -> Metadata:
 
 
 def parse_timeout(value: bytes) -> float:
-    """Return the seconds of a `grpc-timeout`. Raises RpcError INTERNAL if it is malformed."""
+    """Return the seconds of a `grpc-timeout`. Raises InvalidInputError if it is malformed."""
     match = _TIMEOUT.fullmatch(value)
     if match is None:
-        raise RpcError(Code.INTERNAL, "grpc-timeout is malformed: use at most 8 digits and one of H M S m u n")
+        raise InvalidInputError("grpc-timeout is malformed: use at most 8 digits and one of H M S m u n")
     return int(match[1]) * _SECONDS[match[2]]
 
 
@@ -159,7 +160,7 @@ def parse_timeout(value: bytes) -> float:
 def call_seconds(timeout: bytes | None, maximum: float) -> float:
     """Return the seconds that a call may take: its `grpc-timeout`, `maximum` without one or if it is longer.
 
-    Raises RpcError INTERNAL if the timeout is malformed.
+    Raises InvalidInputError if the timeout is malformed.
     """
     return maximum if timeout is None else min(parse_timeout(timeout), maximum)
 

@@ -40,9 +40,8 @@ def test_every_unit_of_a_timeout_is_parsed(value, seconds):
 
 @pytest.mark.parametrize("value", [b"", b"S", b"5", b"123456789S", b"-1S", b"1 S", b"1S\n", "٣S".encode()])
 def test_a_malformed_timeout_is_refused(value):
-    with pytest.raises(RpcError) as caught:
+    with pytest.raises(InvalidInputError, match="malformed"):
         parse_timeout(value)
-    assert caught.value.code is Code.INTERNAL
 
 
 def test_a_call_may_take_its_timeout_or_the_maximum_if_that_is_less():
