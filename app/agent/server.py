@@ -1,10 +1,11 @@
 """The server on the Unix socket, by grpclib: its transport gives the socket, and so the user at the other end."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from grpclib.config import Configuration
-from grpclib.protocol import H2Protocol
+from grpclib.protocol import AbstractHandler, H2Protocol, Stream
 from grpclib.server import Server
 
 from app.agent.peer import peer_uid
@@ -15,6 +16,8 @@ MAX_DENIED_CONNECTIONS = 16
 # What a connection, and each call on it, may send before it is read; a discovery request is a few hundred bytes.
 _WINDOW_BYTES = 65_535
 
+# What every response has to begin with (grpc/doc/PROTOCOL-HTTP2.md, "Responses").
+_CONTENT_TYPE = ("content-type", "application/grpc")
 _CONFIGURATION = Configuration(http2_connection_window_size=_WINDOW_BYTES, http2_stream_window_size=_WINDOW_BYTES)
 
 
@@ -52,7 +55,35 @@ class SecretServer(Server):
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
-        return _Connection(self, made.handler, made.config, made.h2_config)
+        return _Connection(self, _Responses(made.handler), made.config, made.h2_config)
+
+
+class _Responses(AbstractHandler):
+    """Adds the content type to the refusals of grpclib's handler, without which Go's clients take none for an answer.
+
+    They would try again for ever where a method is not served.
+    """
+
+    def __init__(self, handler: AbstractHandler) -> None:
+        self._handler = handler
+
+    def accept(self, stream: Stream, headers: Any, release_stream: Callable[[], None]) -> None:
+        send = stream.send_headers
+
+        async def send_headers(headers: Any, end_stream: bool = False) -> None:  # noqa: FBT001, FBT002 - as grpclib's
+            names = {name for name, _ in headers}
+            if ":status" in names and "content-type" not in names:
+                headers = [*headers, _CONTENT_TYPE]
+            await send(headers, end_stream=end_stream)
+
+        stream.send_headers = send_headers  # type: ignore[method-assign]
+        self._handler.accept(stream, headers, release_stream)
+
+    def cancel(self, stream: Stream) -> None:
+        self._handler.cancel(stream)
+
+    def close(self) -> None:
+        self._handler.close()
 
 
 class _Connection(H2Protocol):

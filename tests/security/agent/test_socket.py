@@ -19,6 +19,7 @@ from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa
 from tests.assets.discovery import names_in, request
 from tests.fakes.clock import ManualClock
+from tests.fakes.raw_http2 import RawClient
 
 PATIENCE = 10
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -81,6 +82,33 @@ async def test_garbage_ends_only_its_own_connection(held, tmp_path, garbage):
         await writer.drain()
         assert await still_serves(path)
         writer.close()
+
+
+REFUSED_CALLS = {
+    "an unknown method": {":path": "/SpiffeWorkloadAPI/FetchX509SVID"},
+    "an unknown method of a known service": {":path": f"/{SERVICE}/Nothing"},
+    "an invalid timeout": {"grpc-timeout": "soon"},
+    "no POST": {":method": "GET"},
+    "no content type": {"content-type": None},
+    "another content type": {"content-type": "text/plain"},
+    "another message encoding": {"content-type": "application/grpc+json"},
+    "no trailers": {"te": None},
+    "a malformed message": {},
+}
+
+
+@pytest.mark.parametrize("changed", REFUSED_CALLS.values(), ids=REFUSED_CALLS)
+async def test_every_refusal_is_a_grpc_response(held, tmp_path, changed):
+    """A client in Go takes a response without a content type for a broken connection, and tries again for ever."""
+    path = tmp_path / "sds.sock"
+    async with serving(held, path, {os.geteuid()}):
+        client = RawClient(*await asyncio.open_unix_connection(path))
+        stream = await client.open(**({":path": f"/{SERVICE}/FetchSecrets"} | changed))
+        await client.send(stream, b"\0\0\0\0\x01\xff", end=True)
+        answer = await client.answer(stream)
+        await client.close()
+    assert answer.headers["content-type"].startswith("application/grpc")
+    assert answer.status not in {None, "0"} or answer.headers[":status"] != "200"
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", os.urandom(200)])
