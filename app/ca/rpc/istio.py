@@ -1,9 +1,11 @@
 """The certificate service that Istio's agents call: `istio.v1.auth.IstioCertificateService`."""
 
 import structlog
+from google.protobuf.struct_pb2 import NULL_VALUE, Value
 
 from app.ca.model import Surface
 from app.ca.service.issuance import Issuance
+from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.spiffe.bundle import bundle_pem
@@ -12,8 +14,11 @@ from app.transport.grpc.status import Code, RpcError
 
 # The key of the request's metadata by which a node agent requests another workload's certificate.
 IMPERSONATION_KEY = "ImpersonatedIdentity"
+# Its values that request no other workload's, as in istiod. A value of any other kind is refused.
+NO_NAMES = (Value(), Value(null_value=NULL_VALUE), Value(string_value=""))
 
-# The message to every caller that is refused, whatever the reason: Istio's contract keeps it opaque.
+# The message to every caller that is refused, whatever the reason: Istio's contract keeps it opaque. A join token that
+# was used since it was looked up gets the message of one that had been used before.
 REFUSAL = "authentication failed"
 
 log = structlog.get_logger(__name__)
@@ -43,7 +48,7 @@ class IstioCertificates:
             log.warning(
                 "certificate_refused", peer=context.peer.address, request_id=context.request_id, reason=error.message
             )
-            raise UnauthenticatedError(REFUSAL) from error
+            raise UnauthenticatedError(TOKEN_REFUSED if error.message == TOKEN_REFUSED else REFUSAL) from error
         except (UnavailableError, PreconditionError) as error:
             raise RpcError(Code.INTERNAL, error.message) from error
         return IstioCertificateResponse(cert_chain=[*issued.chain, bundle_pem(issued.bundle)])
@@ -52,5 +57,5 @@ class IstioCertificates:
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
     if not context.peer.private:
         raise UnauthenticatedError("requested over plaintext from another machine")
-    if IMPERSONATION_KEY in request.metadata.fields:
+    if request.metadata.fields.get(IMPERSONATION_KEY, NO_NAMES[0]) not in NO_NAMES:
         raise UnauthenticatedError("requested for another workload")

@@ -18,6 +18,7 @@ from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
+from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.clock import Clock
 from app.core.errors import (
     ConflictError,
@@ -120,7 +121,7 @@ class Issuance:
         try:
             async with self._transactions() as repository:
                 if subject.token_id is not None and not await repository.redeem_token(subject.token_id, now):
-                    raise UnauthenticatedError("the join token was used already or has expired: create a new one")
+                    raise UnauthenticatedError(TOKEN_REFUSED)
                 entry = await repository.entry_of(subject.spiffe_id)
                 if entry is not None:
                     self._check(entry)

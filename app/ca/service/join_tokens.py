@@ -23,6 +23,16 @@ SECRET_BYTES = 32
 # A longer one was not created here; bounds the hashing that an unauthenticated caller can ask for.
 MAX_SECRET_LENGTH = 256
 
+# A JWT in its compact form has three parts.
+JWT_DOTS = 2
+
+# The reasons that a caller gets. They depend on what it sent, and never on what is known of a token.
+TOKEN_MISSING = "this call needs an SVID, or a join token as 'authorization: Bearer …'"  # noqa: S105 - a message
+TOKEN_REFUSED = "the join token is unknown, used up or expired: create a new one"  # noqa: S105 - a message
+BEARER_IS_JWT = (
+    "the bearer token is a JWT, such as a service account's, which is not accepted here: use a join token or an SVID"
+)
+
 
 class JoinTokens:
     """Creates, lists and deletes join tokens; an Attestor for callers that present one.
@@ -57,14 +67,16 @@ class JoinTokens:
         """
         secret = evidence.bearer
         if secret is None:
-            raise UnauthenticatedError("this call needs an SVID, or a join token as 'authorization: Bearer …'")
+            raise UnauthenticatedError(TOKEN_MISSING)
+        if _is_jwt(secret):
+            raise UnauthenticatedError(BEARER_IS_JWT)
         token = None
         if len(secret) <= MAX_SECRET_LENGTH:
             # Looked up by its hash: what the timing reveals of a hash reveals nothing of a secret of 256 bits.
             async with self._transactions() as repository:
                 token = await repository.token_by_hash(_hash(secret))
         if token is None or token.redeemed_at is not None or token.expires_at <= self._clock.now():
-            raise UnauthenticatedError("the join token is unknown, used up or expired: create a new one")
+            raise UnauthenticatedError(TOKEN_REFUSED)
         return Principal(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
 
     async def page(self, after: str | None, limit: int) -> Sequence[JoinToken]:
@@ -80,6 +92,11 @@ class JoinTokens:
                 raise NotFoundError(f"there is no join token {token_id}")
             before = state_of(removed)
             await repository.record(record_of(caller, self._clock.now(), "join_token.delete", token_id, before=before))
+
+
+def _is_jwt(secret: str) -> bool:
+    """Whether a bearer token has the form of a JWT (RFC 7519, section 3), which a join token never has."""
+    return secret.startswith("eyJ") and secret.count(".") == JWT_DOTS
 
 
 def _hash(secret: str) -> bytes:

@@ -1,6 +1,8 @@
 """CreateCertificate over real TLS: the listener's own certificate is the CA's, and grpcio is the caller."""
 
+import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import grpc.aio
 import pytest
@@ -9,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.ca.rpc.istio import IstioCertificates
+from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.clock import SystemClock
 from app.core.net import Address
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -75,10 +78,14 @@ async def ask(ca, port, request, *, token=None, chain=None, key=None):
         return await call(request, timeout=20, metadata=metadata)
 
 
-async def code_of_refusal(*args, **named):
+async def refusal_of(*args, **named):
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await ask(*args, **named)
-    return refusal.value.code()
+    return refusal.value
+
+
+async def code_of_refusal(*args, **named):
+    return (await refusal_of(*args, **named)).code()
 
 
 def new_key():
@@ -131,3 +138,19 @@ async def test_strangers_and_impersonators_are_unauthenticated(ca):
         joined = await ask(ca, port, IstioCertificateRequest(csr=csr_for(key)), token=token)
         refused = await code_of_refusal(ca, port, impersonation, chain=joined.cert_chain[:2], key=key_pem)
         assert refused is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_refusal_reveals_nothing_of_the_token(ca):
+    """Istio's contract keeps failures of authentication opaque."""
+    used, deleted, brief = [await ca.join_tokens.create(OPERATOR, CART) for _ in range(2)] + [
+        await ca.join_tokens.create(OPERATOR, CART, timedelta(seconds=1))
+    ]
+    await ca.join_tokens.delete(OPERATOR, deleted.token.id)
+    request = IstioCertificateRequest(csr=csr())
+    async with served(ca) as port:
+        await ask(ca, port, request, token=used.secret)
+        await asyncio.sleep(max(0.0, (brief.token.expires_at - datetime.now(UTC)).total_seconds()))
+        secrets = [used.secret, deleted.secret, brief.secret, "guessed", used.secret + "x", "x" * 1000]
+        refusals = [await refusal_of(ca, port, request, token=secret) for secret in secrets]
+    assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert {refusal.details() for refusal in refusals} == {TOKEN_REFUSED}

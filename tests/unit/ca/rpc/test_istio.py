@@ -1,17 +1,25 @@
 """CreateCertificate: the layout of the answer and the codes that Istio's agents act on."""
 
+from dataclasses import replace
+
 import pytest
 from cryptography import x509
+from google.protobuf.struct_pb2 import NULL_VALUE, Value
 from structlog.testing import capture_logs
 
+from app.ca.backends import local_key
+from app.ca.model import KeyAlgorithm
 from app.ca.rpc.istio import IstioCertificates
-from app.core.errors import InvalidInputError, UnauthenticatedError
+from app.core.errors import InvalidInputError, MeshwardError, UnauthenticatedError, UnavailableError
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
+from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
-from app.transport.grpc.status import Code, RpcError, code_of
+from app.spiffe.x509_svid import parse_certificate, read_leaf
+from app.transport.grpc.status import Code, code_of
 from tests.assets.csrs import csr
 from tests.fakes.context import call_context
+from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
@@ -54,7 +62,6 @@ async def test_what_the_caller_can_mend_is_invalid_argument(rpc, request_):
     "caller",
     [
         ANONYMOUS,
-        Principal(Credential.JOIN_TOKEN, CART, "no such token"),
         Principal(Credential.SVID, SpiffeId.parse("spiffe://o/a")),
     ],
 )
@@ -66,13 +73,35 @@ async def test_who_is_not_let_in_is_not_told_why(rpc, caller):
     assert len(entry["reason"]) > len(refusal.value.message)
 
 
-@pytest.mark.parametrize("identity", ["spiffe://example.org/ns/shop/sa/other", str(CART), ""])
+async def test_a_token_that_is_used_up_meanwhile_is_refused_as_one_that_was_before(rpc, ca):
+    created = await ca.join_tokens.create(OPERATOR, CART)
+    caller = await ca.join_tokens.attest(Evidence(created.secret))
+    await rpc(IstioCertificateRequest(csr=csr()), context(caller))
+    with pytest.raises(UnauthenticatedError) as meanwhile:
+        await rpc(IstioCertificateRequest(csr=csr()), context(caller))
+    with pytest.raises(UnauthenticatedError) as before:
+        await ca.join_tokens.attest(Evidence(created.secret))
+    assert meanwhile.value.message == before.value.message
+
+
+@pytest.mark.parametrize(
+    "identity", ["spiffe://example.org/ns/shop/sa/other", str(CART), " ", 0, False, [], {}, ["spiffe://example.org/a"]]
+)
 async def test_nobody_gets_a_certificate_in_the_name_of_another(rpc, ca, identity):
     request = IstioCertificateRequest(csr=csr())
     request.metadata["ImpersonatedIdentity"] = identity
-    with pytest.raises(UnauthenticatedError):
+    with pytest.raises(UnauthenticatedError, match="authentication failed"):
         await rpc(request, context())
     assert await ca.records.page(None, 10) == []
+
+
+@pytest.mark.parametrize("nothing", [Value(), Value(null_value=NULL_VALUE), Value(string_value="")], ids=str)
+async def test_an_empty_impersonation_is_a_request_for_the_callers_own(rpc, nothing):
+    """As at istiod: agents that impersonate nobody may send the key all the same."""
+    request = IstioCertificateRequest(csr=csr())
+    request.metadata.fields["ImpersonatedIdentity"].CopyFrom(nothing)
+    answer = await rpc(request, context())
+    assert read_leaf(parse_certificate(answer.cert_chain[0])).spiffe_id == CART
 
 
 async def test_metadata_without_impersonation_is_no_obstacle(rpc):
@@ -92,13 +121,51 @@ async def test_plaintext_from_this_machine_is_served(rpc, peer):
     assert (await rpc(IstioCertificateRequest(csr=csr()), context(tls=False, peer=peer))).cert_chain
 
 
-async def test_what_keeps_the_ca_from_signing_is_internal(rpc, clock, transactions):
+def at_an_expired_signer(ca, clock, transactions):
+    signer = ca.authorities.active().signer
+    clock.advance((signer.not_after - clock.now()).total_seconds() + 1)
+
+
+def before_the_signer(ca, clock, transactions):
     clock.turn_back(3600)
-    with pytest.raises(RpcError) as refusal:
-        await rpc(IstioCertificateRequest(csr=csr()), context())
-    assert code_of(refusal.value) is Code.INTERNAL
-    clock.advance(3600)
+
+
+def without_the_database(ca, clock, transactions):
     transactions.away = True
-    with pytest.raises(RpcError) as refusal:
+
+
+def with_a_key_that_cannot_sign(ca, clock, transactions):
+    class BrokenKey:
+        public_key = ca.authorities.active().key.public_key
+
+        async def sign(self, builder):
+            raise UnavailableError("the key store is away")
+
+    ca.authorities._active = replace(ca.authorities.active(), key=BrokenKey())
+
+
+def with_the_key_of_another(ca, clock, transactions):
+    key, _ = local_key.generate(KeyAlgorithm.P256)
+    ca.authorities._active = replace(ca.authorities.active(), key=key)
+
+
+def before_the_start(ca, clock, transactions):
+    ca.authorities._active = None
+
+
+BROKEN = [
+    at_an_expired_signer,
+    before_the_signer,
+    without_the_database,
+    with_a_key_that_cannot_sign,
+    with_the_key_of_another,
+    before_the_start,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+async def test_what_keeps_the_ca_from_signing_is_internal(rpc, ca, clock, transactions, broken):
+    broken(ca, clock, transactions)
+    with pytest.raises(MeshwardError) as refusal:
         await rpc(IstioCertificateRequest(csr=csr()), context())
     assert code_of(refusal.value) is Code.INTERNAL

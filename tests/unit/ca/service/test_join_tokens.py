@@ -1,5 +1,6 @@
 """Join tokens: what they prove, for how long, and what is kept of them."""
 
+from base64 import urlsafe_b64encode
 from datetime import timedelta
 
 import pytest
@@ -69,6 +70,19 @@ async def test_a_secret_that_is_none_of_ours_proves_nothing(ca, secret):
 async def test_a_call_without_a_bearer_token_proves_nothing(ca):
     with pytest.raises(UnauthenticatedError, match="authorization: Bearer"):
         await ca.join_tokens.attest(Evidence(None))
+
+
+JWT = ".".join(
+    urlsafe_b64encode(part).decode().rstrip("=")
+    for part in (b'{"alg":"RS256"}', b'{"sub":"system:serviceaccount:shop:cart"}', b"signature" * 30)
+)
+
+
+@pytest.mark.parametrize("secret", [JWT, JWT[:200], "eyJ.."])
+async def test_a_jwt_is_refused_as_what_it_is_and_not_looked_up(ca, transactions, secret):
+    transactions.away = True
+    with pytest.raises(UnauthenticatedError, match="is a JWT, such as a service account's"):
+        await ca.join_tokens.attest(Evidence(secret))
 
 
 async def test_what_is_too_long_for_a_secret_is_not_even_looked_up(ca, transactions):
