@@ -46,7 +46,7 @@ from app.spiffe.keys import accepted_key
 
 # A leaf and the signing certificates between it and a root; ours have one, a deep enterprise hierarchy four.
 MAX_CHAIN_LENGTH = 6
-# PEM. A leaf with an RSA-4096 key and as many DNS names as an entry may have, each of the full length, is about 26 KB.
+# PEM. A leaf with an RSA-8192 key and as many DNS names as an entry may have, each of the full length, is about 27 KB.
 MAX_CERTIFICATE_BYTES = 32 * 1024
 
 # Pairs of certificate and issuer whose signature was checked recently: the signer stands under the same root in every

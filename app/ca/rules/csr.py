@@ -14,7 +14,7 @@ from app.core.errors import InvalidInputError, Violation
 from app.spiffe.keys import SubjectKey, accepted_key
 from app.spiffe.x509_svid import MALFORMED
 
-# An RSA-4096 request with a few names is about 2 KB; a longer one is refused before it is parsed.
+# An RSA-8192 request with a few names is about 3 KB; a longer one is refused before it is parsed.
 MAX_CSR_BYTES = 16 * 1024
 _BEGIN = "-----BEGIN "
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)

@@ -30,17 +30,6 @@ KEY_ID_BYTES = 20
 # How much of an authority's id is in its name, for people who read certificates.
 SHOWN_ID_LENGTH = 8
 
-_LEAF_USAGE = x509.KeyUsage(
-    digital_signature=True,
-    key_encipherment=True,  # as in Istio's leaves
-    content_commitment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
-)
 _AUTHORITY_USAGE = x509.KeyUsage(
     digital_signature=False,
     key_encipherment=False,
@@ -132,12 +121,27 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
         .not_valid_before(profile.not_before)
         .not_valid_after(profile.not_after)
         .public_key(profile.public_key)
-        .add_extension(_LEAF_USAGE, critical=True)
+        .add_extension(_leaf_usage(profile.public_key), critical=True)
         .add_extension(_LEAF_EXTENDED_USAGE, critical=False)
         .add_extension(_LEAF_CONSTRAINTS, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_id(profile.public_key)), critical=False)
         .add_extension(_authority_key_identifier(issuer), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
+    )
+
+
+def _leaf_usage(public_key: SubjectKey) -> x509.KeyUsage:
+    """Return a leaf's key usage. Only an RSA key can encipher another (RFC 8813, section 3; RFC 9295, section 3)."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 

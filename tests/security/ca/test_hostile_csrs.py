@@ -13,6 +13,7 @@ from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import as_pem, csr, csr_for, tampered
+from tests.assets.openssl_csrs import COMPRESSED_POINT, EXPLICIT_CURVE, RSA_8200, RSA_PSS
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -49,12 +50,14 @@ HOSTILE = {
     "deep nesting": as_pem(b"\x30\x80" * 4000),
     "bit turned over": tampered(GOOD),
     "another's signature": spliced(),
-    "P-521": csr_for(ec.generate_private_key(ec.SECP521R1())),
     "P-192": csr_for(ec.generate_private_key(ec.SECP192R1())),
     "secp256k1": csr_for(ec.generate_private_key(ec.SECP256K1())),
     "RSA 1024": csr_for(rsa.generate_private_key(65537, 1024)),
     "RSA 2047": csr_for(rsa.generate_private_key(65537, 2047)),
-    "RSA 4104": csr_for(rsa.generate_private_key(65537, 4104)),
+    "RSA 8200": RSA_8200,
+    "RSA-PSS": RSA_PSS,
+    "explicit curve": EXPLICIT_CURVE,
+    "compressed point": COMPRESSED_POINT,
     "RSA exponent 3": csr_for(rsa.generate_private_key(3, 2048)),
     "DSA": csr_for(dsa.generate_private_key(2048)),
     "Ed448": csr_for(ed448.Ed448PrivateKey.generate()),

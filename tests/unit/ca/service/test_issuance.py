@@ -12,12 +12,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import Entry, EntrySpec, Surface
 from app.ca.rules.profile import leaf_builder
+from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
 from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr, csr_for
+from tests.assets.openssl_csrs import RSA_8192
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -46,7 +48,6 @@ async def test_a_leaf_has_the_profile_that_istio_and_spiffe_agree_on(ca, clock):
     usage = extension(leaf, x509.KeyUsage)
     assert usage.critical
     assert usage.value.digital_signature
-    assert usage.value.key_encipherment
     assert not usage.value.key_cert_sign
     assert not usage.value.crl_sign
     assert set(extension(leaf, x509.ExtendedKeyUsage).value) == {
@@ -71,18 +72,28 @@ async def test_the_chain_leads_to_the_one_root_of_the_bundle(ca):
     assert uris == ["spiffe://example.org"]
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(65537, 2048),
-        ed25519.Ed25519PrivateKey.generate(),
-    ],
-    ids=["P-256", "P-384", "RSA-2048", "Ed25519"],
-)
-async def test_every_accepted_kind_of_key_is_certified(ca, key):
-    assert leaf_of(await issue(ca, request=csr_for(key))).public_key() == key.public_key()
+ACCEPTED = {
+    "P-256": csr(),
+    "P-384": csr_for(ec.generate_private_key(ec.SECP384R1())),
+    "P-521": csr_for(ec.generate_private_key(ec.SECP521R1())),
+    "RSA-2048": csr_for(rsa.generate_private_key(65537, 2048)),
+    "RSA-4104": csr_for(rsa.generate_private_key(65537, 4104)),
+    "RSA-8192": RSA_8192,
+    "Ed25519": csr_for(ed25519.Ed25519PrivateKey.generate()),
+}
+
+
+@pytest.mark.parametrize("request_", ACCEPTED.values(), ids=ACCEPTED)
+async def test_every_accepted_kind_of_key_is_certified(ca, request_):
+    asked = x509.load_pem_x509_csr(request_.encode()).public_key()
+    assert leaf_of(await issue(ca, request=request_)).public_key() == asked
+
+
+@pytest.mark.parametrize("request_", ACCEPTED.values(), ids=ACCEPTED)
+async def test_only_an_rsa_key_is_for_key_encipherment(ca, request_):
+    leaf = leaf_of(await issue(ca, request=request_))
+    usage = extension(leaf, x509.KeyUsage).value
+    assert usage.key_encipherment == isinstance(leaf.public_key(), rsa.RSAPublicKey)
 
 
 async def test_names_in_the_csr_do_not_get_into_the_certificate(ca):
@@ -202,9 +213,9 @@ async def test_a_join_token_is_used_up_by_the_svid_it_yields(ca):
     created = await ca.join_tokens.create(OPERATOR, CART)
     caller = await ca.join_tokens.attest(Evidence(created.secret))
     assert (await issue(ca, caller)).spiffe_id == CART
-    with pytest.raises(UnauthenticatedError):
+    with pytest.raises(UnauthenticatedError, match=TOKEN_REFUSED):
         await issue(ca, caller)
-    with pytest.raises(UnauthenticatedError):
+    with pytest.raises(UnauthenticatedError, match=TOKEN_REFUSED):
         await ca.join_tokens.attest(Evidence(created.secret))
     (record,) = await ca.records.page(None, 10)
     assert record.token_id == created.token.id
