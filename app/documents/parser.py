@@ -1,8 +1,9 @@
 """YAML and JSON documents as plain values: `dict`, `list`, `str`, `int`, `float`, `bool` and `None`, nothing else.
 
-Scalars follow the JSON schema of YAML 1.2 (section 10.2) with the spellings of null and booleans of its core schema:
-`yes`, `on`, dates, `0x1F`, `010` and `1_000` stay strings, so that what is written unquoted is what is meant, and the
-text of every `int` is its `str`. JSON is read as the YAML that it is.
+Scalars follow the JSON schema of YAML 1.2 (section 10.2) with the spellings of null of its core schema: `yes`, `True`,
+dates, `0x1F`, `010` and `1_000` stay strings, so that what is written unquoted is what is meant, and the text of every
+`int` and `bool` is known. Merge keys are those of YAML 1.1 (https://yaml.org/type/merge.html). JSON is read as the YAML
+that it is.
 """
 
 import json
@@ -26,24 +27,26 @@ from yaml.events import (
 
 from app.core.errors import InvalidInputError, Violation
 
-# What one request or file may hold: thousands of policies, and no more than a second's work.
-MAX_TEXT_BYTES = 1024 * 1024
+# What one request or file may hold: thousands of policies, or 36,000 rate limits, and no more than two seconds' work.
+MAX_TEXT_BYTES = 4 * 1024 * 1024
 MAX_DOCUMENTS = 2_000
 # Scalars and collections after aliases are expanded, and the characters in them: a small text cannot grow by them.
-MAX_NODES = 100_000
-MAX_EXPANDED_CHARACTERS = 4 * MAX_TEXT_BYTES
-# Collections inside each other; rate limit descriptors, two levels each, are the deepest that people write.
-MAX_DEPTH = 64
+MAX_NODES = 400_000
+MAX_EXPANDED_CHARACTERS = 2 * MAX_TEXT_BYTES
+# Collections inside each other; rate limit descriptors, two levels each, are the deepest that people write. What shows
+# documents in the admin API, pydantic, ends at 255.
+MAX_DEPTH = 240
 # Digits that an integer may have: more than 64 bits need, and no quadratic conversion.
 MAX_NUMBER_LENGTH = 32
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it: ten times faster
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_BOOLEANS = {"true": True, "false": False}
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_MERGE_KEY = "<<"
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset({None, "!", f"{_TAG}str"})
 _MAPPING_TAGS = frozenset({None, "!", f"{_TAG}map"})
@@ -59,7 +62,7 @@ def parse_documents(text: bytes) -> tuple[dict[str, object], ...]:
     documents are left out. Collections that aliases refer to are shared, so treat the values as read-only.
 
     Raises InvalidInputError, with line and column, for what is not well-formed, exceeds a bound of this module, has a
-    key twice, a key that is not a string, a tag, a merge key or a number that is not finite, or is not a mapping.
+    key twice, a key that is not a string, a tag or a number that is not finite, or is not a mapping.
     """
     if len(text) > MAX_TEXT_BYTES:
         raise InvalidInputError(f"documents are longer than {MAX_TEXT_BYTES} bytes; send them in parts")
@@ -161,11 +164,16 @@ class _Size:
 
 @dataclass(slots=True)
 class _Open:
-    """A collection that is being read, and how large it is so far."""
+    """A collection that is being read, and how large it is so far.
+
+    `key` is the key whose value comes next, a merge key if `is_merge`; `merged` are the mappings that those name.
+    """
 
     value: dict[str, object] | list[object]
     anchor: str | None
     key: str | None = None
+    is_merge: bool = False
+    merged: list[dict[str, object]] = field(default_factory=list)
     nodes: int = 1
     characters: int = 0
     depth: int = 1
@@ -190,6 +198,10 @@ class _Builder:
             self._start(event)
         elif isinstance(event, CollectionEndEvent):
             closed = self.stack.pop()
+            if isinstance(closed.value, dict):
+                for source in closed.merged:
+                    for key, value in source.items():
+                        closed.value.setdefault(key, value)
             self._put(event, closed.value, _Size(closed.nodes, closed.characters, closed.depth), closed.anchor)
         elif isinstance(event, AliasEvent):
             self._alias(event)
@@ -213,13 +225,12 @@ class _Builder:
     def _key(self, event: ScalarEvent) -> None:
         top = self.stack[-1]
         key = _scalar_value(event)
-        if key == "<<" and _is_plain(event):
-            raise _refuse(event, "merge keys are not supported: write the fields out")
         if not isinstance(key, str):
             raise _refuse(event, f"key {event.value!r} must be a string: put it in quotes")
-        if key in top.value:
+        is_merge = key == _MERGE_KEY and _is_plain(event)
+        if top.merged if is_merge else key in top.value:
             raise _refuse(event, f"key {key!r} is here twice")
-        top.key = key
+        top.key, top.is_merge = key, is_merge
         top.nodes += 1
         top.characters += len(key)
 
@@ -259,7 +270,10 @@ class _Builder:
         elif top.key is None:  # the parser pairs keys and values; a value without a key is a fault of its own
             raise _refuse(event, "a value is where a key was expected")
         else:
-            top.value[top.key] = value
+            if top.is_merge:
+                top.merged += _merge_sources(event, value)
+            else:
+                top.value[top.key] = value
             top.key = None
         top.nodes += size.nodes
         top.characters += size.characters
@@ -275,6 +289,15 @@ class _Builder:
             raise _refuse(event, f"there are more than {MAX_NODES} values, aliases expanded")
         if self.characters > MAX_EXPANDED_CHARACTERS:
             raise _refuse(event, f"there are more than {MAX_EXPANDED_CHARACTERS} characters, aliases expanded")
+
+
+def _merge_sources(event: Event, value: object) -> list[dict[str, object]]:
+    """Return the mappings that a merge key with `value` names, each before those that it wins over."""
+    sources = value if isinstance(value, list) else [value]
+    mappings = [source for source in sources if isinstance(source, dict)]
+    if len(mappings) < len(sources):
+        raise _refuse(event, "a merge key needs a mapping or a list of mappings")
+    return mappings
 
 
 def _is_plain(event: ScalarEvent) -> bool:

@@ -14,6 +14,10 @@ MAX_VALUES = 4096
 # No name, path, host or header value that a policy means is longer.
 MAX_VALUE_LENGTH = 4096
 
+# How YAML 1.1 spells the booleans that the parser keeps as strings (https://yaml.org/type/bool.html).
+_TRUE = frozenset({"y", "Y", "yes", "Yes", "YES", "True", "TRUE", "on", "On", "ON"})
+_FALSE = frozenset({"n", "N", "no", "No", "NO", "False", "FALSE", "off", "Off", "OFF"})
+
 
 @dataclass(slots=True)
 class Problems:
@@ -57,20 +61,23 @@ def kind_of(value: object) -> str:
 
 @dataclass(slots=True)
 class Reader:
-    """One mapping of a document. What is taken is known; `close` reports the rest as unknown."""
+    """One mapping of a document. What is taken is known; `close` reports the rest as unknown.
+
+    With `null_is_absent`, here and in the mappings inside, a field whose value is null is read as one that is absent.
+    """
 
     value: Mapping[str, object]
     path: str
     problems: Problems
     taken: set[str] = field(default_factory=set)
+    null_is_absent: bool = False
 
-    @staticmethod
-    def open(value: object, path: str, problems: Problems) -> "Reader | None":
-        """Return a reader of `value`, or None, with the problem noted, if it is not a mapping."""
+    def open(self, value: object, path: str) -> "Reader | None":
+        """Return a reader of `value`, which is at `path`, or None, with the problem noted, if it is not a mapping."""
         if not isinstance(value, dict):
-            problems.add(path, f"must be a mapping, not {kind_of(value)}")
+            self.problems.add(path, f"must be a mapping, not {kind_of(value)}")
             return None
-        return Reader(value, path, problems)
+        return Reader(value, path, self.problems, null_is_absent=self.null_is_absent)
 
     def at(self, name: str) -> str:
         """Return the path of the field `name`."""
@@ -78,7 +85,7 @@ class Reader:
 
     def has(self, name: str) -> bool:
         """Whether the field is there, even if it is empty."""
-        return name in self.value
+        return name in self.value and not (self.null_is_absent and self.value[name] is None)
 
     def refuse(self, name: str, problem: str) -> None:
         """Note a problem of the field `name`."""
@@ -92,7 +99,8 @@ class Reader:
 
     def child(self, name: str) -> "Reader | None":
         """Return a reader of the mapping at `name`, None if it is absent or wrong."""
-        return Reader.open(self.take(name), self.at(name), self.problems) if self.has(name) else None
+        value = self.take(name)
+        return self.open(value, self.at(name)) if self.has(name) else None
 
     def text(self, name: str) -> str | None:
         """Return the string at `name`, None if it is absent or wrong."""
@@ -104,9 +112,25 @@ class Reader:
             return None
         return value
 
+    def scalar(self, name: str) -> str | None:
+        """Return the text of the string, integer or boolean at `name`, None if it is absent or wrong.
+
+        Other numbers are wrong: several texts spell the same one.
+        """
+        match self.take(name):
+            case bool(value):
+                return str(value).lower()
+            case int(value):
+                return str(value)
+            case float():
+                self.refuse(name, "must be a string: put it in quotes")
+                return None
+            case _:
+                return self.text(name)
+
     def required_text(self, name: str, longest: int) -> str:
-        """Return the string at `name`, of 1 to `longest` characters; empty, with the problem noted, if it is wrong."""
-        value = self.text(name)
+        """Return the scalar at `name`, of 1 to `longest` characters; empty, with the problem noted, if it is wrong."""
+        value = self.scalar(name)
         if not self.has(name):
             self.refuse(name, "is required")
         elif value == "":
@@ -118,8 +142,10 @@ class Reader:
         return ""
 
     def flag(self, name: str) -> bool:
-        """Return the boolean at `name`, False if it is absent or wrong."""
+        """Return the boolean at `name`, in any spelling of YAML 1.1, False if it is absent or wrong."""
         value = self.take(name)
+        if isinstance(value, str) and value in _TRUE | _FALSE:
+            return value in _TRUE
         if self.has(name) and not isinstance(value, bool):
             self.refuse(name, "must be true or false")
         return value is True
@@ -140,7 +166,7 @@ class Reader:
     def children(self, name: str, limit: int = MAX_ITEMS) -> Iterator["Reader"]:
         """Yield a reader of each mapping in the list at `name`; nothing if it is absent or wrong."""
         for path, item in self.items(name, limit):
-            if reader := Reader.open(item, path, self.problems):
+            if reader := self.open(item, path):
                 yield reader
 
     def texts(self, name: str, limit: int = MAX_VALUES) -> Iterator[tuple[str, str]]:

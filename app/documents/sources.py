@@ -19,7 +19,7 @@ from app.documents.reader import violations_in
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 # What a directory may hold; all of it is read once a second.
 MAX_FILES = 1000
-MAX_DIRECTORY_BYTES = 16 * MAX_TEXT_BYTES
+MAX_DIRECTORY_BYTES = 4 * MAX_TEXT_BYTES
 # How often files that change while they are read are read before the next refresh tries again.
 MAX_ATTEMPTS = 4
 

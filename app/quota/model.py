@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-# Entries that one descriptor may have, in a request and in a configuration: documents cannot nest any deeper.
-MAX_ENTRIES = 32
+# Entries that one descriptor may have, in a request and in a configuration: a document can nest no deeper.
+MAX_ENTRIES = 100
 # Characters of a domain; Envoy Gateway's are `namespace/gateway/listener`. In UTF-8 it fits an index.
 MAX_DOMAIN_LENGTH = 512
 # Characters of an entry's key, which operators write.
@@ -109,7 +109,7 @@ class Descriptor(NamedTuple):
 
 
 LimitId = str
-"""Identifies a limit among those of every domain: its domain, its place in the configuration, and its unit."""
+"""Identifies a limit among those of every domain: a digest of its domain, its place in the configuration, its unit."""
 
 
 CounterKey = tuple[str, ...]

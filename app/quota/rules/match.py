@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple
 
 from app.quota.model import (
@@ -21,8 +22,8 @@ from app.quota.model import (
 from app.quota.rules.window import algorithm_of
 
 WILDCARD = "*"
-ConfigEntry = tuple[str, str | None]
-"""Key and value of a configured descriptor, None for any value."""
+# Bytes of a LimitId: a collision would need 2^80 limits.
+_ID_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Node:
 
     limit: AppliedLimit | None = None
     exact: Mapping[Entry, "Node"] = field(default_factory=dict)
-    patterns: Mapping[str, tuple[tuple[Pattern, "Node"], ...]] = field(default_factory=dict)
+    patterns: Mapping[str, Sequence[tuple[Pattern, "Node"]]] = field(default_factory=dict)
     bare: Mapping[str, "Node"] = field(default_factory=dict)
 
 
@@ -85,47 +86,44 @@ class MatchedRequest(NamedTuple):
 
 def compile_config(config: QuotaConfig) -> CompiledConfig:
     """Return the configuration of a domain as a tree."""
-    overrides = {unit: _limit_id(config.domain, None, unit) for unit in Unit}
+    place = _id_of("", config.domain)
+    overrides = {unit: _id_of(place, "override", unit.name) for unit in Unit}
     limits = set(overrides.values())
-    root = _compile(config.domain, (), None, config.descriptors, limits)
+    root = _compile(place, None, config.descriptors, limits)
     return CompiledConfig(root, frozenset(limits), overrides)
 
 
 def _compile(
-    domain: str,
-    path: tuple[ConfigEntry, ...],
-    limit: Limit | None,
-    descriptors: tuple[ConfigDescriptor, ...],
-    limits: set[LimitId],
+    place: LimitId, limit: Limit | None, descriptors: tuple[ConfigDescriptor, ...], limits: set[LimitId]
 ) -> Node:
-    """Return the node at `path`, and add the identities of its limits and its descendants' to `limits`."""
+    """Return the node at `place`, and add the identities of its limits and its descendants' to `limits`."""
     exact: dict[Entry, Node] = {}
-    patterns: dict[str, tuple[tuple[Pattern, Node], ...]] = {}
+    patterns: dict[str, list[tuple[Pattern, Node]]] = {}
     bare: dict[str, Node] = {}
     for descriptor in descriptors:
-        key, value = entry = descriptor.key, descriptor.value
-        node = _compile(domain, (*path, entry), descriptor.limit, descriptor.descriptors, limits)
+        key, value = descriptor.key, descriptor.value
+        node = _compile(_id_of(place, "entry", key, value), descriptor.limit, descriptor.descriptors, limits)
         if value is None:
             bare[key] = node
             continue
         exact[key, value] = node  # a pattern too: the value that spells it is its exact match
         if WILDCARD in value:
-            patterns[key] = (*patterns.get(key, ()), (compile_pattern(value), node))
-    applied = _apply(domain, path, limit) if limit else None
+            patterns.setdefault(key, []).append((compile_pattern(value), node))
+    applied = _apply(place, limit) if limit else None
     if applied:
         limits.add(applied.limit_id)
     return Node(applied, exact, patterns, bare)
 
 
-def _apply(domain: str, path: tuple[ConfigEntry, ...], limit: Limit) -> AppliedLimit:
+def _apply(place: LimitId, limit: Limit) -> AppliedLimit:
     if isinstance(limit, RateLimit):
-        return AppliedLimit(limit, _limit_id(domain, path, limit.unit), algorithm_of(limit))
-    return AppliedLimit(limit, _limit_id(domain, path, None), None)
+        return AppliedLimit(limit, _id_of(place, "limit", limit.unit.name), algorithm_of(limit))
+    return AppliedLimit(limit, _id_of(place, "limit", None), None)
 
 
-def _limit_id(domain: str, path: tuple[ConfigEntry, ...] | None, unit: Unit | None) -> LimitId:
-    """Return the identity of the limit at `path`; None for `path` are the limits that requests bring."""
-    return json.dumps([domain, path, unit and unit.name])
+def _id_of(place: LimitId, *parts: str | None) -> LimitId:
+    """Return the identity of what `parts` name at `place`. It has one size at any depth and with any text."""
+    return blake2b(json.dumps([place, *parts]).encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 def compile_pattern(value: str) -> Pattern:

@@ -29,8 +29,13 @@ MAX_CONFIGS = 10_000
 MAX_CONFIG_BYTES = MAX_EXPANDED_CHARACTERS
 
 _UNITS = {unit.name: unit for unit in Unit}
-# Fields of envoyproxy/ratelimit that change what is decided or reported, and so cannot be ignored.
-_UNSUPPORTED = ("quota_mode", "share_threshold", "value_to_metric", "detailed_metric", "metadata")
+# Flags of envoyproxy/ratelimit that cannot be ignored where they are set, and what they change.
+_UNSUPPORTED = {
+    "quota_mode": "what is decided",
+    "share_threshold": "what is counted",
+    "value_to_metric": "what metrics are called",
+    "detailed_metric": "what metrics are called",
+}
 
 
 def domain_problem(domain: str) -> str | None:
@@ -45,10 +50,12 @@ def domain_problem(domain: str) -> str | None:
 def _read_config(document: Reader) -> QuotaConfig:
     """Return the configuration.
 
-    Noted as problems: a field that is unknown, missing, empty, of the wrong type or not supported; a descriptor that
-    is twice among its siblings; an invalid unit; an unlimited limit with a unit or a number; a limit that replaces
-    itself or nothing.
+    As in envoyproxy/ratelimit a null is read as an absent field, and a number or a boolean where a text is expected as
+    its text. Noted as problems: a field that is unknown, missing, empty, of the wrong type or not supported; a
+    descriptor whose key and value, joined, are those of a sibling; an invalid unit; an unlimited limit with a unit or a
+    number; a limit that replaces itself or nothing.
     """
+    document.null_is_absent = True
     domain = document.required_text("domain", MAX_DOMAIN_LENGTH)
     problem = domain_problem(domain) if domain else None
     if problem:
@@ -63,21 +70,30 @@ def _read_descriptors(parent: Reader, depth: int) -> tuple[ConfigDescriptor, ...
         parent.refuse("descriptors", f"are nested deeper than {MAX_ENTRIES}")
         return ()
     found: list[ConfigDescriptor] = []
-    seen: dict[tuple[str, str | None], str] = {}
-    for reader in parent.children("descriptors", MAX_NODES):
+    seen: dict[str, int] = {}
+    for index, (path, item) in enumerate(parent.items("descriptors", MAX_NODES)):
+        reader = parent.open(item, path)
+        if reader is None:
+            continue
         descriptor = _read_descriptor(reader, depth)
-        composite = descriptor.key, descriptor.value
-        if descriptor.key and composite in seen:
-            reader.problems.add(reader.path, f"has the same key and value as {seen[composite]}")
-        seen.setdefault(composite, reader.path)
+        # What envoyproxy/ratelimit identifies siblings by, in metrics as well.
+        composite = descriptor.key if descriptor.value is None else f"{descriptor.key}_{descriptor.value}"
+        first = seen.setdefault(composite, index)
+        if descriptor.key and first != index:
+            same = f"{parent.at('descriptors')}[{first}]"
+            parent.problems.add(
+                path, f"has the same key and value, joined to {composite[:MAX_NAME_LENGTH]!r}, as {same}"
+            )
         found.append(descriptor)
     return tuple(found)
 
 
 def _read_descriptor(descriptor: Reader, depth: int) -> ConfigDescriptor:
-    for name in _UNSUPPORTED:
-        if descriptor.has(name):
-            descriptor.refuse(name, "is not supported; remove it")
+    for name, changed in _UNSUPPORTED.items():
+        if descriptor.flag(name):
+            descriptor.refuse(name, f"is not supported; to remove it changes {changed}")
+    if descriptor.take("metadata") is not None:
+        descriptor.refuse("metadata", "is not supported; to remove it changes what answers carry")
     key = descriptor.required_text("key", MAX_KEY_LENGTH)
     if "*" in key:
         descriptor.refuse("key", "must not have a '*'; patterns belong in value")
@@ -94,12 +110,8 @@ def _read_descriptor(descriptor: Reader, depth: int) -> ConfigDescriptor:
 
 def _read_value(descriptor: Reader) -> str | None:
     """Return the optional value, None if there is none; an empty one means none, as in envoyproxy/ratelimit."""
-    value = descriptor.take("value") if descriptor.has("value") else ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # the parser keeps only integers whose text is this one
-    if not isinstance(value, str):
-        descriptor.refuse("value", "must be a string: put it in quotes")
-    elif len(value) > MAX_CONFIG_VALUE_LENGTH:
+    value = descriptor.scalar("value") or ""
+    if len(value) > MAX_CONFIG_VALUE_LENGTH:
         descriptor.refuse("value", f"is longer than {MAX_CONFIG_VALUE_LENGTH} characters")
     elif value.count("*") > MAX_WILDCARDS:
         descriptor.refuse("value", f"has more than {MAX_WILDCARDS} wildcards")
@@ -113,7 +125,7 @@ def _read_limit(limit: Reader, *, shadow_mode: bool) -> Limit:
     replaces = _read_replaces(limit, name)
     if limit.flag("unlimited"):
         for contradicting in ("unit", "requests_per_unit"):
-            if limit.has(contradicting):
+            if limit.take(contradicting) is not None:
                 limit.refuse(contradicting, "must not be set beside unlimited")
         limit.close()
         return Unlimited(name, replaces)
@@ -143,7 +155,7 @@ def _read_number(limit: Reader) -> int:
 
 def _read_name(limit: Reader) -> str:
     """Return the optional name: it is sent in header values, so it must be one there without escapes."""
-    name = limit.text("name") or ""
+    name = limit.scalar("name") or ""
     if len(name) > MAX_NAME_LENGTH:
         limit.refuse("name", f"is longer than {MAX_NAME_LENGTH} characters")
     elif not _fits_header(name):

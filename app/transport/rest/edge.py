@@ -15,7 +15,7 @@ from app.telemetry.metrics import Metrics
 from app.transport.rest.problems import HttpError, problem
 
 # Documents of policies and quota are bounded at half of it; nothing else comes near.
-MAX_BODY_BYTES = 2 << 20
+MAX_BODY_BYTES = 8 << 20
 # From the first byte of the body to the last: the longest that a slow client can hold a request open.
 BODY_TIMEOUT_SECONDS = 30.0
 REQUEST_ID_HEADER = "x-request-id"

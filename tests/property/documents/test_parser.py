@@ -28,3 +28,18 @@ def test_any_bytes_are_read_or_refused(text):
     except InvalidInputError:
         return
     assert all(type(document) is dict for document in documents)
+
+
+MAPPINGS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), max_size=3)
+
+
+@given(MAPPINGS, st.lists(MAPPINGS, max_size=3), st.booleans())
+def test_a_merged_mapping_has_its_own_fields_and_else_those_of_the_first_source(own, sources, merged_first):
+    fields = [f"{key}: {value}" for key, value in own.items()]
+    merge = f"<<: [{', '.join(map(json.dumps, sources))}]"
+    text = ", ".join([merge, *fields] if merged_first else [*fields, merge])
+    (document,) = parse_documents(f"m: {{{text}}}".encode())
+    expected = {}
+    for source in reversed(sources):
+        expected |= source
+    assert document == {"m": expected | own}

@@ -19,7 +19,7 @@ def descriptors(depth):
     return st.lists(
         st.tuples(KEYS, st.none() | VALUES | PATTERNS, LIMITS, children),
         max_size=5,
-        unique_by=lambda item: (item[0], item[1] or None),
+        unique_by=lambda item: f"{item[0]}_{item[1]}" if item[1] else item[0],
     )
 
 

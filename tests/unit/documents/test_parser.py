@@ -38,6 +38,8 @@ def place_of(text: str | bytes) -> str:
         ("a: 1e3", 1000.0),
         ("a: true", True),
         ("a: 'true'", "true"),
+        ("a: True", "True"),
+        ("a: FALSE", "FALSE"),
         ("a: !!str 5", "5"),
         ("a: ~", None),
         ("a:", None),
@@ -91,6 +93,24 @@ def test_aliases_are_expanded():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: {<<: *x, z: 3}", {"k": 1, "l": 2, "z": 3}),
+        ("a: {k: 3, <<: *x}", {"k": 3, "l": 2}),
+        ("a: {<<: [*y, *x]}", {"k": 7, "l": 2, "m": 8}),
+        ("a: {<<: [*x, *y]}", {"k": 1, "l": 2, "m": 8}),
+        ("a: {<<: {k: 5}}", {"k": 5}),
+        ("a: {<<: []}", {}),
+        ("b: &b {<<: *x, m: 4}\na: {<<: *b}", {"k": 1, "l": 2, "m": 4}),
+        ("a: {'<<': 1}", {"<<": 1}),
+        ("a: [<<]", ["<<"]),
+    ],
+)
+def test_merge_keys_add_fields_that_the_mapping_does_not_have(text, value):
+    assert one(f"x: &x {{k: 1, l: 2}}\ny: &y {{k: 7, m: 8}}\n{text}") == value
+
+
+@pytest.mark.parametrize(
     ("text", "place"),
     [
         ("a: 1\nb: 2\na: 3", "line 3, column 1"),
@@ -100,7 +120,11 @@ def test_aliases_are_expanded():
         ("true: x", "line 1, column 1"),
         ("? [a]\n: x", "line 1, column 3"),
         ("a: &k b\n*k : 1", "line 2, column 1"),
-        ("<<: {a: 1}", "line 1, column 1"),
+        ("<<: text", "line 1, column 5"),
+        ("<<:", "line 1, column 4"),
+        ("x: &x [1]\n<<: *x", "line 2, column 5"),
+        ("x: &x {}\n<<: [*x, text]", "line 2, column 14"),
+        ("<<: {a: 1}\n<<: {b: 1}", "line 2, column 1"),
         ("a: .inf", "line 1, column 4"),
         ("a: .nan", "line 1, column 4"),
         ("a: 1e999", "line 1, column 4"),
@@ -136,6 +160,13 @@ def test_a_byte_order_mark_is_accepted():
 def test_an_alias_bomb_is_refused_before_it_grows():
     levels = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12))
     assert place_of(f"l0: &l0 [x, x, x]\n{levels}")
+
+
+def test_a_bomb_of_merge_keys_is_refused_before_it_grows():
+    levels = "\n".join(f"l{n}: &l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 10)}], k{n}: x}}" for n in range(1, 12))
+    assert place_of(f"l0: &l0 {{k: x}}\n{levels}")
+    wide = "w: &w {" + ", ".join(f"k{n}: x" for n in range(1000)) + "}"
+    assert place_of(f"{wide}\na: {{<<: [{', '.join(['*w'] * 1000)}]}}").startswith("line 2")
 
 
 def test_a_long_text_that_is_aliased_often_is_refused(monkeypatch):

@@ -98,21 +98,21 @@ def test_zero_requests_is_a_limit():
     [
         ("descriptors: []", "domain", "is required"),
         ("domain: ''", "domain", "must not be empty"),
-        ("domain: 5", "domain", "must be a string"),
+        ("domain: 5.0", "domain", "must be a string"),
         ("domain: ' d'", "domain", "printable"),
         ('domain: "a\\nb"', "domain", "printable"),
         ("domain: d\nlimits: []", "limits", "is not a field here"),
         ("domain: d\nquota_mode: true", "quota_mode", "is not a field here"),
-        ("domain: d\ndescriptors:", "descriptors", "must be a list"),
         ("domain: d\ndescriptors: {key: k}", "descriptors", "must be a list"),
         ("domain: d\ndescriptors: [k]", "descriptors[0]", "must be a mapping"),
         ("domain: d\ndescriptors: [{value: v}]", "descriptors[0].key", "is required"),
         ("domain: d\ndescriptors: [{key: ''}]", "descriptors[0].key", "must not be empty"),
-        ("domain: d\ndescriptors: [{key: true}]", "descriptors[0].key", "must be a string"),
+        ("domain: d\ndescriptors: [{key: [a]}]", "descriptors[0].key", "must be a string"),
+        ("domain: d\ndescriptors: [{key: }]", "descriptors[0].key", "is required"),
         ("domain: d\ndescriptors: [{key: 'a*'}]", "descriptors[0].key", "patterns belong in value"),
-        ("domain: d\ndescriptors: [{key: k, value: true}]", "descriptors[0].value", "put it in quotes"),
+        ("domain: d\ndescriptors: [{key: k, value: {}}]", "descriptors[0].value", "must be a string"),
         ("domain: d\ndescriptors: [{key: k, value: 1.5}]", "descriptors[0].value", "put it in quotes"),
-        ("domain: d\ndescriptors: [{key: k, value: }]", "descriptors[0].value", "put it in quotes"),
+        ("domain: d\ndescriptors: [{key: k, keys: }]", "descriptors[0].keys", "is not a field here"),
         ("domain: d\ndescriptors: [{key: k, keys: v}]", "descriptors[0].keys", "is not a field here"),
         (
             "domain: d\ndescriptors: [{key: k, share_threshold: true}]",
@@ -133,7 +133,8 @@ def test_zero_requests_is_a_limit():
         ("domain: d\ndescriptors: [{key: k, metadata: {}}]", "descriptors[0].metadata", "not supported"),
         ("domain: d\ndescriptors: [{key: k, shadow_mode: 1}]", "descriptors[0].shadow_mode", "true or false"),
         ("domain: d\ndescriptors: [{key: k, shadow_mode: true}]", "descriptors[0].shadow_mode", "needs a rate_limit"),
-        ("domain: d\ndescriptors: [{key: k, rate_limit: }]", "descriptors[0].rate_limit", "must be a mapping"),
+        ("domain: d\ndescriptors: [{key: k, rate_limit: []}]", "descriptors[0].rate_limit", "must be a mapping"),
+        ("domain: d\ndescriptors: [{key: k, quota_mode: 1}]", "descriptors[0].quota_mode", "true or false"),
         ("domain: d\ndescriptors: [{key: k}, {key: k, value: v}, {key: k}]", "descriptors[2]", "as descriptors[0]"),
         (
             "domain: d\ndescriptors: [{key: a, descriptors: [{key: b}, {key: c, rate_limit: {unit: eon}}]}]",
@@ -160,9 +161,11 @@ def test_a_wrong_field_is_refused_with_its_path(text, path, problem):
         ("{unit: day, requests_per_unit: true}", "requests_per_unit", "must be an integer"),
         ("{unlimited: true, unit: day}", "unit", "must not be set beside unlimited"),
         ("{unlimited: true, requests_per_unit: 3}", "requests_per_unit", "must not be set beside unlimited"),
-        ("{unlimited: 'yes'}", "unlimited", "true or false"),
+        ("{unlimited: 'maybe'}", "unlimited", "true or false"),
+        ("{unit: , requests_per_unit: 1}", "unit", "is required"),
+        ("{unit: day, requests_per_unit: }", "requests_per_unit", "is required"),
         ("{unit: day, requests_per_unit: 1, burst: 3}", "burst", "is not a field here"),
-        ("{unit: day, requests_per_unit: 1, name: 3}", "name", "must be a string"),
+        ("{unit: day, requests_per_unit: 1, name: 3.5}", "name", "must be a string"),
         ('{unit: day, requests_per_unit: 1, name: "a\\r\\nset-cookie: x"}', "name", "printable ASCII"),
         ("{unit: day, requests_per_unit: 1, name: 'a\"b'}", "name", "printable ASCII"),
         ("{unit: day, requests_per_unit: 1, name: 'a\\b'}", "name", "printable ASCII"),
@@ -198,9 +201,76 @@ descriptors:
     }
 
 
-def test_keys_and_values_that_only_look_alike_when_joined_are_not_duplicates():
-    config = parse("domain: d\ndescriptors: [{key: a_b, value: c}, {key: a, value: b_c}, {key: a_b_c}]")
-    assert len(config.descriptors) == 3
+@pytest.mark.parametrize("second", ["{key: a, value: b_c}", "{key: a_b_c}", "{key: a_b, value: c}"])
+def test_siblings_whose_key_and_value_are_the_same_when_joined_are_refused(second):
+    """As in envoyproxy/ratelimit, which counts and reports them as one."""
+    found = violations(f"domain: d\ndescriptors: [{{key: a_b, value: c}}, {{key: x}}, {second}]")
+    assert found == {"descriptors[2]": "has the same key and value, joined to 'a_b_c', as descriptors[0]"}
+
+
+def test_the_same_key_and_value_may_be_under_different_parents():
+    config = parse("domain: d\ndescriptors: [{key: a, descriptors: [{key: c}]}, {key: b, descriptors: [{key: c}]}]")
+    assert [descriptor.descriptors[0].key for descriptor in config.descriptors] == ["c", "c"]
+
+
+def test_null_is_an_absent_field():
+    text = "domain: d\ndescriptors: [{key: k, value: , descriptors: ~, shadow_mode: null, metadata: , rate_limit: }]"
+    assert parse(text).descriptors == (ConfigDescriptor("k", None, None),)
+    limit = "{unit: day, requests_per_unit: 1, unlimited: , name: , replaces: }"
+    assert parse(f"domain: d\ndescriptors: [{{key: k, rate_limit: {limit}}}]").descriptors[0].limit == RateLimit(
+        Unit.DAY, 1
+    )
+    assert parse("domain: d\ndescriptors:") == QuotaConfig("d", ())
+
+
+def test_numbers_and_booleans_are_read_as_their_text():
+    limit = "{unit: day, requests_per_unit: 1, name: 3, replaces: [{name: true}]}"
+    config = parse(f"domain: 5\ndescriptors: [{{key: true, value: False, rate_limit: {limit}}}, {{key: 0x1F}}]")
+    assert config.domain == "5"
+    assert [(descriptor.key, descriptor.value) for descriptor in config.descriptors] == [
+        ("true", "False"),
+        ("0x1F", None),
+    ]
+    assert config.descriptors[0].limit == RateLimit(Unit.DAY, 1, "3", frozenset({"true"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("True", True), ("yes", True), ("on", True), ("false", False), ("NO", False)]
+)
+def test_flags_are_read_in_every_spelling_of_yaml(text, value):
+    limit = f"{{key: k, shadow_mode: {text}, rate_limit: {{unit: day, requests_per_unit: 1}}}}"
+    assert parse(f"domain: d\ndescriptors: [{limit}]").descriptors[0].limit == RateLimit(Unit.DAY, 1, shadow_mode=value)
+
+
+@pytest.mark.parametrize("flag", ["quota_mode", "share_threshold", "value_to_metric", "detailed_metric"])
+def test_a_flag_that_is_not_supported_may_be_false(flag):
+    assert parse(f"domain: d\ndescriptors: [{{key: k, {flag}: false}}]").descriptors == (
+        ConfigDescriptor("k", None, None),
+    )
+
+
+def test_descriptors_that_share_fields_by_merge_keys_are_read():
+    config = parse("""
+domain: d
+descriptors:
+- &base {key: a, rate_limit: &limit {unit: day, requests_per_unit: 5}}
+- {<<: *base, key: b}
+- {<<: *base, key: c, rate_limit: {<<: *limit, unit: hour}}
+""")
+    assert [(each.key, each.limit) for each in config.descriptors] == [
+        ("a", RateLimit(Unit.DAY, 5)),
+        ("b", RateLimit(Unit.DAY, 5)),
+        ("c", RateLimit(Unit.HOUR, 5)),
+    ]
+
+
+def test_tens_of_thousands_of_limits_in_one_domain_are_read():
+    limits = "".join(
+        f"- {{key: path, value: /{number}, rate_limit: {{unit: minute, requests_per_unit: {number}}}}}\n"
+        for number in range(30_000)
+    )
+    config = parse(f"domain: d\ndescriptors:\n{limits}")
+    assert config.descriptors[-1] == ConfigDescriptor("path", "/29999", RateLimit(Unit.MINUTE, 29_999))
 
 
 def test_bounds_are_kept():
@@ -218,5 +288,5 @@ def test_descriptors_deeper_than_a_request_can_be_are_refused():
     nested = []
     for _ in range(MAX_ENTRIES + 1):
         nested = [{"key": "k", "descriptors": nested}]
-    with pytest.raises(InvalidInputError, match="deeper than 32"):
+    with pytest.raises(InvalidInputError, match="deeper than 100"):
         QUOTA_KIND.parse([{"domain": "d", "descriptors": nested}])

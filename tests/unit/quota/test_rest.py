@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from app.core.errors import MeshwardError
 from app.documents import rest as rest_module
 from app.documents.parser import parse_documents
 from app.quota import service as service_module
-from app.quota.model import Code, Descriptor
+from app.quota.model import MAX_ENTRIES, Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
 from app.quota.rules.match import compile_config
 from app.transport.rest.authentication import current_principal
@@ -75,6 +76,19 @@ async def test_a_json_document_is_taken_under_any_content_type(client, content_t
         "/v1/quota/configs/edge", content=json.dumps(DOCUMENT), headers={"content-type": content_type}
     )
     assert response.status_code == 201
+
+
+async def test_the_deepest_document_is_shown(client):
+    descriptor: dict[str, Any] = {
+        "key": "k",
+        "rate_limit": {"unit": "day", "requests_per_unit": 1, "replaces": [{"name": "n"}]},
+    }
+    for _ in range(MAX_ENTRIES - 1):
+        descriptor = {"key": "k", "descriptors": [descriptor]}
+    document = {"domain": "edge", "descriptors": [descriptor]}
+    assert (await client.put("/v1/quota/configs/edge", content=json.dumps(document))).status_code == 201
+    assert (await client.get("/v1/quota/configs/edge")).json()["document"] == document
+    assert (await client.get("/v1/quota/configs")).json()["items"][0]["document"] == document
 
 
 async def test_replacing_answers_200_and_another_etag(client):
