@@ -13,8 +13,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.protocol import H2Protocol
 
-from app.agent.model import Identity, JoinToken
-from app.agent.ports import Proof
+from app.agent.identity import JoinToken, Proof
 from app.core.errors import (
     InvalidInputError,
     MeshwardError,
@@ -45,10 +44,10 @@ _KINDS: dict[Status, type[MeshwardError]] = {
 
 
 class MeshAuthority:
-    """The control plane's certificate service. An implementation of `app.agent.ports.CertificateAuthority`.
+    """The control plane's certificate service. An implementation of `app.agent.keeper.CertificateAuthority`.
 
     The server's certificate must have the DNS name or address `server_name` and the SPIFFE ID of the control plane.
-    `bootstrap` vouches for it as long as the agent holds no identity; afterwards the bundle that came with that does.
+    It is verified with `bootstrap` at the first enrolment, afterwards with the bundle that came with the identity.
     """
 
     def __init__(
@@ -65,14 +64,14 @@ class MeshAuthority:
         bundle = self._bootstrap if isinstance(proof, JoinToken) else proof.bundle
         with self._errors():
             context = _tls(bundle, proof)
-        channel = _ServerChannel(self._server, self._server_name, bundle.trust_domain.server_id, context)
-        method = UnaryUnaryMethod(channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse)
-        try:
-            with self._errors():
-                async with asyncio.timeout(self._timeout):
-                    answer = await method(ca_pb2.IstioCertificateRequest(csr=csr), metadata=metadata)
-        finally:
-            channel.close()
+            async with (
+                _ServerChannel(self._server, self._server_name, bundle.trust_domain.server_id, context) as channel,
+                asyncio.timeout(self._timeout),
+            ):
+                create = UnaryUnaryMethod(
+                    channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse
+                )
+                answer = await create(ca_pb2.IstioCertificateRequest(csr=csr), metadata=metadata)
         return tuple(answer.cert_chain)
 
     @contextmanager
@@ -96,7 +95,8 @@ class MeshAuthority:
         except DecodeError as error:
             raise UnavailableError(f"the control plane at {self._server} sent a malformed certificate chain") from error
         except (OSError, StreamTerminatedError, asyncio.IncompleteReadError) as error:
-            raise UnavailableError(f"the control plane at {self._server} cannot be reached: {_text(error)}") from error
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:MAX_REASON]
+            raise UnavailableError(f"the control plane at {self._server} cannot be reached: {reason}") from error
 
 
 class _ServerChannel(Channel):
@@ -138,22 +138,14 @@ def _tls(bundle: TrustBundle, proof: Proof) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     context.load_verify_locations(cadata="".join(bundle.roots))
-    if not isinstance(proof, JoinToken):
-        _load_identity(context, proof)
-    return context
-
-
-def _text(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return reason[:MAX_REASON]
-
-
-def _load_identity(context: ssl.SSLContext, identity: Identity) -> None:
-    """Load the key and chain into OpenSSL, which reads them only from a file: one in memory, never on a disk."""
+    if isinstance(proof, JoinToken):
+        return context
+    # OpenSSL reads a key and chain only from a file: this one is in memory, never on a disk.
     descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
-            file.write(identity.svid.private_key + "".join(identity.svid.chain).encode("ascii"))
+            file.write(proof.svid.private_key + "".join(proof.svid.chain).encode("ascii"))
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+    return context

@@ -1,16 +1,15 @@
-"""Keeping the identity: enrolling, renewing with a new key each time, and surviving outages."""
+"""Keeping the identity: enrolling, renewing with a new key each time, and serving it through outages."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from random import SystemRandom
+from typing import Protocol
 
 import structlog
 
-from app.agent.model import Identity, JoinToken
-from app.agent.ports import CertificateAuthority, IdentityKeeping, Proof, TokenSource
+from app.agent.identity import Identity, JoinToken, Proof, accept_answer, make_request
 from app.agent.renewal import Action, Need, Renewal
-from app.agent.request import accept_answer, make_request
 from app.agent.secrets import HeldSecrets
 from app.core.clock import Clock, Sleep
 from app.core.errors import (
@@ -21,21 +20,32 @@ from app.core.errors import (
     UnauthenticatedError,
 )
 from app.core.signals import Latest
-from app.spiffe.id import SpiffeId
 
 log = structlog.get_logger()
+
+_RANDOM = SystemRandom()
 
 # Errors that another attempt with the same token, server and bundle would meet again.
 FINAL = (UnauthenticatedError, PermissionDeniedError, InvalidInputError, PreconditionError)
 
 
-def chance() -> float:
-    """Return a random number in [0, 1), from the system's source."""
-    return secrets.randbelow(1 << 30) / (1 << 30)
+class CertificateAuthority(Protocol):
+    """The part of the control plane that the agent calls."""
+
+    async def certify(self, csr: str, proof: Proof) -> tuple[str, ...]:
+        """Return the `cert_chain` for a PEM request.
+
+        Raises UnauthenticatedError, PermissionDeniedError or InvalidInputError if it was refused, PreconditionError if
+        the server could not be trusted, and UnavailableError if it may work later.
+        """
+        ...
 
 
 class IdentityKeeper:
-    """Runs the renewal of one identity; every decision of when is `Renewal`'s.
+    """Runs the renewal of one identity; `Renewal` decides when.
+
+    `read_token` returns the current join token, None if there is none, and raises InvalidInputError if it is malformed;
+    `save` writes an identity, and raises PreconditionError if that fails.
 
     Log events: `control_plane_away`, `certificate_refused` and `control_plane_back`, `svid_issued`, `svid_expired`,
     `svid_not_saved`; each once per change of state rather than once per attempt.
@@ -44,15 +54,16 @@ class IdentityKeeper:
     def __init__(
         self,
         authority: CertificateAuthority,
-        store: IdentityKeeping,
-        tokens: TokenSource,
         held: HeldSecrets,
         *,
+        read_token: Callable[[], JoinToken | None],
+        save: Callable[[Identity], None],
         clock: Clock,
         sleep: Sleep = asyncio.sleep,
-        chance: Callable[[], float] = chance,
+        chance: Callable[[], float] = _RANDOM.random,
     ) -> None:
-        self._authority, self._store, self._tokens, self._held = authority, store, tokens, held
+        self._authority, self._held = authority, held
+        self._read_token, self._save = read_token, save
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._renewal = Renewal()
         self._refused: JoinToken | None = None
@@ -76,11 +87,11 @@ class IdentityKeeper:
             identity = self._held.identity
             if identity is not None and not self._renewal.expired(self._clock.now()):
                 return identity
-            action = self._next()
+            action, proof = self._next()
             if action.need is Need.TOKEN:
                 raise PreconditionError(self._token_needed())
             try:
-                await self._take(action)
+                await self._take(action, proof)
             except FINAL as error:
                 raise type(error)(f"enrolment failed: {error.message}") from error
 
@@ -90,32 +101,32 @@ class IdentityKeeper:
         while True:
             # A refusal of a running agent is logged and tried again later: an operator may fix its cause.
             with suppress(*FINAL):
-                await self._take(self._next())
+                await self._take(*self._next())
 
-    def _next(self) -> Action:
-        now, token = self._clock.now(), False
-        if self._renewal.not_after is None or self._renewal.expired(now):
+    def _next(self) -> tuple[Action, Proof | None]:
+        """Return what to do next, and what to authenticate with."""
+        now = self._clock.now()
+        proof: Proof | None = self._held.identity
+        if proof is None or self._renewal.expired(now):
             self._log_expiry()
-            token = self._token() is not None
-        return self._renewal.next(now, self._clock.monotonic(), token=token)
+            proof = self._token()
+        return self._renewal.next(now, self._clock.monotonic(), token=proof is not None), proof
 
-    async def _take(self, action: Action) -> None:
-        match action.need:
-            case Need.WAIT | Need.TOKEN:
-                await self._sleep(action.seconds)
-            case Need.ENROL:
-                await self._certify(self._token())
-            case Need.RENEW:
-                await self._certify(self._held.identity)
+    async def _take(self, action: Action, proof: Proof | None) -> None:
+        if proof is None or action.need is Need.WAIT:
+            await self._sleep(action.seconds)
+        else:
+            await self._certify(proof)
 
-    async def _certify(self, proof: Proof | None) -> None:
+    async def _certify(self, proof: Proof) -> None:
         """Make one attempt. Raises errors that are FINAL; any other was an outage, and the next attempt waits."""
-        if proof is None:
-            return
+        # A renewal does not change the SPIFFE ID. Before an identity is served, a token may enrol any.
+        identity = self._held.identity if self._serving or not isinstance(proof, JoinToken) else None
+        expected = identity.svid.spiffe_id if identity else None
         request = make_request()
         try:
             answer = await self._authority.certify(request.csr, proof)
-            identity = accept_answer(request.private_key, answer, self._clock.now(), self._expected(proof))
+            certified = accept_answer(request.private_key, answer, self._clock.now(), expected)
         except FINAL as error:
             # An untrusted server never received the token, and a server of another kind could not check it.
             if isinstance(proof, JoinToken) and not isinstance(error, PreconditionError):
@@ -125,14 +136,7 @@ class IdentityKeeper:
         except MeshwardError as error:
             self._failed("control_plane_away", error)
         else:
-            self._succeeded(identity)
-
-    def _expected(self, proof: Proof) -> SpiffeId | None:
-        """Return the SPIFFE ID that the answer must have; before an identity is served a token may enrol any."""
-        identity = self._held.identity
-        if identity is None or (isinstance(proof, JoinToken) and not self._serving):
-            return None
-        return identity.svid.spiffe_id
+            self._succeeded(certified)
 
     def _succeeded(self, identity: Identity) -> None:
         self._held.hold(identity)
@@ -142,7 +146,7 @@ class IdentityKeeper:
             log.info("control_plane_back")
         log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
         try:
-            self._store.save(identity)
+            self._save(identity)
         except PreconditionError as error:
             log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message has the reason
 
@@ -160,7 +164,7 @@ class IdentityKeeper:
     def _token(self) -> JoinToken | None:
         """Return a token that was not refused before. Raises InvalidInputError before there is an identity to serve."""
         try:
-            token = self._tokens.read()
+            token = self._read_token()
         except InvalidInputError as error:
             if self._held.identity is None:
                 raise

@@ -1,11 +1,12 @@
-"""What the agent is started with."""
+"""The agent's options: the control plane, the join token, the files, and the users with access."""
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.agent.tokens import GivenToken, NoToken, TokenFile
+from app.agent.identity import JoinToken
 from app.core.errors import InvalidInputError, located
 from app.core.net import Address, parse_address
 from app.spiffe.bundle import MAX_BUNDLE_BYTES, TrustBundle, parse_bundle, trust_domain_of
@@ -18,6 +19,37 @@ LOOPBACK = "127.0.0.1"
 SOCKET_FILE = "agent.sock"
 # The largest user id of Linux; the one above it means no user (setuid(2)).
 MAX_UID = 2**32 - 2
+# A token is a few dozen characters; a file with more than this holds something else.
+MAX_TOKEN_LENGTH = 4096
+
+# The characters that a gRPC metadata value may have without being changed or split.
+_TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """Where the join token is: `given` when the agent was started, or else in `file`, or nowhere.
+
+    A token may be put into the file, or replaced there, while the agent runs.
+    """
+
+    given: str | None = field(default=None, repr=False)
+    file: Path | None = None
+
+    def read(self) -> JoinToken | None:
+        """Return the current token, None if there is none. Raises InvalidInputError if it is malformed."""
+        if self.given is not None:
+            return _parse_token(self.given, "the join token")
+        if self.file is None:
+            return None
+        try:
+            with self.file.open("rb") as file:
+                content = file.read(MAX_TOKEN_LENGTH + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InvalidInputError(f"cannot read the join token file {self.file}: {error.strerror}") from error
+        return _parse_token(content.decode("utf-8", "replace"), f"the file {self.file}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +57,8 @@ class AgentOptions:
     """The agent's options, each checked.
 
     The server's certificate must have `server_name` and the SPIFFE ID of the control plane in `trust_domain` (if None,
-    that of the bundle), and `trust_bundle` vouches for it at the first enrolment. `allowed_uids` are the users that get
-    the identity; `metrics_bind` is where the metrics are served, if anywhere.
+    that of the bundle); it is verified with `trust_bundle` at the first enrolment. `allowed_uids` are the users that
+    get the identity; `metrics_bind` is where the metrics are served, if anywhere.
     """
 
     server: Address
@@ -35,7 +67,7 @@ class AgentOptions:
     trust_domain: TrustDomain | None
     data_dir: Path
     socket: Path
-    tokens: GivenToken | TokenFile | NoToken
+    tokens: TokenSource
     allowed_uids: frozenset[int]
     metrics_bind: Address | None
 
@@ -53,7 +85,7 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
     allow_uid: Sequence[int] | None,
     metrics_bind: str | None,
 ) -> AgentOptions:
-    """Return what the command line and the environment say. Raises InvalidInputError, naming the option at fault."""
+    """Return the options of the command line and the environment. Raises InvalidInputError naming the wrong option."""
     for uid in allow_uid or ():
         if not 0 <= uid <= MAX_UID:
             raise InvalidInputError(f"--allow-uid {uid} is not a user id: use 0 to {MAX_UID}")
@@ -61,6 +93,8 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
         address = parse_address(server, default_port=DEFAULT_PORT)
     with located("--trust-domain"):
         domain = None if trust_domain is None else TrustDomain(trust_domain)
+    with located("--metrics-bind"):
+        metrics = None if metrics_bind is None else _parse_bind(metrics_bind)
     return AgentOptions(
         server=address,
         server_name=server_name or address.host,
@@ -70,28 +104,20 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
         socket=socket or data_dir / SOCKET_FILE,
         tokens=choose_tokens(join_token, join_token_file, os.environ.get(TOKEN_VARIABLE)),
         allowed_uids=frozenset(allow_uid or (os.geteuid(), 0)),
-        metrics_bind=parse_metrics_bind(metrics_bind) if metrics_bind is not None else None,
+        metrics_bind=metrics,
     )
 
 
-def parse_metrics_bind(text: str) -> Address:
-    """Return the address that `host:port` spells, or a port alone, which is of loopback. Raises InvalidInputError."""
-    with located("--metrics-bind"):
-        return parse_address(text if ":" in text else f"{LOOPBACK}:{text}", allow_port_0=True)
-
-
-def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> GivenToken | TokenFile | NoToken:
+def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> TokenSource:
     """Return where the join token comes from: the option, the file or the environment, in this order.
 
     Raises InvalidInputError if both options are given.
     """
     if given is not None and file is not None:
         raise InvalidInputError("--join-token and --join-token-file are both given: use one of them")
-    if given is not None:
-        return GivenToken(given)
     if file is not None:
-        return TokenFile(file)
-    return GivenToken(environment) if environment else NoToken()
+        return TokenSource(file=file)
+    return TokenSource(given if given is not None else environment or None)
 
 
 def read_trust_bundle(path: Path, trust_domain: TrustDomain | None) -> TrustBundle:
@@ -106,12 +132,23 @@ def read_trust_bundle(path: Path, trust_domain: TrustDomain | None) -> TrustBund
         raise InvalidInputError(
             f"cannot read the trust bundle {path}: {error.strerror}; copy bundle.pem from the server's data dir"
         ) from error
-    try:
+    with located(str(path)):
         roots = parse_bundle(content.decode("utf-8", "replace"))
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{path}: {error.message}") from error
-    try:
-        domain = trust_domain or trust_domain_of(roots)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{path}: {error.message}: name it with --trust-domain") from error
+        try:
+            domain = trust_domain or trust_domain_of(roots)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{error.message}: name it with --trust-domain") from error
     return TrustBundle(domain, tuple(pem(root) for root in roots))
+
+
+def _parse_bind(text: str) -> Address:
+    return parse_address(text if ":" in text else f"{LOOPBACK}:{text}", allow_port_0=True)
+
+
+def _parse_token(text: str, where: str) -> JoinToken:
+    secret = text.strip()
+    if len(secret) > MAX_TOKEN_LENGTH or not _TOKEN.fullmatch(secret):
+        raise InvalidInputError(
+            f"{where} does not hold a join token: it must be one word, as `meshward token create` prints it"
+        )
+    return JoinToken(secret)

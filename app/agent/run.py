@@ -12,12 +12,10 @@ from app.agent.authority import MeshAuthority
 from app.agent.keeper import IdentityKeeper
 from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
 from app.agent.options import AgentOptions, read_trust_bundle
-from app.agent.peer import check_platform
-from app.agent.sds import SecretService
 from app.agent.secrets import HeldSecrets
-from app.agent.server import SecretServer
+from app.agent.server import SecretServer, check_platform
 from app.agent.store import IdentityStore
-from app.core.clock import Clock, SystemClock
+from app.core.clock import SystemClock
 from app.core.net import Address
 from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
@@ -32,31 +30,25 @@ log = structlog.get_logger()
 
 def run(options: AgentOptions) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises a MeshwardError if it cannot start."""
-    asyncio.run(serve_until_signalled(options))
+    asyncio.run(_serve_until_signalled(options))
 
 
-async def serve_until_signalled(options: AgentOptions) -> None:
-    """Run the agent on this event loop until the process gets SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
+async def _serve_until_signalled(options: AgentOptions) -> None:
     agent = asyncio.ensure_future(serve(options))
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, agent.cancel)
-    try:
-        with suppress(asyncio.CancelledError):
-            await agent
-    finally:
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(name)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, agent.cancel)
+    with suppress(asyncio.CancelledError):
+        await agent
     log.info("agent_stopped")
 
 
-async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
+async def serve(options: AgentOptions) -> None:
     """Run the agent until it is cancelled.
 
     Files, socket and ports are checked before the join token, which works once, is used.
     """
     check_platform()
-    clock = clock or SystemClock()
+    clock = SystemClock()
     bootstrap = read_trust_bundle(options.trust_bundle, options.trust_domain)
     store = IdentityStore(options.data_dir)
     metrics = Metrics()
@@ -65,20 +57,21 @@ async def serve(options: AgentOptions, clock: Clock | None = None) -> None:
         check_free(options.socket)
         async with _serving_metrics(options.metrics_bind, metrics):
             authority = MeshAuthority(options.server, options.server_name, bootstrap)
-            keeper = IdentityKeeper(authority, store, options.tokens, held, clock=clock)
+            keeper = IdentityKeeper(authority, held, read_token=options.tokens.read, save=store.save, clock=clock)
             saved = store.load(clock.now())
             if saved is not None:
                 keeper.resume(saved)
             identity = await keeper.obtain()
             mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else ANY_USER
             with listening(options.socket, mode) as socket:
-                server = SecretServer(SecretService(held, metrics, options.allowed_uids))
+                server = SecretServer(held, metrics, options.allowed_uids)
                 await server.start(sock=socket)
                 log.info("agent_ready", spiffe_id=str(identity.svid.spiffe_id), socket=str(options.socket))
                 try:
                     await keeper.keep()
                 finally:
-                    await _stop(server)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(server.stop(), SHUTDOWN_SECONDS)
 
 
 @asynccontextmanager
@@ -94,9 +87,3 @@ async def _serving_metrics(bind: Address | None, metrics: Metrics) -> AsyncItera
         yield
     finally:
         await server.stop()
-
-
-async def _stop(server: SecretServer) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SHUTDOWN_SECONDS):
-            await server.stop()

@@ -1,6 +1,6 @@
-"""What the agent's SDS streams take their secrets from: the identity that the agent holds now."""
+"""The secrets of the agent's SDS streams: the identity that the agent holds now."""
 
-from app.agent.model import Identity
+from app.agent.identity import Identity
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.core.signals import Signal
@@ -13,23 +13,19 @@ from app.telemetry.metrics import Metrics
 class HeldSecrets:
     """The current identity, shared by every stream. An implementation of `app.envoy.secrets.SecretSource`.
 
-    `changed` is fired when another identity is held, and by its keeper when the one that is held has expired.
+    `identity` may have expired; it is None before the first. `changed` is fired when another identity is held, and by
+    its keeper when the one that is held has expired.
     """
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._identity: Identity | None = None
+        self.identity: Identity | None = None
         self.changed = Signal()
-
-    @property
-    def identity(self) -> Identity | None:
-        """The identity that is held, which may have expired; None before the first."""
-        return self._identity
 
     def hold(self, identity: Identity) -> None:
         """Replace the current identity and wake every stream."""
-        self._identity = identity
+        self.identity = identity
         self._metrics.agent_svid_expiry.set((), identity.svid.not_after.timestamp())
         self.changed.fire()
 
@@ -38,28 +34,15 @@ class HeldSecrets:
         del caller
         return HeldSession(self)
 
-    def svid(self) -> WorkloadSvid:
-        """Return the current SVID. Raises UnavailableError with the reason if there is none or it has expired."""
-        svid = self._held().svid
-        if self.expired(svid):
-            raise UnavailableError(
-                f"the SVID of {svid.spiffe_id} expired at {svid.not_after.isoformat()} and the agent could not renew "
-                "it in time: see its log"
-            )
-        return svid
-
-    def bundle(self) -> TrustBundle:
-        """Return the current trust bundle. Raises UnavailableError before the first enrolment."""
-        return self._held().bundle
+    def current(self) -> Identity:
+        """Return the identity, which may have expired. Raises UnavailableError before the first enrolment."""
+        if self.identity is None:
+            raise UnavailableError("the agent has not been enrolled yet")
+        return self.identity
 
     def expired(self, svid: WorkloadSvid) -> bool:
         """Whether `svid` has ended."""
         return self._clock.now() >= svid.not_after
-
-    def _held(self) -> Identity:
-        if self._identity is None:
-            raise UnavailableError("the agent has not been enrolled yet")
-        return self._identity
 
 
 class HeldSession:
@@ -71,13 +54,18 @@ class HeldSession:
         self._bundle: TrustBundle | None = None
 
     async def svid(self) -> WorkloadSvid:
-        """Return the current SVID. Raises UnavailableError if it has expired."""
-        self._svid = self._source.svid()
-        return self._svid
+        """Return the current SVID. Raises UnavailableError if there is none or it has expired."""
+        self._svid = svid = self._source.current().svid
+        if self._source.expired(svid):
+            raise UnavailableError(
+                f"the SVID of {svid.spiffe_id} expired at {svid.not_after.isoformat()} and the agent could not renew "
+                "it in time: see its log"
+            )
+        return svid
 
     async def bundle(self) -> TrustBundle:
-        """Return the current trust bundle."""
-        self._bundle = self._source.bundle()
+        """Return the current trust bundle. Raises UnavailableError if there is none."""
+        self._bundle = self._source.current().bundle
         return self._bundle
 
     async def wait_for_change(self) -> None:

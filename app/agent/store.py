@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.agent.model import Identity
-from app.agent.request import accept_answer
+from app.agent.identity import Identity, accept_answer
 from app.core.errors import MeshwardError, NotFoundError, PreconditionError
 from app.core.private_files import ensure_private_directory, read_private_file, replace_private_file
 from app.spiffe.x509_svid import parse_certificate
@@ -50,20 +49,17 @@ class IdentityStore:
         except OSError as error:
             raise PreconditionError(f"cannot open {path}: {error.strerror}") from error
         try:
-            self._lock(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PreconditionError(
+                    f"another agent uses the data dir {self._directory}: stop it, or give this one its own --data-dir"
+                ) from error
+            except OSError as error:
+                raise PreconditionError(f"cannot lock the data dir {self._directory}: {error.strerror}") from error
             yield
         finally:
             os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PreconditionError(
-                f"another agent uses the data dir {self._directory}: stop it, or give this one its own --data-dir"
-            ) from error
-        except OSError as error:
-            raise PreconditionError(f"cannot lock the data dir {self._directory}: {error.strerror}") from error
 
     def load(self, now: datetime) -> Identity | None:
         """Return the identity that was saved last, which may have expired since, or None.

@@ -11,8 +11,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server
 
-from app.agent.model import JoinToken
-from app.agent.ports import Proof
+from app.agent.identity import JoinToken, Proof
 from app.core.errors import MeshwardError, UnauthenticatedError
 from app.proto.istio import ca_pb2
 from tests.assets.certificates import MeshCa

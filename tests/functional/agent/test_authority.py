@@ -9,8 +9,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
 from app.agent.authority import METHOD, MeshAuthority
-from app.agent.model import JoinToken
-from app.agent.request import accept_answer, make_request
+from app.agent.identity import JoinToken, accept_answer, make_request
 from app.core.clock import SystemClock
 from app.core.errors import (
     InvalidInputError,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
-from app.agent.sds import SERVICE
+from app.agent.server import SERVICE
 from tests.assets.certificates import CART, MeshCa
 from tests.assets.discovery import names_in, request
 from tests.fakes.mesh_ca import MeshServer

@@ -10,11 +10,10 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from app.agent.identity import accept_answer, make_request
 from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
-from app.agent.request import accept_answer, make_request
-from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
-from app.agent.server import SecretServer
+from app.agent.server import SERVICE, SecretServer
 from app.core.errors import InvalidInputError, PreconditionError
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import CART, MeshCa
@@ -47,7 +46,7 @@ def held(clock):
 async def serving(held, path, uids=None, mode=OWNER_ONLY):
     uids = frozenset({os.geteuid()}) if uids is None else uids
     with listening(path, mode) as listener:
-        server = SecretServer(SecretService(held, Metrics(), uids))
+        server = SecretServer(held, Metrics(), uids)
         await server.start(sock=listener)
         try:
             async with grpc.aio.insecure_channel(f"unix:{path}") as channel:

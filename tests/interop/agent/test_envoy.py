@@ -8,14 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.agent.identity import accept_answer, make_request
 from app.agent.listener import OWNER_ONLY, listening
-from app.agent.options import AgentOptions
-from app.agent.request import accept_answer, make_request
+from app.agent.options import AgentOptions, TokenSource
 from app.agent.run import serve
-from app.agent.sds import SecretService
 from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer
-from app.agent.tokens import GivenToken
 from app.core.clock import SystemClock
 from app.core.net import Address
 from app.telemetry.metrics import Metrics
@@ -57,7 +55,7 @@ def metrics():
 @asynccontextmanager
 async def agent_with(held, metrics, path):
     with listening(path, OWNER_ONLY) as listener:
-        server = SecretServer(SecretService(held, metrics, frozenset({os.geteuid()})))
+        server = SecretServer(held, metrics, frozenset({os.geteuid()}))
         await server.start(sock=listener)
         try:
             yield
@@ -180,7 +178,7 @@ async def test_an_agent_from_enrolment_to_rotation_and_through_an_outage(ca, pee
             trust_domain=None,
             data_dir=tmp_path / "agent",
             socket=path,
-            tokens=GivenToken("token-1"),
+            tokens=TokenSource("token-1"),
             allowed_uids=frozenset({os.geteuid()}),
             metrics_bind=None,
         )

@@ -1,4 +1,4 @@
-"""Hostile bytes on the agent's socket: it goes on serving those who may have the identity, and tells others nothing."""
+"""Hostile bytes on the agent's socket: users with access are still served, and others get nothing."""
 
 import asyncio
 import os
@@ -10,11 +10,10 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
+from app.agent.identity import accept_answer, make_request
 from app.agent.listener import ANY_USER, listening
-from app.agent.request import accept_answer, make_request
-from app.agent.sds import SERVICE, SecretService
 from app.agent.secrets import HeldSecrets
-from app.agent.server import MAX_DENIED_CONNECTIONS, SecretServer
+from app.agent.server import MAX_DENIED_CONNECTIONS, SERVICE, SecretServer
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa
 from tests.assets.discovery import names_in, request
@@ -38,7 +37,7 @@ def held():
 @asynccontextmanager
 async def serving(held, path, uids):
     with listening(path, ANY_USER) as listener:
-        server = SecretServer(SecretService(held, Metrics(), frozenset(uids)))
+        server = SecretServer(held, Metrics(), frozenset(uids))
         await server.start(sock=listener)
         try:
             yield

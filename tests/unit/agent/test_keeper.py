@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from app.agent.identity import Identity, JoinToken
 from app.agent.keeper import IdentityKeeper
-from app.agent.model import Identity, JoinToken
+from app.agent.options import TokenSource
 from app.agent.secrets import HeldSecrets
-from app.agent.tokens import GivenToken, NoToken
 from app.core.errors import (
     InvalidInputError,
     PermissionDeniedError,
@@ -50,11 +50,17 @@ class World:
         self.metrics = Metrics()
         self.held = HeldSecrets(self.clock, self.metrics)
         self.sleep = JumpingSleep(self.clock)
-        self.keeper = self.another(tokens or GivenToken("token-1"))
+        self.keeper = self.another(tokens or TokenSource("token-1"))
 
     def another(self, tokens):
         return IdentityKeeper(
-            self.authority, self.memory, tokens, self.held, clock=self.clock, sleep=self.sleep, chance=lambda: 0.5
+            self.authority,
+            self.held,
+            read_token=tokens.read,
+            save=self.memory.save,
+            clock=self.clock,
+            sleep=self.sleep,
+            chance=lambda: 0.5,
         )
 
     def proofs(self):
@@ -146,7 +152,7 @@ async def test_a_refusal_at_the_first_enrolment_ends_it_with_its_reason(world, r
 
 
 async def test_without_a_token_or_an_identity_the_error_says_what_to_do():
-    world = World(NoToken())
+    world = World(TokenSource())
     with pytest.raises(PreconditionError, match="meshward token create"):
         await world.keeper.obtain()
     assert world.authority.calls == []
@@ -154,7 +160,7 @@ async def test_without_a_token_or_an_identity_the_error_says_what_to_do():
 
 async def test_a_saved_identity_is_resumed_without_a_token(world):
     identity = await world.keeper.obtain()
-    restarted = world.another(NoToken())
+    restarted = world.another(TokenSource())
     restarted.resume(identity)
     assert await restarted.obtain() is identity
     assert len(world.authority.calls) == 1
@@ -163,7 +169,7 @@ async def test_a_saved_identity_is_resumed_without_a_token(world):
 async def test_a_saved_identity_past_half_of_its_life_is_renewed_at_once(world):
     first = await world.keeper.obtain()
     world.clock.advance(3000)
-    world.keeper = world.another(NoToken())
+    world.keeper = world.another(TokenSource())
     world.keeper.resume(first)
     async with world.keeping(waits=2):
         assert world.held.identity is not first
@@ -173,7 +179,7 @@ async def test_a_saved_identity_past_half_of_its_life_is_renewed_at_once(world):
 async def test_an_expired_saved_identity_needs_a_new_token_and_the_error_says_so(world):
     identity = await world.keeper.obtain()
     world.clock.advance(3601)
-    restarted = world.another(NoToken())
+    restarted = world.another(TokenSource())
     restarted.resume(identity)
     with pytest.raises(PreconditionError, match=rf"{CART} expired at 2026-01-01T13:00.*meshward token create"):
         await restarted.obtain()
@@ -184,7 +190,7 @@ async def test_an_expired_saved_identity_is_replaced_with_a_new_token_even_of_an
     world.clock.advance(3601)
     world.authority.token = "token-2"
     world.authority.names = {"uris": ("spiffe://example.org/ns/shop/sa/till",)}
-    restarted = world.another(GivenToken("token-2"))
+    restarted = world.another(TokenSource("token-2"))
     restarted.resume(identity)
     assert str((await restarted.obtain()).svid.spiffe_id) == "spiffe://example.org/ns/shop/sa/till"
 
@@ -261,7 +267,7 @@ async def test_a_token_that_appears_after_expiry_is_redeemed_while_running(world
 
 async def test_a_token_that_an_untrusted_server_never_received_is_redeemed_at_the_right_server(world):
     identity = await world.keeper.obtain()
-    world.keeper = world.another(GivenToken("token-2"))
+    world.keeper = world.another(TokenSource("token-2"))
     world.keeper.resume(identity)
     world.clock.advance(3601)
     world.authority.failure = PreconditionError("the server is not trusted")
@@ -333,4 +339,4 @@ async def test_no_key_and_no_token_is_logged(world):
             pass
     assert "token-1" not in repr(logs)
     assert "PRIVATE KEY" not in repr(logs) + repr(identity) + repr(JoinToken("token-1"))
-    assert "token-1" not in repr(JoinToken("token-1")) + repr(GivenToken("token-1"))
+    assert "token-1" not in repr(JoinToken("token-1")) + repr(TokenSource("token-1"))

@@ -1,4 +1,4 @@
-"""What the agent is started with."""
+"""The agent's options, its join token and its trust bundle."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.agent.options import agent_options, choose_tokens, read_trust_bundle
-from app.agent.tokens import MAX_TOKEN_LENGTH, GivenToken, NoToken, TokenFile
+from app.agent.options import MAX_TOKEN_LENGTH, TokenSource, agent_options, choose_tokens, read_trust_bundle
 from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.spiffe.bundle import bundle_jwks, bundle_pem
@@ -70,20 +69,21 @@ def test_a_malformed_address_is_refused(address):
 
 def test_a_token_comes_from_the_option_or_the_file_before_the_environment(tmp_path):
     path = tmp_path / "token"
-    assert choose_tokens("a", None, "c") == GivenToken("a")
-    assert choose_tokens(None, path, "c") == TokenFile(path)
-    assert choose_tokens(None, None, "c") == GivenToken("c")
-    assert choose_tokens(None, None, None) == choose_tokens(None, None, "") == NoToken()
+    assert choose_tokens("a", None, "c") == TokenSource("a")
+    assert choose_tokens(None, path, "c") == TokenSource(file=path)
+    assert choose_tokens(None, None, "c") == TokenSource("c")
+    assert choose_tokens(None, None, None) == choose_tokens(None, None, "") == TokenSource()
     with pytest.raises(InvalidInputError, match="use one of them"):
         choose_tokens("a", path, None)
 
 
 def test_a_token_file_is_read_again_each_time(tmp_path):
-    source = TokenFile(tmp_path / "token")
+    path = tmp_path / "token"
+    source = TokenSource(file=path)
     assert source.read() is None
-    source.path.write_text("first\n")
+    path.write_text("first\n")
     assert source.read().secret == "first"
-    source.path.write_text("second")
+    path.write_text("second")
     assert source.read().secret == "second"
 
 
@@ -94,13 +94,13 @@ def test_a_malformed_token_file_is_refused_without_repeating_its_content(tmp_pat
     path = tmp_path / "token"
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match="does not hold a join token") as caught:
-        TokenFile(path).read()
+        TokenSource(file=path).read()
     assert "words" not in caught.value.message
 
 
 def test_a_token_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(InvalidInputError, match="cannot read the join token file"):
-        TokenFile(tmp_path).read()
+        TokenSource(file=tmp_path).read()
 
 
 def test_a_trust_bundle_is_read_from_its_file(tmp_path):

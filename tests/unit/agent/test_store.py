@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.agent.request import accept_answer, make_request
+from app.agent.identity import accept_answer, make_request
 from app.agent.store import IDENTITY_FILE, IdentityStore
 from app.core.errors import PreconditionError
 from tests.assets.certificates import MeshCa

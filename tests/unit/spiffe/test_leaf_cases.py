@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.agent.request import accept_answer
+from app.agent.identity import accept_answer
 from app.authz.rpc.check import AuthorizationRpc
 from app.ca.rules.profile import LeafProfile, check_leaf
 from app.core.errors import InternalError, InvalidInputError, PreconditionError

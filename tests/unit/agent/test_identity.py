@@ -1,4 +1,4 @@
-"""What the agent asks with, and what an answer must be to be taken."""
+"""The agent's certificate requests, and which answers it accepts."""
 
 import ssl
 from datetime import timedelta
@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from app.agent.request import accept_answer, load_key, make_request
+from app.agent.identity import accept_answer, make_request
 from app.core.errors import PreconditionError
 from app.spiffe.id import SpiffeId
 from tests.assets.certificates import CART, MeshCa, pem
@@ -30,7 +30,7 @@ def request_made():
 def test_a_request_has_a_new_p256_key_each_time_and_no_names():
     first, second = make_request(), make_request()
     assert first.private_key != second.private_key
-    assert load_key(first.private_key).curve.name == "secp256r1"
+    assert load_pem_private_key(first.private_key, password=None).curve.name == "secp256r1"
     csr = x509.load_pem_x509_csr(first.csr.encode())
     assert csr.is_signature_valid
     assert list(csr.subject) == []

@@ -1,24 +1,42 @@
-"""The agent's side of a certification: a key and its request, and the checks of the answer."""
+"""The identity that the agent holds: how it is requested, and what the control plane's answer must be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from app.agent.model import Identity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.bundle import TrustBundle, parse_bundle
 from app.spiffe.id import SpiffeId
-from app.spiffe.x509_svid import WorkloadSvid, parse_certificate, pem, read_leaf, verify_svid
+from app.spiffe.x509_svid import MALFORMED, WorkloadSvid, parse_certificate, pem, read_leaf, verify_svid
 
 # A leaf and the bundle.
 MIN_ANSWER_PARTS = 2
 # A leaf, the signing certificates of a deep hierarchy, and the bundle.
 MAX_ANSWER_PARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A workload's SVID with its key, and the trust bundle that its peers are verified with."""
+
+    svid: WorkloadSvid
+    bundle: TrustBundle
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """Proof of a first enrolment. Single use."""
+
+    secret: str = field(repr=False)
+
+
+Proof = JoinToken | Identity
+"""What the agent authenticates with: a join token at first, the identity that it holds afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +80,19 @@ def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expec
     chain = tuple(parse_certificate(part) for part in answer[:-1])
     domain = read_leaf(chain[0]).spiffe_id.trust_domain
     svid = verify_svid(chain, roots, domain, now)  # 3
-    if chain[0].public_key() != load_key(private_key).public_key():  # 4
+    try:
+        key = load_pem_private_key(private_key, password=None)
+    except MALFORMED as error:
+        raise InvalidInputError("the private key is not well-formed PEM") from error
+    if chain[0].public_key() != key.public_key():  # 4
         raise InvalidInputError("its certificate is for another key")
     if expected is not None and svid.spiffe_id != expected:  # 5
         raise InvalidInputError(f"it is for {svid.spiffe_id}, not for {expected}")
-    return Identity(
-        WorkloadSvid(
-            spiffe_id=svid.spiffe_id,
-            chain=tuple(pem(certificate) for certificate in chain),
-            private_key=private_key,
-            not_before=chain[0].not_valid_before_utc,
-            not_after=svid.not_after,
-        ),
-        TrustBundle(domain, tuple(pem(root) for root in roots)),
+    certified = WorkloadSvid(
+        spiffe_id=svid.spiffe_id,
+        chain=tuple(pem(certificate) for certificate in chain),
+        private_key=private_key,
+        not_before=chain[0].not_valid_before_utc,
+        not_after=svid.not_after,
     )
-
-
-def load_key(text: bytes) -> ec.EllipticCurvePrivateKey:
-    """Return the private key in a PEM document. Raises InvalidInputError if it is not an elliptic curve key."""
-    try:
-        key = serialization.load_pem_private_key(text, password=None)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError("the private key is not well-formed PEM") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InvalidInputError("the private key is not an elliptic curve key")
-    return key
+    return Identity(certified, TrustBundle(domain, tuple(pem(root) for root in roots)))
