@@ -19,7 +19,7 @@ from app.telemetry import logs
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.connection import Drain
+from app.transport.grpc.connection import Connections, Drain
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.health import Health
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
@@ -39,7 +39,7 @@ class BareMesh(MeshApplication):
         answer = method.constant.SerializeToString()
         self._framed = b"\0" + len(answer).to_bytes(4) + answer
 
-    def for_server(self) -> tuple[ASGIApp, Drain]:
+    def for_server(self) -> tuple[ASGIApp, Connections]:
         """Return the bare handler."""
         parse, framed = self._parse, self._framed
 
@@ -55,7 +55,7 @@ class BareMesh(MeshApplication):
             await send({"type": "http.response.body", "body": framed, "more_body": False})
             await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
-        return bare, Drain()
+        return bare, Connections(Drain())
 
 
 async def serve_bare(method: Method) -> None:

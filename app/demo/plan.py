@@ -89,6 +89,7 @@ class Plan:
             "MESHWARD_MESH_PLAINTEXT_BIND": str(self.addresses["mesh_plaintext"]),
             "MESHWARD_MESH_TLS_BIND": str(self.addresses["mesh_tls"]),
             "MESHWARD_ADMIN_BIND": str(self.addresses["admin"]),
+            "MESHWARD_MESH_REFLECTION": "true",
             "MESHWARD_AUTHZ_EXPOSE_DECISION": "true",
             "MESHWARD_AUTHZ_TRUST_FORWARDED_CLIENT_CERT": "true",
             "MESHWARD_QUOTA_HEADERS": "both",

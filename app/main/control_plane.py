@@ -69,8 +69,8 @@ class ControlPlane:
         )
         mesh_binds = (settings.mesh.plaintext_bind, settings.mesh.tls_bind)
         plaintext, tls, rest = _listen_on(*mesh_binds, settings.admin.bind)
-        self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace)
-        self._tls = MeshListener(tls, mesh, grace_seconds=grace)
+        self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace, metrics=parts.metrics)
+        self._tls = MeshListener(tls, mesh, grace_seconds=grace, metrics=parts.metrics)
         self._admin = HttpListener(rest, admin, grace_seconds=grace)
         self._tls_served = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -127,6 +127,9 @@ class ControlPlane:
     async def _mesh_is_served(self) -> None:
         if not self._tls_served.is_set():
             raise UnavailableError("the mesh TLS port waits for its certificate")
+        for listener in (self._tls, self._plaintext):
+            if listener.full:
+                raise UnavailableError(f"the mesh port {listener.port} has as many connections as it may have")
 
     async def _serve_tls(self) -> None:
         """Serve the TLS port with a certificate of our own CA.

@@ -71,7 +71,7 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
         Rpc(SECRETS, "FetchSecrets", UNARY, *discovery, secrets.fetch_secrets, IDENTITY, SIGNING),
         Rpc(ISTIO_CA, "CreateCertificate", UNARY, *certificate, certificates.create_certificate, IDENTITY, SIGNING),
         *health.rpcs(PUBLIC, ASKING),
-        *Reflection(SERVICES).rpcs(PUBLIC, ASKING),
+        *(Reflection(SERVICES).rpcs(PUBLIC, ASKING) if parts.settings.mesh.reflection else ()),
     )
 
 

@@ -44,12 +44,14 @@ class MeshSettings(Area):
 
     `server_names` are the DNS names and IP addresses in the server's own certificate. `plaintext_public` must be set
     for a plaintext port that other machines reach. `max_message_bytes` bounds one gRPC message.
+    `reflection`: any caller may read the services' descriptors, as grpcurl does.
     """
 
     tls_bind: Bind = Address("0.0.0.0", 15012)
     plaintext_bind: Bind = Address("127.0.0.1", 15010)
     plaintext_public: bool = False
     server_names: ServerNames = ("localhost", "istiod.istio-system.svc")
+    reflection: bool = False
     max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
 
     @model_validator(mode="after")

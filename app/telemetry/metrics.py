@@ -29,6 +29,16 @@ class Metrics:
         self.agent_svid_expiry = Gauge(
             "meshward_agent_svid_expiry_timestamp_seconds", "When the SVID that the agent holds ends"
         )
+        self.mesh_connections = Gauge(
+            "meshward_mesh_connections",
+            "Open connections to a mesh port, proven or unproven",
+            ("port", "state"),
+        )
+        self.mesh_connections_closed = Counter(
+            "meshward_mesh_connections_closed",
+            "Connections closed because their peers proved nothing",
+            ("port", "reason"),
+        )
         self.sds_streams = Gauge("meshward_sds_streams", "Open SDS streams")
         self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
         self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.core.errors import UnauthenticatedError
 from app.transport.grpc.admission import Authenticator
 from app.transport.grpc.application import GrpcApplication
-from app.transport.grpc.connection import Drain
+from app.transport.grpc.connection import Connections, Drain
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication
 from app.transport.grpc.wire import CONTENT_TYPE, CONTENT_TYPE_GRPC
@@ -46,9 +46,9 @@ class MeshApplication:
                 raise ValueError(f"an RPC lies under the mount {mount.prefix}")
         self._authenticator = authenticator
 
-    def for_server(self) -> tuple[ASGIApp, Drain]:
-        """Return the ASGI application for one server, and the drain of its open streams and connections."""
-        drain = Drain()
+    def for_server(self) -> tuple[ASGIApp, Connections]:
+        """Return the ASGI application for one server, and the connections that it keeps."""
+        connections = Connections(Drain())
 
         async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
@@ -65,10 +65,10 @@ class MeshApplication:
             elif scope["path"] in self._grpc.table:
                 await application(_with_bare_content_type(scope), receive, send)
             else:
-                await self._grpc.refuse(scope, receive, send, drain)
+                await self._grpc.refuse(scope, receive, send, connections.drain)
 
-        application = self._grpc.serve(drain, fallback)
-        return application, drain
+        application = self._grpc.serve(connections, fallback)
+        return application, connections
 
     async def _serve_mount(self, mount: Mount, scope: Scope, receive: Receive, send: Send) -> None:
         try:

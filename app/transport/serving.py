@@ -9,14 +9,18 @@ import asyncio
 import resource
 import socket
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 
 import structlog
 from h2corn import Config, Server
 
 from app.core.errors import InternalError, PreconditionError
-from app.transport.grpc.connection import Drain
+from app.telemetry.metrics import Metrics
+from app.transport.grpc.connection import Connections
+from app.transport.guard import AcceptedSockets, connections_to_close
 from app.transport.mesh import MeshApplication
 
 # Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.
@@ -42,6 +46,11 @@ CONNECTION_DRAIN_SECONDS = 1.0
 # they can do so without losing a call that is on its way.
 IDLE_SECONDS = 7200.0
 START_SECONDS = 10.0
+# How often connections that prove nothing are looked for.
+GUARD_SECONDS = 0.5
+# What a client may send ahead of the application, on a stream and on all streams of a connection.
+STREAM_WINDOW_BYTES = 256 * 1024
+CONNECTION_WINDOW_BYTES = 1024 * 1024
 # The timeout of a handshake and preface, and of a request's headers.
 HEAD_SECONDS = 5.0
 
@@ -59,27 +68,39 @@ class TlsMaterial:
 
 @dataclass(slots=True)
 class _RunningServer:
-    """An h2corn server on the listener, its drain, and the task that runs it."""
+    """An h2corn server on the listener, its connections, and the task that runs it."""
 
     server: Server
-    drain: Drain
+    connections: Connections
     task: "asyncio.Task[None]"
 
 
 class MeshListener:
     """One mesh port: a listening socket and the server that answers on it. Owns the socket.
 
-    `ended` is set when the current server ends by itself: the port is not served from then on.
+    `ended` is set when the current server ends by itself: the port is not served from then on. `full` is whether it
+    has as many connections as it may have.
     """
 
     def __init__(
-        self, listener: socket.socket, application: MeshApplication, *, grace_seconds: float = GRACE_SECONDS
+        self,
+        listener: socket.socket,
+        application: MeshApplication,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        metrics: Metrics | None = None,
     ) -> None:
         self._listener = listener
         self._grace_seconds = grace_seconds
         self._application = application
+        self._metrics = metrics or Metrics()
+        self._accepted = AcceptedSockets(listener)
+        self._max_connections = _max_connections()
         self.ended = asyncio.Event()
+        self.full = False
         self._current: _RunningServer | None = None
+        self._servers: list[_RunningServer] = []
+        self._guarding: asyncio.Task[None] | None = None
         self._shutting_down: set[asyncio.Task[None]] = set()
 
     @property
@@ -94,6 +115,7 @@ class MeshListener:
         Raises InternalError if the server does not start, PreconditionError if it has no directory for temporary files.
         """
         self._current = await self._launch(tls)
+        self._guarding = asyncio.create_task(self._guard())
 
     async def rotate(self, tls: TlsMaterial) -> None:
         """Serve new connections with `tls`, and drain the present ones."""
@@ -108,7 +130,30 @@ class MeshListener:
             await _shut_down(current)
         if self._shutting_down:
             await asyncio.wait(self._shutting_down)
+        if self._guarding is not None:
+            self._guarding.cancel()
+            await asyncio.wait([self._guarding])
         self._listener.close()
+
+    async def _guard(self) -> None:
+        """Close connections that prove nothing, for as long as the port is served."""
+        while True:
+            await asyncio.sleep(GUARD_SECONDS)
+            now = monotonic()
+            await asyncio.to_thread(self._accepted.scan, now)
+            self._servers = [server for server in self._servers if not server.task.done()]
+            connections = [each for server in self._servers for each in server.connections.by_client.values()]
+            unproven = list(self._accepted.unproven(connections))
+            closed = connections_to_close(unproven, now, self._max_connections)
+            for inode, reason in closed.items():
+                self._accepted.shut_down(inode)
+                self._metrics.mesh_connections_closed.add((str(self.port), reason.value))
+            if closed:
+                reasons = Counter(reason.value for reason in closed.values())
+                log.warning("connections_closed", port=self.port, reasons=dict(reasons))
+            self.full = len(self._accepted) >= self._max_connections
+            for state, count in (("proven", len(self._accepted) - len(unproven)), ("unproven", len(unproven))):
+                self._metrics.mesh_connections.set((str(self.port), state), count)
 
     async def _launch(self, tls: TlsMaterial | None) -> _RunningServer:
         try:
@@ -120,10 +165,11 @@ class MeshListener:
             ) from error
 
     async def _launch_from(self, directory: Path, tls: TlsMaterial | None) -> _RunningServer:
-        application, drain = self._application.for_server()
+        application, connections = self._application.for_server()
         server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
-        started = _RunningServer(server, drain, asyncio.create_task(server.serve()))
+        started = _RunningServer(server, connections, asyncio.create_task(server.serve()))
         started.task.add_done_callback(lambda task: self._on_exit(started, task))
+        self._servers.append(started)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await server.wait_started()
@@ -152,11 +198,11 @@ async def _shut_down(running: _RunningServer) -> None:
     running.server.shutdown()
     try:
         await asyncio.sleep(STREAM_DRAIN_SECONDS)
-        running.drain.end_streams()
+        running.connections.drain.end_streams()
         await asyncio.wait([running.task], timeout=CONNECTION_DRAIN_SECONDS - STREAM_DRAIN_SECONDS)
     finally:
-        running.drain.end_streams()
-        running.drain.end_connections()
+        running.connections.drain.end_streams()
+        running.connections.drain.end_connections()
     try:
         await running.task
     except Exception:
@@ -190,6 +236,8 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_sec
         log_format="json",
         lifespan="off",
         limit_connections=_max_connections(),
+        h2_initial_stream_window_size=STREAM_WINDOW_BYTES,
+        h2_initial_connection_window_size=CONNECTION_WINDOW_BYTES,
         max_concurrent_streams=MAX_STREAMS_PER_CONNECTION,
         h2_max_header_list_size=MAX_HEADER_LIST_BYTES,
         h2_max_header_block_size=MAX_HEADER_LIST_BYTES,

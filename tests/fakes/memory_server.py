@@ -76,7 +76,9 @@ class MemoryServer:
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
         limiter = RateLimiter(clock.monotonic)
         grpc = GrpcApplication(rpcs, authenticator=authenticator, limiter=limiter, metrics=self.metrics)
-        self._application, self.drain = MeshApplication(grpc, [], authenticator).for_server()
+        self._application, connections = MeshApplication(grpc, [], authenticator).for_server()
+        self.drain = connections.drain
+        self.budget = grpc.budget
         self._exchanges = []
 
     def request(self, path, client, chain=None, *, events=EMPTY_MESSAGE, headers=()) -> Exchange:

@@ -45,6 +45,7 @@ def environment(directory, **settings):
         "admin_bind": "127.0.0.1:0",
         "shutdown_grace": GRACE,
         "log_format": "json",
+        "mesh_reflection": "true",
     }
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MESHWARD_")}
     return outside | {f"MESHWARD_{name.upper()}": str(value) for name, value in (usual | settings).items()}

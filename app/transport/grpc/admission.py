@@ -3,7 +3,7 @@
 Authentication makes a Principal of what the table demands and what the connection and the metadata prove.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,8 +21,9 @@ from app.transport.grpc.routes import Authentication, RateLimit
 BEARER = "bearer "
 # Buckets kept; the one of the caller that has been idle longest is dropped first, which only refills it.
 MAX_BUCKETS = 16_384
-# Open streams of one public service, all callers together: each holds 40 KB for as long as it is open.
+# Open streams of public services, all callers together and those of one address: each holds 40 KB while it is open.
 MAX_PUBLIC_STREAMS = 1024
+MAX_PUBLIC_STREAMS_PER_ADDRESS = 64
 
 
 class Authenticator:
@@ -130,19 +131,26 @@ class RateLimiter:
 
 
 class StreamLimit:
-    """Limits the open streams of a service that any caller may use."""
+    """Limits the open streams of the services that any caller may use."""
 
-    def __init__(self, maximum: int = MAX_PUBLIC_STREAMS) -> None:
-        self._maximum = maximum
-        self._open = 0
+    def __init__(self, maximum: int = MAX_PUBLIC_STREAMS, per_address: int = MAX_PUBLIC_STREAMS_PER_ADDRESS) -> None:
+        self._maximum, self._per_address = maximum, per_address
+        self._open: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Count a stream as open for the length of the block. Raises ResourceExhaustedError if there are too many."""
-        if self._open >= self._maximum:
-            raise ResourceExhaustedError(f"{self._maximum} streams of this service are open: close one, or retry later")
-        self._open += 1
+    def slot(self, address: str) -> Iterator[None]:
+        """Count a stream of an address as open for the length of the block.
+
+        Raises ResourceExhaustedError if too many are open, of this address or of all.
+        """
+        if self._open[address] >= self._per_address:
+            raise ResourceExhaustedError(f"{self._per_address} streams of this address are open: close one")
+        if self._open.total() >= self._maximum:
+            raise ResourceExhaustedError(f"{self._maximum} streams of public services are open: retry later")
+        self._open[address] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]

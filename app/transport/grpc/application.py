@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from time import monotonic
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.core.errors import InternalError, MeshwardError
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.admission import Authenticator, RateLimiter
+from app.transport.grpc.admission import Authenticator, RateLimiter, StreamLimit
 from app.transport.grpc.call import (
     Call,
     ClientDisconnectedError,
@@ -26,7 +26,7 @@ from app.transport.grpc.call import (
 )
 from app.transport.grpc.connection import Admission, Connection, Connections, Drain
 from app.transport.grpc.peer import read_peer
-from app.transport.grpc.routes import BoundRpc, Kind, Prepared, Rpc, bind, route_table
+from app.transport.grpc.routes import Authentication, BoundRpc, Kind, Prepared, Rpc, bind, route_table
 from app.transport.grpc.status import Code, RpcError, code_of
 from app.transport.grpc.wire import (
     CONTENT_TYPE,
@@ -35,6 +35,8 @@ from app.transport.grpc.wire import (
     OK_TRAILERS,
     PREFIX_BYTES,
     START,
+    BufferBudget,
+    FrameReader,
     call_seconds,
     message_event,
     request_encoding,
@@ -55,7 +57,7 @@ UNKNOWN_METHOD = "unknown"
 MAX_PATH_IN_MESSAGE = 256
 
 log = structlog.get_logger(__name__)
-Serve = Callable[[Rpc, Call], Awaitable[None]]
+Serve = Callable[[Rpc, Call, FrameReader], Awaitable[None]]
 
 
 class GrpcApplication:
@@ -83,6 +85,8 @@ class GrpcApplication:
         self._limiter = limiter
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
+        self.budget = BufferBudget()
+        self._public_streams = StreamLimit()
         self._bound = {path: bind(rpc, metrics) for path, rpc in self.table.items()}
         self._serve_kind: dict[Kind, Serve] = {
             Kind.UNARY: self._unary,
@@ -91,12 +95,11 @@ class GrpcApplication:
             Kind.BIDI_STREAM: self._bidi_stream,
         }
 
-    def serve(self, drain: Drain, fallback: ASGIApp) -> ASGIApp:
+    def serve(self, connections: Connections, fallback: ASGIApp) -> ASGIApp:
         """Return the ASGI application that answers calls of the table, and passes other requests to `fallback`.
 
-        `drain` ends its open streams and its connections.
+        It keeps the server's `connections`, whose drain ends them and their open streams.
         """
-        connections = Connections(drain)
         by_client, expired, max_bytes = connections.by_client, self._authenticator.expired, self._max_message_bytes
 
         # The fast path: a unary call that its connection admits. It stays in one frame, because each further one costs
@@ -170,13 +173,14 @@ class GrpcApplication:
         send = reports_disconnect(send)
         row = self._bound.get(scope.get("path", ""))
         if row is None or CONTENT_TYPE not in scope["headers"]:
-            with suppress(ClientDisconnectedError):
+            with suppress(ClientDisconnectedError), connection.in_use():
                 await fallback(scope, receive, send)
             return
         call = Call(scope, receive, send, connection)
         try:
-            self._prepare(row.rpc, call, scope, began)
-            await within_deadline(self._admit_and_serve(row, call), call.deadline)
+            with connection.in_use():
+                self._prepare(row.rpc, call, scope, began)
+                await within_deadline(self._admit_and_serve(row, call), call.deadline)
         except BaseException as error:  # noqa: BLE001 - raised again there if it is not for the client
             await self._failed(call, row, began, error)
             return
@@ -199,7 +203,7 @@ class GrpcApplication:
         if rpc.rate_limit is not None:
             peer = call.peer
             svid = peer.svid.spiffe_id if peer.svid else None
-            self._limiter.admit(rpc.path, str(svid) if svid else peer.address.rpartition(":")[0], rpc.rate_limit)
+            self._limiter.admit(rpc.path, str(svid) if svid else peer.host, rpc.rate_limit)
 
     async def _admit_and_serve(self, row: BoundRpc, call: Call) -> None:
         rpc, peer = row.rpc, call.peer
@@ -211,21 +215,29 @@ class GrpcApplication:
             if row.fast_path:
                 not_after = peer.svid.not_after if peer.svid is not None else None
                 call.connection.admitted[rpc.path] = Admission(row, principal, not_after)
-        await self._serve_kind[rpc.kind](rpc, call)
+        max_bytes = min(self._max_message_bytes, rpc.max_request_bytes)
+        reader = FrameReader(call.encoding, max_bytes, self.budget, proven=call.connection.proven)
+        counted = rpc.authentication is Authentication.PUBLIC and rpc.kind is not Kind.UNARY
+        try:
+            # Counted before anything of it is read.
+            with self._public_streams.slot(peer.host) if counted else nullcontext():
+                await self._serve_kind[rpc.kind](rpc, call, reader)
+        finally:
+            reader.release()
 
-    async def _unary(self, rpc: Rpc, call: Call) -> None:
-        response = rpc.handler(await call.read_request(rpc.request, self._max_message_bytes), call)
+    async def _unary(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
+        response = rpc.handler(await call.read_request(rpc.request, reader), call)
         await call.respond(response if isinstance(response, Prepared | Message) else await response)
 
-    async def _server_stream(self, rpc: Rpc, call: Call) -> None:
-        request = await call.read_request(rpc.request, self._max_message_bytes)
+    async def _server_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
+        request = await call.read_request(rpc.request, reader)
         await call.connection.drain.interrupt(call.respond_all(rpc.handler(request, call)))
 
-    async def _client_stream(self, rpc: Rpc, call: Call) -> None:
-        await call.respond(await rpc.handler(call.requests(rpc.request, self._max_message_bytes), call))
+    async def _client_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
+        await call.respond(await rpc.handler(call.requests(rpc.request, reader), call))
 
-    async def _bidi_stream(self, rpc: Rpc, call: Call) -> None:
-        await call.respond_all(rpc.handler(call.requests(rpc.request, self._max_message_bytes), call))
+    async def _bidi_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
+        await call.respond_all(rpc.handler(call.requests(rpc.request, reader), call))
 
     async def _failed(self, call: Call, row: BoundRpc, began: float, error: BaseException) -> None:
         """End and count a call that failed. Raises `error` itself if it is not for the client, such as cancellation."""

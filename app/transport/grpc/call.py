@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Self, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -31,6 +31,9 @@ from app.transport.grpc.wire import (
 
 Result = TypeVar("Result")
 
+# From the headers of a call to the end of its first message. Clients send both at once.
+REQUEST_SECONDS = 10.0
+
 
 class ClientDisconnectedError(RpcError):
     """The client has reset the call or closed its connection: nothing can be sent to it any more."""
@@ -48,6 +51,18 @@ async def within_deadline(work: Awaitable[Result], deadline: float | None) -> Re
         if not timeout.expired():
             raise
         raise DeadlineExceededError("the call's deadline passed before the answer was ready") from error
+
+
+@asynccontextmanager
+async def request_arrives() -> AsyncIterator[None]:
+    """Raise DeadlineExceededError if the block, which reads a call's first message, takes REQUEST_SECONDS."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS) as timeout:
+            yield
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceededError(f"the request did not arrive within {REQUEST_SECONDS:g} seconds") from error
 
 
 def reports_disconnect(send: Send) -> Send:
@@ -96,6 +111,7 @@ class RequestStream(AsyncIterator[Message]):
         self._message_type = message_type
         self._drained = drained
         self._ready: deque[bytes] = deque()
+        self._started = False
         self._ended = False
 
     def __aiter__(self) -> Self:
@@ -105,7 +121,12 @@ class RequestStream(AsyncIterator[Message]):
         while not self._ready:
             if self._ended:
                 raise StopAsyncIteration
-            await self._fill()
+            if self._started:
+                await self._fill()
+            else:
+                async with request_arrives():
+                    await self._fill()
+        self._started = True
         return _decode(self._message_type, self._ready.popleft())
 
     async def _fill(self) -> None:
@@ -157,26 +178,28 @@ class Call(CallContext):
         self._receive = receive
         self._send = send
 
-    async def read_request(self, message_type: type[Message], max_bytes: int) -> Message:
-        """Return the one message of a request (grpc/doc/statuscodes.md: any other number is UNIMPLEMENTED)."""
-        reader = FrameReader(self.encoding, max_bytes)
+    async def read_request(self, message_type: type[Message], reader: FrameReader) -> Message:
+        """Return the one message of a request (grpc/doc/statuscodes.md: any other number is UNIMPLEMENTED).
+
+        Raises DeadlineExceededError if it has not arrived within REQUEST_SECONDS.
+        """
         messages: list[bytes] = []
         more = True
-        while more and len(messages) <= 1:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise ClientDisconnectedError
-            messages += reader.feed(event.get("body", b""))
-            more = event.get("more_body", False)
+        async with request_arrives():
+            while more and len(messages) <= 1:
+                event = await self._receive()
+                if event["type"] == "http.disconnect":
+                    raise ClientDisconnectedError
+                messages += reader.feed(event.get("body", b""))
+                more = event.get("more_body", False)
         if not more:
             reader.close()
         if len(messages) != 1:
             raise RpcError(Code.UNIMPLEMENTED, "this method takes exactly one message")
         return _decode(message_type, messages[0])
 
-    def requests(self, message_type: type[Message], max_bytes: int) -> RequestStream:
+    def requests(self, message_type: type[Message], reader: FrameReader) -> RequestStream:
         """Return the messages that the client streams."""
-        reader = FrameReader(self.encoding, max_bytes)
         return RequestStream(self._receive, reader, message_type, self.connection.drain.streams)
 
     async def respond(self, response: Message | Prepared) -> None:

@@ -1,9 +1,11 @@
 """The connections of one server: what is known of their peers, and how they and their streams drain."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from time import monotonic
 from typing import TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -67,13 +69,35 @@ class Admission:
     not_after: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connection:
-    """One connection. `admitted` has, by path, the rows whose calls need no further admission."""
+    """One connection. `admitted` has, by path, the rows whose calls need no further admission.
+
+    `requests` counts those being answered and `used_at` is when the last of them ended (monotonic seconds), both
+    without the calls of admitted rows.
+    """
 
     peer: Peer
     drain: Drain
     admitted: dict[str, Admission] = field(default_factory=dict)
+    requests: int = 0
+    used_at: float = field(default_factory=monotonic)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the peer has proven who it is: by an X509-SVID, or by reaching the plaintext port."""
+        svid = self.peer.svid
+        return svid.spiffe_id is not None if svid is not None else not self.peer.tls
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Count a request for the length of the block."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.used_at = monotonic()
 
 
 class Connections:
@@ -84,7 +108,7 @@ class Connections:
     """
 
     def __init__(self, drain: Drain) -> None:
-        self._drain = drain
+        self.drain = drain
         # By the identity of the `client` object that the scopes of a connection's requests share. It stays alive, and
         # its identity unique, as long as the first request does.
         self.by_client: dict[int, Connection] = {}
@@ -96,10 +120,10 @@ class Connections:
             # Such connections cannot be told apart: each request is treated as one of its own.
             scope = {**scope, "client": ["unix", 0]}
         identity = id(scope["client"])
-        self.by_client[identity] = Connection(read_peer(scope), self._drain)
+        self.by_client[identity] = Connection(read_peer(scope), self.drain)
         try:
             await application(scope, receive, send)
             if identified and scope.get("http_version") == "2":
-                await self._drain.connections.wait()
+                await self.drain.connections.wait()
         finally:
             del self.by_client[identity]

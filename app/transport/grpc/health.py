@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from app.core.signals import Latest, Signal
-from app.transport.grpc.admission import StreamLimit
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code, RpcError
@@ -25,7 +24,6 @@ class Health:
         self._services = services | {OVERALL}
         self._serving = Latest(value=False)
         self._changed = Signal()
-        self._watchers = StreamLimit()
 
     def set_serving(self, *, serving: bool) -> None:
         """Set whether the services answer from now on, and send it to every watcher."""
@@ -39,18 +37,14 @@ class Health:
         return self._state()
 
     async def watch(self, request: HealthCheckRequest, _context: CallContext) -> AsyncIterator[HealthCheckResponse]:
-        """Answer the state of one service now and at each change; SERVICE_UNKNOWN for a name that is not served.
-
-        Raises ResourceExhaustedError if too many watch.
-        """
-        with self._watchers.slot():
-            if request.service not in self._services:
-                yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
-            while True:
-                seen = self._changed.count
-                if request.service in self._services:
-                    yield self._state()
-                await self._changed.wait_beyond(seen)
+        """Answer the state of one service now and at each change; SERVICE_UNKNOWN for a name that is not served."""
+        if request.service not in self._services:
+            yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        while True:
+            seen = self._changed.count
+            if request.service in self._services:
+                yield self._state()
+            await self._changed.wait_beyond(seen)
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of this service for the route table."""

@@ -37,6 +37,11 @@ class Peer:
     svid: PeerSvid | None = None
 
     @property
+    def host(self) -> str:
+        """The address without its port."""
+        return self.address.rpartition(":")[0] or self.address
+
+    @property
     def private(self) -> bool:
         """Whether only this process and the peer can read what they send: over TLS, or on this machine."""
         return self.tls or self.local

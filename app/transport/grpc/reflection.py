@@ -9,8 +9,8 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
+from app.core.errors import ResourceExhaustedError
 from app.proto.reflection import reflection_pb2
-from app.transport.grpc.admission import StreamLimit
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
 from app.transport.grpc.status import Code
@@ -19,6 +19,8 @@ SERVICE_V1 = "grpc.reflection.v1.ServerReflection"
 SERVICE_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 # Longest name that is looked up; fully qualified names are far shorter.
 MAX_NAME = 512
+# A small request has a large answer. A client that reads every descriptor asks once for each of a few dozen files.
+MAX_REQUESTS_PER_STREAM = 256
 
 
 class Reflection:
@@ -27,7 +29,6 @@ class Reflection:
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted(services)
         self._pool = descriptor_pool.Default()
-        self._open = StreamLimit()
 
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of both services for the route table."""
@@ -50,13 +51,16 @@ class Reflection:
     ) -> AsyncIterator[Message]:
         """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end.
 
-        Raises ResourceExhaustedError if too many streams are open.
+        Raises ResourceExhaustedError after MAX_REQUESTS_PER_STREAM.
         """
-        with self._open.slot():
-            async for request in requests:
-                response = response_type(valid_host=request.host, original_request=request)
-                self._answer(request, response)
-                yield response
+        answered = 0
+        async for request in requests:
+            if answered >= MAX_REQUESTS_PER_STREAM:
+                raise ResourceExhaustedError(f"a stream has at most {MAX_REQUESTS_PER_STREAM} requests: open another")
+            response = response_type(valid_host=request.host, original_request=request)
+            self._answer(request, response)
+            yield response
+            answered += 1
 
     def _answer(self, request: Any, response: Any) -> None:
         kind = request.WhichOneof("message_request")

@@ -62,6 +62,15 @@ class Authentication(Enum):
     IDENTITY = "identity"
 
 
+# A health check or a reflection request has one name. A certificate request has 16 KB, a discovery request the names
+# and the metadata of a node. A check may have the body of the request that it is about.
+MAX_REQUEST_BYTES = {
+    Authentication.PUBLIC: 4 * 1024,
+    Authentication.IDENTITY: 256 * 1024,
+    Authentication.MESH: 2**32,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """Calls that one caller may start: `per_second` on average, `burst` at once."""
@@ -91,6 +100,11 @@ class Rpc:
     authentication: Authentication
     rate_limit: RateLimit | None
     on_error: Callable[[MeshwardError], Message] | None = None
+
+    @property
+    def max_request_bytes(self) -> int:
+        """The longest message that a caller may send, before the listener's own limit."""
+        return MAX_REQUEST_BYTES[self.authentication]
 
     @property
     def path(self) -> str:

@@ -23,6 +23,9 @@ from app.transport.grpc.status import Code, RpcError
 PREFIX_BYTES = 5
 # What gRPC implementations accept by default; a Check with a body of a few hundred KB fits many times over.
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+# Unfinished messages of all calls together: sixteen of the largest, of which honest clients send one in a while.
+MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+UNPROVEN_SHARE = 4
 
 IDENTITY = "identity"
 GZIP = "gzip"
@@ -72,17 +75,46 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4) + message
 
 
+class BufferBudget:
+    """The bytes of unfinished messages that all calls together may hold in memory.
+
+    `held` is how many there are. Callers that have proven no identity share a quarter of them, so that they cannot
+    exhaust them for the others.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BUFFERED_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self.held = 0
+
+    def resize(self, held: int, wanted: int, *, proven: bool) -> None:
+        """Replace `held` bytes of one call by `wanted`. Raises RpcError RESOURCE_EXHAUSTED if they are too many."""
+        total = self.held - held + wanted
+        if wanted > held and total > (self._max_bytes if proven else self._max_bytes // UNPROVEN_SHARE):
+            raise RpcError(Code.RESOURCE_EXHAUSTED, "too many unfinished requests are in memory: retry later")
+        self.held = total
+
+
 class FrameReader:
     """Splits a stream of bytes into messages, however the bytes arrive.
 
     Holds at most one unfinished message, and never more than `max_bytes` of it: a longer one is refused as soon as its
-    prefix has been read.
+    prefix has been read. What it holds counts against `budget` until `release`.
     """
 
-    def __init__(self, encoding: str = IDENTITY, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        encoding: str = IDENTITY,
+        max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        budget: BufferBudget | None = None,
+        *,
+        proven: bool = True,
+    ) -> None:
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._buffer = bytearray()
+        self._budget = budget or BufferBudget()
+        self._proven = proven
+        self._held = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes, in order, decompressed.
@@ -96,7 +128,17 @@ class FrameReader:
             flag, payload = self._buffer[0], bytes(self._buffer[PREFIX_BYTES:end])
             del self._buffer[:end]
             messages.append(self._decompress(payload) if flag == _COMPRESSED else payload)
+        self._hold(len(self._buffer))
         return messages
+
+    def release(self) -> None:
+        """Drop what is held, at the end of the call."""
+        self._buffer.clear()
+        self._hold(0)
+
+    def _hold(self, size: int) -> None:
+        self._budget.resize(self._held, size, proven=self._proven)
+        self._held = size
 
     def close(self) -> None:
         """Raise InvalidInputError if the stream ended in the middle of a message."""

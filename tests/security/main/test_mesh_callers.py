@@ -15,7 +15,7 @@ from app.main.parts import make_parts
 from app.main.rpcs import AUTHORIZATION, ISTIO_CA, RATE_LIMIT, SECRETS, SERVICES, mount_table, rpc_table
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
 from app.proto.reflection import reflection_pb2 as reflection_v1
-from app.settings import Settings
+from app.settings import MeshSettings, Settings
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import SERVICE_V1, SERVICE_V1ALPHA
@@ -40,7 +40,7 @@ from tests.support.serving import eventually
 PUBLIC, MESH, IDENTITY = Authentication
 ENDED_HANDSHAKE = (httpx.TransportError, ssl.SSLError)
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
-PARTS = make_parts(Settings(), SystemClock())
+PARTS = make_parts(Settings(mesh=MeshSettings(reflection=True)), SystemClock())
 ROWS = {rpc.path: rpc for rpc in rpc_table(PARTS, Health(SERVICES))}
 MOUNTS = {mount.prefix: mount for mount in mount_table(PARTS)}
 

@@ -1,54 +1,110 @@
-"""The limit of streams that any caller may open, and the release of their slots."""
-
-import asyncio
-from contextlib import aclosing
+"""What callers that have proven nothing may hold: streams, unfinished requests, and the time for a request."""
 
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from app.core.errors import ResourceExhaustedError
-from app.proto.reflection import reflection_pb2
-from app.transport.grpc.admission import MAX_PUBLIC_STREAMS
+from app.transport.grpc import call as call_module
+from app.transport.grpc.admission import StreamLimit
 from app.transport.grpc.health import Health
-from app.transport.grpc.reflection import Reflection
-from tests.fakes.context import call_context
+from app.transport.grpc.reflection import MAX_REQUESTS_PER_STREAM, Reflection
+from app.transport.grpc.routes import MAX_REQUEST_BYTES, UNLIMITED, Authentication
+from app.transport.grpc.status import Code, RpcError
+from app.transport.grpc.wire import UNPROVEN_SHARE, BufferBudget, FrameReader, frame
+from tests.fakes.clock import ManualClock
+from tests.fakes.memory_server import MemoryServer, settle
 
-CONTEXT = call_context()
-
-
-def watch(health):
-    return health.watch(HealthCheckRequest(), CONTEXT)
-
-
-async def nothing():
-    await asyncio.get_running_loop().create_future()
-    yield
+CLIENT = ("127.0.0.1", 5)
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
-async def test_the_watches_of_health_are_limited():
-    health = Health(frozenset())
-    watchers = [watch(health) for _ in range(MAX_PUBLIC_STREAMS)]
-    for watcher in watchers:
-        await anext(watcher)
-    with pytest.raises(ResourceExhaustedError, match="streams of this service are open"):
-        await anext(watch(health))
-    await watchers.pop().aclose()
-    async with aclosing(watch(health)) as late:
-        await anext(late)
-    for watcher in watchers:
-        await watcher.aclose()
+@pytest.fixture
+async def server():
+    rows = [
+        *Health(frozenset()).rpcs(Authentication.PUBLIC, UNLIMITED),
+        *Reflection(["a.Service"]).rpcs(Authentication.PUBLIC, UNLIMITED),
+    ]
+    server = MemoryServer(rows, ManualClock())
+    yield server
+    await server.stop()
 
 
-async def test_the_open_reflection_streams_are_limited():
-    reflection = Reflection(["a.Service"])
+def part(body, *, more=True):
+    return {"type": "http.request", "body": body, "more_body": more}
 
-    async def ask():
-        await anext(reflection.info(reflection_pb2.ServerReflectionResponse, nothing(), CONTEXT))
 
-    held = [asyncio.create_task(ask()) for _ in range(MAX_PUBLIC_STREAMS)]
-    await asyncio.sleep(0)
-    with pytest.raises(ResourceExhaustedError):
-        await ask()
-    for task in held:
-        task.cancel()
-    await asyncio.wait(held)
+def test_streams_are_limited_by_address_and_in_all():
+    limit = StreamLimit(maximum=3, per_address=2)
+    first, second, third = limit.slot("a"), limit.slot("a"), limit.slot("b")
+    with first, second:
+        with pytest.raises(ResourceExhaustedError, match="of this address"), limit.slot("a"):
+            raise AssertionError
+        with third, pytest.raises(ResourceExhaustedError, match="of public services"), limit.slot("c"):
+            raise AssertionError
+    with limit.slot("a"), limit.slot("a"), limit.slot("c"):
+        pass
+
+
+async def test_public_streams_are_counted_before_their_request_is_read(server):
+    held = [server.request(WATCH, CLIENT, events=()) for _ in range(64)]
+    await settle()
+    refused = server.request(WATCH, CLIENT, events=())
+    assert await refused.status() == str(int(Code.RESOURCE_EXHAUSTED))
+    held[0].task.cancel()
+    await settle()
+    again = server.request(WATCH, CLIENT)
+    await settle()
+    assert again.messages
+
+
+@pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
+async def test_a_public_request_is_short(server, path):
+    length = MAX_REQUEST_BYTES[Authentication.PUBLIC] + 1
+    announced = server.request(path, CLIENT, events=[part(b"\0" + length.to_bytes(4))])
+    assert await announced.status() == str(int(Code.RESOURCE_EXHAUSTED))
+
+
+async def test_a_request_that_does_not_arrive_ends_the_call(server, monkeypatch):
+    monkeypatch.setattr(call_module, "REQUEST_SECONDS", 0.0)
+    for path in (CHECK, WATCH, REFLECTION):
+        for events in ((), [part(b"\0\0\0\0\7abc")]):
+            late = server.request(path, CLIENT, events=events)
+            assert await late.status() == str(int(Code.DEADLINE_EXCEEDED)), path
+
+
+async def test_a_reflection_stream_answers_a_bounded_number_of_requests(server):
+    asked = server.request(REFLECTION, CLIENT, events=[part(frame(b"")) for _ in range(MAX_REQUESTS_PER_STREAM + 1)])
+    assert await asked.status() == str(int(Code.RESOURCE_EXHAUSTED))
+    assert len(asked.messages) == MAX_REQUESTS_PER_STREAM
+
+
+def test_unfinished_messages_share_one_budget():
+    budget = BufferBudget(max_bytes=100)
+    proven, stranger = FrameReader(budget=budget), FrameReader(budget=budget, proven=False)
+    stranger.feed(b"\0\0\0\0\x40" + b"x" * (100 // UNPROVEN_SHARE - 5))
+    with pytest.raises(RpcError) as refused:
+        stranger.feed(b"x")
+    assert refused.value.code is Code.RESOURCE_EXHAUSTED
+    proven.feed(b"\0\0\0\0\x60" + b"x" * 60)
+    with pytest.raises(RpcError):
+        FrameReader(budget=budget).feed(b"\0\0\0\0\x60" + b"x" * 40)
+    proven.release()
+    stranger.release()
+    whole = FrameReader(budget=budget)
+    assert whole.feed(frame(b"x" * 90)) == [b"x" * 90]
+    assert FrameReader(budget=budget).feed(b"\0\0\0\0\x60" + b"x" * 90) == []
+
+
+async def test_a_call_that_ends_gives_back_what_it_held(server):
+    unfinished = [server.request(CHECK, CLIENT, events=[part(b"\0\0\0\x0f\xff" + b"x" * 4000)]) for _ in range(3)]
+    await settle()
+    assert server.budget.held == 3 * 4005
+    for exchange in unfinished:
+        exchange.disconnect()
+    await settle()
+    assert server.budget.held == 0
+
+
+def test_the_request_of_a_health_check_fits():
+    assert len(HealthCheckRequest(service="x" * 256).SerializeToString()) < MAX_REQUEST_BYTES[Authentication.PUBLIC]

@@ -7,7 +7,7 @@ from app.core.clock import SystemClock
 from app.main.parts import make_parts
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
-from app.settings import Settings
+from app.settings import MeshSettings, Settings
 from app.transport.grpc.health import Health
 from app.transport.grpc.routes import UNLIMITED, Authentication
 from app.transport.grpc.routes import route_table as by_path
@@ -15,7 +15,7 @@ from app.transport.grpc.routes import route_table as by_path
 
 @pytest.fixture(scope="module")
 def parts():
-    return make_parts(Settings(), SystemClock())
+    return make_parts(Settings(mesh=MeshSettings(reflection=True)), SystemClock())
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,16 @@ def test_the_messages_are_those_of_the_services_own_descriptors(rows):
 def test_health_and_reflection_tell_of_every_service_of_ours(rows):
     told = {row.service for row in rows.values() if not row.service.startswith("grpc.reflection.")}
     assert told == SERVICES
+
+
+def test_reflection_is_off_unless_it_is_set():
+    rows = rpc_table(make_parts(Settings(), SystemClock()), Health(SERVICES))
+    assert not any(row.service.startswith("grpc.reflection.") for row in rows)
+
+
+def test_public_rows_take_short_requests_alone(rows):
+    for row in rows.values():
+        assert (row.max_request_bytes <= 4096) == (row.authentication is Authentication.PUBLIC)
 
 
 def test_no_rpc_lies_under_a_mount(parts, rows):
