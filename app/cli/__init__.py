@@ -12,22 +12,19 @@ from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
 
 cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enable=False)
-envoy = typer.Typer(no_args_is_help=True, help="Configuration for Envoy sidecars.")
-cli.add_typer(envoy, name="envoy")
-cli.add_typer(operation.config, name="config")
-cli.add_typer(operation.db, name="db")
-cli.add_typer(operation.admin, name="admin")
-cli.add_typer(identity.token, name="token")
-cli.add_typer(identity.entry, name="entry")
-cli.add_typer(identity.ca, name="ca")
-cli.add_typer(check.policy, name="policy")
-cli.add_typer(check.quota, name="quota")
+envoy = typer.Typer(name="envoy", no_args_is_help=True, help="Configuration for Envoy sidecars.")
+for group in (
+    envoy,
+    *(operation.config, operation.db, operation.admin),
+    *(identity.token, identity.entry, identity.ca),
+    *(check.policy, check.quota),
+):
+    cli.add_typer(group)
 
 
 @cli.callback()
 def root(
-    *,
-    debug: Annotated[bool, typer.Option("--debug", envvar="MESHWARD_DEBUG", help="Show tracebacks.")] = False,
+    *, debug: Annotated[bool, typer.Option("--debug", envvar="MESHWARD_DEBUG", help="Show tracebacks.")] = False
 ) -> None:
     """Identity, authorization and quota for a service mesh of Envoy sidecars."""
     failures.debug.set(debug)
@@ -50,10 +47,7 @@ def serve(*, config: Config = None) -> None:
 
 @cli.command()
 def demo(
-    *,
-    check: Annotated[
-        bool, typer.Option("--check", help="Exit after the last step; 0 if every step succeeded.")
-    ] = False,
+    *, check: Annotated[bool, typer.Option("--check", help="Exit after the last step; 0 if all succeeded.")] = False
 ) -> None:
     """Start a real mesh on this machine: control plane, two workloads and their Envoy sidecars."""
     from app.demo.run import run
@@ -65,37 +59,28 @@ def demo(
 def agent(  # noqa: PLR0913 - each option is a parameter
     *,
     server: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
-    trust_bundle: Annotated[
-        Path, typer.Option(help="Its trust bundle, PEM or SPIFFE JSON: bundle.pem of its data dir.")
-    ],
+    trust_bundle: Annotated[Path, typer.Option(help="File with its trust bundle, PEM or SPIFFE JSON.")],
     server_name: Annotated[str | None, typer.Option(help="DNS name in its certificate, if not HOST.")] = None,
-    trust_domain: Annotated[
-        str | None, typer.Option(help="Its trust domain, if the roots of the bundle do not have one.")
-    ] = None,
+    trust_domain: Annotated[str | None, typer.Option(help="Its trust domain, if not in the bundle's roots.")] = None,
     join_token_file: Annotated[Path | None, typer.Option(help="File with the join token.")] = None,
     join_token: Annotated[
-        str | None,
-        typer.Option(help="The join token itself, which other users can then see; better: MESHWARD_JOIN_TOKEN."),
+        str | None, typer.Option(help="Join token, visible to other users; prefer MESHWARD_JOIN_TOKEN.")
     ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where the identity is kept; mode 0700.")] = Path(".meshward-agent"),
-    socket: Annotated[
-        Path | None, typer.Option(help="Unix socket to serve SDS on; agent.sock in the data dir.")
-    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Directory of the identity, mode 0700.")] = Path(".meshward-agent"),
+    socket: Annotated[Path | None, typer.Option(help="SDS socket, if not agent.sock in the data dir.")] = None,
     allow_uid: Annotated[
-        list[int] | None,
-        typer.Option(help="User that may have the identity, instead of this one and root; repeatable."),
+        list[int] | None, typer.Option(help="User id with access, instead of this user and root; repeatable.")
     ] = None,
-    metrics_bind: Annotated[
-        str | None, typer.Option(help="HOST:PORT to serve /metrics on, without TLS; a port alone is of 127.0.0.1.")
-    ] = None,
+    metrics_bind: Annotated[str | None, typer.Option(help="HOST:PORT, or a port of 127.0.0.1, for /metrics.")] = None,
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], typer.Option(envvar="MESHWARD_LOG_LEVEL", help="What is logged.")
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(envvar="MESHWARD_LOG_LEVEL", help="Level of the log."),
     ] = "info",
     log_format: Annotated[
-        Literal["json", "console", "auto"], typer.Option(envvar="MESHWARD_LOG_FORMAT", help="How it is logged.")
+        Literal["json", "console", "auto"], typer.Option(envvar="MESHWARD_LOG_FORMAT", help="Format of the log.")
     ] = "auto",
 ) -> None:
-    """Hold a workload's identity: get its key certified, renew it, and serve it to Envoy over SDS."""
+    """Hold a workload's identity: have its key certified, renew it, and serve it to Envoy over SDS."""
     from app.agent.options import agent_options
     from app.agent.run import run
     from app.telemetry.logs import configure

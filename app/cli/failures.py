@@ -22,13 +22,16 @@ debug: ContextVar[bool] = ContextVar("debug", default=False)
 
 
 def guarded(command: Callable[[], None]) -> int:
-    """Run `command`, say what went wrong if something did, and return the status to exit with."""
+    """Run `command`, report its error if it raises one, and return the status to exit with."""
     try:
         command()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else FAILURE if ended.code else 0
     except MeshwardError as error:
-        _tell(sentences(error))
+        # Below the message, each violation that it does not contain.
+        message = error.message
+        more = [f"\n  {item}" for item in error.violations if str(item) not in message and item.problem != message]
+        _report("".join([message, *more]))
         if debug.get():
             traceback.print_exc()
         return FAILURE
@@ -39,16 +42,9 @@ def guarded(command: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:  # noqa: BLE001 - the last place where a fault of our own can become a sentence
-        _tell(_own_fault(error))
+        _report(_own_fault(error))
         return OWN_FAULT
     return 0
-
-
-def sentences(error: MeshwardError) -> str:
-    """Return the error's message, and below it each violation that the message does not already tell."""
-    message = error.message
-    more = [f"  {item}" for item in error.violations if str(item) not in message and item.problem != message]
-    return "\n".join([message, *more])
 
 
 def _own_fault(error: Exception) -> str:
@@ -61,5 +57,5 @@ def _own_fault(error: Exception) -> str:
     return f"{sentence}; the traceback is in {file.name}"
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"meshward: {text}\n")

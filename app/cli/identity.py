@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import Config, Form, Output, Server, admin_client
-from app.cli.render import show_item, show_items
+from app.cli.options import Config, Form, Output, Server, admin_client, show_item, show_items
 from app.core.durations import parse_duration
 from app.core.errors import NotFoundError, located
 
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 SPIFFE_PREFIX = "spiffe://"
 ENTRY_COLUMNS = ("id", "spiffe_id", "x509_svid_ttl_seconds", "dns_names", "hint")
 
-token = typer.Typer(no_args_is_help=True, help="Join tokens: an agent proves its identity with one, once.")
-entry = typer.Typer(no_args_is_help=True, help="Entries: the lifetime and DNS names of an identity's certificates.")
-ca = typer.Typer(no_args_is_help=True, help="The certificate authority.")
+token = typer.Typer(name="token", no_args_is_help=True, help="Join tokens: single-use proof of an agent's identity.")
+entry = typer.Typer(name="entry", no_args_is_help=True, help="Lifetime and DNS names of an identity's certificates.")
+ca = typer.Typer(name="ca", no_args_is_help=True, help="The certificate authority.")
 
 Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID of the entry.")]
 
@@ -26,12 +25,12 @@ Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID o
 def token_create(
     *,
     spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID that the token proves: spiffe://…")],
-    ttl: Annotated[str, typer.Option(help="How long it can be used.")] = "10m",
+    ttl: Annotated[str, typer.Option(help="Lifetime of the token.")] = "10m",
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """Create a join token. It is printed once, alone on its line, and can be used once."""
+    """Create a join token, and print it alone on its line. It can be used once."""
     created = admin_client(config, server).post(
         "/v1/join-tokens", {"spiffe_id": spiffe_id, "ttl_seconds": _seconds("--ttl", ttl)}
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +13,9 @@ from app.cli.options import Config, Form, Output, load_settings
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from app.settings import Settings
-
-config = typer.Typer(no_args_is_help=True, help="The current settings.")
-db = typer.Typer(no_args_is_help=True, help="The database.")
-admin = typer.Typer(no_args_is_help=True, help="The admin API.")
+config = typer.Typer(name="config", no_args_is_help=True, help="The current settings.")
+db = typer.Typer(name="db", no_args_is_help=True, help="The database.")
+admin = typer.Typer(name="admin", no_args_is_help=True, help="The admin API.")
 
 
 @config.command("check")
@@ -37,19 +36,19 @@ def config_show(*, output: Output = Form.TABLE, file: Config = None) -> None:
 
 @db.command("upgrade")
 def db_upgrade(*, config: Config = None) -> None:
-    """Bring the database to what this version expects. `meshward serve` does it by itself when it starts."""
+    """Migrate the database to the step of this version, as `meshward serve` does when it starts."""
     from app.db.migrate import newest, upgrade
 
-    before = _with_database(load_settings(config).settings, upgrade)
+    before = _with_database(config, upgrade)
     typer.echo(f"the database is at step {newest()}" + ("" if before == newest() else f", was {before or 'empty'}"))
 
 
 @db.command("current")
 def db_current(*, config: Config = None) -> None:
-    """Print the step that the database is at, and the one that this version expects."""
+    """Print the step of the database, and the one of this version."""
     from app.db.migrate import current, newest
 
-    step = _with_database(load_settings(config).settings, current)
+    step = _with_database(config, current)
     typer.echo(f"the database is {f'at step {step}' if step else 'empty'}; this version expects {newest()}")
 
 
@@ -57,10 +56,10 @@ def db_current(*, config: Config = None) -> None:
 def admin_token(
     *,
     show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
-    rotate: Annotated[bool, typer.Option("--rotate", help="Put a new token in the place of the old one.")] = False,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Replace the token.")] = False,
     config: Config = None,
 ) -> None:
-    """Print where the admin token is."""
+    """Print the path of the admin token."""
     from app.core.private_files import ensure_data_directory
     from app.transport.rest.authentication import ensure_token, read_token, rotate_token
 
@@ -74,10 +73,11 @@ def admin_token(
     typer.echo(read_token(path) if show else str(path))
 
 
-def _with_database(settings: "Settings", use: "Callable[[AsyncEngine], Awaitable[str]]") -> str:
+def _with_database(config: Path | None, use: "Callable[[AsyncEngine], Awaitable[str]]") -> str:
     from app.core.private_files import ensure_data_directory
     from app.db.engine import create_engine, dispose
 
+    settings = load_settings(config).settings
     ensure_data_directory(settings.data_dir)
 
     async def run() -> str:

@@ -1,10 +1,11 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands have, how they find settings and control plane, and how they print results."""
 
+import json
 import os
-import sys
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,29 +13,25 @@ if TYPE_CHECKING:
     from app.cli.admin import AdminClient
     from app.settings import LoadedSettings
 
-Config = Annotated[
-    Path | None, typer.Option("--config", envvar="MESHWARD_CONFIG", help="TOML file; MESHWARD_… variables win over it.")
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server", envvar="MESHWARD_ADMIN_URL", help="URL of the admin API; that of the settings if not given."
-    ),
-]
-
-# Where a listener on every address of this machine is reached from it.
-REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
 
 class Form(Enum):
-    """How a command prints what it found: for people or for programs."""
+    """How a command prints its result: for people or for programs."""
 
     TABLE = "table"
     JSON = "json"
 
 
+Config = Annotated[
+    Path | None, typer.Option("--config", envvar="MESHWARD_CONFIG", help="TOML file; MESHWARD_… variables override it.")
+]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", envvar="MESHWARD_ADMIN_URL", help="URL of the admin API, if not the settings'."),
+]
 Output = Annotated[Form, typer.Option("--output", "-o", help="For people, or for programs.")]
-Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")]
+
+# Where a listener on every address of this machine is reached from it.
+REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def load_settings(config: Path | None) -> "LoadedSettings":
@@ -53,21 +50,43 @@ def admin_client(config: Path | None, server: str | None) -> "AdminClient":
     from app.core.net import Address
 
     settings = load_settings(config).settings
-    token = os.environ.get("MESHWARD_ADMIN_TOKEN")
     bind = settings.admin.bind
-    reachable = Address(REACHABLE.get(bind.host, bind.host), bind.port)
-    return AdminClient(server or reachable.url, token, settings.data_dir / "admin.token")
+    url = server or Address(REACHABLE.get(bind.host, bind.host), bind.port).url
+    return AdminClient(url, os.environ.get("MESHWARD_ADMIN_TOKEN"), settings.data_dir / "admin.token")
 
 
-def read_file(name: str) -> bytes:
-    """Return the content of a file, or of standard input for `-`. Raises InvalidInputError if it cannot be read."""
-    from app.core.errors import InvalidInputError
-    from app.documents.parser import MAX_TEXT_BYTES
+def show_items(items: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form) -> None:
+    """Print `columns` of the items as a table, or all their fields as a JSON array."""
+    if form is Form.JSON:
+        typer.echo(json.dumps(list(items), indent=2))
+        return
+    rows = [[column.upper().replace("_", " ") for column in columns]]
+    rows += [[_text(item.get(column)) for column in columns] for item in items]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
-    try:
-        if name == "-":
-            return sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
-        with Path(name).open("rb") as file:
-            return file.read(MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {name}: {error.strerror}") from error
+
+def show_item(item: Mapping[str, Any], form: Form) -> None:
+    """Print each field on a line of its own, or a JSON object."""
+    if form is Form.JSON:
+        typer.echo(json.dumps(item, indent=2))
+        return
+    width = max((len(name) for name in item), default=0)
+    for name, value in item.items():
+        lines = _text(value).splitlines() or [""]
+        for title, line in zip([name, *[""] * (len(lines) - 1)], lines, strict=True):
+            typer.echo(f"{title.ljust(width)}  {line}".rstrip())
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value)) or "-"
+        case _:
+            # Names that others chose may hold control characters; a terminal must not interpret them.
+            return "".join(mark if mark.isprintable() or mark == "\n" else "�" for mark in str(value))

@@ -14,7 +14,7 @@ def meshward(run, tmp_path, database_url):
     return meshward
 
 
-async def test_an_empty_database_is_brought_up_to_date_once(meshward):
+async def test_an_empty_database_is_migrated_once(meshward):
     assert (await meshward("db", "current"))[1].startswith("the database is empty; this version expects ")
     status, out, err = await meshward("db", "upgrade")
     assert (status, err) == (0, "")
@@ -25,7 +25,7 @@ async def test_an_empty_database_is_brought_up_to_date_once(meshward):
     assert "is at step " in (await meshward("db", "current"))[1]
 
 
-async def test_a_database_that_is_away_is_one_sentence(meshward, tmp_path):
+async def test_a_database_that_is_away_is_reported_in_one_line(meshward, tmp_path):
     url = f"postgresql+asyncpg://mesh:hunter2@/mesh?host={tmp_path}"
     status, out, err = await meshward("db", "upgrade", MESHWARD_DATABASE_URL=url)
     assert (status, out) == (1, "")
@@ -34,7 +34,7 @@ async def test_a_database_that_is_away_is_one_sentence(meshward, tmp_path):
     assert "hunter2" not in err
 
 
-async def test_a_data_dir_that_cannot_be_made_is_one_sentence(meshward, tmp_path):
+async def test_a_data_dir_that_cannot_be_made_is_reported_in_one_line(meshward, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, err = await meshward("db", "upgrade", MESHWARD_DATA_DIR=str(tmp_path / "file" / "data"))
     assert status == 1

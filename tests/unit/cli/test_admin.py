@@ -1,4 +1,4 @@
-"""The client of the admin API: the token it sends, and the one sentence for everything that can go wrong."""
+"""The client of the admin API: the token it sends, and the error for each failure."""
 
 import httpx
 import pytest
@@ -47,7 +47,7 @@ def test_the_token_of_the_data_dir_is_used_if_none_is_given(tmp_path):
     assert seen == [f"Bearer {TOKEN}"]
 
 
-def test_no_token_at_all_is_told_with_both_ways_to_give_one(tmp_path):
+def test_without_a_token_the_error_names_both_ways_to_give_one(tmp_path):
     with pytest.raises(NotFoundError, match=r"admin\.token.*MESHWARD_ADMIN_TOKEN"):
         AdminClient("http://localhost:1", None, tmp_path / "admin.token")
 
@@ -61,7 +61,7 @@ def test_a_token_that_others_can_read_is_not_used(tmp_path):
 
 
 @pytest.mark.parametrize("token", ["tökén", "bad\ntoken", " \t", "null\0"])
-def test_what_cannot_be_a_token_is_told_before_anybody_is_asked(tmp_path, token):
+def test_a_malformed_token_is_refused_before_a_request_is_sent(tmp_path, token):
     with pytest.raises(InvalidInputError, match="MESHWARD_ADMIN_TOKEN") as caught:
         AdminClient("http://localhost:1", token, tmp_path / "admin.token")
     assert token.strip() not in caught.value.message or not token.strip()
@@ -73,7 +73,7 @@ def test_a_listing_is_read_page_after_page(client):
     assert [item["id"] for item in found] == [1, 2]
 
 
-def test_a_refusal_is_told_in_the_servers_words(client):
+def test_a_refusal_has_the_message_of_the_server(client):
     refused = client(problem(400, violations=[{"path": "ttl", "problem": "is too long"}]))
     with pytest.raises(InvalidInputError, match="what is wrong") as caught:
         refused.post("/v1/x", {})
@@ -82,7 +82,7 @@ def test_a_refusal_is_told_in_the_servers_words(client):
         client(problem(404)).get("/v1/x")
 
 
-def test_a_wrong_token_is_told_with_where_it_came_from(client):
+def test_a_wrong_token_is_reported_with_its_source(client):
     with pytest.raises(UnauthenticatedError, match="MESHWARD_ADMIN_TOKEN") as caught:
         client(problem(401)).get("/v1/x")
     assert TOKEN not in caught.value.message
@@ -90,7 +90,7 @@ def test_a_wrong_token_is_told_with_where_it_came_from(client):
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404, 500])
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'"x"', b'{"detail": 1, "violations": 3}', b"\xff"])
-def test_an_answer_of_somebody_else_is_told_as_such(client, status, body):
+def test_an_answer_of_another_server_is_recognised(client, status, body):
     other = client(lambda _request: httpx.Response(status, content=body))
     if status == 200 and body not in {b"<html>", b"\xff"}:
         assert other.get("/v1/x") is not None
@@ -99,7 +99,7 @@ def test_an_answer_of_somebody_else_is_told_as_such(client, status, body):
         other.get("/v1/x")
 
 
-def test_nobody_there_is_told_with_what_to_do(client):
+def test_a_refused_connection_is_reported_with_what_to_do(client):
     def refuse(request):
         raise httpx.ConnectError("connection refused", request=request)
 
@@ -107,7 +107,7 @@ def test_nobody_there_is_told_with_what_to_do(client):
         client(refuse).get("/v1/x")
 
 
-def test_no_answer_in_time_is_told(client):
+def test_a_timeout_is_reported(client):
     def wait(request):
         raise httpx.ReadTimeout("", request=request)
 
@@ -116,12 +116,12 @@ def test_no_answer_in_time_is_told(client):
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:15014", "ftp://host", "http://", "unix:///x"])
-def test_what_is_no_url_is_refused(client, url):
+def test_a_malformed_url_is_refused(client, url):
     with pytest.raises(InvalidInputError, match="is not a URL"):
         client(problem(200), url)
 
 
-def test_a_token_that_would_leave_the_machine_unencrypted_is_told(client, capsys):
+def test_sending_the_token_unencrypted_to_another_machine_prints_a_warning(client, capsys):
     client(problem(200), "http://mesh.example:15014")
     assert "mesh.example unencrypted" in capsys.readouterr().err
     for safe in ("http://localhost:1", "http://[::1]:1", "https://mesh.example"):
@@ -129,5 +129,5 @@ def test_a_token_that_would_leave_the_machine_unencrypted_is_told(client, capsys
         assert capsys.readouterr().err == ""
 
 
-def test_what_stands_in_a_path_cannot_leave_its_place():
+def test_a_path_segment_is_escaped():
     assert path_segment("../../x?y#z") == "..%2F..%2Fx%3Fy%23z"

@@ -47,15 +47,15 @@ def test_the_version_is_printed(meshward):
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["config"], ["token", "create"], ["db", "upgrade", "--nonsense"]])
-def test_what_is_typed_wrongly_ends_with_2(meshward, arguments):
+def test_wrong_usage_ends_with_2(meshward, arguments):
     assert meshward(*arguments)[0] == 2
 
 
-def test_settings_that_are_right_are_said_to_be(meshward):
+def test_valid_settings_are_reported(meshward):
     assert meshward("config", "check")[:2] == (0, "the settings are valid\n")
 
 
-def test_settings_that_are_wrong_are_told_in_one_sentence(meshward, monkeypatch):
+def test_invalid_settings_are_reported_in_one_line(meshward, monkeypatch):
     monkeypatch.setenv("MESHWARD_LOG_LEVEL", "loud")
     status, out, err = meshward("config", "check")
     assert (status, out) == (1, "")
@@ -87,14 +87,14 @@ def test_an_admin_token_that_others_can_read_is_refused(meshward, tmp_path):
     assert "chmod 600" in err
 
 
-def test_documents_that_are_right_are_listed(meshward, tmp_path):
+def test_valid_documents_are_listed(meshward, tmp_path):
     (tmp_path / "a.yaml").write_text(POLICY)
     (tmp_path / "q.yaml").write_text(LIMITS)
     assert meshward("policy", "check", "a.yaml")[:2] == (0, "a.yaml: shop/cart is valid\n")
     assert meshward("quota", "check", "q.yaml")[:2] == (0, "q.yaml: mesh is valid\n")
 
 
-def test_a_policy_is_shown_as_it_is_evaluated(meshward, tmp_path, monkeypatch):
+def test_a_policy_is_printed_as_it_is_evaluated(meshward, tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text(POLICY)
     monkeypatch.setenv("MESHWARD_TRUST_DOMAIN", "example.org")
     status, out, _ = meshward("policy", "check", "--show", "a.yaml")
@@ -111,7 +111,7 @@ def test_a_policy_is_shown_as_it_is_evaluated(meshward, tmp_path, monkeypatch):
     ]
 
 
-def test_documents_that_are_wrong_are_reported_with_file_and_path(meshward, tmp_path):
+def test_invalid_documents_are_reported_with_file_and_path(meshward, tmp_path):
     (tmp_path / "a.yaml").write_text(POLICY)
     (tmp_path / "b.yaml").write_text(POLICY.replace("principals", "principal"))
     (tmp_path / "c.yaml").write_text("a: [")
@@ -120,7 +120,7 @@ def test_documents_that_are_wrong_are_reported_with_file_and_path(meshward, tmp_
     assert status == 1
     assert "b.yaml: spec.rules[0].from[0].source" in err
     assert "c.yaml: " in err
-    assert "d.yaml: there is no document in it" in err
+    assert "d.yaml: there is no document: send at least one policy" in err
     assert "a.yaml: spec" not in err
     (tmp_path / "q.yaml").write_text(LIMITS.replace("minute", "fortnight"))
     status, _, err = meshward("quota", "check", "q.yaml")
@@ -137,14 +137,14 @@ def test_a_file_that_cannot_be_read_is_named_once(meshward, command):
 
 
 @pytest.mark.parametrize("ttl", ["3600", "0s", "500ms", "tomorrow"])
-def test_a_time_to_live_that_makes_no_sense_is_refused_before_anything_is_asked(meshward, ttl):
+def test_an_invalid_lifetime_is_refused_before_a_request_is_sent(meshward, ttl):
     meshward("admin", "token")
     status, _, err = meshward("token", "create", "--spiffe-id", "spiffe://cluster.local/a", "--ttl", ttl)
     assert status == 1
     assert err.startswith("meshward: --ttl: must be ")
 
 
-def test_without_a_token_the_sentence_says_where_one_is_looked_for(meshward):
+def test_without_a_token_the_error_names_its_path(meshward):
     status, _, err = meshward("entry", "list")
     assert status == 1
     assert ".meshward/admin.token" in err

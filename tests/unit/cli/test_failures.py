@@ -1,4 +1,4 @@
-"""How a command fails: one sentence and the right status, whatever it was."""
+"""How a command fails: one line and the status of each kind of failure."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def _own_debug():
     failures.debug.reset(token)
 
 
-def test_a_command_that_ends_is_a_success(capsys):
+def test_a_command_without_an_error_exits_with_0(capsys):
     assert guarded(lambda: None) == 0
     assert capsys.readouterr().err == ""
 
@@ -34,15 +34,15 @@ def test_a_command_that_exits_keeps_its_status(code, status):
     assert guarded(fail(SystemExit(code))) == status
 
 
-def test_an_error_on_purpose_is_its_sentence_and_what_the_sentence_leaves_out(capsys):
-    told, untold = Violation("a", "is wrong"), Violation("b", "is missing")
-    assert guarded(fail(InvalidInputError("settings are wrong: a: is wrong", told, untold))) == 1
+def test_an_error_is_its_message_and_the_violations_that_the_message_omits(capsys):
+    reported, omitted = Violation("a", "is wrong"), Violation("b", "is missing")
+    assert guarded(fail(InvalidInputError("settings are wrong: a: is wrong", reported, omitted))) == 1
     assert capsys.readouterr().err == "meshward: settings are wrong: a: is wrong\n  b: is missing\n"
-    assert guarded(fail(InvalidInputError("is wrong", told))) == 1
+    assert guarded(fail(InvalidInputError("is wrong", reported))) == 1
     assert capsys.readouterr().err == "meshward: is wrong\n"
 
 
-def test_a_fault_of_our_own_is_a_sentence_and_a_file_with_the_traceback(capsys):
+def test_an_internal_fault_is_one_line_and_a_file_with_the_traceback(capsys):
     assert guarded(fail(KeyError("what"))) == 70
     text = capsys.readouterr().err
     assert text.count("\n") == 1
@@ -56,12 +56,12 @@ def test_a_fault_of_our_own_is_a_sentence_and_a_file_with_the_traceback(capsys):
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyError("what"), 70), (InvalidInputError("no"), 1)])
-def test_whoever_asks_sees_the_traceback(capsys, error, status):
+def test_debug_prints_the_traceback(capsys, error, status):
     failures.debug.set(True)
     assert guarded(fail(error)) == status
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_quiet(capsys):
+def test_ctrl_c_prints_nothing(capsys):
     assert guarded(fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == ""
