@@ -87,7 +87,11 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock)
     policies = PolicyService(source, clock, metrics, options, decisions, NativeEngine.of)
     quotas = QuotaService(
-        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock), MemoryCounters(clock), clock, metrics
+        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock),
+        MemoryCounters(clock),
+        clock,
+        metrics,
+        max_hits=settings.quota.max_hits,
     )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,

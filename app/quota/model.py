@@ -129,13 +129,14 @@ class Outcome(NamedTuple):
     """What the counter of a hit came to, the hit included.
 
     `allowed` is False if the limit is exceeded. `remaining` requests are left until the counter resets in
-    `reset_seconds`, at least 1. `counted` is False where there was no room to count, which is not allowed.
+    `reset_seconds`, at least 1. `exact` is False where keys share a counter because there was no room: then the count
+    may be more than that of the key, never less.
     """
 
     allowed: bool
     remaining: int
     reset_seconds: int
-    counted: bool = True
+    exact: bool = True
 
 
 class Code(Enum):
@@ -156,7 +157,7 @@ class Status(NamedTuple):
     limit: RateLimit | None = None
     remaining: int = 0
     reset_seconds: int = 0
-    counted: bool = True
+    exact: bool = True
 
 
 class Answer(NamedTuple):

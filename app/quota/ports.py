@@ -16,7 +16,9 @@ class CounterStore(Protocol):
         """Count all `hits` in one step and return the outcome of each, in their order.
 
         The outcomes themselves where they are known at once, else an awaitable of them. Hits for the same counter are
-        counted one after another, whether they are allowed or not. 0 hits read the counter, and take up no room.
+        counted one after another, whether they are allowed or not. 0 hits read the counter, and take up no room. Where
+        there is no room for a counter of its own, a key is counted together with others: its count is at least that of
+        its hits, for as long as the window lasts, so that nothing is granted that an exact count would refuse.
         Raises UnavailableError, or the awaitable does, if the counters cannot be reached.
         """
         ...

@@ -6,7 +6,7 @@ from app.core.clock import Clock
 from app.core.errors import PreconditionError
 from app.documents.ports import DocumentSource
 from app.documents.store import DocumentStore, Snapshot
-from app.quota.model import Answer, Descriptor, Outcome, QuotaConfig
+from app.quota.model import MAX_UINT32, Answer, Descriptor, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
 from app.quota.rules.answer import answer_of
 from app.quota.rules.match import CompiledConfig, MatchedRequest, compile_config, match_request
@@ -20,8 +20,17 @@ QuotaStore = DocumentStore[QuotaConfig, CompiledConfig, Domains]
 class QuotaService:
     """Answers from memory, by the active configurations of `documents`: the last set that was read whole and valid."""
 
-    def __init__(self, source: DocumentSource, counters: CounterStore, clock: Clock, metrics: Metrics) -> None:
-        self._counters, self._metrics = counters, metrics
+    def __init__(
+        self,
+        source: DocumentSource,
+        counters: CounterStore,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        max_hits: int = MAX_UINT32,
+    ) -> None:
+        """`max_hits` is the most that one descriptor may count."""
+        self._counters, self._metrics, self._max_hits = counters, metrics, max_hits
         self.documents: QuotaStore = DocumentStore(
             QUOTA_KIND,
             source,
@@ -41,7 +50,7 @@ class QuotaService:
         snapshot = self.documents.snapshot
         if snapshot is None:
             raise PreconditionError("no rate limit configuration loaded")
-        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend)
+        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend, self._max_hits)
 
     def should_rate_limit(self, request: MatchedRequest) -> Answer | Awaitable[Answer]:
         """Count one request and answer it.

@@ -31,6 +31,10 @@ MIN_MESSAGE_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 64 << 20
 # A content delivery network, a load balancer and a few gateways in a row.
 MAX_TRUSTED_HOPS = 16
+# The largest number of hits in a request.
+MAX_HITS = 2**32 - 1
+# What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
+DEFAULT_MAX_HITS = 1_000_000
 
 
 class Area(BaseModel):
@@ -127,11 +131,12 @@ class QuotaSettings(Area):
     """How limits are answered.
 
     `headers`: which rate-limit header fields an answer carries. `configs_dir`: configurations come from this directory
-    instead of the database.
+    instead of the database. `max_hits`: the most hits that one descriptor of a request may have.
     """
 
     headers: Literal["off", "draft03", "ietf", "both"] = "off"
     configs_dir: FilePath | None = None
+    max_hits: Annotated[int, Field(ge=1, le=MAX_HITS)] = DEFAULT_MAX_HITS
 
 
 class Settings(Area):

@@ -16,9 +16,9 @@ from tests.fakes.principals import OPERATOR
 class Quota(QuotaService):
     """The service, changed by an operator."""
 
-    def __init__(self, source=None, counters=None, clock=None, metrics=None):
-        clock = clock or ManualClock()
-        super().__init__(source or MemoryDocuments(), counters or MemoryCounters(clock), clock, metrics or Metrics())
+    def __init__(self, source=None, counters=None, clock=None, metrics=None, **options):
+        clock, metrics = clock or ManualClock(), metrics or Metrics()
+        super().__init__(source or MemoryDocuments(), counters or MemoryCounters(clock), clock, metrics, **options)
 
     def ask(self, domain, descriptors, hits_addend):
         return self.should_rate_limit(self.match(domain, descriptors, hits_addend))

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from envoy.service.ratelimit.v3 import rls_pb2
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from app.core.errors import InvalidInputError, PreconditionError, Violation
 from app.quota.model import (
@@ -30,6 +31,8 @@ from app.transport.grpc.status import RpcError
 # Requests that are known: a sidecar sends the same ones again, whose bytes are compared faster than read and matched.
 MAX_KNOWN_REQUESTS = 2048
 MAX_KNOWN_REQUEST = 1024
+# A descriptor's `is_negative_hits`, which newer Envoys can send and our messages do not have.
+_IS_NEGATIVE_HITS = 4
 
 _Response: Any = rls_pb2.RateLimitResponse
 _OK: int = _Response.OK
@@ -64,8 +67,9 @@ class RateLimitRpc:
         """Answer a RateLimitRequest with a RateLimitResponse, or an awaitable of it where counters are fetched.
 
         Raises, or the awaitable does, RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no
-        descriptors and no configuration loaded; InvalidInputError for a request beyond a bound or an override without a
-        unit; UnavailableError if the counters cannot be reached. The sidecar decides on an error by its failure mode.
+        descriptors and no configuration loaded; InvalidInputError for a request beyond a bound, an override without a
+        unit or negative hits; UnavailableError if the counters cannot be reached. The sidecar decides on an error by
+        its failure mode.
         """
         try:
             matched = self._match(request)
@@ -77,8 +81,8 @@ class RateLimitRpc:
             self._decisions.add(_ERROR)
             raise
         if isinstance(answer, Answer):
-            return self._respond(matched.domain, answer)
-        return self._respond_later(matched.domain, answer)
+            return self._respond(matched, answer)
+        return self._respond_later(matched, answer)
 
     def _match(self, request: Any) -> MatchedRequest:
         snapshot = self._service.documents.snapshot
@@ -105,16 +109,16 @@ class RateLimitRpc:
         else:
             self._seen.add(serialized)
 
-    async def _respond_later(self, domain: str, answer: Awaitable[Answer]) -> Any:
+    async def _respond_later(self, matched: MatchedRequest, answer: Awaitable[Answer]) -> Any:
         try:
             counted = await answer
         except Exception:
             self._decisions.add(_ERROR)
             raise
-        return self._respond(domain, counted)
+        return self._respond(matched, counted)
 
-    def _respond(self, domain: str, answer: Answer) -> Any:
-        self._decisions.add(_labels(domain, answer))
+    def _respond(self, matched: MatchedRequest, answer: Answer) -> Any:
+        self._decisions.add(_labels(matched, answer))
         response = _Response()
         response.overall_code = _OK if answer.code is _WITHIN else _OVER_LIMIT
         statuses = response.statuses
@@ -147,6 +151,10 @@ def _descriptor(message: Any, index: int) -> Descriptor:
     if len(entries) > MAX_ENTRIES:
         raise _refusal(f"descriptors[{index}].entries", f"are more than {MAX_ENTRIES}")
     hits = message.hits_addend.value if message.HasField("hits_addend") else None
+    unknown_fields: Any = UnknownFieldSet(message)
+    for unknown in unknown_fields:
+        if unknown.field_number == _IS_NEGATIVE_HITS and unknown.data:
+            raise _refusal(f"descriptors[{index}].is_negative_hits", "is not supported: no hits are taken back")
     override = _override(message.limit, index) if message.HasField("limit") else None
     return Descriptor(entries, hits, override)
 
@@ -172,13 +180,16 @@ def _refusal(path: str, problem: str) -> InvalidInputError:
     return InvalidInputError(f"rate limit request is not valid: {path} {problem}", Violation(path, problem))
 
 
-def _labels(domain: str, answer: Answer) -> tuple[str, str]:
+def _labels(matched: MatchedRequest, answer: Answer) -> tuple[str, str]:
     """Return the decision's domain and code; a domain that is not configured is not a label."""
     if not answer.domain_known:
         return OTHER, "domain_not_found"
     if answer.code is _WITHIN:
-        return domain, "ok"
-    return domain, "over_limit" if all(status.counted for status in answer.statuses) else "no_room"
+        return matched.domain, "ok"
+    if matched.excessive:
+        return matched.domain, "too_many_hits"
+    refusing = [status for status in answer.statuses if status.code is Code.OVER_LIMIT]
+    return matched.domain, "over_limit" if any(status.exact for status in refusing) else "over_shared_counter"
 
 
 def _write_status(status: Status, message: Any) -> None:

@@ -30,5 +30,5 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome]) -> Answer:
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:
     """Return the answer to a descriptor that was counted under `limit`: in shadow mode what is over it passes."""
-    allowed, remaining, reset_seconds, counted = outcome
-    return Status(_OK if allowed or limit.shadow_mode else _OVER_LIMIT, limit, remaining, reset_seconds, counted)
+    allowed, remaining, reset_seconds, exact = outcome
+    return Status(_OK if allowed or limit.shadow_mode else _OVER_LIMIT, limit, remaining, reset_seconds, exact)

@@ -12,6 +12,7 @@ from app.quota.model import (
     CounterKey,
     Descriptor,
     Entry,
+    FixedWindow,
     Hit,
     Limit,
     LimitId,
@@ -76,12 +77,16 @@ class CompiledConfig:
 
 
 class MatchedRequest(NamedTuple):
-    """A request with the limit of each of its descriptors, and the hits to be counted for them in their order."""
+    """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
+
+    `excessive` is whether one of them has more hits than a request may have.
+    """
 
     domain: str
     domain_known: bool
     limits: tuple[AppliedLimit | None, ...]
     hits: tuple[Hit, ...]
+    excessive: bool = False
 
 
 def compile_config(config: QuotaConfig) -> CompiledConfig:
@@ -157,9 +162,12 @@ def _by_pattern(node: Node, entry: Entry) -> Node | None:
 
 
 def match_request(
-    domain: str, config: CompiledConfig | None, descriptors: Sequence[Descriptor], hits_addend: int
+    domain: str, config: CompiledConfig | None, descriptors: Sequence[Descriptor], hits_addend: int, max_hits: int
 ) -> MatchedRequest:
-    """Return the request with the limits of its domain's `config`, None if the domain is not configured."""
+    """Return the request with the limits of its domain's `config`, None if the domain is not configured.
+
+    A descriptor with more than `max_hits` is over its limit, whatever that is, and counts as that many.
+    """
     if config is None:
         return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
     limits = limits_of(config, descriptors)
@@ -173,7 +181,15 @@ def match_request(
         for descriptor, applied in zip(descriptors, limits, strict=True)
         if applied is not None and applied.algorithm is not None
     ]
-    return MatchedRequest(domain, True, tuple(limits), tuple(hits))
+    excessive = any(hit.hits > max_hits for hit in hits)
+    if excessive:
+        hits = [_refused(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
+    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive)
+
+
+def _refused(hit: Hit, max_hits: int) -> Hit:
+    """Return `hit` with `max_hits` and a limit that none of them fits into."""
+    return hit._replace(algorithm=FixedWindow(0, hit.algorithm.seconds), hits=max_hits)
 
 
 def _counter_key(config: CompiledConfig, descriptor: Descriptor, applied: AppliedLimit) -> CounterKey:

@@ -27,11 +27,6 @@ def count_hits(window: FixedWindow, counted: int, now: int, hits: int) -> tuple[
     return counted, Outcome(True, remaining, reset_seconds) if remaining >= 0 else Outcome(False, 0, reset_seconds)
 
 
-def refuse_uncounted(window: FixedWindow, now: int) -> Outcome:
-    """Return the outcome where there is no room for another counter: what cannot be counted is not granted."""
-    return Outcome(False, 0, window.seconds - now % window.seconds, counted=False)
-
-
 def steady_offset(offset: float, wall: float, monotonic: float) -> float:
     """Return the new offset of Unix time over the monotonic clock, both in seconds, from the last one.
 

@@ -4,7 +4,7 @@ import pytest
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.errors import InvalidInputError
-from app.quota.backends.memory import MAX_PLAIN_LENGTH, MemoryCounters
+from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_LENGTH, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderStyle
 from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
@@ -103,9 +103,11 @@ async def test_a_long_value_is_limited_as_any_other(rpc):
 
 async def test_a_flood_of_values_claims_bounded_memory_and_no_quota(rpc, counters):
     ask(rpc, request(("path", "mine")))
-    codes = [ask(rpc, request(("path", f"{number}" * 2000))).overall_code for number in range(300)]
-    assert codes.count(OK) == 99
+    flood = [request(("path", f"{number}" * 2000)) for number in range(300)]
+    assert [ask(rpc, each).overall_code for each in flood] == [OK] * 300
+    assert [ask(rpc, each).overall_code for each in flood] == [OVER] * 300
     assert counters.held == 100
+    assert counters._cells <= MAX_CELLS
     held = [key for room in counters._rooms.values() for key in room.states]
     assert max(len(key) if isinstance(key, bytes) else sum(map(len, key)) for key in held) <= MAX_PLAIN_LENGTH
     again = ask(rpc, request(("path", "mine")))

@@ -40,7 +40,7 @@ class CounterStoreContract:
         assert 1 <= first.reset_seconds <= MINUTE
         await advance(first.reset_seconds)
         (second,) = await settled(counters.add([hit()]))
-        assert (second.remaining, second.counted) == (LIMIT - 1, True)
+        assert (second.remaining, second.exact) == (LIMIT - 1, True)
         assert MINUTE - 1 <= second.reset_seconds <= MINUTE
 
     async def test_keys_are_counted_apart(self, counters):

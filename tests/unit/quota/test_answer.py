@@ -27,9 +27,9 @@ def test_a_shadow_limit_counts_and_passes():
     assert (status.code, status.limit, status.remaining) == (Code.OK, shadow, 0)
 
 
-def test_what_cannot_be_counted_is_not_granted():
-    status = judge(LIMIT, REFUSED._replace(counted=False))
-    assert (status.code, status.counted) == (Code.OVER_LIMIT, False)
+def test_a_status_shows_that_the_count_is_not_exact():
+    status = judge(LIMIT, REFUSED._replace(exact=False))
+    assert (status.code, status.exact) == (Code.OVER_LIMIT, False)
 
 
 def test_unlimited_and_no_limit_pass_without_a_limit_to_report():

@@ -1,7 +1,8 @@
 import pytest
 
-from app.quota.backends.memory import MemoryCounters
-from tests.unit.quota.counters import DAY, MINUTE, CounterStoreContract, counted, hit
+from app.quota.backends.memory import MAX_WIDTH, MIN_WIDTH, SHARE_OF_CELLS, MemoryCounters
+from app.quota.backends.sketch import ROWS
+from tests.unit.quota.counters import DAY, LIMIT, MINUTE, CounterStoreContract, counted, hit
 
 
 @pytest.fixture
@@ -12,8 +13,15 @@ def advance(clock):
     return move
 
 
-def refused(counters, *hits):
-    return [not outcome.counted for outcome in counters.add(hits)]
+SECRET = bytes(32)
+
+
+def exact(counters, *hits):
+    return [outcome.exact for outcome in counters.add(hits)]
+
+
+def numbered(first, last, **fields):
+    return [hit(str(number), **fields) for number in range(first, last)]
 
 
 class TestMemoryCounters(CounterStoreContract):
@@ -22,14 +30,23 @@ class TestMemoryCounters(CounterStoreContract):
         return MemoryCounters(clock)
 
 
-async def test_a_counter_without_room_is_refused_until_the_window_ends(clock):
-    counters = MemoryCounters(clock, max_per_limit=2)
-    assert refused(counters, hit("a"), hit("b"), hit("c"), hit("a")) == [False, False, True, False]
-    (outcome,) = counters.add([hit("c")])
-    assert (outcome.allowed, outcome.remaining) == (False, 0)
-    assert 1 <= outcome.reset_seconds <= MINUTE
+async def test_a_key_without_room_is_counted_until_the_window_ends(clock):
+    counters = MemoryCounters(clock, max_per_limit=2, secret=SECRET)
+    assert exact(counters, hit("a"), hit("b"), hit("c"), hit("a")) == [True, True, False, True]
+    assert await counted(counters, hit("c"), hit("c", hits=7), hit("c", hits=0)) == [2, 9, 9]
+    over, probe = counters.add([hit("c", hits=LIMIT), hit("c", hits=0)])
+    assert (over.allowed, over.remaining, probe.allowed) == (False, 0, False)
+    assert await counted(counters, hit("a", hits=0)) == [2]
     clock.advance(MINUTE)
     assert await counted(counters, hit("c")) == [1]
+
+
+async def test_a_key_that_was_counted_with_others_keeps_its_count_where_room_returns(clock):
+    counters = MemoryCounters(clock, max_counters=1, secret=SECRET)
+    assert exact(counters, hit("a"), hit("b", hits=5, seconds=DAY)) == [True, False]
+    clock.advance(MINUTE)
+    assert await counted(counters, hit("b", hits=0, seconds=DAY), hit("b", seconds=DAY)) == [5, 6]
+    assert exact(counters, hit("b", seconds=DAY)) == [True]
 
 
 async def test_a_probe_takes_no_room(clock):
@@ -40,23 +57,60 @@ async def test_a_probe_takes_no_room(clock):
 
 async def test_a_flood_under_one_limit_leaves_the_room_of_others(clock):
     counters = MemoryCounters(clock, max_per_limit=3)
-    assert refused(counters, *(hit(str(number)) for number in range(5))) == [False] * 3 + [True] * 2
-    assert refused(counters, hit("a", limit_id="other"), hit("a", seconds=DAY)) == [False, False]
+    assert exact(counters, *numbered(0, 5)) == [True] * 3 + [False] * 2
+    assert exact(counters, hit("a", limit_id="other"), hit("a", seconds=DAY)) == [True, True]
 
 
-async def test_floods_that_fill_the_store_leave_each_limit_its_reserve(clock):
-    counters = MemoryCounters(clock, max_per_limit=5, max_counters=10, reserved=2)
+async def test_a_flood_of_keys_refuses_neither_known_keys_nor_new_ones(clock):
+    """110,000 invented keys under a limit of 10, over which honest callers keep what is theirs."""
+    counters = MemoryCounters(clock, secret=SECRET)
+    known = [hit(f"known {number}", hits=3, requests=10) for number in range(100)]
+    counters.add(known)
+    for first in range(0, 110_000, 10_000):
+        counters.add(numbered(first, first + 10_000, requests=10))
+    assert [outcome.remaining for outcome in counters.add(known)] == [4] * 100
+    fresh = [hit(f"new {number}", hits=9, requests=10) for number in range(1000)]
+    assert all(outcome.allowed for outcome in counters.add(fresh))
+    again = [each._replace(hits=2) for each in (*known, *fresh)]
+    assert [outcome.allowed for outcome in counters.add(again)] == [True] * 100 + [False] * 1000
+
+
+async def test_keys_with_hits_beyond_every_limit_do_not_take_the_limits_of_others(clock):
+    counters = MemoryCounters(clock, max_per_limit=0, secret=SECRET)
+    counters.add(numbered(0, 1000, hits=2**32 - 1))
+    honest = [hit(f"honest {number}", hits=LIMIT) for number in range(1000)]
+    assert all(outcome.allowed for outcome in counters.add(honest))
+
+
+async def test_floods_that_fill_the_store_take_no_limit_of_a_key_under_another(clock):
+    counters = MemoryCounters(clock, max_per_limit=500, max_counters=1000, secret=SECRET)
     for flooded in range(3):
-        counters.add([hit(str(number), limit_id=f"flooded {flooded}") for number in range(9)])
-    assert counters.held == 5 + 5 + 2
-    assert refused(counters, *(hit(str(number), limit_id="other") for number in range(3))) == [False, False, True]
+        counters.add(numbered(0, 2000, limit_id=f"flooded {flooded}"))
+    assert counters.held == 1000
+    outcomes = counters.add(numbered(0, 200, hits=LIMIT, limit_id="other"))
+    assert [(outcome.allowed, outcome.exact) for outcome in outcomes] == [(True, False)] * 200
+
+
+async def test_cells_are_bounded_and_freed_with_their_limits(clock):
+    counters = MemoryCounters(clock, max_counters=0, max_cells=SHARE_OF_CELLS * ROWS * MAX_WIDTH)
+    for number in range(120):
+        counters.add([hit(limit_id=f"limit {number}", seconds=(number % 2) * DAY + MINUTE)])
+    widths = [room.shared.cells // ROWS for room in counters._rooms.values()]
+    assert widths == sorted(widths, reverse=True)
+    assert (widths[0], widths[-1]) == (MAX_WIDTH, MIN_WIDTH)
+    assert counters._cells == ROWS * sum(widths) <= (SHARE_OF_CELLS * MAX_WIDTH + 120 * MIN_WIDTH) * ROWS
+    clock.advance(MINUTE)
+    counters.add([])
+    assert counters._cells == ROWS * sum(widths[1::2])
+    counters.retain(())
+    assert counters._cells == 0
 
 
 async def test_ended_windows_of_other_limits_are_forgotten(clock):
     counters = MemoryCounters(clock)
     counters.add([hit("a"), hit("b"), hit("c", seconds=DAY)])
     clock.advance(MINUTE)
-    assert refused(counters, hit("d", seconds=1)) == [False]
+    counters.add([hit("d", seconds=1)])
     assert counters.held == 2
     assert await counted(counters, hit("a", hits=0), hit("c", hits=0, seconds=DAY)) == [0, 1]
 

@@ -163,12 +163,51 @@ async def test_an_unconfigured_domain_is_no_label(rpc, metrics):
     assert metrics.limits.value("made-up", "ok") == 0
 
 
-async def test_a_counter_without_room_is_reported_in_the_metrics(configs, clock, metrics):
+async def test_a_refusal_by_a_counter_that_is_shared_is_reported_in_the_metrics(configs, clock, metrics):
     service = Quota(configs, MemoryCounters(clock, max_per_limit=0), clock, metrics)
     await service.put("edge", LIMITS)
-    response = await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
+    rpc = RateLimitRpc(service, metrics)
+    codes = [(await ask(rpc, request([("k", "v")]))).overall_code for _ in range(3)]
+    assert codes == [OK, OK, OVER]
+    assert (metrics.limits.value("edge", "ok"), metrics.limits.value("edge", "over_shared_counter")) == (2, 1)
+
+
+async def test_more_hits_than_a_request_may_have_are_refused_and_count_as_many_as_it_may(configs, clock, metrics):
+    service = Quota(configs, clock=clock, metrics=metrics, max_hits=5)
+    await service.put("edge", document(w={"unit": "minute", "requests_per_unit": 20}))
+    rpc = RateLimitRpc(service, metrics)
+    answers = [(await ask(rpc, request([("w", "v")], hits_addend=hits))) for hits in (5, 6, 2**32 - 1, 1)]
+    assert [answer.overall_code for answer in answers] == [OK, OVER, OVER, OK]
+    assert [answer.statuses[0].limit_remaining for answer in answers] == [15, 0, 0, 4]
+    assert answers[1].statuses[0].current_limit.requests_per_unit == 20
+    assert metrics.limits.value("edge", "too_many_hits") == 2
+
+
+async def test_a_descriptor_with_too_many_hits_refuses_the_request_and_no_other_descriptor(configs, clock, metrics):
+    service = Quota(configs, clock=clock, metrics=metrics, max_hits=5)
+    await service.put("edge", document(k={"unit": "minute", "requests_per_unit": 9}, w={"unlimited": True}))
+    message = request([("k", "a")], [("k", "b")], [("w", "c")], hits_addend=1)
+    message.descriptors[0].hits_addend.value = 2**64 - 1
+    message.descriptors[2].hits_addend.value = 2**64 - 1
+    response = await ask(RateLimitRpc(service, metrics), message)
     assert response.overall_code == OVER
-    assert metrics.limits.value("edge", "no_room") == 1
+    assert [status.code for status in response.statuses] == [OVER, OK, OK]
+
+
+@pytest.mark.parametrize("negative", [True, False])
+async def test_negative_hits_are_refused(rpc, negative):
+    """`is_negative_hits` is field 4 of a descriptor in newer versions of Envoy's API."""
+    message = request([("w", "v")])
+    message.descriptors[0].hits_addend.value = 3
+    descriptor = message.descriptors[0].SerializeToString() + (b"\x20\x01" if negative else b"\x20\x00")
+    message.descriptors[0].ParseFromString(descriptor)
+    if not negative:
+        assert (await ask(rpc, message)).statuses[0].limit_remaining == 4
+        return
+    with pytest.raises(InvalidInputError) as caught:
+        await ask(rpc, message)
+    assert [violation.path for violation in caught.value.violations] == ["descriptors[0].is_negative_hits"]
+    assert (await ask(rpc, request([("w", "v")]))).statuses[0].limit_remaining == 6
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,12 @@ class TestCounting:
         with pytest.raises(PreconditionError, match="no rate limit configuration loaded"):
             await settled(service.ask("edge", [ask()], 0))
 
-    async def test_a_counter_without_room_is_over_the_limit(self, configs, clock, metrics):
+    async def test_a_value_without_room_for_a_counter_is_limited_as_any_other(self, configs, clock, metrics):
         service = Quota(configs, MemoryCounters(clock, max_per_limit=1), clock, metrics)
-        await service.put("edge", document(5))
+        await service.put("edge", document(2))
         assert await codes(service, 1, ask("a")) == [OK]
-        assert await codes(service, 1, ask("b")) == [OVER]
-        assert await codes(service, 1, ask("a")) == [OK]
+        assert await codes(service, 3, ask("b")) == [OK, OK, OVER]
+        assert await codes(service, 2, ask("a")) == [OK, OVER]
 
     async def test_a_flood_of_values_leaves_other_domains_and_limits_their_room(self, configs, clock, metrics):
         service = Quota(configs, MemoryCounters(clock, max_per_limit=2), clock, metrics)
@@ -165,7 +165,7 @@ class TestCounting:
         both["descriptors"][1]["key"] = "other"
         await service.put("edge", both)
         await service.put("inner", document(5, "inner"))
-        flood = [ask(str(number)) for number in range(3)]
+        flood = [ask(str(number), hits=6) for number in range(3)]
         assert await codes(service, 1, *flood) == [OVER]
         assert await codes(service, 1, Descriptor((("other", "v"),))) == [OK]
         assert await codes(service, 1, domain="inner") == [OK]

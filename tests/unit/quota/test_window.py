@@ -3,7 +3,7 @@
 import pytest
 
 from app.quota.model import FixedWindow, RateLimit, Unit
-from app.quota.rules.window import algorithm_of, count_hits, refuse_uncounted, steady_offset, window_end
+from app.quota.rules.window import algorithm_of, count_hits, steady_offset, window_end
 
 WINDOW = FixedWindow(10, 60)
 
@@ -39,7 +39,6 @@ def test_a_limit_of_zero_refuses_everything():
 @pytest.mark.parametrize(("now", "reset"), [(0, 60), (1, 59), (59, 1), (60, 60), (1_800_000_123, 57)])
 def test_the_reset_is_the_rest_of_the_window_and_never_zero(now, reset):
     assert outcome_of(1, now).reset_seconds == reset
-    assert refuse_uncounted(WINDOW, now).reset_seconds == reset
 
 
 def test_hits_add_up():
@@ -50,11 +49,6 @@ def test_hits_add_up():
 
 def test_a_probe_changes_nothing():
     assert count_hits(WINDOW, 7, 61, 0)[0] == 7
-
-
-def test_what_cannot_be_counted_is_not_granted():
-    outcome = refuse_uncounted(WINDOW, 0)
-    assert (outcome.allowed, outcome.counted) == (False, False)
 
 
 def test_steady_time_follows_the_clock_forward_and_not_back():
