@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, decisions, hot_paths, sds, unary
+from bench import connections, decisions, flood, hot_paths, sds, unary
 
 
 def main() -> None:
@@ -14,6 +14,8 @@ def main() -> None:
     hot_paths.main()
     print()
     sds.main()
+    print()
+    flood.main()
 
 
 if __name__ == "__main__":

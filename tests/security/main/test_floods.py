@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import ssl
 from pathlib import Path
 
-import h2.config
-import h2.connection
 import pytest
 
+from bench.flood import Flooder
 from tests.support.callers import check, join, tls_channel
 from tests.support.serving import PATIENCE, eventually_async
 
@@ -17,7 +15,8 @@ DESCRIPTORS = 400
 MAX_CONNECTIONS = DESCRIPTORS // 4
 # What a flood of unfinished requests may add: the bounds on streams and on their bytes, and the server's own buffers.
 MAX_GROWTH = 120 * 1024 * 1024
-PIECE = 16_000
+STREAMS = 100
+LENGTH = 1 << 20
 
 
 def resident(server):
@@ -25,57 +24,11 @@ def resident(server):
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-def stranger_tls():
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
-class Flooder:
-    """One HTTP/2 connection without a certificate."""
-
-    def __init__(self, reader, writer):
-        self._reader, self._writer = reader, writer
-        self._connection = h2.connection.H2Connection(h2.config.H2Configuration())
-        self._connection.initiate_connection()
-
-    @staticmethod
-    async def connect(port):
-        """Connect and finish both handshakes, TLS and HTTP/2."""
-        flooder = Flooder(*await asyncio.open_connection("127.0.0.1", port, ssl=stranger_tls()))
-        flooder._writer.write(flooder._connection.data_to_send())
-        return flooder
-
-    async def half_send(self, path, streams, length):
-        """Open streams that announce a message of `length` bytes and send what the server takes of it, but no end."""
-        for _ in range(streams):
-            stream = self._connection.get_next_available_stream_id()
-            headers = [
-                (":method", "POST"),
-                (":scheme", "https"),
-                (":authority", "localhost"),
-                (":path", path),
-                ("content-type", "application/grpc"),
-                ("te", "trailers"),
-            ]
-            self._connection.send_headers(stream, headers)
-            with contextlib.suppress(h2.exceptions.FlowControlError):
-                self._connection.send_data(stream, b"\0" + length.to_bytes(4))
-                for _ in range(length // PIECE):
-                    self._connection.send_data(stream, b"x" * PIECE)
-            await self._exchange()
-
-    async def _exchange(self):
-        self._writer.write(self._connection.data_to_send())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.002):
-                data = await self._reader.read(65536)
-                self._connection.receive_data(data)
-
-    def close(self):
-        self._writer.close()
+async def half_send(flooder, path):
+    """Open streams that announce a message and send what the server takes of it, but no end."""
+    for _ in range(STREAMS):
+        flooder.send(flooder.open_stream(path), b"\0" + LENGTH.to_bytes(4) + b"x" * LENGTH)
+        await flooder.exchange()
 
 
 @pytest.fixture
@@ -91,7 +44,7 @@ async def test_unfinished_requests_of_strangers_claim_bounded_memory(server, pat
         before = resident(server)
         flooders = [await Flooder.connect(server.tls_port) for _ in range(4)]
         with contextlib.suppress(ConnectionError):
-            await asyncio.gather(*(flooder.half_send(path, 100, 1 << 20) for flooder in flooders))
+            await asyncio.gather(*(half_send(flooder, path) for flooder in flooders))
         assert await check(honest)
         assert resident(server) - before < MAX_GROWTH
         for flooder in flooders:
