@@ -29,6 +29,7 @@ from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.quota.backends.memory import MemoryCounters
+from app.quota.rules.callers import CallerGrant
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
 from app.settings import Settings
@@ -92,6 +93,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         clock,
         metrics,
         max_hits=settings.quota.max_hits,
+        callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
     )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,

@@ -3,15 +3,21 @@
 from collections.abc import Awaitable, Mapping, Sequence
 
 from app.core.clock import Clock
-from app.core.errors import PreconditionError
+from app.core.errors import PermissionDeniedError, PreconditionError
 from app.documents.ports import DocumentSource
 from app.documents.store import DocumentStore, Snapshot
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
 from app.quota.rules.answer import answer_of
+from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.match import CompiledConfig, MatchedRequest, compile_config, match_request
 from app.quota.rules.parse import QUOTA_KIND
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
+
+# Callers and domains whose right to count is remembered.
+MAX_KNOWN_CALLERS = 4096
 
 Domains = Mapping[str, CompiledConfig]
 QuotaStore = DocumentStore[QuotaConfig, CompiledConfig, Domains]
@@ -28,9 +34,12 @@ class QuotaService:
         metrics: Metrics,
         *,
         max_hits: int = MAX_UINT32,
+        callers: Sequence[CallerGrant] = (),
     ) -> None:
-        """`max_hits` is the most that one descriptor may count."""
+        """`max_hits` is the most that one descriptor may count; `callers` are those who may count, by domain."""
         self._counters, self._metrics, self._max_hits = counters, metrics, max_hits
+        self._callers = tuple(callers)
+        self._may_count: dict[tuple[SpiffeId | None, str], bool] = {}
         self.documents: QuotaStore = DocumentStore(
             QUOTA_KIND,
             source,
@@ -52,15 +61,30 @@ class QuotaService:
             raise PreconditionError("no rate limit configuration loaded")
         return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend, self._max_hits)
 
-    def should_rate_limit(self, request: MatchedRequest) -> Answer | Awaitable[Answer]:
-        """Count one request and answer it.
+    def should_rate_limit(self, principal: Principal, request: MatchedRequest) -> Answer | Awaitable[Answer]:
+        """Count one request of `principal` and answer it.
 
         The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
-        applies to is within it, and so is every one of a domain that is not configured. Raises UnavailableError, or the
-        awaitable does, if the counters cannot be reached.
+        applies to is within it, and so is every one of a domain that is not configured. Raises PermissionDeniedError,
+        with nothing counted, if the caller may not count in the domain, UnavailableError, or the awaitable does, if
+        the counters cannot be reached.
         """
+        if self._callers and request.domain_known:
+            self._authorize(principal, request.domain)
         outcomes = self._counters.add(request.hits) if request.hits else []
         return answer_of(request, outcomes) if isinstance(outcomes, list) else _answer_later(request, outcomes)
+
+    def _authorize(self, principal: Principal, domain: str) -> None:
+        known = principal.spiffe_id, domain
+        allowed = self._may_count.get(known)
+        if allowed is None:
+            if len(self._may_count) >= MAX_KNOWN_CALLERS:
+                self._may_count.clear()
+            allowed = self._may_count[known] = may_count(self._callers, domain, principal.name)
+        if not allowed:
+            raise PermissionDeniedError(
+                f"{principal.name} may not count in the domain {domain!r}: quota.callers lists who may"
+            )
 
     def _free_counters(self, snapshot: Snapshot[QuotaConfig, CompiledConfig, Domains]) -> None:
         self._metrics.quota_configs.set((), len(snapshot.index))

@@ -13,6 +13,7 @@ from app.settings.values import (
     Bind,
     CountersUrl,
     DatabaseUrl,
+    DomainCallers,
     Duration,
     FilePath,
     Namespace,
@@ -132,11 +133,13 @@ class QuotaSettings(Area):
 
     `headers`: which rate-limit header fields an answer carries. `configs_dir`: configurations come from this directory
     instead of the database. `max_hits`: the most hits that one descriptor of a request may have.
+    `callers`: who may count in which domains; any caller may in a domain that none of them names.
     """
 
     headers: Literal["off", "draft03", "ietf", "both"] = "off"
     configs_dir: FilePath | None = None
     max_hits: Annotated[int, Field(ge=1, le=MAX_HITS)] = DEFAULT_MAX_HITS
+    callers: DomainCallers = ()
 
 
 class Settings(Area):

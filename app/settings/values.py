@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,34 @@ from app.core.durations import parse_duration
 from app.core.errors import InvalidInputError
 from app.core.net import Address, is_dns_label, is_dns_name, parse_address
 from app.db.engine import parse_url
-from app.spiffe.id import TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.principal import Credential
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class DomainCaller:
+    """A caller that may count in a rate limit domain, written `DOMAIN=CALLER`; both may have `*` for any characters.
+
+    A caller is a SPIFFE ID, or `loopback` for those of the plaintext port, who have none.
+    """
+
+    domain: str
+    caller: str
+
+    def __str__(self) -> str:
+        return f"{self.domain}={self.caller}"
+
+    @staticmethod
+    def parse(text: str) -> "DomainCaller":
+        """Return what `text` spells. Raises InvalidInputError."""
+        domain, _, caller = text.rpartition("=")
+        if not domain:
+            raise InvalidInputError(f"{text!r} is not DOMAIN=CALLER")
+        if caller != Credential.LOOPBACK.value:
+            SpiffeId.parse(caller.replace("*", "x"))
+        return DomainCaller(domain, caller)
 
 
 def _from_text(kind: type[Value], parse: Callable[[str], Value], wanted: str) -> BeforeValidator:
@@ -91,6 +117,18 @@ TrustDomainValue = Annotated[
     InstanceOf[TrustDomain], _from_text(TrustDomain, TrustDomain, "a trust domain, such as cluster.local")
 ]
 TrustDomains = Annotated[tuple[TrustDomainValue, ...], BeforeValidator(_split_names)]
+DomainCallers = Annotated[
+    tuple[
+        Annotated[
+            InstanceOf[DomainCaller],
+            _from_text(
+                DomainCaller, DomainCaller.parse, "DOMAIN=CALLER, such as edge=spiffe://cluster.local/ns/edge/*"
+            ),
+        ],
+        ...,
+    ],
+    BeforeValidator(_split_names),
+]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
 ServerNames = Annotated[

@@ -7,6 +7,7 @@ from app.core.errors import UnavailableError
 from app.documents.model import DocumentKey
 from app.quota.backends.memory import MemoryCounters
 from app.quota.service import QuotaService
+from app.spiffe.principal import ANONYMOUS
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.documents import MemoryDocuments
@@ -21,7 +22,7 @@ class Quota(QuotaService):
         super().__init__(source or MemoryDocuments(), counters or MemoryCounters(clock), clock, metrics, **options)
 
     def ask(self, domain, descriptors, hits_addend):
-        return self.should_rate_limit(self.match(domain, descriptors, hits_addend))
+        return self.should_rate_limit(ANONYMOUS, self.match(domain, descriptors, hits_addend))
 
     async def put(self, domain, document, expected_version=None):
         return await self.documents.replace(OPERATOR, DocumentKey("", domain), document, expected_version)

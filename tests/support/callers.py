@@ -74,9 +74,9 @@ async def check(channel, path="/", **attributes):
     return (await call(request, timeout=CALL_SECONDS)).status.code == 0
 
 
-async def rate_limit(channel, domain, key="key", value="value"):
+async def rate_limit(channel, domain, key="key", value="value", hits=0):
     """The answer for one descriptor of one entry."""
-    request = RateLimitRequest(domain=domain)
+    request = RateLimitRequest(domain=domain, hits_addend=hits)
     request.descriptors.add().entries.add(key=key, value=value)
     call = unary(channel, RATE_LIMIT, "ShouldRateLimit", RateLimitRequest, RateLimitResponse)
     return await call(request, timeout=CALL_SECONDS)

@@ -6,7 +6,7 @@ from typing import Any
 from envoy.service.ratelimit.v3 import rls_pb2
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from app.core.errors import InvalidInputError, PreconditionError, Violation
+from app.core.errors import InvalidInputError, PermissionDeniedError, PreconditionError, Violation
 from app.quota.model import (
     MAX_DESCRIPTORS,
     MAX_ENTRIES,
@@ -63,17 +63,20 @@ class RateLimitRpc:
         self._known: dict[bytes, MatchedRequest] = {}
         self._seen: set[bytes] = set()
 
-    def ShouldRateLimit(self, request: Any, context: CallContext) -> Any:  # noqa: ARG002, N802 - the RPC's name
+    def ShouldRateLimit(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
         """Answer a RateLimitRequest with a RateLimitResponse, or an awaitable of it where counters are fetched.
 
         Raises, or the awaitable does, RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no
         descriptors and no configuration loaded; InvalidInputError for a request beyond a bound, an override without a
-        unit or negative hits; UnavailableError if the counters cannot be reached. The sidecar decides on an error by
-        its failure mode.
+        unit or negative hits; PermissionDeniedError if the caller may not count in the domain; UnavailableError if the
+        counters cannot be reached. The sidecar decides on an error by its failure mode.
         """
         try:
             matched = self._match(request)
-            answer = self._service.should_rate_limit(matched)
+            answer = self._service.should_rate_limit(context.principal, matched)
+        except PermissionDeniedError:
+            self._decisions.add((request.domain, "caller_refused"))
+            raise
         except PreconditionError as error:
             self._decisions.add(_ERROR)
             raise RpcError(StatusCode.UNKNOWN, error.message) from error

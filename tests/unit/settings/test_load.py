@@ -68,9 +68,24 @@ def test_server_names_are_a_list_in_the_file_and_comma_separated_in_a_variable(c
     assert names == ("a.example", "::1")
 
 
+def test_callers_of_rate_limit_domains_are_read_from_a_list(config):
+    gateway = "spiffe://cluster.local/ns/edge/sa/gateway"
+    path = config(f'[quota]\ncallers = ["edge={gateway}", "a=b,c=loopback"]\n')
+    found = load({}, path).settings.quota.callers
+    assert [(each.domain, each.caller) for each in found] == [("edge", gateway), ("a=b,c", "loopback")]
+    found = load({"MESHWARD_QUOTA_CALLERS": f"*={gateway}, shop/*=spiffe://*/ns/shop/*"}).settings.quota.callers
+    assert [str(each) for each in found] == [f"*={gateway}", "shop/*=spiffe://*/ns/shop/*"]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
+        ("MESHWARD_QUOTA_CALLERS", "edge", "is not DOMAIN=CALLER"),
+        ("MESHWARD_QUOTA_CALLERS", "=loopback", "is not DOMAIN=CALLER"),
+        ("MESHWARD_QUOTA_CALLERS", "edge=", "SPIFFE ID"),
+        ("MESHWARD_QUOTA_CALLERS", "edge=plaintext", "SPIFFE ID"),
+        ("MESHWARD_QUOTA_CALLERS", "edge=spiffe://cluster.local//sa/web", "SPIFFE ID"),
+        ("MESHWARD_QUOTA_MAX_HITS", "0", "greater than or equal to 1"),
         ("MESHWARD_MESH_TLS_BIND", "15012", "is not host:port"),
         ("MESHWARD_MESH_TLS_BIND", ":15012", "is not host:port"),
         ("MESHWARD_MESH_TLS_BIND", "0.0.0.0:", "is not host:port"),
@@ -235,6 +250,7 @@ def test_what_is_shown_can_be_read_back_and_has_no_password(config):
         "MESHWARD_MESH_SERVER_NAMES": "a.example,b.example",
         "MESHWARD_DATA_DIR": 'a "quoted" \\ dir',
         "MESHWARD_SHUTDOWN_GRACE": "1m30s",
+        "MESHWARD_QUOTA_CALLERS": "edge=loopback",
     }
     loaded = load(environ)
     shown = as_toml(loaded)
