@@ -39,11 +39,10 @@ class ChildEndedError(MeshwardError):
 
 @dataclass(slots=True)
 class Child:
-    """One child process. `log` takes what it prints; `stopping`: its end is expected."""
+    """One child process. `stopping`: its end is expected."""
 
     name: str
     process: asyncio.subprocess.Process
-    log: Path
     stopping: bool = False
     watch: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -52,6 +51,7 @@ class Children:
     """All child processes of one demo. Use as an asynchronous context manager: leaving it stops all of them."""
 
     def __init__(self, logs: Path) -> None:
+        logs.mkdir(exist_ok=True)
         self._logs = logs
         self._children: dict[str, Child] = {}
         self._ended: asyncio.Queue[Child] = asyncio.Queue()
@@ -82,7 +82,7 @@ class Children:
                 stderr=log,
                 start_new_session=True,
             )
-        child = Child(name, process, self.log_of(name), stopping=ends)
+        child = Child(name, process, stopping=ends)
         child.watch = asyncio.create_task(self._watch(child))
         self._children[name] = child
         return child

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,8 +36,6 @@ def echo_app(name: str) -> Starlette:
 
     async def echo(request: Request) -> Response:
         body = await _body(request)
-        if body is None:
-            return _too_large()
         seen = {
             "workload": name,
             "method": request.method,
@@ -53,22 +52,18 @@ def echo_app(name: str) -> Starlette:
 def relay_app(through: str, transport: httpx.AsyncBaseTransport | None = None) -> Starlette:
     """Return an application that sends each request on to `through`, the start of a URL, and returns the answer.
 
-    It answers 502 with a sentence if nothing answers there. `transport` replaces the network.
+    It answers 502 with the reason if nothing answers there. `transport` replaces the network.
     """
     client = httpx.AsyncClient(base_url=through, timeout=RELAY_TIMEOUT_SECONDS, transport=transport, trust_env=False)
 
     async def relay(request: Request) -> Response:
         body = await _body(request)
-        if body is None:
-            return _too_large()
         # Path and query as they came, so that the sidecar decides about what was really requested.
         query = request.scope["query_string"]
         raw_path = request.scope["raw_path"] + (b"?" + query if query else b"")
-        target = httpx.URL(through).copy_with(raw_path=raw_path)
+        target, headers = httpx.URL(through).copy_with(raw_path=raw_path), _end_to_end(request.headers.items())
         try:
-            answer = await client.request(
-                request.method, target, headers=_end_to_end(request.headers.items()), content=body
-            )
+            answer = await client.request(request.method, target, headers=headers, content=body)
         except httpx.HTTPError as error:
             return Response(f"no answer from {through}: {error or type(error).__name__}\n", 502)
         response = Response(answer.content, answer.status_code)
@@ -95,18 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     uvicorn.run(app, host=HOST, port=options.port, log_level="warning", access_log=False, server_header=False)
 
 
-async def _body(request: Request) -> bytes | None:
-    """Return the request's body, or None if it is larger than `MAX_BODY_BYTES`."""
+async def _body(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            return None
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     return bytes(body)
-
-
-def _too_large() -> Response:
-    return Response(f"the body is larger than {MAX_BODY_BYTES} bytes\n", 413)
 
 
 def _end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -56,95 +56,80 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """How the output looks. `live`: a line can be overwritten, so a step is shown while it runs."""
+class Screen:
+    """Writes the progress of the demo to `stream`. `live`: a line can be overwritten, so running steps are shown."""
 
+    stream: TextIO
     tick: str = "✔"
     cross: str = "✘"
     colour: bool = False
     live: bool = False
 
-    def paint(self, code: str, text: str) -> str:
-        """Return `text` in the colour `code`, or unchanged without colours."""
-        return f"{code}{text}{_PLAIN}" if self.colour else text
-
-
-@dataclass(frozen=True, slots=True)
-class Screen:
-    """Writes the progress of the demo to `stream`, in `style`."""
-
-    stream: TextIO
-    style: Style
-
     def line(self, text: str) -> None:
         """Write `text` and end the line, at once."""
-        self._write(f"{_AGAIN if self.style.live else ''}{text}\n")
+        self._write(f"{_AGAIN if self.live else ''}{text}\n")
 
-    def pending(self, title: str) -> None:
+    def running(self, title: str) -> None:
         """Show that a step is running, where the next line can overwrite it."""
-        if self.style.live:
+        if self.live:
             self._write(f"{_AGAIN}  … {title}")
+
+    def seen(self, title: str, seen: str, seconds: float) -> None:
+        """Write the line of a step that succeeded; `seconds` is how long it took."""
+        mark, duration = self._paint(_GREEN, self.tick), self._paint(_DIM, f"({seconds:.1f} s)")
+        self.line(f"  {mark} {title:<{TITLE_WIDTH}} {seen} {duration}")
+
+    def failed(self, failure: Failure) -> None:
+        """Write the lines of a step that failed: what was expected, what was seen, and the logs that explain it."""
+        self.line(f"  {self._paint(_RED, self.cross)} {failure.title}")
+        self.line(f"      expected: {failure.expected}")
+        self.line(f"      seen:     {failure.seen}")
+        for name, tail in failure.logs:
+            self.line(f"      the end of the log of {name}:")
+            for line in tail or ("(empty)",):
+                self.line(f"        {line}")
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"{code}{text}{_PLAIN}" if self.colour else text
 
     def _write(self, text: str) -> None:
         self.stream.write(text)
         self.stream.flush()
 
 
-def style_of(stream: TextIO) -> Style:
-    """Return the style for `stream`: colours only on a terminal without NO_COLOR, marks that its encoding has."""
+def screen_on(stream: TextIO) -> Screen:
+    """Return the screen on `stream`: colours only on a terminal without NO_COLOR, marks that its encoding has."""
     live = stream.isatty()
     colour = live and not os.environ.get("NO_COLOR")
     try:
         "✔✘…".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return Style("ok", "FAILED", colour)
-    return Style(colour=colour, live=live)
-
-
-def render_seen(style: Style, title: str, seen: str, seconds: float) -> str:
-    """Return the line of a step that succeeded; `seconds` is how long it took."""
-    mark = style.paint(_GREEN, style.tick)
-    return f"  {mark} {title:<{TITLE_WIDTH}} {seen} {style.paint(_DIM, f'({seconds:.1f} s)')}"
-
-
-def render_failure(style: Style, failure: Failure) -> str:
-    """Return the lines of a step that failed: what was expected, what was seen, and the logs that explain it."""
-    mark = style.paint(_RED, style.cross)
-    lines = [
-        f"  {mark} {failure.title}",
-        f"      expected: {failure.expected}",
-        f"      seen:     {failure.seen}",
-    ]
-    for name, tail in failure.logs:
-        lines.append(f"      the end of the log of {name}:")
-        lines.extend(f"        {line}" for line in tail or ("(empty)",))
-    return "\n".join(lines)
+        return Screen(stream, "ok", "FAILED", colour)
+    return Screen(stream, colour=colour, live=live)
 
 
 async def run_steps(steps: Sequence[Step], children: Children, clock: Clock, screen: Screen) -> Failure | None:
     """Run `steps` in order and show a line for each. Return the first failure, after which no step is run, or None."""
     for step in steps:
         started = clock.monotonic()
-        screen.pending(step.title)
+        screen.running(step.title)
         try:
             seen = await children.unless_one_ends(asyncio.wait_for(step.look(), step.seconds))
         except (MeshwardError, TimeoutError, OSError, httpx.HTTPError) as error:
-            failure = explain(step, error, children)
-            screen.line(render_failure(screen.style, failure))
+            failure = _explain(step, error, children)
+            screen.failed(failure)
             return failure
-        screen.line(render_seen(screen.style, step.title, seen, clock.monotonic() - started))
+        screen.seen(step.title, seen, clock.monotonic() - started)
     return None
 
 
-def explain(step: Step, error: Exception, children: Children) -> Failure:
-    """Return the failure that `error` is for `step`, with the logs that explain it."""
+def _explain(step: Step, error: Exception, children: Children) -> Failure:
+    expected, seen, logs = step.title, str(error) or type(error).__name__, step.logs
     match error:
         case UnexpectedError():
-            expected, seen, logs = error.expected, error.seen, error.logs or step.logs
+            expected, seen, logs = error.expected, error.seen, error.logs or logs
         case ChildEndedError():
-            expected, seen, logs = f"{error.child.name} to keep running", error.message, (error.child.name,)
-        case TimeoutError():
-            expected, seen, logs = step.title, f"nothing within {step.seconds:g} s", step.logs
-        case _:
-            expected, seen, logs = step.title, str(error) or type(error).__name__, step.logs
+            expected, logs = f"{error.child.name} to keep running", (error.child.name,)
+        case TimeoutError() if step.seconds is not None:
+            seen = f"nothing within {step.seconds:g} s"
     return Failure(step.title, expected, seen, tuple((name, children.tail(name)) for name in logs))

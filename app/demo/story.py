@@ -8,19 +8,15 @@ from functools import partial
 
 import httpx
 
-from app.core.clock import Clock
 from app.demo.children import ending
+from app.demo.clients import steady_load, tls_client, unknown_ca_pem
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN, REQUESTS_PER_MINUTE
-from app.demo.load import SteadyLoad
-from app.demo.mesh import CONTROL_PLANE, WORKLOADS, Mesh, agent, sidecar, until
-from app.demo.plan import API, WEB, environment
+from app.demo.mesh import API, CONTROL_PLANE, IDENTITIES, WEB, Mesh, agent, environment, sidecar, until
 from app.demo.steps import Step, UnexpectedError
-from app.demo.stranger import stranger_context, stranger_pem
 
-AGENTS = tuple(agent(workload) for workload in WORKLOADS)
-SIDECARS = tuple(sidecar(workload) for workload in WORKLOADS)
+AGENTS = tuple(agent(workload) for workload in IDENTITIES)
+SIDECARS = tuple(sidecar(workload) for workload in IDENTITIES)
 DECIDERS = (CONTROL_PLANE, sidecar("api"))
-IDENTITIES = {"web": WEB, "api": API}
 
 # Short enough to watch a rotation, at half of it; long enough for a busy machine.
 SHORT_SVID_SECONDS = 16
@@ -34,41 +30,33 @@ REFUSAL_SECONDS = 5.0
 LIMIT_TRIES = 2 * REQUESTS_PER_MINUTE + 1
 
 
-def steps(mesh: Mesh, load: SteadyLoad, clock: Clock) -> tuple[Step, ...]:
+def steps(mesh: Mesh) -> tuple[Step, ...]:
     """Return every step of the demo. Each builds on those before it."""
-
-    async def allowed_from_now_on() -> str:
-        seen = await allowed(mesh)
-        load.start()
-        return seen
-
-    return (
-        Step("control plane ready", partial(started, mesh), (CONTROL_PLANE,)),
-        Step("policies and quota applied", partial(documents_applied, mesh), (CONTROL_PLANE,)),
-        Step("workloads attested by join token", partial(workloads_attested, mesh), (*AGENTS, CONTROL_PLANE)),
-        Step("certificates over SDS", partial(certificates_over_sds, mesh), (*SIDECARS, *AGENTS)),
-        Step("mTLS and the peer's SPIFFE ID", partial(mutual_tls, mesh), SIDECARS),
-        Step("an allowed request passes", allowed_from_now_on, SIDECARS),
-        Step("a denied one does not, and says why", partial(denied, mesh), SIDECARS),
-        Step("the same when asked over HTTP", partial(denied_over_http, mesh), SIDECARS),
-        Step("plaintext refused", partial(plaintext_refused, mesh), SIDECARS),
-        Step("a stranger's certificate refused", partial(stranger_refused, mesh, clock), SIDECARS),
-        Step("a used join token refused", partial(token_refused_twice, mesh), (CONTROL_PLANE,)),
-        Step("a policy change took effect", partial(policy_changed, mesh, clock), (CONTROL_PLANE, *SIDECARS)),
-        Step("rate limited, with headers", partial(limited, mesh), (CONTROL_PLANE, *SIDECARS)),
-        Step(
-            "certificates rotated",
-            partial(certificates_rotated, mesh, load, clock),
-            (*AGENTS, *SIDECARS, CONTROL_PLANE),
-        ),
-        Step("control plane away: identities stay", partial(control_plane_away, mesh), (*AGENTS, *SIDECARS)),
-        Step("control plane back: nothing lost", partial(control_plane_back, mesh), (CONTROL_PLANE, *SIDECARS)),
+    every = (CONTROL_PLANE, *AGENTS, *SIDECARS)
+    story = (
+        ("control plane ready", started, (CONTROL_PLANE,)),
+        ("policies and quota applied", documents_applied, (CONTROL_PLANE,)),
+        ("workloads attested by join token", workloads_attested, (*AGENTS, CONTROL_PLANE)),
+        ("certificates over SDS", certificates_over_sds, (*SIDECARS, *AGENTS)),
+        ("mTLS and the peer's SPIFFE ID", mutual_tls, SIDECARS),
+        ("allowed request passes", allowed, SIDECARS),
+        ("denied request gets 403 and reason", denied, SIDECARS),
+        ("same decisions with checks over HTTP", denied_over_http, SIDECARS),
+        ("plaintext refused", plaintext_refused, SIDECARS),
+        ("certificate of unknown CA refused", unknown_ca_refused, SIDECARS),
+        ("used join token refused", token_refused_twice, (CONTROL_PLANE,)),
+        ("policy change takes effect", policy_changed, (CONTROL_PLANE, *SIDECARS)),
+        ("rate limited, with headers", limited, (CONTROL_PLANE, *SIDECARS)),
+        ("certificates rotated under load", certificates_rotated, every),
+        ("control plane away: identities stay", control_plane_away, (*AGENTS, *SIDECARS)),
+        ("control plane back: nothing lost", control_plane_back, (CONTROL_PLANE, *SIDECARS)),
     )
+    return tuple(Step(title, partial(look, mesh), logs) for title, look, logs in story)
 
 
 async def started(mesh: Mesh) -> str:
     """See the control plane and the workloads start."""
-    await asyncio.gather(mesh.start_control_plane(), *(mesh.start_workload(workload) for workload in WORKLOADS))
+    await asyncio.gather(mesh.start_control_plane(), *(mesh.start_workload(workload) for workload in IDENTITIES))
     at = mesh.plan.addresses
     return f"mesh TLS {at['mesh_tls']}, admin {at['admin']}"
 
@@ -88,13 +76,13 @@ async def workloads_attested(mesh: Mesh) -> str:
         await mesh.start_agent(workload, await mesh.admin.create_join_token(IDENTITIES[workload]))
         await until(partial(mesh.admin.has_issued, IDENTITIES[workload]))
 
-    await asyncio.gather(*(attest(workload) for workload in WORKLOADS))
+    await asyncio.gather(*(attest(workload) for workload in IDENTITIES))
     return f"{WEB}, …/{API.path.rpartition('/')[2]}"
 
 
 async def certificates_over_sds(mesh: Mesh) -> str:
     """See each sidecar hold the certificate of its workload, which only the agent's socket gives it."""
-    await asyncio.gather(*(mesh.start_sidecar(workload) for workload in WORKLOADS))
+    await asyncio.gather(*(mesh.start_sidecar(workload) for workload in IDENTITIES))
     for workload, spiffe_id in IDENTITIES.items():
         uris = {uri for held in await mesh.envoy(workload).certificates() for uri in held.uris}
         if uris != {str(spiffe_id)}:
@@ -143,10 +131,10 @@ async def plaintext_refused(mesh: Mesh) -> str:
     raise UnexpectedError("the connection to be closed", described(answer), sidecar("api"))
 
 
-async def stranger_refused(mesh: Mesh, clock: Clock) -> str:
-    """See a client refused that claims to be web, with a certificate of a CA of its own."""
-    pem = stranger_pem(WEB, clock.now())
-    context = stranger_context(pem, mesh.plan.directory / "stranger.pem", mesh.plan.data_dir / "bundle.pem")
+async def unknown_ca_refused(mesh: Mesh) -> str:
+    """See a client refused that claims to be web, with a certificate of a CA that the mesh does not know."""
+    pem = unknown_ca_pem(WEB, mesh.clock.now())
+    context = tls_client(pem, mesh.plan.directory / "unknown-ca.pem", mesh.plan.data_dir / "bundle.pem")
     address = mesh.plan.addresses["api_inbound"]
     try:
         # In TLS 1.3 the client's handshake ends before the server has verified its certificate: the alert comes later.
@@ -168,7 +156,7 @@ async def stranger_refused(mesh: Mesh, clock: Clock) -> str:
 
 async def token_refused_twice(mesh: Mesh) -> str:
     """See a second agent get nothing for web's token, which is used up."""
-    thief = "thief-agent"
+    thief = agent("thief")
     command = mesh.plan.agent_command("web", instance="-thief")
     child = await mesh.children.start(thief, command, environment(), ends=True)
     code = await child.process.wait()
@@ -180,12 +168,12 @@ async def token_refused_twice(mesh: Mesh) -> str:
     return last.rpartition("answered ")[2].rpartition(": ")[0]
 
 
-async def policy_changed(mesh: Mesh, clock: Clock) -> str:
+async def policy_changed(mesh: Mesh) -> str:
     """See a policy active for the requests after it was applied, and gone for those after it was deleted."""
     _check_status(await ask(mesh, "/news"), httpx.codes.OK, "200 before the change", CONTROL_PLANE)
-    closing = await _until_status(mesh, clock, mesh.admin.apply_policies(CLOSE_NEWS), httpx.codes.FORBIDDEN)
-    opening = await _until_status(mesh, clock, mesh.admin.delete_policy("demo", "close-news"), httpx.codes.OK)
-    return f"in force after {closing:.0f} ms, out of force after {opening:.0f} ms"
+    closing = await _until_status(mesh, mesh.admin.apply_policies(CLOSE_NEWS), httpx.codes.FORBIDDEN)
+    opening = await _until_status(mesh, mesh.admin.delete_policy("demo", "close-news"), httpx.codes.OK)
+    return f"active after {closing:.0f} ms, deleted after {opening:.0f} ms"
 
 
 async def limited(mesh: Mesh) -> str:
@@ -202,29 +190,27 @@ async def limited(mesh: Mesh) -> str:
     raise UnexpectedError(f"{REQUESTS_PER_MINUTE} times 200, then 429 with headers", described(answer), *DECIDERS)
 
 
-async def certificates_rotated(mesh: Mesh, load: SteadyLoad, clock: Clock) -> str:
-    """See both sidecars change to new certificates while requests go on, none of which fails."""
-    first = await _serials(mesh)
-    handshakes = await mesh.envoy("api").handshakes()
+async def certificates_rotated(mesh: Mesh) -> str:
+    """See both sidecars change to new certificates and use them while requests go on, none of which fails."""
+    api = mesh.envoy("api")
 
-    for spiffe_id in IDENTITIES.values():
-        await mesh.admin.set_entry(spiffe_id, LONG_SVID_SECONDS)
-
-    async def changed(workload: str) -> bool:
+    async def renewed(workload: str) -> bool:
         held = await mesh.envoy(workload).certificates()
         new = all(each.serial not in first[workload] for each in held)
-        return new and all(each.expires - clock.now() > CLEARLY_LONG for each in held)
-
-    for workload in WORKLOADS:
-        await until(partial(changed, workload))
-    renewed = await mesh.envoy("api").handshakes()
+        return new and all(each.expires - mesh.clock.now() > CLEARLY_LONG for each in held)
 
     async def in_use() -> bool:
-        return await mesh.envoy("api").handshakes() > renewed
+        return await api.handshakes() > before_use
 
-    await until(in_use)
-    new_handshakes = await mesh.envoy("api").handshakes() - handshakes
-    tally = await load.stop()
+    async with steady_load(mesh.client, f"{mesh.plan.addresses['web_outbound'].url}/hello") as tally:
+        first, handshakes = await _serials(mesh), await api.handshakes()
+        for spiffe_id in IDENTITIES.values():
+            await mesh.admin.set_entry(spiffe_id, LONG_SVID_SECONDS)
+        for workload in IDENTITIES:
+            await until(partial(renewed, workload))
+        before_use = await api.handshakes()
+        await until(in_use)
+        new_handshakes = await api.handshakes() - handshakes
     if tally.failed or not tally.sent:
         seen = f"{tally.failed} of {tally.sent} failed: {'; '.join(tally.failures)}"
         raise UnexpectedError("no failed request", seen, *SIDECARS, CONTROL_PLANE)
@@ -234,8 +220,9 @@ async def certificates_rotated(mesh: Mesh, load: SteadyLoad, clock: Clock) -> st
 async def control_plane_away(mesh: Mesh) -> str:
     """See identities stay without the control plane, even for a sidecar that restarts, while requests are denied."""
     before = await _serials(mesh)
-    await mesh.stop_control_plane()
-    await mesh.restart_sidecar("api")
+    await mesh.stop(CONTROL_PLANE)
+    await mesh.stop(sidecar("api"))
+    await mesh.start_sidecar("api")
     if await _serials(mesh) != before:
         raise UnexpectedError("api's sidecar to get the certificate it had", "another", agent("api"), sidecar("api"))
     _check_status(await ask(mesh, "/hello"), httpx.codes.FORBIDDEN, "403, since no check is answered", sidecar("api"))
@@ -274,12 +261,12 @@ async def _denied_by(mesh: Mesh, policy: str, listener: str) -> str:
     return decision
 
 
-async def _until_status(mesh: Mesh, clock: Clock, change: Awaitable[None], status: int) -> float:
+async def _until_status(mesh: Mesh, change: Awaitable[None], status: int) -> float:
     """Return the milliseconds from the start of `change` until a request for /news is answered with `status`."""
-    began = clock.monotonic()
+    began = mesh.clock.monotonic()
     await change
     await _until_answered(mesh, "/news", status)
-    return (clock.monotonic() - began) * 1000
+    return (mesh.clock.monotonic() - began) * 1000
 
 
 async def _until_answered(mesh: Mesh, path: str, status: int) -> None:
@@ -290,4 +277,4 @@ async def _until_answered(mesh: Mesh, path: str, status: int) -> None:
 
 
 async def _serials(mesh: Mesh) -> dict[str, set[str]]:
-    return {workload: {held.serial for held in await mesh.envoy(workload).certificates()} for workload in WORKLOADS}
+    return {workload: {held.serial for held in await mesh.envoy(workload).certificates()} for workload in IDENTITIES}

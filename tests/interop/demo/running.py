@@ -7,9 +7,9 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.demo.plan import environment
+from app.demo.mesh import environment
 
-# What the demo may take on a machine that does other things too; on an idle one it takes half of it.
+# How long the demo may take on a busy machine; an idle one needs half of it.
 LONGEST_SECONDS = 110.0
 
 

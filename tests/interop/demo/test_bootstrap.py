@@ -40,7 +40,7 @@ async def test_the_real_envoy_accepts_the_bootstrap_without_a_warning(tmp_path, 
 
 
 async def test_the_real_envoy_refuses_a_field_that_it_does_not_know(tmp_path):
-    """So that the test above is known to be able to fail."""
+    """Shows that the test above can fail."""
     sidecar = Sidecar(API, at(15000), "/run/agent.sock", ControlPlane(at(15012), "localhost"))
     file = tmp_path / "envoy.json"
     file.write_text(bootstrap_json(sidecar).replace('"connect_timeout"', '"connect_timeot"'))

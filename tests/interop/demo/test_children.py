@@ -46,7 +46,7 @@ async def test_leaving_stops_every_child(tmp_path):
     assert not any(alive(pid) for pid in pids)
 
 
-async def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
+async def test_a_child_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
     async with Children(tmp_path) as children:
         child = await children.start("one", python(STUBBORN), {})
@@ -54,7 +54,7 @@ async def test_a_child_that_does_not_listen_is_killed(tmp_path, monkeypatch):
     assert child.process.returncode == -signal.SIGKILL
 
 
-async def test_work_ends_with_the_name_of_the_child_that_ended_unasked(tmp_path):
+async def test_work_ends_with_the_name_of_the_child_that_ended_unexpectedly(tmp_path):
     work = asyncio.Event()
     async with Children(tmp_path) as children:
         await children.start("one", python(FOREVER), {})
@@ -65,7 +65,7 @@ async def test_work_ends_with_the_name_of_the_child_that_ended_unasked(tmp_path)
         assert children.tail("two") == ("no such file",)
 
 
-async def test_work_that_fails_because_a_child_ended_does_not_take_the_blame(tmp_path):
+async def test_the_end_of_a_child_is_reported_rather_than_the_failure_that_it_caused(tmp_path):
     async def work(child):
         await child.process.wait()
         raise ConnectionError
@@ -76,7 +76,7 @@ async def test_work_that_fails_because_a_child_ended_does_not_take_the_blame(tmp
             await asyncio.wait_for(children.unless_one_ends(work(child)), 20)
 
 
-async def test_work_that_fails_by_itself_fails_as_it_did(tmp_path, monkeypatch):
+async def test_work_that_fails_by_itself_raises_its_own_error(tmp_path, monkeypatch):
     async def work():
         raise ConnectionError("refused")
 
@@ -87,13 +87,13 @@ async def test_work_that_fails_by_itself_fails_as_it_did(tmp_path, monkeypatch):
             await children.unless_one_ends(work())
 
 
-async def test_work_that_ends_first_is_its_own_result(tmp_path):
+async def test_work_that_ends_first_returns_its_result(tmp_path):
     async with Children(tmp_path) as children:
         await children.start("one", python(FOREVER), {})
         assert await children.unless_one_ends(asyncio.sleep(0, "done")) == "done"
 
 
-async def test_a_child_that_is_stopped_or_meant_to_end_is_no_failure(tmp_path):
+async def test_a_child_that_is_stopped_or_expected_to_end_is_no_failure(tmp_path):
     async with Children(tmp_path) as children:
         one = await children.start("one", python(FOREVER), {})
         await children.stop(one)
@@ -128,14 +128,14 @@ async def test_a_child_ends_when_its_parent_is_killed(tmp_path):
 
 
 def running(pid):
-    """A process that nobody has waited for yet is there still, but it runs no more."""
+    """Whether a process runs; one that was not waited for yet exists but has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_a_log_is_shown_without_what_would_move_the_cursor(tmp_path):
+def test_a_log_is_shown_without_control_characters(tmp_path):
     log = tmp_path / "log"
     log.write_bytes(b"one\ntwo\n\x1b[31mred\x1b[0m\x07\xc2\x9b2J \xff\r\n" + b"x" * 1000 + b"\n")
     last = tail(log, 2)

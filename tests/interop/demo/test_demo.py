@@ -7,22 +7,22 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.core.clock import SystemClock
 from app.demo.children import Children
-from app.demo.load import SteadyLoad
-from app.demo.mesh import Mesh
-from app.demo.plan import USUAL_PORTS, Plan
+from app.demo.mesh import USUAL_PORTS, Mesh, Plan
 from app.demo.run import Demo
-from app.demo.steps import Screen, Style
+from app.demo.steps import Screen
 from app.demo.story import steps
 from tests.interop.demo.running import running_demo, runs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, which is Linux's own")
 
-TITLES = [step.title for step in steps(Mesh(Plan(Path(), {}, Path()), None, None), SteadyLoad(None, ""), SystemClock())]
+NOTHING: Any = None
+TITLES = [step.title for step in steps(Mesh(Plan(Path(), {}, Path()), NOTHING, NOTHING, SystemClock()))]
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def taken_ports():
             try:
                 holder.bind(("127.0.0.1", port))
             except OSError:
-                continue  # held by somebody else, which is as good
+                continue  # another process holds it already
             holder.listen()
         yield
 
 
-async def test_the_check_sees_every_step_though_the_usual_ports_are_taken_and_leaves_nothing(directory, taken_ports):
+async def test_every_step_of_the_check_passes_on_other_ports_than_the_usual_and_nothing_is_left(directory, taken_ports):
     async with running_demo(directory, "--check") as demo:
         await demo.until(f"✔ {TITLES[0]}")
         children = demo.children()
@@ -65,7 +65,7 @@ async def test_without_check_it_stays_up_and_ctrl_c_removes_everything(directory
     assert list(directory.iterdir()) == []
 
 
-async def test_a_process_that_dies_is_named_with_its_log_and_nothing_is_left(directory):
+async def test_a_process_that_ends_is_named_with_its_log_and_nothing_is_left(directory):
     async with running_demo(directory, "--check") as demo:
         await demo.until(f"✔ {TITLES[0]}")
         children = demo.children()
@@ -78,12 +78,12 @@ async def test_a_process_that_dies_is_named_with_its_log_and_nothing_is_left(dir
     assert list(directory.iterdir()) == []
 
 
-async def test_a_process_that_dies_while_the_mesh_stays_up_ends_it_with_its_log(directory):
+async def test_a_process_that_ends_while_the_mesh_stays_up_ends_the_demo_with_its_log(directory):
     output = io.StringIO()
-    demo = Demo(False, Path(), SystemClock(), Screen(output, Style()))
+    demo = Demo(False, Path(), SystemClock(), Screen(output))
     async with Children(directory) as children:
         await children.start("api-envoy", (sys.executable, "-c", "raise SystemExit('out of memory')"), {})
-        failure = await asyncio.wait_for(demo._stay(Mesh(Plan(directory, {}, Path()), children, None)), 20)
+        failure = await asyncio.wait_for(demo._stay(children), 20)
     assert failure.seen == "api-envoy ended with exit code 1"
     assert "out of memory" in output.getvalue()
 
@@ -99,7 +99,7 @@ async def test_a_check_that_is_ended_early_has_not_succeeded(directory):
 
 
 async def try_what_the_guide_says(text):
-    """Run the printed commands as they are; what matters is what each answers."""
+    """Run the printed commands and check their answers."""
     if shutil.which("curl") is None or shutil.which("bash") is None:
         return
     commands = [line.strip() for line in text.splitlines() if line.startswith("    ") and "curl " in line]

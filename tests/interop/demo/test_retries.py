@@ -1,7 +1,8 @@
-"""What the bootstrap says of calls that come to nothing: a real Envoy makes them again, and no request fails."""
+"""Retries of the bootstrap: real Envoy repeats calls that were refused or broke off, and no request fails."""
 
 import asyncio
 import contextlib
+from typing import Any
 
 import httpx
 import pytest
@@ -12,11 +13,11 @@ from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
 
 from app.core.net import Address
-from app.demo.plan import USUAL_PORTS, Plan
+from app.demo.mesh import USUAL_PORTS, Plan
 from app.envoy.bootstrap import CONTROL_PLANE_CLUSTER, bootstrap
 from tests.support.envoy_process import EnvoyProcess
 
-# More than Envoy makes again at a time unless it is told otherwise.
+# More than Envoy retries at a time by default.
 AT_ONCE = 32
 ALLOWED = CheckResponse()
 ALLOWED.ok_response.SetInParent()
@@ -24,7 +25,7 @@ MESSAGE = ALLOWED.SerializeToString()
 
 
 class ControlPlane(asyncio.Protocol):
-    """Ends its first connection in a bad moment, with AT_ONCE checks open, and allows what comes over the others."""
+    """Ends its first connection with AT_ONCE checks open, and allows those over the others."""
 
     connections = 0
 
@@ -42,7 +43,8 @@ class ControlPlane(asyncio.Protocol):
     def data_received(self, data):
         for event in self._h2.receive_data(data):
             if isinstance(event, RequestReceived):
-                self._grpc[event.stream_id] = dict(event.headers).get("content-type") == "application/grpc"
+                headers: list[tuple[Any, Any]] = event.headers
+                self._grpc[event.stream_id] = ("content-type", "application/grpc") in headers
             if isinstance(event, StreamEnded):
                 self._open.append(event.stream_id)
         if self._end is None:
@@ -54,7 +56,7 @@ class ControlPlane(asyncio.Protocol):
         self._flush()
 
     def refuse(self):
-        """As a server that is shut down does: notice, and every call refused unseen."""
+        """Do as a server that shuts down: GOAWAY, and every call refused before it was handled."""
         for stream in self._open:
             self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         self._h2.close_connection(last_stream_id=0)
@@ -62,7 +64,7 @@ class ControlPlane(asyncio.Protocol):
         self._transport.close()
 
     def break_off(self):
-        """As a machine that dies does."""
+        """Do as a machine that crashes."""
         self._transport.abort()
 
     def _allow(self, stream):
@@ -105,7 +107,7 @@ async def control_plane(end):
         yield server.sockets[0].getsockname()[1]
 
 
-@pytest.mark.parametrize("listener", ["inbound", "inbound-http-check"])
+@pytest.mark.parametrize("listener", ["inbound", "inbound_http_check"])
 @pytest.mark.parametrize("end", [ControlPlane.refuse, ControlPlane.break_off])
 async def test_no_request_fails_because_the_control_plane_ends_a_connection(tmp_path, listener, end):
     async with (

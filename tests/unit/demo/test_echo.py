@@ -8,7 +8,7 @@ def client(app):
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://workload")
 
 
-async def test_the_echo_says_what_reached_it():
+async def test_the_echo_returns_the_request():
     async with client(echo_app("api")) as ask:
         answer = await ask.post(
             "/a/b?x=1&y",
@@ -24,7 +24,7 @@ async def test_the_echo_says_what_reached_it():
 
 
 @pytest.mark.parametrize("size", [MAX_BODY_BYTES, MAX_BODY_BYTES + 1])
-async def test_the_echo_takes_no_more_than_its_bound(size):
+async def test_the_body_of_a_request_is_bounded(size):
     async with client(echo_app("api")) as ask:
         answer = await ask.post("/", content=b"x" * size)
     assert answer.status_code == (200 if size == MAX_BODY_BYTES else 413)
@@ -42,7 +42,7 @@ async def relayed(answer, **request):
         return await ask.request(**{"method": "GET", "url": "/", **request}), asked
 
 
-async def test_the_relay_asks_the_same_of_its_sidecar_and_returns_the_answer():
+async def test_the_relay_sends_the_request_to_its_sidecar_and_returns_the_answer():
     given = httpx.Response(
         429, headers=[("x-ratelimit-reset", "7"), ("set-cookie", "a=1"), ("set-cookie", "b=2")], text="no"
     )
@@ -56,7 +56,7 @@ async def test_the_relay_asks_the_same_of_its_sidecar_and_returns_the_answer():
     assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
 
 
-async def test_the_relay_hands_on_the_path_as_it_was_written():
+async def test_the_relay_does_not_change_the_path():
     _, (asked,) = await relayed(httpx.Response(200), url="/a%2Fb%20c?q=%2F")
     assert asked.url.raw_path == b"/a%2Fb%20c?q=%2F"
 
@@ -70,7 +70,7 @@ async def test_headers_of_one_connection_are_not_relayed():
     assert answer.headers["x-kept"] == "1"
 
 
-async def test_a_sidecar_that_is_away_is_told_in_a_sentence():
+async def test_a_sidecar_that_is_away_is_reported_with_502():
     def away(request):
         raise httpx.ConnectError("connection refused")
 

@@ -5,19 +5,22 @@ import pytest
 
 from app.core.clock import SystemClock
 from app.demo import run as module
-from app.demo.plan import USUAL_PORTS
+from app.demo.mesh import USUAL_PORTS
 from app.demo.run import ATTEMPTS, Demo
-from app.demo.steps import Failure, Screen, Style
+from app.demo.steps import Failure, Screen
 
 TAKEN = Failure("ready", "e", "s", (("api", ("port 8081 on 127.0.0.1 is in use by another process",)),))
 BROKEN = Failure("ready", "e", "s", (("api", ("no such file",)),))
 
 
 class ScriptedDemo(Demo):
-    """Its attempts end as the script says; `asked` keeps the ports that each was given."""
+    """Its attempts end as in the script; `asked` keeps the ports of each."""
+
+    script: list[Failure | None]
+    asked: list
 
     def __init__(self, script):
-        super().__init__(True, Path("/opt/envoy"), SystemClock(), Screen(io.StringIO(), Style()))
+        super().__init__(True, Path("/opt/envoy"), SystemClock(), Screen(io.StringIO()))
         object.__setattr__(self, "script", list(script))
         object.__setattr__(self, "asked", [])
 
@@ -31,20 +34,20 @@ def _no_ports(monkeypatch):
     monkeypatch.setattr(module, "choose_addresses", dict)
 
 
-async def test_a_demo_that_sees_everything_succeeds_on_the_usual_ports():
+async def test_a_demo_whose_steps_pass_succeeds_on_the_usual_ports():
     demo = ScriptedDemo([None])
     assert await demo.run() == 0
     assert demo.asked == [USUAL_PORTS]
 
 
-async def test_after_a_race_for_a_port_it_starts_again_on_none_of_the_usual_ones():
+async def test_after_a_race_for_a_port_it_starts_again_without_the_usual_ones():
     demo = ScriptedDemo([TAKEN, None])
     assert await demo.run() == 0
     assert set(demo.asked[1].values()) == {0}
     assert demo.asked[1].keys() == USUAL_PORTS.keys()
 
 
-async def test_it_does_not_start_again_for_ever():
+async def test_attempts_are_bounded():
     demo = ScriptedDemo([TAKEN] * ATTEMPTS)
     assert await demo.run() == 1
 

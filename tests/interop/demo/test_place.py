@@ -3,14 +3,14 @@ import socket
 from app.demo.place import HOST, choose_addresses
 
 
-def test_the_usual_port_is_taken_if_it_is_free():
+def test_the_usual_port_is_chosen_if_it_is_free():
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     assert choose_addresses({"one": port})["one"].port == port
 
 
-def test_another_port_is_taken_if_the_usual_one_is_in_use():
+def test_another_port_is_chosen_if_the_usual_one_is_in_use():
     with socket.socket() as holder:
         holder.bind((HOST, 0))
         holder.listen()

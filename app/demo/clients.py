@@ -1,0 +1,220 @@
+"""Clients of the demo's mesh: of the admin API, of each Envoy's admin port, and those that send requests."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509 import random_serial_number
+
+from app.ca.rules.profile import LeafProfile, authority_builder, leaf_builder
+from app.core.errors import NotFoundError
+from app.core.private_files import read_private_file, replace_private_file
+from app.demo.steps import UnexpectedError
+from app.spiffe.id import SpiffeId
+
+REQUEST_SECONDS = 5.0
+YAML = {"content-type": "application/yaml"}
+# The pause between two requests: one should nearly always be in flight, without loading the machine.
+PAUSE_SECONDS = 0.01
+# More than Envoy retries at a time by default: those in flight can all be refused together.
+CLIENTS = 8
+# The first few are enough to explain.
+MAX_FAILURES_KEPT = 5
+# How long the certificate of an unknown CA is valid, before and after now.
+VALIDITY = timedelta(hours=1)
+
+
+def http_client() -> httpx.AsyncClient:
+    """Return a client for this machine's ports that ignores proxies in the environment."""
+    return httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AdminApi:
+    """The admin API of the control plane at `url`; the token is read from its file for each request."""
+
+    client: httpx.AsyncClient
+    url: str
+    token_file: Path
+
+    async def ready(self) -> bool:
+        """Return whether the control plane is ready and accepts our token: another one may have its port."""
+        try:
+            await self._ask("GET", "/readyz")
+            await self._ask("GET", "/v1/ca")
+        except (httpx.TransportError, NotFoundError, UnexpectedError):
+            return False
+        return True
+
+    async def set_entry(self, spiffe_id: SpiffeId, x509_svid_ttl_seconds: int) -> None:
+        """Set the lifetime of SVIDs of `spiffe_id` from the next one on."""
+        found = await self._ask("GET", "/v1/entries", params={"spiffe_id": str(spiffe_id)})
+        entry = {"spiffe_id": str(spiffe_id), "x509_svid_ttl_seconds": x509_svid_ttl_seconds}
+        items = found.json()["items"]
+        if items:
+            await self._ask("PUT", f"/v1/entries/{items[0]['id']}", json=entry)
+        else:
+            await self._ask("POST", "/v1/entries", json=entry)
+
+    async def create_join_token(self, spiffe_id: SpiffeId) -> str:
+        """Return the secret of a new join token for `spiffe_id`."""
+        answer = await self._ask("POST", "/v1/join-tokens", json={"spiffe_id": str(spiffe_id)})
+        token: str = answer.json()["token"]
+        return token
+
+    async def has_issued(self, spiffe_id: SpiffeId) -> bool:
+        """Return whether an SVID of `spiffe_id` was issued for a join token."""
+        answer = await self._ask("GET", "/v1/svids", params={"spiffe_id": str(spiffe_id)})
+        return any(svid["join_token_id"] for svid in answer.json()["items"])
+
+    async def apply_policies(self, documents: str) -> None:
+        """Apply the AuthorizationPolicy documents, YAML, all or none."""
+        await self._ask("POST", "/v1/policies", content=documents, headers=YAML)
+
+    async def delete_policy(self, namespace: str, name: str) -> None:
+        """Delete one policy."""
+        await self._ask("DELETE", f"/v1/policies/{namespace}/{name}")
+
+    async def put_quota(self, domain: str, document: str) -> None:
+        """Put the limits of `domain`, YAML."""
+        await self._ask("PUT", f"/v1/quota/configs/{domain}", content=document, headers=YAML)
+
+    async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        answer = await self.client.request(method, self.url + path, auth=self._authenticated, **request)
+        if not answer.is_success:
+            raise UnexpectedError(f"{method} {path} to succeed", f"{answer.status_code} {answer.text}", "control-plane")
+        return answer
+
+    def _authenticated(self, request: httpx.Request) -> httpx.Request:
+        request.headers["authorization"] = f"Bearer {read_private_file(self.token_file).decode('ascii').strip()}"
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCertificate:
+    """A certificate that an Envoy holds, as its admin port shows it."""
+
+    serial: str
+    uris: tuple[str, ...]
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyAdmin:
+    """The admin port of the Envoy at `url`."""
+
+    client: httpx.AsyncClient
+    url: str
+
+    async def ready(self, bootstrap: Path) -> bool:
+        """Return whether every listener has its certificate and accepts connections.
+
+        It must be the Envoy that was started with the file `bootstrap`: another one may have its port.
+        """
+        try:
+            answer = await self.client.get(f"{self.url}/server_info")
+        except httpx.TransportError:
+            return False
+        if not answer.is_success:
+            return False
+        info = answer.json()
+        return bool(info["state"] == "LIVE" and info["command_line_options"]["config_path"] == str(bootstrap))
+
+    async def certificates(self) -> tuple[HeldCertificate, ...]:
+        """Return the certificates, each once, that Envoy presents to its peers."""
+        answer = await self.client.get(f"{self.url}/certs")
+        chains = [chain for each in answer.json()["certificates"] for chain in each.get("cert_chain", ())]
+        return tuple(dict.fromkeys(_held(chain) for chain in chains))
+
+    async def handshakes(self) -> int:
+        """Return how many TLS handshakes its listeners have completed so far."""
+        answer = await self.client.get(f"{self.url}/stats", params={"filter": r"^listener\..*\.ssl\.handshake$"})
+        return sum(int(line.rpartition(":")[2]) for line in answer.text.splitlines())
+
+
+def _held(chain: dict[str, Any]) -> HeldCertificate:
+    uris = tuple(name["uri"] for name in chain.get("subject_alt_names", ()) if "uri" in name)
+    return HeldCertificate(chain["serial_number"], uris, datetime.fromisoformat(chain["expiration_time"]))
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many requests were sent, how many failed, and the first failures."""
+
+    sent: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def note(self, problem: str | None) -> None:
+        """Count a request that ended; `problem` is None if it succeeded."""
+        self.sent += 1
+        if problem is None:
+            return
+        self.failed += 1
+        if len(self.failures) < MAX_FAILURES_KEPT:
+            self.failures.append(problem)
+
+
+@asynccontextmanager
+async def steady_load(client: httpx.AsyncClient, url: str) -> AsyncIterator[Tally]:
+    """Request `url` repeatedly, with CLIENTS clients, for the length of the block; any answer but 200 is a failure.
+
+    Requests in flight at its end are not counted. Raises the exception that ended a client early, if there was one: a
+    client that sends nothing sees no failure.
+    """
+    tally = Tally()
+    tasks = [asyncio.create_task(_request_repeatedly(client, url, tally)) for _ in range(CLIENTS)]
+    try:
+        yield tally
+    finally:
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
+
+
+async def _request_repeatedly(client: httpx.AsyncClient, url: str, tally: Tally) -> None:
+    while True:
+        try:
+            answer = await client.get(url)
+            good = answer.status_code == httpx.codes.OK
+            tally.note(None if good else f"status {answer.status_code}: {answer.text[:200]}")
+        except httpx.HTTPError as error:
+            tally.note(str(error) or type(error).__name__)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def unknown_ca_pem(claimed: SpiffeId, now: datetime) -> bytes:
+    """Return a key, an SVID for `claimed` and the root of an unknown CA as PEM; only its signer is wrong."""
+    root_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    lifetime = (now - VALIDITY, now + VALIDITY)
+    root = authority_builder(claimed.trust_domain, root_key.public_key(), random_serial_number(), lifetime, None)
+    issuer = root.sign(root_key, hashes.SHA256())
+    profile = LeafProfile(claimed, leaf_key.public_key(), random_serial_number(), *lifetime)
+    leaf = leaf_builder(profile, issuer).sign(root_key, hashes.SHA256())
+    key = leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return key + leaf.public_bytes(Encoding.PEM) + issuer.public_bytes(Encoding.PEM)
+
+
+def tls_client(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:
+    """Return a TLS client that shows the certificate in `pem` and itself trusts the mesh's `bundle`.
+
+    Writes `pem` to `file`, since OpenSSL takes a client's certificate from files only.
+    """
+    replace_private_file(file, pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # an SVID names its owner in a URI
+    context.load_verify_locations(bundle)
+    context.load_cert_chain(file)
+    return context
