@@ -24,12 +24,14 @@ class MeshwardError(Exception):
     """Root of every error that Meshward raises on purpose.
 
     `message` is one sentence that says what failed, where, and what to do. `violations` names each field at fault.
+    `reason`, one of a few words in the code, is counted where a request is refused; by default the kind is.
     """
 
-    def __init__(self, message: str, *violations: Violation) -> None:
+    def __init__(self, message: str, *violations: Violation, reason: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.violations = violations
+        self.reason = reason
 
 
 class InvalidInputError(MeshwardError):

@@ -17,6 +17,7 @@ from app.envoy.secrets import SecretSession
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.telemetry.refusals import REPORT_SECONDS
 from app.transport.grpc.admission import RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.health import Health as GrpcHealth
@@ -94,6 +95,7 @@ class ControlPlane:
         self._supervise(refreshes(parts.audit.maintain), "audit")
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")
+        self._supervise(self._report_refusals(), "refusals")
         log.info(
             "listening",
             mesh_tls=self._tls.port,
@@ -123,6 +125,11 @@ class ControlPlane:
             return
         log.error("task_ended", task=task.get_name(), exc_info=task.exception())
         self.failed.set_result(None)
+
+    async def _report_refusals(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            self._parts.metrics.refusals.report()
 
     async def _mesh_is_served(self) -> None:
         if not self._tls_served.is_set():

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.telemetry.families import Counter, Gauge, Histogram
+from app.telemetry.refusals import Refusals
 
 
 class Metrics:
@@ -14,6 +15,7 @@ class Metrics:
         self.http_requests = Counter(
             "meshward_http_requests", "Requests to the admin API, by route and status", ("method", "route", "status")
         )
+        self.refusals = Refusals()
         self.decisions = Counter(
             "meshward_authz_decisions",
             "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, malformed or error",

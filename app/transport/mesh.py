@@ -16,6 +16,9 @@ from app.transport.grpc.wire import CONTENT_TYPE, CONTENT_TYPE_GRPC
 # The key of the scope's state under which a mounted application finds the authenticated principal.
 PRINCIPAL_KEY = "meshward.principal"
 
+# In metrics and logs, where a request was refused.
+SURFACE = "mesh_http"
+MAX_PATH_IN_LOG = 256
 NOT_FOUND = "there is nothing here; gRPC needs POST and content-type application/grpc"
 
 
@@ -52,6 +55,7 @@ class MeshApplication:
 
         async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":
+                self._record(scope, "websocket", "there are no WebSockets here")
                 await send({"type": "websocket.close", "code": 1008})
             if scope["type"] != "http":
                 return
@@ -61,6 +65,7 @@ class MeshApplication:
             if mount is not None:
                 await self._serve_mount(mount, scope, receive, send)
             elif not _is_grpc(scope):
+                self._record(scope, "not_found", NOT_FOUND)
                 await _respond_text(send, 404, NOT_FOUND)
             elif scope["path"] in self._grpc.table:
                 await application(_with_bare_content_type(scope), receive, send)
@@ -74,13 +79,21 @@ class MeshApplication:
         try:
             principal = self._authenticator.by_connection(mount.authentication, read_peer(scope))
         except UnauthenticatedError as error:
-            await _respond_text(send, 401, error.message)
+            await self._refuse(scope, send, error.reason, error.message)
             return
         if principal is None:
-            await _respond_text(send, 401, "this needs a client certificate: an SVID of this trust domain")
+            await self._refuse(scope, send, "no_certificate", "this needs a client certificate: an SVID")
             return
         state = {**scope.get("state", {}), PRINCIPAL_KEY: principal}
         await mount.application({**scope, "state": state}, receive, send)
+
+    async def _refuse(self, scope: Scope, send: Send, refusal: str, message: str) -> None:
+        self._record(scope, refusal, message)
+        await _respond_text(send, 401, message)
+
+    def _record(self, scope: Scope, refusal: str, reason: str) -> None:
+        path = scope["path"][:MAX_PATH_IN_LOG]
+        self._grpc.refusals.record(SURFACE, refusal, path=path, peer=read_peer(scope).address, reason=reason)
 
 
 def _is_grpc(scope: Scope) -> bool:

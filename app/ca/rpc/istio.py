@@ -1,6 +1,5 @@
 """The certificate service that Istio's agents call: `istio.v1.auth.IstioCertificateService`."""
 
-import structlog
 from google.protobuf.struct_pb2 import NULL_VALUE, Value
 
 from app.ca.model import Surface
@@ -20,8 +19,6 @@ NO_NAMES = (Value(), Value(null_value=NULL_VALUE), Value(string_value=""))
 # The message to every caller that is refused, whatever the reason: Istio's contract keeps it opaque. A join token that
 # was used since it was looked up gets the message of one that had been used before.
 REFUSAL = "authentication failed"
-
-log = structlog.get_logger(__name__)
 
 
 class IstioCertificates:
@@ -44,11 +41,8 @@ class IstioCertificates:
                 context.principal, request.csr, request.validity_duration, Surface.ISTIO_CA
             )
         except UnauthenticatedError as error:
-            # The caller does not learn the reason, so the log has it.
-            log.warning(
-                "certificate_refused", peer=context.peer.address, request_id=context.request_id, reason=error.message
-            )
-            raise UnauthenticatedError(TOKEN_REFUSED if error.message == TOKEN_REFUSED else REFUSAL) from error
+            message = TOKEN_REFUSED if error.message == TOKEN_REFUSED else REFUSAL
+            raise UnauthenticatedError(message, reason=error.reason or "certificate") from error
         except (UnavailableError, PreconditionError) as error:
             raise RpcError(Code.INTERNAL, error.message) from error
         return IstioCertificateResponse(cert_chain=[*issued.chain, bundle_pem(issued.bundle)])
@@ -56,6 +50,6 @@ class IstioCertificates:
 
 def _check_call(request: IstioCertificateRequest, context: CallContext) -> None:
     if not context.peer.private:
-        raise UnauthenticatedError("requested over plaintext from another machine")
+        raise UnauthenticatedError("requested over plaintext from another machine", reason="plaintext")
     if request.metadata.fields.get(IMPERSONATION_KEY, NO_NAMES[0]) not in NO_NAMES:
-        raise UnauthenticatedError("requested for another workload")
+        raise UnauthenticatedError("requested for another workload", reason="impersonation")

@@ -55,7 +55,9 @@ class Authenticator:
             return None
         if demand is Authentication.MESH and not peer.tls and (peer.local or self._trust_plaintext):
             return Principal(Credential.LOOPBACK, address=peer.address)
-        raise UnauthenticatedError("this call needs a client certificate: an SVID of this trust domain")
+        raise UnauthenticatedError(
+            "this call needs a client certificate: an SVID of this trust domain", reason="no_certificate"
+        )
 
     async def attest(self, context: CallContext) -> Principal:
         """Return the caller that the call's metadata proves to one of the attestors.
@@ -68,7 +70,10 @@ class Authenticator:
                 return replace(await attestor.attest(evidence), address=context.peer.address)
             except UnauthenticatedError as error:
                 reasons.append(error.message)
-        raise UnauthenticatedError("; ".join(reasons) or "this call needs a client certificate: an SVID")
+        raise UnauthenticatedError(
+            "; ".join(reasons) or "this call needs a client certificate: an SVID",
+            reason="no_credential" if evidence.bearer is None else "token_refused",
+        )
 
     def expired(self, not_after: datetime) -> bool:
         """Whether an SVID that is valid until `not_after` has expired."""
@@ -77,11 +82,15 @@ class Authenticator:
     def _by_svid(self, peer: Peer) -> Principal:
         svid = peer.svid
         if svid is None or svid.spiffe_id is None:
-            raise UnauthenticatedError(svid.problem if svid else "no client certificate")
+            raise UnauthenticatedError(svid.problem if svid else "no client certificate", reason="invalid_svid")
         if svid.spiffe_id.trust_domain != self._trust_domain:
-            raise UnauthenticatedError(f"SVID is of trust domain {svid.spiffe_id.trust_domain}, not of this one")
+            raise UnauthenticatedError(
+                f"SVID is of trust domain {svid.spiffe_id.trust_domain}, not of this one", reason="foreign_svid"
+            )
         if self.expired(svid.not_after):
-            raise UnauthenticatedError("SVID has expired since the connection was made: connect with a new one")
+            raise UnauthenticatedError(
+                "SVID has expired since the connection was made: connect with a new one", reason="expired_svid"
+            )
         return Principal(Credential.SVID, svid.spiffe_id, address=peer.address)
 
 
@@ -116,7 +125,9 @@ class RateLimiter:
         bucket.filled_at = now
         if bucket.tokens < 1:
             wait = (1 - bucket.tokens) / limit.per_second
-            raise ResourceExhaustedError(f"{method} is limited to {limit.per_second:g} a second: retry in {wait:.3f} s")
+            raise ResourceExhaustedError(
+                f"{method} is limited to {limit.per_second:g} a second: retry in {wait:.3f} s", reason="rate_limit"
+            )
         bucket.tokens -= 1
 
     def _bucket(self, key: tuple[str, str], limit: RateLimit, now: float) -> _Bucket:
@@ -144,9 +155,13 @@ class StreamLimit:
         Raises ResourceExhaustedError if too many are open, of this address or of all.
         """
         if self._open[address] >= self._per_address:
-            raise ResourceExhaustedError(f"{self._per_address} streams of this address are open: close one")
+            raise ResourceExhaustedError(
+                f"{self._per_address} streams of this address are open: close one", reason="stream_limit"
+            )
         if self._open.total() >= self._maximum:
-            raise ResourceExhaustedError(f"{self._maximum} streams of public services are open: retry later")
+            raise ResourceExhaustedError(
+                f"{self._maximum} streams of public services are open: retry later", reason="stream_limit"
+            )
         self._open[address] += 1
         try:
             yield

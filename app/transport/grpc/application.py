@@ -53,6 +53,8 @@ PENDING = "add_done_callback"
 # The bucket of most calls.
 SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
+# In metrics and logs, where a call was refused.
+SURFACE = "grpc"
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256
 
@@ -84,6 +86,7 @@ class GrpcApplication:
         self._authenticator = authenticator
         self._limiter = limiter
         self._metrics = metrics
+        self.refusals = metrics.refusals
         self._max_message_bytes = max_message_bytes
         self.budget = BufferBudget()
         self._public_streams = StreamLimit()
@@ -254,7 +257,7 @@ class GrpcApplication:
                 log.error("rpc_failed", method=call.method, peer=peer, request_id=request_id, exc_info=error)
                 error = InternalError(f"internal fault; the log has the details under {request_id}")
             with suppress(ClientDisconnectedError, OSError):
-                await _end(call, row.rpc, error)
+                await self._end(call, row.rpc, error)
                 code = code_of(error)
         finally:
             self._metrics.rpcs.add((row.rpc.path, code.name))
@@ -265,25 +268,26 @@ class GrpcApplication:
         call = Call(scope, receive, send, Connection(read_peer(scope), drain))
         error = RpcError(Code.UNIMPLEMENTED, f"there is no method {call.method[:MAX_PATH_IN_MESSAGE]} here")
         self._metrics.rpcs.add((UNKNOWN_METHOD, Code.UNIMPLEMENTED.name))
-        await _refuse(call, error)
+        await self._refuse(call, error)
 
+    async def _end(self, call: Call, rpc: Rpc, error: MeshwardError) -> None:
+        """End a call that failed, with the response of its row's `on_error` if it has been admitted."""
+        if rpc.on_error is None or call.principal is ANONYMOUS or call.started:
+            await self._refuse(call, error)
+        else:
+            await call.respond(rpc.on_error(error))
 
-async def _end(call: Call, rpc: Rpc, error: MeshwardError) -> None:
-    """End a call that failed, with the response of its row's `on_error` if it has been admitted."""
-    if rpc.on_error is None or call.principal is ANONYMOUS or call.started:
-        await _refuse(call, error)
-    else:
-        await call.respond(rpc.on_error(error))
-
-
-async def _refuse(call: Call, error: MeshwardError) -> None:
-    code = code_of(error)
-    log.debug(
-        "rpc_refused",
-        method=call.method,
-        peer=call.peer.address,
-        code=code.name,
-        reason=error.message,
-        request_id=call.request_id,
-    )
-    await call.fail(code, error)
+    async def _refuse(self, call: Call, error: MeshwardError) -> None:
+        code = code_of(error)
+        # Where the caller does not learn the reason, the cause has it.
+        cause = error.__cause__ if isinstance(error.__cause__, MeshwardError) else error
+        self.refusals.record(
+            SURFACE,
+            error.reason or code.name.lower(),
+            method=call.method[:MAX_PATH_IN_MESSAGE],
+            peer=call.peer.address,
+            code=code.name,
+            reason=cause.message,
+            request_id=call.request_id,
+        )
+        await call.fail(code, error)

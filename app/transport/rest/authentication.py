@@ -79,16 +79,18 @@ class TokenAuthenticator:
     def authenticate(self, request: Request) -> Principal:
         """Return the bearer of the token. Raises UnauthenticatedError for any other caller; its token is not logged."""
         reason = self._refusal(request.headers.getlist("authorization"))
-        client = request.client.host if request.client else ""
-        if reason is None:
-            return Principal(
-                Credential.ADMIN_TOKEN,
-                roles=frozenset({Role.ADMIN}),
-                address=client,
-                request_id=request_id_of(request),
+        if reason is not None:
+            # Edge counts it and logs it.
+            request.state.refusal = reason
+            raise UnauthenticatedError(
+                "send the admin token as `Authorization: Bearer …`; `meshward admin token` finds it", reason=reason
             )
-        _log.warning("admin_authentication_failed", reason=reason, client=client, path=request.url.path)
-        raise UnauthenticatedError("send the admin token as `Authorization: Bearer …`; `meshward admin token` finds it")
+        return Principal(
+            Credential.ADMIN_TOKEN,
+            roles=frozenset({Role.ADMIN}),
+            address=request.client.host if request.client else "",
+            request_id=request_id_of(request),
+        )
 
     def _refusal(self, headers: list[str]) -> str | None:
         if len(headers) != 1:

@@ -22,8 +22,8 @@ REQUEST_ID_HEADER = "x-request-id"
 # The methods that are metric labels; clients can make up others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-# Probes and scrapes, which are logged at debug level.
-_QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# In metrics and logs, where a request was refused.
+SURFACE = "admin"
 # A request id of the client is used only if it is harmless in a log line and in a header.
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Responses are data for the caller alone: not cached, sniffed, framed or executed.
@@ -67,9 +67,14 @@ class Edge:
         route = getattr(scope.get("route"), "path", OTHER)
         method = scope["method"] if scope["method"] in _METHODS else OTHER
         self._metrics.http_requests.add((method, route, str(status)))
-        log = _log.debug if scope["path"] in _QUIET_PATHS else _log.info
         client = scope["client"][0] if scope.get("client") else ""
         milliseconds = round(seconds * 1000, 2)
+        authenticated = "principal" in scope["state"]
+        if not authenticated and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            reason = scope["state"].get("refusal") or HTTPStatus(status).name.lower()
+            self._metrics.refusals.record(SURFACE, reason, method=method, path=scope["path"], peer=client)
+        # What any caller can send as often as it likes is not logged line by line.
+        log = _log.info if authenticated else _log.debug
         log("http_request", method=method, path=scope["path"], status=status, ms=milliseconds, client=client)
 
 
