@@ -11,7 +11,7 @@ from app.telemetry.metrics import Metrics
 
 
 class HeldSecrets:
-    """The current identity, shared by every stream. An implementation of `app.envoy.secrets.SecretSource`.
+    """The current identity, shared by every stream. An implementation of `app.envoy.sds.SecretSource`.
 
     `identity` may have expired; it is None before the first. `changed` is fired when another identity is held, and by
     its keeper when the one that is held has expired.

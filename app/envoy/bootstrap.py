@@ -1,51 +1,103 @@
 """Envoy's bootstrap for a sidecar: values in, a document out (Envoy API v3, as of Envoy 1.40).
 
-The listeners are static; certificates come over SDS from the agent, decisions from the control plane. Authorization
-fails closed: a check that gets no answer denies.
+The listeners are static; every certificate comes over SDS from the agent, decisions from the control plane.
+Authorization fails closed: a check that gets no answer denies.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from app.core.net import Address
-from app.envoy.extensions import (
-    Document,
-    any_of,
-    authorization,
-    connection_manager,
-    peer_tls,
-    quota,
-    server_tls,
-)
-from app.envoy.sidecar import Inbound, Outbound, Sidecar
+from app.envoy.sidecar import Inbound, Outbound, Protocol, Sidecar
+from app.spiffe.id import SpiffeId
 
 SDS_CLUSTER = "sds"
 CONTROL_PLANE_CLUSTER = "meshward"
 # How long a connection may take to open; Envoy requires a value.
 CONNECT_TIMEOUT = "1s"
+# Envoy's own defaults (200 ms and 20 ms) are tight for a laptop that also runs the load.
+CHECK_TIMEOUT = "1s"
+QUOTA_TIMEOUT = "0.5s"
+# Where HTTP checks are answered; the request's own path follows.
+HTTP_CHECK_PREFIX = "/ext_authz"
 # Connections that a sidecar takes at once, so that a flood of them does not take the memory of this machine.
 MAX_CONNECTIONS = 10_000
 # Calls to the control plane that Envoy may retry at the same time: all that it may have open (1,024 by default). When a
 # connection is drained its calls are refused together. Envoy's own limit is 3.
 MAX_CONCURRENT_RETRIES = 1024
 
+# A control plane that replaces its certificate, or stops, refuses the calls that it has not started: they are repeated
+# at once, because the next server is running already. Envoy's own pause is a second, which is all that a check has.
+QUOTA_RETRIES = {
+    "retry_on": "connect-failure,refused-stream",
+    "num_retries": 3,
+    "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.050s"},
+}
+# A check is idempotent, so it is also repeated where the connection broke under it. A hit may be counted only once.
+CHECK_RETRIES = QUOTA_RETRIES | {"retry_on": "connect-failure,refused-stream,reset"}
+
+# The connection's addresses in an HTTP check, as Envoy's formatters write them.
+HTTP_CHECK_HEADERS = {
+    "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "x-meshward-destination-port": "%DOWNSTREAM_LOCAL_PORT%",
+    "x-meshward-sni": "%REQUESTED_SERVER_NAME%",
+    "x-meshward-source-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+}
+# What inbound requests are counted by: the verified peer, so that a header with another name escapes no limit, and the
+# path without its query, so that adding one does not either.
+LIMIT_DESCRIPTOR = {"principal": "connection.uri_san_peer_certificate", "path": "request.url_path"}
+
+Document = dict[str, Any]
+
+_EXTENSIONS = "envoy.extensions"
+_HTTP_OPTIONS = f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions"
+
 
 def bootstrap(sidecar: Sidecar) -> Document:
     """Return the bootstrap document of `sidecar`; `json.dumps` of it is a file that `envoy -c` takes."""
+    namespace, account = sidecar.spiffe_id.workload or ("default", "default")
+    control_plane = sidecar.control_plane
     return {
-        "node": _node(sidecar),
+        "node": {
+            "id": f"sidecar~{account}.{namespace}",
+            "cluster": f"{account}.{namespace}",
+            "metadata": {"labels": dict(sidecar.labels)},
+        },
         "admin": {"address": _address(sidecar.admin)},
-        "overload_manager": _overload_manager(),
+        "overload_manager": {
+            "resource_monitors": [
+                _extension(
+                    "envoy.resource_monitors.global_downstream_max_connections",
+                    "resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=MAX_CONNECTIONS,
+                )
+            ]
+        },
         "static_resources": {
             "listeners": [
                 *(_inbound_listener(sidecar, inbound) for inbound in sidecar.inbound),
                 *(_outbound_listener(outbound) for outbound in sidecar.outbound),
             ],
             "clusters": [
-                _sds_cluster(sidecar),
-                _control_plane_cluster(sidecar),
-                *(_workload_cluster(inbound) for inbound in sidecar.inbound),
-                *(_peer_cluster(outbound) for outbound in sidecar.outbound),
+                _cluster(SDS_CLUSTER, sidecar.sds_socket, typed_extension_protocol_options=_http2()),
+                _cluster(
+                    CONTROL_PLANE_CLUSTER,
+                    control_plane.address,
+                    typed_extension_protocol_options=_http2(control_plane.connection_seconds),
+                    circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
+                    transport_socket=_peer_tls(sidecar.spiffe_id.trust_domain.server_id, sni=control_plane.name),
+                ),
+                *(_cluster(f"{inbound.name}-workload", inbound.workload) for inbound in sidecar.inbound),
+                *(
+                    _cluster(
+                        f"{outbound.name}-peer",
+                        outbound.peer,
+                        typed_extension_protocol_options=_http2(outbound.connection_seconds),
+                        transport_socket=_peer_tls(outbound.peer_id),
+                    )
+                    for outbound in sidecar.outbound
+                ),
             ],
         },
     }
@@ -56,67 +108,156 @@ def bootstrap_json(sidecar: Sidecar) -> str:
     return json.dumps(bootstrap(sidecar), indent=2)
 
 
-def _node(sidecar: Sidecar) -> Document:
-    namespace, account = sidecar.spiffe_id.workload or ("default", "default")
-    return {
-        "id": f"sidecar~{account}.{namespace}",
-        "cluster": f"{account}.{namespace}",
-        "metadata": {"labels": dict(sidecar.labels)},
-    }
+def _any(message: str, fields: Document) -> Document:
+    return {"@type": f"type.googleapis.com/{message}", **fields}
 
 
-def _overload_manager() -> Document:
-    name = "envoy.resource_monitors.global_downstream_max_connections"
-    message = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
-    value = any_of(message, {"max_active_downstream_connections": MAX_CONNECTIONS})
-    return {"resource_monitors": [{"name": name, "typed_config": value}]}
+def _extension(name: str, message: str, **fields: Any) -> Document:
+    return {"name": name, "typed_config": _any(f"{_EXTENSIONS}.{message}", fields)}
 
 
 def _address(address: Address) -> Document:
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
-def _listener(name: str, listen: Address, chain: Document) -> Document:
+def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
+    limit = [
+        {
+            "extension": _extension(
+                "envoy.rate_limit_descriptors.expr",
+                "rate_limit_descriptors.expr.v3.Descriptor",
+                descriptor_key=key,
+                text=expression,
+            )
+        }
+        for key, expression in LIMIT_DESCRIPTOR.items()
+    ]
+    # The handshake succeeds only with an SVID of the trust domain.
+    any_workload = {"prefix": f"{sidecar.spiffe_id.trust_domain.id}/"}
+    tls = _tls("DownstreamTlsContext", any_workload, "h2", "http/1.1", require_client_certificate=True)
+    return _listener(
+        inbound.name,
+        inbound.listen,
+        {"cluster": f"{inbound.name}-workload", "rate_limits": [{"actions": limit}]},
+        (_authorization(inbound.check, sidecar.labels), _quota(sidecar.quota_domain)),
+        {"transport_socket": tls},
+        # The header x-forwarded-client-cert is written from the verified peer, never taken from the client.
+        forward_client_cert_details="SANITIZE_SET",
+        set_current_client_cert_details={"uri": True},
+    )
+
+
+def _outbound_listener(outbound: Outbound) -> Document:
+    route = {"cluster": f"{outbound.name}-peer"}
+    return _listener(outbound.name, outbound.listen, route, (), {}, forward_client_cert_details="SANITIZE")
+
+
+def _listener(
+    name: str, listen: Address, route: Document, filters: tuple[Document, ...], chain: Document, **manager: Any
+) -> Document:
+    """Return a listener that speaks HTTP, runs `filters` and sends every request to `route`."""
+    http = _extension(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        normalize_path=True,
+        http_filters=[*filters, _extension("envoy.filters.http.router", "filters.http.router.v3.Router")],
+        route_config={
+            "name": name,
+            "virtual_hosts": [
+                {"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]},
+            ],
+        },
+        **manager,
+    )
     return {
         "name": name,
         "address": _address(listen),
         # With port reuse a second Envoy would share the port instead of reporting that it is taken.
         "enable_reuse_port": False,
-        "filter_chains": [chain],
+        "filter_chains": [{**chain, "filters": [http]}],
     }
 
 
-def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
-    manager = connection_manager(
-        inbound.name,
-        cluster=f"{inbound.name}-workload",
-        filters=(
-            authorization(inbound.check, CONTROL_PLANE_CLUSTER, sidecar.labels),
-            quota(sidecar.quota_domain, CONTROL_PLANE_CLUSTER),
-        ),
-        client_certificate=True,
+def _authorization(protocol: Protocol, labels: Mapping[str, str]) -> Document:
+    """Return the external authorization filter, which fails closed.
+
+    An HTTP check carries the workload's labels, and the addresses, in headers that replace the client's; a gRPC check
+    takes the labels from the bootstrap's own metadata.
+    """
+    call = _grpc_check() if protocol is Protocol.GRPC else _http_check(labels)
+    return _extension(
+        "envoy.filters.http.ext_authz",
+        "filters.http.ext_authz.v3.ExtAuthz",
+        transport_api_version="V3",
+        failure_mode_allow=False,
+        **call,
     )
-    tls = server_tls(sidecar.spiffe_id.trust_domain, SDS_CLUSTER)
-    return _listener(inbound.name, inbound.listen, {"transport_socket": tls, "filters": [manager]})
 
 
-def _outbound_listener(outbound: Outbound) -> Document:
-    manager = connection_manager(outbound.name, cluster=f"{outbound.name}-peer", filters=(), client_certificate=False)
-    return _listener(outbound.name, outbound.listen, {"filters": [manager]})
+def _grpc_check() -> Document:
+    return {
+        "grpc_service": {
+            "envoy_grpc": {"cluster_name": CONTROL_PLANE_CLUSTER},
+            "timeout": CHECK_TIMEOUT,
+            "retry_policy": CHECK_RETRIES,
+        },
+        "include_peer_certificate": True,
+        "include_tls_session": True,
+        "encode_raw_headers": True,
+        "bootstrap_metadata_labels_key": "labels",
+    }
 
 
-def _cluster(name: str, endpoint: Document, *, name_to_look_up: bool = False, **extra: Any) -> Document:
-    # Envoy prefers IPv6 where a name has both, and the control plane listens on IPv4 by default.
-    look_up = {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"} if name_to_look_up else {"type": "STATIC"}
+def _http_check(labels: Mapping[str, str]) -> Document:
+    listed = ",".join(f"{key}={value}" for key, value in labels.items())
+    headers = HTTP_CHECK_HEADERS | ({"x-meshward-labels": listed} if labels else {})
+    client_headers = {"patterns": [{"prefix": "x-meshward-"}, {"exact": "content-type"}]}
+    return {
+        "http_service": {
+            "server_uri": {
+                "uri": f"https://{CONTROL_PLANE_CLUSTER}",
+                "cluster": CONTROL_PLANE_CLUSTER,
+                "timeout": CHECK_TIMEOUT,
+            },
+            "path_prefix": HTTP_CHECK_PREFIX,
+            "retry_policy": CHECK_RETRIES,
+            "authorization_request": {"headers_to_add": [{"key": key, "value": headers[key]} for key in headers]},
+            "authorization_response": {"allowed_client_headers": client_headers},
+        },
+        "allowed_headers": {"patterns": [{"exact": "x-forwarded-client-cert"}]},
+    }
+
+
+def _quota(domain: str) -> Document:
+    """Return the rate limit filter, which fails open."""
+    return _extension(
+        "envoy.filters.http.ratelimit",
+        "filters.http.ratelimit.v3.RateLimit",
+        domain=domain,
+        timeout=QUOTA_TIMEOUT,
+        failure_mode_deny=False,
+        rate_limit_service={
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": CONTROL_PLANE_CLUSTER}, "retry_policy": QUOTA_RETRIES},
+        },
+    )
+
+
+def _cluster(name: str, at: Address | str, **fields: Any) -> Document:
+    """Return the cluster of one endpoint: an address, or the path of a Unix socket."""
+    by_name = isinstance(at, Address) and at.is_name
+    endpoint = _address(at) if isinstance(at, Address) else {"pipe": {"path": at}}
     return {
         "name": name,
-        **look_up,
+        # Envoy prefers IPv6 where a name has both, and the control plane listens on IPv4 by default.
+        **({"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"} if by_name else {"type": "STATIC"}),
         "connect_timeout": CONNECT_TIMEOUT,
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}],
         },
-        **extra,
+        **fields,
     }
 
 
@@ -124,40 +265,41 @@ def _http2(connection_seconds: float | None = None) -> Document:
     options: Document = {"explicit_http_config": {"http2_protocol_options": {}}}
     if connection_seconds is not None:
         options["common_http_protocol_options"] = {"max_connection_duration": f"{connection_seconds}s"}
-    return {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": any_of(
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions", options
-        )
+    return {_HTTP_OPTIONS: _any(_HTTP_OPTIONS, options)}
+
+
+def _peer_tls(peer: SpiffeId, **fields: str) -> Document:
+    """Return the client's side of TLS towards a server that must prove to be `peer`."""
+    return _tls("UpstreamTlsContext", {"exact": str(peer)}, "h2", **fields)
+
+
+def _tls(context: str, peer: Document, *alpn: str, **fields: Any) -> Document:
+    """Return TLS with the workload's SVID towards peers whose SPIFFE ID matches `peer`."""
+    common = {
+        "alpn_protocols": list(alpn),
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "tls_certificate_sds_secret_configs": [_secret("default")],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": peer}]},
+            "validation_context_sds_secret_config": _secret("ROOTCA"),
+        },
     }
+    message = f"transport_sockets.tls.v3.{context}"
+    return _extension("envoy.transport_sockets.tls", message, common_tls_context=common, **fields)
 
 
-def _sds_cluster(sidecar: Sidecar) -> Document:
-    return _cluster(SDS_CLUSTER, {"pipe": {"path": sidecar.sds_socket}}, typed_extension_protocol_options=_http2())
-
-
-def _control_plane_cluster(sidecar: Sidecar) -> Document:
-    return _cluster(
-        CONTROL_PLANE_CLUSTER,
-        _address(sidecar.control_plane.address),
-        name_to_look_up=sidecar.control_plane.address.is_name,
-        typed_extension_protocol_options=_http2(sidecar.control_plane.connection_seconds),
-        circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
-        transport_socket=peer_tls(
-            sidecar.spiffe_id.trust_domain.server_id, SDS_CLUSTER, sni=sidecar.control_plane.name
-        ),
-    )
-
-
-def _workload_cluster(inbound: Inbound) -> Document:
-    at = inbound.workload
-    return _cluster(f"{inbound.name}-workload", _address(at), name_to_look_up=at.is_name)
-
-
-def _peer_cluster(outbound: Outbound) -> Document:
-    return _cluster(
-        f"{outbound.name}-peer",
-        _address(outbound.peer),
-        name_to_look_up=outbound.peer.is_name,
-        typed_extension_protocol_options=_http2(outbound.connection_seconds),
-        transport_socket=peer_tls(outbound.peer_id, SDS_CLUSTER),
-    )
+def _secret(name: str) -> Document:
+    return {
+        "name": name,
+        "sds_config": {
+            "resource_api_version": "V3",
+            # Zero waits for ever: a listener without its certificate could not complete a handshake.
+            "initial_fetch_timeout": "0s",
+            "api_config_source": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": SDS_CLUSTER}}],
+            },
+        },
+    }

@@ -1,32 +1,135 @@
 """Envoy's secret discovery service (SDS): the xDS exchange with a workload's secrets as its resources."""
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import structlog
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import any_pb2
 
-from app.core.errors import PermissionDeniedError, UnauthenticatedError
-from app.envoy.secrets import (
-    SECRET_TYPE,
-    SecretCatalog,
-    SecretKind,
-    SecretSource,
-    bundle_resource,
-    svid_resource,
-)
+from app.core.errors import InvalidInputError, PermissionDeniedError, UnauthenticatedError, Violation
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import SpiffeId
+from app.spiffe.principal import Principal
+from app.spiffe.x509_svid import WorkloadSvid
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.xds import stream
 from app.transport.xds.delta import DeltaExchange
 from app.transport.xds.exchange import Exchange, Reply
-from app.transport.xds.resources import Resource
+from app.transport.xds.resources import WILDCARD, Resource, content_version
 from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
 
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
+SVID_NAME = "default"
+BUNDLE_NAME = "ROOTCA"
+WILDCARD_NAMES = frozenset({SVID_NAME, BUNDLE_NAME})
+
+# A caller has four names and the wildcard; the rest is room for repetition. Bounds the work of one request.
+MAX_NAMES = 16
+# How much of a name that was refused is repeated to the caller.
+MAX_QUOTED = 128
 # How much of a peer's own text (its node id, its error) goes into a log line.
 MAX_LOGGED = 512
 
 log = structlog.get_logger()
+
+
+class SecretSession(Protocol):
+    """The secrets of one SDS stream."""
+
+    async def svid(self) -> WorkloadSvid:
+        """Return the caller's current SVID, making it on first use. Raises UnauthenticatedError or UnavailableError."""
+        ...
+
+    async def bundle(self) -> TrustBundle:
+        """Return the current trust bundle."""
+        ...
+
+    async def wait_for_change(self) -> None:
+        """Return once what `svid` or `bundle` returned last has been, or is due to be, replaced.
+
+        It returns until the new one has been asked for.
+        """
+        ...
+
+
+class SecretSource(Protocol):
+    """Where SDS takes secrets from: the CA itself in the control plane, the held SVID in the agent."""
+
+    def open(self, caller: Principal) -> SecretSession:
+        """Return the session of a stream that `caller` opened."""
+        ...
+
+
+class SecretKind(Enum):
+    """The secret behind a name."""
+
+    SVID = "svid"
+    BUNDLE = "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCatalog:
+    """The secrets that `owner`, and no other caller, may subscribe to. An implementation of `Catalog`."""
+
+    type_url: ClassVar = SECRET_TYPE
+    max_names: ClassVar = MAX_NAMES
+    owner: SpiffeId
+
+    def check(self, name: str) -> None:
+        """Raise InvalidInputError, listing the names that are available, if `name` is not one of the owner's."""
+        self.kind(name)
+
+    def kind(self, name: str) -> SecretKind:
+        """Return which secret is behind `name`. Raises as `check` does."""
+        if name in {SVID_NAME, str(self.owner)}:
+            return SecretKind.SVID
+        if name in {BUNDLE_NAME, str(self.owner.trust_domain.id)}:
+            return SecretKind.BUNDLE
+        raise InvalidInputError(
+            f"there is no secret {_quoted(name)} for {self.owner}: ask for {SVID_NAME} or {self.owner} (its SVID), "
+            f"{BUNDLE_NAME} or {self.owner.trust_domain.id} (the trust bundle)",
+            Violation("resource_names", f"unknown secret {_quoted(name)}"),
+        )
+
+    def kinds(self, subscribed: frozenset[str]) -> dict[str, SecretKind]:
+        """Return which secret is behind each name of a subscription; `*` stands for one name of each secret."""
+        names = subscribed - {WILDCARD} | WILDCARD_NAMES if WILDCARD in subscribed else subscribed
+        return {name: self.kind(name) for name in names}
+
+
+def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
+    """Return the `tls_certificate` secret of an SVID.
+
+    The version is made from the certificates alone: they bind the public key, and nothing derived from the private one
+    belongs in a log.
+    """
+    chain = "".join(svid.chain).encode()
+    secret = secret_pb2.Secret(name=name)
+    secret.tls_certificate.certificate_chain.inline_bytes = chain
+    secret.tls_certificate.private_key.inline_bytes = svid.private_key
+    return Resource(name, content_version([chain]), _packed(secret))
+
+
+def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
+    """Return the `validation_context` secret of a trust bundle."""
+    roots = "".join(bundle.roots).encode()
+    secret = secret_pb2.Secret(name=name)
+    secret.validation_context.trusted_ca.inline_bytes = roots
+    return Resource(name, content_version([roots]), _packed(secret))
+
+
+def _packed(secret: Any) -> any_pb2.Any:
+    return any_pb2.Any(type_url=SECRET_TYPE, value=secret.SerializeToString(deterministic=True))
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= MAX_QUOTED else name[:MAX_QUOTED] + "…")
 
 
 class SecretDiscovery:
@@ -79,31 +182,22 @@ class _CallerSecrets:
         self._asked: set[SecretKind] = set()
 
     async def resources(self, subscribed: frozenset[str]) -> Mapping[str, Resource]:
-        """Return the current secret behind each name."""
         kinds = self.catalog.kinds(subscribed)
         self._asked.update(kinds.values())
-        resources: dict[str, Resource] = {}
+        resource: dict[SecretKind, Callable[[str], Resource]] = {}
         if SecretKind.SVID in self._asked:
-            self._check_private()
-            svid = await self._session.svid()
-            resources |= {name: svid_resource(name, svid) for name, kind in kinds.items() if kind is SecretKind.SVID}
+            if not self._context.peer.private:
+                raise PermissionDeniedError(
+                    f"a private key is not sent to {self._context.peer.address} over plaintext: use the TLS port, or "
+                    "ask from this machine"
+                )
+            resource[SecretKind.SVID] = partial(svid_resource, svid=await self._session.svid())
         if SecretKind.BUNDLE in self._asked:
-            bundle = await self._session.bundle()
-            resources |= {
-                name: bundle_resource(name, bundle) for name, kind in kinds.items() if kind is SecretKind.BUNDLE
-            }
-        return resources
+            resource[SecretKind.BUNDLE] = partial(bundle_resource, bundle=await self._session.bundle())
+        return {name: resource[kind](name) for name, kind in kinds.items()}
 
     def wait_for_change(self) -> Coroutine[Any, Any, None]:
-        """Return once a secret that was asked for has been, or is due to be, replaced."""
         return self._session.wait_for_change()
-
-    def _check_private(self) -> None:
-        if not self._context.peer.private:
-            raise PermissionDeniedError(
-                f"a private key is not sent to {self._context.peer.address} over plaintext: use the TLS port, or ask "
-                "from this machine"
-            )
 
 
 class _StreamReport:
@@ -117,11 +211,9 @@ class _StreamReport:
         self._node = ""
 
     def opened(self) -> None:
-        """Count the stream as open."""
         self._metrics.sds_streams.add((), 1)
 
     def received(self, request: Any, reply: Reply) -> None:
-        """Count a reply, and log it if it is a refusal."""
         self._node = request.node.id[:MAX_LOGGED] or self._node  # only the first request has it
         if reply is not Reply.REQUEST:
             self._metrics.sds_replies.add((reply.value,))
@@ -136,5 +228,4 @@ class _StreamReport:
             )
 
     def closed(self) -> None:
-        """Count the stream as closed."""
         self._metrics.sds_streams.add((), -1)

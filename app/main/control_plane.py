@@ -13,7 +13,7 @@ from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
 from app.core.net import Address
 from app.core.signals import Latest
-from app.envoy.secrets import SecretSession
+from app.envoy.sds import SecretSession
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table

@@ -4,7 +4,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.rpc import status_pb2
 
-from app.envoy.secrets import SecretCatalog, SecretKind, bundle_resource, svid_resource
+from app.envoy.sds import SecretCatalog, SecretKind, bundle_resource, svid_resource
 from tests.fakes import secrets
 
 CATALOG = SecretCatalog(secrets.OWNER)

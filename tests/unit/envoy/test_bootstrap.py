@@ -51,7 +51,7 @@ def tls(socket):
     return socket["typed_config"]["common_tls_context"]
 
 
-def test_an_inbound_listener_takes_nobody_without_a_certificate_of_the_trust_domain():
+def test_an_inbound_listener_requires_a_certificate_of_the_trust_domain():
     (chain,) = listener(bootstrap(sidecar()), "inbound")["filter_chains"]
     assert chain["transport_socket"]["typed_config"]["require_client_certificate"] is True
     validation = tls(chain["transport_socket"])["combined_validation_context"]
@@ -70,7 +70,7 @@ def test_every_certificate_comes_over_sds_and_none_is_in_the_document():
     assert sds["address"] == {"pipe": {"path": "/run/agent.sock"}}
 
 
-def test_a_peer_must_prove_to_be_exactly_who_is_called():
+def test_a_peer_must_have_the_spiffe_id_that_is_called():
     peer = cluster(bootstrap(sidecar()), "outbound-peer")
     validation = tls(peer["transport_socket"])["combined_validation_context"]["default_validation_context"]
     assert validation["match_typed_subject_alt_names"] == [{"san_type": "URI", "matcher": {"exact": str(API)}}]
@@ -93,13 +93,13 @@ def test_inbound_requests_are_authorized_before_they_are_counted_and_counted_bef
     ]
 
 
-def test_a_check_that_cannot_be_asked_denies():
+def test_authorization_fails_closed():
     for protocol in Protocol:
         document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), protocol),)))
         assert filters(document, "inbound")["envoy.filters.http.ext_authz"]["failure_mode_allow"] is False
 
 
-def test_a_grpc_check_carries_raw_headers_the_peers_certificate_and_the_workloads_labels():
+def test_a_grpc_check_has_raw_headers_the_certificate_of_the_peer_and_the_labels_of_the_workload():
     document = bootstrap(sidecar())
     check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
     assert check["encode_raw_headers"] is True
@@ -107,7 +107,7 @@ def test_a_grpc_check_carries_raw_headers_the_peers_certificate_and_the_workload
     assert document["node"]["metadata"][check["bootstrap_metadata_labels_key"]] == {"app": "api"}
 
 
-def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_peer_as_the_sidecar_verified_it():
+def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_verified_peer():
     document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)))
     check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
     assert check["http_service"]["path_prefix"] == "/ext_authz"
@@ -116,16 +116,16 @@ def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_peer_as_t
     assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
 
 
-def test_an_http_check_tells_the_workloads_labels_and_the_connections_addresses():
-    def told(labels):
+def test_an_http_check_has_the_labels_of_the_workload_and_the_addresses_of_the_connection():
+    def headers_of(labels):
         inbound = (Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)
         check = filters(bootstrap(sidecar(inbound=inbound, labels=labels)), "inbound")["envoy.filters.http.ext_authz"]
         added = check["http_service"]["authorization_request"]["headers_to_add"]
         return {header["key"]: header["value"] for header in added}
 
-    assert told({"app": "api", "version": "v1"})["x-meshward-labels"] == "app=api,version=v1"
-    assert told({})["x-meshward-source-ip"] == "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"
-    assert "x-meshward-labels" not in told({})
+    assert headers_of({"app": "api", "version": "v1"})["x-meshward-labels"] == "app=api,version=v1"
+    assert headers_of({})["x-meshward-source-ip"] == "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"
+    assert "x-meshward-labels" not in headers_of({})
 
 
 def test_limits_count_by_the_verified_peer_and_the_path_without_its_query():
@@ -149,12 +149,12 @@ def test_connections_are_replaced_so_that_no_certificate_in_use_has_expired(name
     assert http["common_http_protocol_options"] == {"max_connection_duration": duration}
 
 
-def test_no_listener_shares_its_port_in_silence():
+def test_no_listener_shares_its_port():
     for each in bootstrap(sidecar())["static_resources"]["listeners"]:
         assert each["enable_reuse_port"] is False
 
 
-def test_the_admin_port_is_where_the_values_say():
+def test_the_admin_port_has_the_address_of_the_sidecar():
     assert bootstrap(sidecar())["admin"]["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}
 
 

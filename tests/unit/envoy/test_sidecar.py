@@ -38,7 +38,7 @@ def test_the_control_planes_certificate_may_carry_another_name_than_its_address(
     assert read(control_plane="10.0.0.1:15012", control_plane_name="istiod").control_plane.name == "istiod"
 
 
-def test_names_are_looked_up_and_addresses_are_not():
+def test_names_are_resolved_and_addresses_are_not():
     clusters = bootstrap(read())["static_resources"]["clusters"]
     assert {each["name"]: each["type"] for each in clusters} == {
         "sds": "STATIC",

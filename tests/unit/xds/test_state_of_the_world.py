@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.envoy.secrets import SECRET_TYPE
+from app.envoy.sds import SECRET_TYPE
 from app.transport.xds.exchange import Reply
 from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
 from tests.assets.discovery import CATALOG, DOMAIN, OWN, names_in, offer, opened, request, secret_of

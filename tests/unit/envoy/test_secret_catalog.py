@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.envoy.secrets import MAX_NAMES, SECRET_TYPE, SecretKind, bundle_resource, svid_resource
+from app.envoy.sds import MAX_NAMES, SECRET_TYPE, SecretKind, bundle_resource, svid_resource
 from app.transport.xds.exchange import check_names, check_request
 from app.transport.xds.resources import version_of
 from tests.assets.discovery import CATALOG, DOMAIN, OWN, delta, request, secret_of
