@@ -78,7 +78,11 @@ class Flooder:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         flooder = Flooder(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
-        await flooder.exchange()
+        try:
+            await flooder.exchange()
+        except BaseException:
+            flooder.close()
+            raise
         return flooder
 
     def open_stream(self, path: str, *headers: tuple[str, str]) -> int:

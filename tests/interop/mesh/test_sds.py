@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.fixture
 def server(serving):
-    return serving.start(ca_svid_default_ttl=TTL)
+    return serving.start(ca_svid_default_ttl=TTL, ca_svid_max_ttl="1h")
 
 
 @pytest.fixture
