@@ -9,6 +9,7 @@ from app.core.clock import SystemClock
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
+from app.settings.areas import MAX_BUDGET, CaSettings
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 
@@ -19,7 +20,8 @@ OPERATOR = Principal(Credential.ADMIN_TOKEN)
 async def loaded_parts() -> AsyncIterator[Parts]:
     """Yield the parts over a new SQLite database, ready to decide."""
     with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
-        parts = make_parts(Settings(data_dir=Path(directory)), SystemClock())
+        unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
+        parts = make_parts(Settings(data_dir=Path(directory), ca=unlimited), SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()
         await parts.policies.documents.refresh()

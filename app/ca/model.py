@@ -29,7 +29,8 @@ class CaConfig:
     """The CA's settings.
 
     `default_ttl` is for callers that request none; `max_ttl` bounds what they may request without an entry. The
-    control plane's own SVID has the server names and addresses, and no entry may have one of these names.
+    control plane's own SVID has the server names and addresses, and no entry may have one of these names. An identity
+    is issued `svids_per_hour` at this replica, and as many at once.
     """
 
     trust_domain: TrustDomain
@@ -40,6 +41,7 @@ class CaConfig:
     signer_ttl: timedelta = timedelta(days=365)
     default_ttl: timedelta = timedelta(hours=24)
     max_ttl: timedelta = timedelta(hours=24)
+    svids_per_hour: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,10 @@ class JoinToken:
     created_at: datetime
     expires_at: datetime
     redeemed_at: datetime | None = None
+
+    def usable(self, now: datetime) -> bool:
+        """Whether the token still proves its identity."""
+        return self.redeemed_at is None and self.expires_at > now
 
 
 @dataclass(frozen=True, slots=True)

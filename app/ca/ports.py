@@ -1,6 +1,6 @@
 """What the CA's parts need from outside, as Protocols."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -123,6 +123,10 @@ class CaRepository(AuditTrail, Protocol):
 
     async def token_by_hash(self, secret_hash: bytes) -> JoinToken | None:
         """Return the token whose secret has this SHA-256, if there is one."""
+        ...
+
+    async def tokens_by_id(self, token_ids: Collection[str]) -> Sequence[JoinToken]:
+        """Return those of the tokens that are stored."""
         ...
 
     async def tokens(self, after: str | None, limit: int) -> Sequence[JoinToken]:

@@ -1,6 +1,6 @@
 """The CA's queries. Nothing here commits; `CaRepository` in `ports.py` documents each method."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
@@ -84,6 +84,9 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
 
     async def token_by_hash(self, secret_hash: bytes) -> JoinToken | None:
         return await TOKENS.first(self._session, TOKENS.select().where(JoinTokenRow.secret_hash == secret_hash))
+
+    async def tokens_by_id(self, token_ids: Collection[str]) -> Sequence[JoinToken]:
+        return await TOKENS.all(self._session, TOKENS.select().where(JoinTokenRow.id.in_(token_ids)))
 
     async def tokens(self, after: str | None, limit: int) -> Sequence[JoinToken]:
         query = TOKENS.select().order_by(JoinTokenRow.id).limit(limit)

@@ -59,7 +59,13 @@ class PreconditionError(MeshwardError):
 
 
 class ResourceExhaustedError(MeshwardError):
-    """A limit on size, count or rate was reached."""
+    """A limit on size, count or rate was reached. `retry_seconds` is after how long it will not be, None if unknown."""
+
+    def __init__(
+        self, message: str, *violations: Violation, reason: str = "", retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, *violations, reason=reason)
+        self.retry_seconds = retry_seconds
 
 
 class UnimplementedError(MeshwardError):

@@ -18,7 +18,7 @@ from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
 from app.telemetry.refusals import REPORT_SECONDS
-from app.transport.grpc.admission import RateLimiter
+from app.transport.grpc.admission import OpenStreams, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.health import Health as GrpcHealth
 from app.transport.mesh import MeshApplication
@@ -53,11 +53,13 @@ class ControlPlane:
         self._parts = parts
         self._health = make_health(parts, self._mesh_is_served)
         self._grpc_health = GrpcHealth(SERVICES)
+        self._streams = OpenStreams(settings.ca.streams_per_identity, settings.ca.streams_per_token)
         grpc = GrpcApplication(
             rpc_table(parts, self._grpc_health),
             authenticator=parts.authenticator,
             limiter=RateLimiter(parts.clock.monotonic),
             metrics=parts.metrics,
+            streams=self._streams,
             max_message_bytes=settings.mesh.max_message_bytes,
         )
         mesh = MeshApplication(grpc, mount_table(parts), parts.authenticator)
@@ -90,6 +92,7 @@ class ControlPlane:
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
         self._supervise(maintenance(parts.ca.maintain), "ca")
+        self._supervise(maintenance(self._settle_tokens), "join-tokens")
         self._supervise(refreshes(parts.policies.documents.refresh), "policies")
         self._supervise(refreshes(parts.quotas.documents.refresh), "quotas")
         self._supervise(refreshes(parts.audit.maintain), "audit")
@@ -130,6 +133,12 @@ class ControlPlane:
         while True:
             await asyncio.sleep(REPORT_SECONDS)
             self._parts.metrics.refusals.report()
+
+    async def _settle_tokens(self) -> None:
+        """End the streams of join tokens that were deleted or have expired unused."""
+        if waiting := self._streams.unsettled:
+            for token_id, used in (await self._parts.ca.join_tokens.settled(waiting)).items():
+                self._streams.settle(token_id, used=used)
 
     async def _mesh_is_served(self) -> None:
         if not self._tls_served.is_set():

@@ -76,6 +76,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             server_addresses=addresses,
             default_ttl=settings.ca.svid_default_ttl,
             max_ttl=settings.ca.svid_max_ttl,
+            svids_per_hour=settings.ca.svids_per_hour,
         ),
         Transactions(engine, SqlCaRepository),
         DiskKeyStore(settings.data_dir / "keys"),

@@ -13,6 +13,7 @@ from envoy.service.secret.v3 import sds_pb2
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.ca.rpc.istio import IstioCertificates
+from app.core.rates import RateLimit
 from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
@@ -21,7 +22,7 @@ from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import Reflection
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, RateLimit, Rpc
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import Mount
 
 AUTHORIZATION = "envoy.service.auth.v3.Authorization"

@@ -30,6 +30,8 @@ from app.telemetry.logs import Format, Level
 DEFAULT_MESSAGE_BYTES = 4 << 20
 MIN_MESSAGE_BYTES = 64 << 10
 MAX_MESSAGE_BYTES = 64 << 20
+# More than a server holds connections or issues SVIDs in an hour: no limit.
+MAX_BUDGET = 1_000_000_000
 # A content delivery network, a load balancer and a few gateways in a row.
 MAX_TRUSTED_HOPS = 16
 # The largest number of hits in a request.
@@ -88,13 +90,18 @@ class LogSettings(Area):
 
 
 class CaSettings(Area):
-    """How long SVIDs live: what is granted to callers that request nothing, and the most that they may request.
+    """How long SVIDs live, how many an identity may have, and how many streams.
 
-    The most is the default unless it is set. An entry may grant more.
+    `svid_default_ttl` is granted to callers that request nothing; `svid_max_ttl` is the most that they may request, the
+    default unless it is set. An entry may grant more. `svids_per_hour` is what one identity may be issued at this
+    replica, `streams_per_identity` and `streams_per_token` the SDS streams that it and a join token may have open.
     """
 
     svid_default_ttl: Duration = timedelta(hours=24)
     svid_max_ttl: Duration = Field(default_factory=lambda values: values.get("svid_default_ttl", MAX_SVID_TTL))
+    svids_per_hour: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
+    streams_per_identity: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
+    streams_per_token: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 4
 
     @model_validator(mode="after")
     def _times_fit(self) -> "CaSettings":

@@ -102,6 +102,9 @@ class MemoryRepository:
     async def token_by_hash(self, secret_hash):
         return self._tokens.get(self._hashes.get(secret_hash))
 
+    async def tokens_by_id(self, token_ids):
+        return [self._tokens[token_id] for token_id in token_ids if token_id in self._tokens]
+
     async def tokens(self, after, limit):
         return [self._tokens[key] for key in sorted(self._tokens) if after is None or key > after][:limit]
 

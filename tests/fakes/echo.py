@@ -6,7 +6,8 @@ import contextlib
 from google.protobuf.wrappers_pb2 import StringValue
 
 from app.core.errors import InvalidInputError, Violation
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, RateLimit, Rpc
+from app.core.rates import RateLimit
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from app.transport.mesh import Mount
 
 ECHO = "meshward.test.Echo"

@@ -158,12 +158,12 @@ def client_tls(server, identity=None):
     return context
 
 
-def stream_secrets(channel):
+def stream_secrets(channel, token=None):
     return channel.stream_stream(
         f"/{SECRETS}/StreamSecrets",
         request_serializer=DiscoveryRequest.SerializeToString,
         response_deserializer=DiscoveryResponse.FromString,
-    )()
+    )(metadata=[("authorization", f"Bearer {token}")] if token else [])
 
 
 async def opened_stream(channel):

@@ -141,8 +141,8 @@ class ServeProcess:
             for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
         }
 
-    def join_token(self, spiffe_id):
-        answer = self.ask("POST", "/v1/join-tokens", json={"spiffe_id": spiffe_id})
+    def join_token(self, spiffe_id, **options):
+        answer = self.ask("POST", "/v1/join-tokens", json={"spiffe_id": spiffe_id, **options})
         assert answer.status_code == 201, answer.text
         return answer.json()["token"]
 

@@ -26,9 +26,11 @@ from app.core.errors import (
     InvalidInputError,
     MeshwardError,
     PreconditionError,
+    ResourceExhaustedError,
     UnauthenticatedError,
     UnavailableError,
 )
+from app.core.rates import Buckets, RateLimit
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.x509_svid import WorkloadSvid, pem
@@ -59,6 +61,8 @@ class Issuance:
     ) -> None:
         self._config, self._transactions, self._authorities = config, transactions, authorities
         self._clock, self._metrics = clock, metrics
+        self._issued = Buckets(clock.monotonic)
+        self._budget = RateLimit(config.svids_per_hour / 3600, config.svids_per_hour)
         self._server_id = config.trust_domain.server_id
 
     async def issue(self, caller: Principal, csr: str, ttl_seconds: int, surface: Surface) -> IssuedChain:
@@ -66,16 +70,21 @@ class Issuance:
 
         `ttl_seconds` zero or less leaves the lifetime to the entry of the id, else to the default. A join token is
         used up if and only if the SVID is recorded. Raises UnauthenticatedError if the caller did not prove a
-        workload's identity or its token is used up, InvalidInputError for the CSR or the lifetime, UnavailableError or
-        PreconditionError if nothing can be issued now, InternalError if what was signed is not valid.
+        workload's identity or its token is used up, InvalidInputError for the CSR or the lifetime,
+        ResourceExhaustedError if the identity has been issued as many as it may, UnavailableError or PreconditionError
+        if nothing can be issued now, InternalError if what was signed is not valid.
         """
         with self._counted(surface):
-            return await self._issue(self._subject(caller), parse_csr(csr), ttl_seconds, surface)
+            subject, request = self._subject(caller), parse_csr(csr)
+            with self._charged(subject):
+                return await self._issue(subject, request, ttl_seconds, surface)
 
     async def issue_with_new_key(self, caller: Principal, surface: Surface) -> WorkloadSvid:
         """Return an SVID of the caller's own id with a new key (P-256). Raises as `issue` does."""
         with self._counted(surface):
-            return await self._issue_with_new_key(self._subject(caller), surface)
+            subject = self._subject(caller)
+            with self._charged(subject):
+                return await self._issue_with_new_key(subject, surface)
 
     async def issue_serving(self) -> WorkloadSvid:
         """Return the control plane's own serving SVID, for its names and addresses. Raises as `issue` does."""
@@ -182,6 +191,22 @@ class Issuance:
         return check_leaf(signed, profile, active.certificate, active.root, self._clock.now())
 
     @contextmanager
+    def _charged(self, subject: _Subject) -> Iterator[None]:
+        """Count an SVID of the identity, unless the block raises. Raises ResourceExhaustedError above its budget."""
+        spiffe_id = subject.spiffe_id
+        if wait := self._issued.take(spiffe_id, self._budget):
+            raise ResourceExhaustedError(
+                f"{spiffe_id} has been issued its {self._budget.burst} SVIDs an hour: retry in {wait:.0f} s",
+                reason="svid_budget",
+                retry_seconds=wait,
+            )
+        try:
+            yield
+        except Exception:
+            self._issued.give_back(spiffe_id)
+            raise
+
+    @contextmanager
     def _counted(self, surface: Surface) -> Iterator[None]:
         try:
             yield
@@ -199,5 +224,7 @@ def _result(error: MeshwardError) -> str:
             return "unauthenticated"
         case UnavailableError():
             return "unavailable"
+        case ResourceExhaustedError():
+            return "over_budget"
         case _:
             return "failed"

@@ -1,7 +1,7 @@
 """Join tokens: a secret that proves one identity once."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 
@@ -22,6 +22,8 @@ MAX_TTL = timedelta(hours=24)
 SECRET_BYTES = 32
 # A longer one was not created here; bounds the hashing that an unauthenticated caller can ask for.
 MAX_SECRET_LENGTH = 256
+# Databases bound the values of one query.
+TOKENS_PER_QUERY = 1000
 
 # A JWT in its compact form has three parts.
 JWT_DOTS = 2
@@ -75,9 +77,23 @@ class JoinTokens:
             # Looked up by its hash: what the timing reveals of a hash reveals nothing of a secret of 256 bits.
             async with self._transactions() as repository:
                 token = await repository.token_by_hash(_hash(secret))
-        if token is None or token.redeemed_at is not None or token.expires_at <= self._clock.now():
+        if token is None or not token.usable(self._clock.now()):
             raise UnauthenticatedError(TOKEN_REFUSED)
         return Principal(Credential.JOIN_TOKEN, token.spiffe_id, token.id)
+
+    async def settled(self, token_ids: Collection[str]) -> Mapping[str, bool]:
+        """Return those of the tokens that can no longer be used, with whether they were used.
+
+        One that is deleted or has expired, and is not known to have been used, was not.
+        """
+        asked, tokens = list(token_ids), list[JoinToken]()
+        for first in range(0, len(asked), TOKENS_PER_QUERY):
+            async with self._transactions() as repository:
+                tokens += await repository.tokens_by_id(asked[first : first + TOKENS_PER_QUERY])
+        now = self._clock.now()
+        usable = {token.id for token in tokens if token.usable(now)}
+        used = {token.id for token in tokens if token.redeemed_at is not None}
+        return {token_id: token_id in used for token_id in token_ids if token_id not in usable}
 
     async def page(self, after: str | None, limit: int) -> Sequence[JoinToken]:
         """Return at most `limit` tokens with ids above `after`, in the order of their ids."""

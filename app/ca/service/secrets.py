@@ -11,7 +11,7 @@ from app.ca.model import Surface
 from app.ca.service.authorities import Authorities
 from app.ca.service.issuance import Issuance
 from app.core.clock import Clock, Sleep
-from app.core.errors import InternalError, PreconditionError, UnavailableError
+from app.core.errors import InternalError, PreconditionError, ResourceExhaustedError, UnavailableError
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.renewal import renewal_time
@@ -95,7 +95,7 @@ class IssuedSecretSession:
             return self._svid
         try:
             self._svid = await self._issue()
-        except (UnavailableError, PreconditionError, InternalError) as error:
+        except (UnavailableError, PreconditionError, ResourceExhaustedError, InternalError) as error:
             if self._svid is None or now >= self._svid.not_after:
                 raise
             log.warning("sds_renewal_failed", spiffe_id=str(self._svid.spiffe_id), reason=error.message)

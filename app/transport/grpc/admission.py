@@ -3,25 +3,36 @@
 Authentication makes a Principal of what the table demands and what the connection and the metadata prove.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from app.core.clock import Clock
 from app.core.errors import ResourceExhaustedError, UnauthenticatedError
+from app.core.rates import Buckets, RateLimit
 from app.spiffe.attestation import Attestor, Evidence
 from app.spiffe.id import TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.peer import Peer
-from app.transport.grpc.routes import Authentication, RateLimit
+from app.transport.grpc.peer import Peer, host_of
+from app.transport.grpc.routes import Authentication, Rpc
 
 BEARER = "bearer "
-# Buckets kept; the one of the caller that has been idle longest is dropped first, which only refills it.
-MAX_BUCKETS = 16_384
-# Open streams of public services, all callers together and those of one address: each holds 40 KB while it is open.
+STREAM_LIMIT = "stream_limit"
+# Attempts to prove an identity that may fail, each of which looks up a token. Those of an address are many agents that
+# start with tokens which have expired. A connection has a few of its own, whatever else its address does: Envoy opens
+# two streams at once.
+FAILURES_OF_ADDRESS = RateLimit(per_second=20, burst=500)
+FAILURES_OF_CONNECTION = RateLimit(per_second=0.1, burst=4)
+# Calls of each row with one join token. It is used by the first that gets a certificate; the others are repetitions.
+CALLS_OF_TOKEN = RateLimit(per_second=1, burst=20)
+# Open streams; each holds 40 KB while it is open. Of a join token: Envoy opens one for each of its two secrets, and
+# others before it closes these. Of public services: all callers together, and those of one address.
+STREAMS_PER_TOKEN = 4
+STREAMS_PER_IDENTITY = 1000
 MAX_PUBLIC_STREAMS = 1024
 MAX_PUBLIC_STREAMS_PER_ADDRESS = 64
 
@@ -101,71 +112,135 @@ def _bearer(context: CallContext) -> str | None:
     return given[len(BEARER) :].strip()
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled_at: float
-
-
 class RateLimiter:
-    """Limits how often a caller may start a call: a token bucket for each caller and row of the table.
+    """Limits how often a caller may start a call of a row, and how often it may fail to prove an identity.
 
     `monotonic` gives seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
+        self._calls, self._failures = Buckets(monotonic), Buckets(monotonic)
+
+    def admit_call(self, rpc: Rpc, caller: Principal) -> None:
+        """Count a call against the limit of the row, or of the join token that it was made with. Raises as `admit`."""
+        if caller.token_id is not None:
+            self.admit(rpc.path, caller.token_id, CALLS_OF_TOKEN)
+        elif rpc.rate_limit is not None:
+            self.admit(rpc.path, str(caller.spiffe_id or host_of(caller.address)), rpc.rate_limit)
 
     def admit(self, method: str, caller: str, limit: RateLimit) -> None:
-        """Take a token of `caller` for `method`. Raises ResourceExhaustedError with the time until the next one."""
-        now = self._monotonic()
-        bucket = self._bucket((method, caller), limit, now)
-        bucket.tokens = min(limit.burst, bucket.tokens + (now - bucket.filled_at) * limit.per_second)
-        bucket.filled_at = now
-        if bucket.tokens < 1:
-            wait = (1 - bucket.tokens) / limit.per_second
+        """Count a call of `caller`. Raises ResourceExhaustedError, with when to retry, above the limit."""
+        if wait := self._calls.take((method, caller), limit):
             raise ResourceExhaustedError(
-                f"{method} is limited to {limit.per_second:g} a second: retry in {wait:.3f} s", reason="rate_limit"
+                f"{method} is limited to {limit.per_second:g} a second: retry in {wait:.3f} s",
+                reason="rate_limit",
+                retry_seconds=wait,
             )
-        bucket.tokens -= 1
-
-    def _bucket(self, key: tuple[str, str], limit: RateLimit, now: float) -> _Bucket:
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if len(self._buckets) >= MAX_BUCKETS:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[key] = _Bucket(limit.burst, now)
-        else:
-            self._buckets.move_to_end(key)
-        return bucket
-
-
-class StreamLimit:
-    """Limits the open streams of the services that any caller may use."""
-
-    def __init__(self, maximum: int = MAX_PUBLIC_STREAMS, per_address: int = MAX_PUBLIC_STREAMS_PER_ADDRESS) -> None:
-        self._maximum, self._per_address = maximum, per_address
-        self._open: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self, address: str) -> Iterator[None]:
-        """Count a stream of an address as open for the length of the block.
+    def attempt(self, peer: Peer) -> Iterator[None]:
+        """Count the block as a failed attempt to prove an identity if it raises UnauthenticatedError.
 
-        Raises ResourceExhaustedError if too many are open, of this address or of all.
+        Raises ResourceExhaustedError, with when to retry, once both the address and the connection have failed too
+        often. So a caller never waits for what others at its address do, unless it fails itself.
         """
-        if self._open[address] >= self._per_address:
-            raise ResourceExhaustedError(
-                f"{self._per_address} streams of this address are open: close one", reason="stream_limit"
-            )
-        if self._open.total() >= self._maximum:
-            raise ResourceExhaustedError(
-                f"{self._maximum} streams of public services are open: retry later", reason="stream_limit"
-            )
-        self._open[address] += 1
+        charged = self._charge(peer)
         try:
             yield
+        except (UnauthenticatedError, ResourceExhaustedError):
+            raise
+        except Exception:
+            self._failures.give_back(charged)
+            raise
+        self._failures.give_back(charged)
+
+    def _charge(self, peer: Peer) -> Hashable:
+        wait = 0.0
+        for key, limit in ((peer.host, FAILURES_OF_ADDRESS), (peer.address, FAILURES_OF_CONNECTION)):
+            if not (wait := self._failures.take((limit, key), limit)):
+                return limit, key
+        raise ResourceExhaustedError(
+            f"too many attempts to authenticate have failed: retry in {wait:.0f} s",
+            reason="failed_attempts",
+            retry_seconds=wait,
+        )
+
+
+class OpenStreams:
+    """Limits the open streams of each join token, each identity, and each address that proved neither.
+
+    The streams of a token end when `settle` reports that it was not used.
+    """
+
+    def __init__(
+        self,
+        per_identity: int = STREAMS_PER_IDENTITY,
+        per_token: int = STREAMS_PER_TOKEN,
+        per_address: int = MAX_PUBLIC_STREAMS_PER_ADDRESS,
+        public: int = MAX_PUBLIC_STREAMS,
+    ) -> None:
+        self._per_identity, self._per_token, self._per_address = per_identity, per_token, per_address
+        self._public = public
+        self._open: Counter[tuple[str, str]] = Counter()
+        self._open_public = 0
+        self._ending: dict[str, set[asyncio.Future[None]]] = {}
+
+    @property
+    def unsettled(self) -> frozenset[str]:
+        """The ids of the tokens with open streams that, so far, were neither used nor deleted nor have expired."""
+        return frozenset(self._ending)
+
+    def settle(self, token_id: str, *, used: bool) -> None:
+        """Note what became of a token. Unless it was used, its streams end."""
+        streams = self._ending.pop(token_id, set())
+        if not used:
+            for ended in streams:
+                ended.set_result(None)
+
+    @contextmanager
+    def slot(self, caller: Principal) -> "Iterator[asyncio.Future[None] | None]":
+        """Count a stream of `caller` as open for the length of the block.
+
+        Yields the future that is done when the stream has to end; None if the caller has no token. Raises
+        ResourceExhaustedError if too many are open.
+        """
+        kind, name, maximum = self._limit(caller)
+        public = caller.spiffe_id is None
+        if self._open[kind, name] >= maximum:
+            raise ResourceExhaustedError(f"{maximum} streams of this {kind} are open: close one", reason=STREAM_LIMIT)
+        if public and self._open_public >= self._public:
+            raise ResourceExhaustedError(
+                f"{self._public} streams of public services are open: retry later", reason=STREAM_LIMIT
+            )
+        self._open[kind, name] += 1
+        self._open_public += public
+        try:
+            with self._ending_with(caller.token_id) as ended:
+                yield ended
         finally:
-            self._open[address] -= 1
-            if not self._open[address]:
-                del self._open[address]
+            self._open_public -= public
+            self._open[kind, name] -= 1
+            if not self._open[kind, name]:
+                del self._open[kind, name]
+
+    @contextmanager
+    def _ending_with(self, token_id: str | None) -> "Iterator[asyncio.Future[None] | None]":
+        if token_id is None:
+            yield None
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ending.setdefault(token_id, set()).add(ended)
+        try:
+            yield ended
+        finally:
+            streams = self._ending.get(token_id, set())
+            streams.discard(ended)
+            if not streams:
+                self._ending.pop(token_id, None)
+
+    def _limit(self, caller: Principal) -> tuple[str, str, int]:
+        if caller.token_id is not None:
+            return "join token", caller.token_id, self._per_token
+        if caller.spiffe_id is not None:
+            return "identity", str(caller.spiffe_id), self._per_identity
+        return "address", host_of(caller.address), self._per_address

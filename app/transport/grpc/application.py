@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -11,11 +11,11 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.errors import InternalError, MeshwardError
+from app.core.errors import InternalError, MeshwardError, UnauthenticatedError
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
-from app.transport.grpc.admission import Authenticator, RateLimiter, StreamLimit
+from app.transport.grpc.admission import Authenticator, OpenStreams, RateLimiter
 from app.transport.grpc.call import (
     Call,
     ClientDisconnectedError,
@@ -24,9 +24,9 @@ from app.transport.grpc.call import (
     reports_disconnect,
     within_deadline,
 )
-from app.transport.grpc.connection import Admission, Connection, Connections, Drain
+from app.transport.grpc.connection import Admission, Connection, Connections, Drain, interrupt
 from app.transport.grpc.peer import read_peer
-from app.transport.grpc.routes import Authentication, BoundRpc, Kind, Prepared, Rpc, bind, route_table
+from app.transport.grpc.routes import BoundRpc, Kind, Prepared, Rpc, bind, route_table
 from app.transport.grpc.status import Code, RpcError, code_of
 from app.transport.grpc.wire import (
     CONTENT_TYPE,
@@ -55,6 +55,7 @@ SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
 # In metrics and logs, where a call was refused.
 SURFACE = "grpc"
+TOKEN_ENDED = "the join token was deleted, or has expired unused"  # noqa: S105 - a message
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256
 
@@ -80,16 +81,17 @@ class GrpcApplication:
         authenticator: Authenticator,
         limiter: RateLimiter,
         metrics: Metrics,
+        streams: OpenStreams | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         self.table = route_table(rpcs)
         self._authenticator = authenticator
         self._limiter = limiter
+        self._streams = streams or OpenStreams()
         self._metrics = metrics
         self.refusals = metrics.refusals
         self._max_message_bytes = max_message_bytes
         self.budget = BufferBudget()
-        self._public_streams = StreamLimit()
         self._bound = {path: bind(rpc, metrics) for path, rpc in self.table.items()}
         self._serve_kind: dict[Kind, Serve] = {
             Kind.UNARY: self._unary,
@@ -191,10 +193,7 @@ class GrpcApplication:
         row.seconds.observe(monotonic() - began)
 
     def _prepare(self, rpc: Rpc, call: Call, scope: Scope, began: float) -> None:
-        """Set the call's encoding and deadline, and take a token of its rate limit.
-
-        Raises RpcError, InvalidInputError or ResourceExhaustedError with the reason.
-        """
+        """Set the call's encoding and deadline. Raises RpcError or InvalidInputError with the reason."""
         if TRAILERS not in scope["extensions"]:
             # As other gRPC servers: an HTTP implementation or a proxy on the way lacks what gRPC needs.
             raise RpcError(Code.INTERNAL, "gRPC needs the request header 'te: trailers'")
@@ -203,28 +202,34 @@ class GrpcApplication:
         timeout = headers.get(b"grpc-timeout")
         if rpc.kind is Kind.UNARY or timeout is not None:
             call.deadline = began + call_seconds(timeout, MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf)
-        if rpc.rate_limit is not None:
-            peer = call.peer
-            svid = peer.svid.spiffe_id if peer.svid else None
-            self._limiter.admit(rpc.path, str(svid) if svid else peer.host, rpc.rate_limit)
 
     async def _admit_and_serve(self, row: BoundRpc, call: Call) -> None:
         rpc, peer = row.rpc, call.peer
         principal = self._authenticator.by_connection(rpc.authentication, peer)
         if principal is None:
-            call.principal = await self._authenticator.attest(call)
+            with self._limiter.attempt(peer):
+                principal = await self._authenticator.attest(call)
+                self._limiter.admit_call(rpc, principal)
         else:
-            call.principal = principal
+            self._limiter.admit_call(rpc, principal)
             if row.fast_path:
                 not_after = peer.svid.not_after if peer.svid is not None else None
                 call.connection.admitted[rpc.path] = Admission(row, principal, not_after)
+        call.principal = principal
         max_bytes = min(self._max_message_bytes, rpc.max_request_bytes)
         reader = FrameReader(call.encoding, max_bytes, self.budget, proven=call.connection.proven)
-        counted = rpc.authentication is Authentication.PUBLIC and rpc.kind is not Kind.UNARY
+        serve = self._serve_kind[rpc.kind]
         try:
+            if rpc.kind is Kind.UNARY:
+                await serve(rpc, call, reader)
+                return
             # Counted before anything of it is read.
-            with self._public_streams.slot(peer.host) if counted else nullcontext():
-                await self._serve_kind[rpc.kind](rpc, call, reader)
+            with self._streams.slot(principal) as ended:
+                if ended is None:
+                    await serve(rpc, call, reader)
+                else:
+                    error = UnauthenticatedError(TOKEN_ENDED, reason="token_ended")
+                    await interrupt(serve(rpc, call, reader), ended, error)
         finally:
             reader.release()
 

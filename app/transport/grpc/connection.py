@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.core.errors import MeshwardError
 from app.spiffe.principal import Principal
 from app.transport.grpc.peer import Peer, read_peer
 from app.transport.grpc.routes import BoundRpc
@@ -43,21 +44,26 @@ class Drain:
 
     async def interrupt(self, work: Awaitable[Result]) -> Result:
         """Return what `work` returns. Raises RpcError UNAVAILABLE if the streams have to end first."""
+        return await interrupt(work, self.streams, RpcError(Code.UNAVAILABLE, "the server drains: connect again"))
 
-        def expire(_: object) -> None:
-            timeout.reschedule(asyncio.get_running_loop().time())
 
-        try:
-            async with asyncio.timeout(None) as timeout:
-                self.streams.add_done_callback(expire)
-                try:
-                    return await work
-                finally:
-                    self.streams.remove_done_callback(expire)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise RpcError(Code.UNAVAILABLE, "the server drains: connect again") from error
+async def interrupt(work: Awaitable[Result], ended: "asyncio.Future[None]", error: MeshwardError) -> Result:
+    """Return what `work` returns. Raises `error` if `ended` is done first."""
+
+    def expire(_: object) -> None:
+        timeout.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as timeout:
+            ended.add_done_callback(expire)
+            try:
+                return await work
+            finally:
+                ended.remove_done_callback(expire)
+    except TimeoutError as timed_out:
+        if not timeout.expired():
+            raise
+        raise error from timed_out
 
 
 @dataclass(frozen=True, slots=True)

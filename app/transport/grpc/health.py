@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from app.core.rates import RateLimit
 from app.core.signals import Latest, Signal
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
+from app.transport.grpc.routes import Authentication, Kind, Rpc
 from app.transport.grpc.status import Code, RpcError
 
 SERVICE = "grpc.health.v1.Health"

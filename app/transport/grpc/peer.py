@@ -39,12 +39,17 @@ class Peer:
     @property
     def host(self) -> str:
         """The address without its port."""
-        return self.address.rpartition(":")[0] or self.address
+        return host_of(self.address)
 
     @property
     def private(self) -> bool:
         """Whether only this process and the peer can read what they send: over TLS, or on this machine."""
         return self.tls or self.local
+
+
+def host_of(address: str) -> str:
+    """Return an address without its port."""
+    return address.rpartition(":")[0] or address
 
 
 def read_peer(scope: Mapping[str, Any]) -> Peer:

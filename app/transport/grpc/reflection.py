@@ -10,9 +10,10 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2 as v1alpha_pb2
 
 from app.core.errors import ResourceExhaustedError
+from app.core.rates import RateLimit
 from app.proto.reflection import reflection_pb2
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.routes import Authentication, Kind, RateLimit, Rpc
+from app.transport.grpc.routes import Authentication, Kind, Rpc
 from app.transport.grpc.status import Code
 
 SERVICE_V1 = "grpc.reflection.v1.ServerReflection"

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from app.core.errors import MeshwardError
+from app.core.rates import RateLimit
 from app.telemetry.families import CounterSeries, HistogramSeries
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
@@ -69,14 +70,6 @@ MAX_REQUEST_BYTES = {
     Authentication.IDENTITY: 256 * 1024,
     Authentication.MESH: 2**32,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """Calls that one caller may start: `per_second` on average, `burst` at once."""
-
-    per_second: float
-    burst: int
 
 
 UNLIMITED = None

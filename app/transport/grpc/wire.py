@@ -7,16 +7,17 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import BadRequest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from app.core.errors import InvalidInputError, MeshwardError
+from app.core.errors import InvalidInputError, MeshwardError, ResourceExhaustedError
 from app.transport.grpc.status import Code, RpcError
 
 # A message's prefix: one byte of flags, four of length.
@@ -224,17 +225,30 @@ def encode_message(message: str) -> bytes:
 
 
 def error_trailers(code: Code, error: MeshwardError) -> list[tuple[bytes, bytes]]:
-    """Return the trailers of a failed call; violations travel as google.rpc.BadRequest in the status details."""
+    """Return the trailers of a failed call, with the details of the error as google.rpc has them.
+
+    Violations are a BadRequest, the time of a ResourceExhaustedError a RetryInfo.
+    """
     trailers = [(b"grpc-status", str(int(code)).encode()), (b"grpc-message", encode_message(error.message))]
+    details = list(_details(error))
+    if details:
+        status = Status(code=int(code), message=error.message[:MAX_STATUS_MESSAGE])
+        for detail in details:
+            status.details.add().Pack(detail)
+        trailers.append((b"grpc-status-details-bin", base64.b64encode(status.SerializeToString()).rstrip(b"=")))
+    return trailers
+
+
+def _details(error: MeshwardError) -> Iterator[Message]:
     if error.violations:
         bad_request = BadRequest()
         for violation in error.violations[:MAX_VIOLATIONS]:
             bad_request.field_violations.add(field=violation.path, description=violation.problem)
-        detail = AnyMessage()
-        detail.Pack(bad_request)
-        status = Status(code=int(code), message=error.message[:MAX_STATUS_MESSAGE], details=[detail])
-        trailers.append((b"grpc-status-details-bin", base64.b64encode(status.SerializeToString()).rstrip(b"=")))
-    return trailers
+        yield bad_request
+    if isinstance(error, ResourceExhaustedError) and error.retry_seconds is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_seconds))
+        yield retry
 
 
 def encode_metadata(metadata: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

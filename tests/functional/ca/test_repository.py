@@ -227,6 +227,17 @@ async def test_tokens_are_listed_in_pages_and_removed_once(store):
         assert not await repository.remove_token(first[0].id)
 
 
+async def test_tokens_are_found_by_their_ids(store):
+    tokens = [JoinToken(f"{number:032x}", CART, NOW, NOW + HOUR) for number in range(3)]
+    async with store() as repository:
+        for number, token in enumerate(tokens):
+            await repository.add_token(token, bytes([number]) * 32)
+    async with store() as repository:
+        found = await repository.tokens_by_id([tokens[0].id, "f" * 32, tokens[2].id])
+        assert sorted(found, key=lambda token: token.id) == [tokens[0], tokens[2]]
+        assert list(await repository.tokens_by_id([])) == []
+
+
 async def test_an_entry_is_read_back_as_it_was_stored(store):
     bare = bare_entry("3" * 32, spiffe_id("bare"))
     async with store() as repository:

@@ -7,8 +7,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from structlog.testing import capture_logs
 
 from app.core.errors import UnauthenticatedError
+from app.core.rates import RateLimit
 from app.telemetry.refusals import MAX_LINES
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, RateLimit, Rpc
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from tests.assets.certificates import MeshCa, new_key, pem
 from tests.fakes.clock import ManualClock
 from tests.fakes.memory_server import EMPTY_MESSAGE, MemoryServer
@@ -80,23 +81,23 @@ async def test_every_refusal_is_counted_by_its_reason_and_logged_with_its_peer(
 
 
 @pytest.mark.parametrize(
-    ("method", "reason", "headers"),
+    ("method", "reasons", "headers"),
     [
-        ("Mesh", "no_certificate", ()),
-        ("Identity", "token_refused", ((b"authorization", b"Bearer guessed"),)),
-        ("Limited", "rate_limit", ()),
+        ("Mesh", ["no_certificate"], ()),
+        ("Identity", ["token_refused", "failed_attempts"], ((b"authorization", b"Bearer guessed"),)),
+        ("Limited", ["rate_limit"], ()),
     ],
 )
-async def test_a_flood_of_refused_calls_is_counted_and_not_logged_call_by_call(server, method, reason, headers):
+async def test_a_flood_of_refused_calls_is_counted_and_not_logged_call_by_call(server, method, reasons, headers):
     client = ("203.0.113.7", 5)
     with capture_logs() as logs:
         for _ in range(FLOOD):
             await server.request(f"/a.Service/{method}", client, (), headers=headers).status()
         server.metrics.refusals.report()
-    refused = server.metrics.refusals.value("grpc", reason)
-    assert refused >= FLOOD - 1  # the first of those that are limited was not
-    assert len(logs) == MAX_LINES + 1
-    assert logs[-1]["left_out"] == refused - MAX_LINES
+    refused = [server.metrics.refusals.value("grpc", reason) for reason in reasons]
+    assert sum(refused) >= FLOOD - 1  # the first of those that are limited was not
+    assert len(logs) == len(reasons) * (MAX_LINES + 1)
+    assert [line["left_out"] for line in logs[-len(reasons) :]] == [each - MAX_LINES for each in refused]
     assert "guessed" not in str(logs)
 
 

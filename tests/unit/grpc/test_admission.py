@@ -1,16 +1,25 @@
 """Admission: peers, certificates, attestors, rate limits, the table."""
 
+import asyncio
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.core.errors import ResourceExhaustedError, UnauthenticatedError
+from app.core.errors import ResourceExhaustedError, UnauthenticatedError, UnavailableError
+from app.core.rates import RateLimit
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
-from app.transport.grpc.admission import MAX_BUCKETS, Authenticator, RateLimiter
+from app.transport.grpc.admission import (
+    FAILURES_OF_ADDRESS,
+    FAILURES_OF_CONNECTION,
+    Authenticator,
+    OpenStreams,
+    RateLimiter,
+)
 from app.transport.grpc.peer import read_peer
-from app.transport.grpc.routes import Authentication, RateLimit, route_table
+from app.transport.grpc.routes import Authentication, route_table
 from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
 from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
@@ -27,6 +36,10 @@ def certificate(*uris, days=1, **changed):
     """A leaf of the mesh's CA, PEM."""
     start, end = CLOCK.now() - timedelta(days=2), CLOCK.now() + timedelta(days=days)
     return pem(SIGNER.leaf(KEY.public_key(), start, end, uris, **changed))
+
+
+def scope_of(port, host="203.0.113.7"):
+    return {"client": (host, port), "extensions": {"tls": {"client_cert_chain": ()}}}
 
 
 def peer(*, host="203.0.113.7", presented=None, tls=True, error=None):
@@ -168,14 +181,86 @@ def test_a_rate_limit_admits_a_burst_and_refills_with_time():
         limiter.admit("/m", "a", limit)
 
 
-def test_the_limiter_drops_the_bucket_that_was_idle_longest_when_it_is_full():
-    limiter, limit = RateLimiter(ManualClock().monotonic), RateLimit(per_second=1, burst=1)
-    for index in range(MAX_BUCKETS):
-        limiter.admit("/m", str(index), limit)
-    limiter.admit("/m", "one more", limit)
-    limiter.admit("/m", "0", limit)
-    with pytest.raises(ResourceExhaustedError):
-        limiter.admit("/m", str(MAX_BUCKETS - 1), limit)
+FAILURES = (UnauthenticatedError, ResourceExhaustedError, UnavailableError, asyncio.CancelledError)
+
+
+def attempts(limiter, caller, number, error=UnauthenticatedError):
+    """Let attempts fail, and count those that were made."""
+    made = 0
+    for _ in range(number):
+        with suppress(*FAILURES), limiter.attempt(caller):
+            made += 1
+            if error is not None:
+                raise error("no")
+    return made
+
+
+def test_failed_attempts_of_an_address_are_limited_together_and_each_connection_has_a_few_of_its_own():
+    clock = ManualClock()
+    limiter, one, other = RateLimiter(clock.monotonic), read_peer(scope_of(1)), read_peer(scope_of(2))
+    of_address, of_connection = FAILURES_OF_ADDRESS.burst, FAILURES_OF_CONNECTION.burst
+    assert attempts(limiter, one, 2 * of_address) == of_address + of_connection
+    assert attempts(limiter, other, 2 * of_address) == of_connection
+    with pytest.raises(ResourceExhaustedError, match="have failed") as refusal, limiter.attempt(other):
+        pass
+    assert refusal.value.retry_seconds == 1 / FAILURES_OF_CONNECTION.per_second
+    assert attempts(limiter, read_peer(scope_of(1, "203.0.113.8")), 1) == 1
+    clock.advance(1)
+    assert attempts(limiter, one, of_address) == FAILURES_OF_ADDRESS.per_second
+
+
+@pytest.mark.parametrize("outcome", [None, UnavailableError])
+def test_attempts_that_succeed_or_that_we_fail_are_not_counted(outcome):
+    limiter, caller = RateLimiter(ManualClock().monotonic), peer()
+    number = 2 * (FAILURES_OF_ADDRESS.burst + FAILURES_OF_CONNECTION.burst)
+    assert attempts(limiter, caller, number, outcome) == number
+
+
+@pytest.mark.parametrize("outcome", [UnauthenticatedError, ResourceExhaustedError, asyncio.CancelledError])
+def test_attempts_that_the_caller_fails_or_ends_are_counted(outcome):
+    limiter, caller = RateLimiter(ManualClock().monotonic), peer()
+    burst = FAILURES_OF_ADDRESS.burst + FAILURES_OF_CONNECTION.burst
+    assert attempts(limiter, caller, 2 * burst, outcome) == burst
+
+
+OTHER = Principal(Credential.SVID, SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/other"))
+BY_SVID = Principal(Credential.SVID, SpiffeId.parse(CART))
+
+
+@pytest.mark.parametrize(("caller", "other"), [(BY_SVID, OTHER), (BY_TOKEN, replace(BY_TOKEN, token_id="2"))])
+async def test_open_streams_are_limited_for_each_identity_and_each_token(caller, other):
+    streams = OpenStreams(per_identity=2, per_token=2)
+    with streams.slot(caller), ExitStack() as second:
+        second.enter_context(streams.slot(caller))
+        with pytest.raises(ResourceExhaustedError, match="2 streams of"), streams.slot(caller):
+            pass
+        with streams.slot(other):
+            pass
+        second.close()
+        with streams.slot(caller):
+            pass
+
+
+async def test_streams_of_a_token_end_when_it_was_not_used():
+    streams = OpenStreams()
+    with streams.slot(BY_TOKEN) as one, streams.slot(BY_TOKEN) as two, streams.slot(OTHER) as endless:
+        assert endless is None
+        assert streams.unsettled == {"1"}
+        streams.settle("1", used=False)
+        assert (one.done(), two.done()) == (True, True)
+        assert streams.unsettled == frozenset()
+        streams.settle("1", used=False)
+    assert streams.unsettled == frozenset()
+
+
+async def test_streams_of_a_token_that_was_used_go_on_and_are_not_asked_about_again():
+    streams = OpenStreams(per_token=1)
+    with streams.slot(BY_TOKEN) as ended:
+        streams.settle("1", used=True)
+        assert streams.unsettled == frozenset()
+        assert not ended.done()
+        with pytest.raises(ResourceExhaustedError), streams.slot(BY_TOKEN):
+            pass
 
 
 async def test_a_path_is_in_the_table_once():

@@ -7,7 +7,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from structlog.testing import capture_logs
 
 from app.core.errors import UnavailableError
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, RateLimit, Rpc
+from app.core.rates import RateLimit
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
 from tests.fakes.clock import ManualClock
 from tests.fakes.memory_server import MemoryServer, settle
 

@@ -4,8 +4,9 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from app.core.errors import ResourceExhaustedError
+from app.spiffe.principal import Credential, Principal
 from app.transport.grpc import call as call_module
-from app.transport.grpc.admission import StreamLimit
+from app.transport.grpc.admission import OpenStreams
 from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import MAX_REQUESTS_PER_STREAM, Reflection
 from app.transport.grpc.routes import MAX_REQUEST_BYTES, UNLIMITED, Authentication
@@ -35,14 +36,18 @@ def part(body, *, more=True):
 
 
 def test_streams_are_limited_by_address_and_in_all():
-    limit = StreamLimit(maximum=3, per_address=2)
-    first, second, third = limit.slot("a"), limit.slot("a"), limit.slot("b")
+    streams = OpenStreams(public=3, per_address=2)
+
+    def slot(host, port=1):
+        return streams.slot(Principal(Credential.NONE, address=f"{host}:{port}"))
+
+    first, second, third = slot("a"), slot("a", 2), slot("b")
     with first, second:
-        with pytest.raises(ResourceExhaustedError, match="of this address"), limit.slot("a"):
+        with pytest.raises(ResourceExhaustedError, match="of this address"), slot("a", 3):
             raise AssertionError
-        with third, pytest.raises(ResourceExhaustedError, match="of public services"), limit.slot("c"):
+        with third, pytest.raises(ResourceExhaustedError, match="of public services"), slot("c"):
             raise AssertionError
-    with limit.slot("a"), limit.slot("a"), limit.slot("c"):
+    with slot("a"), slot("a"), slot("c"):
         pass
 
 

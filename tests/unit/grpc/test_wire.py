@@ -6,7 +6,7 @@ import math
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from app.core.errors import InvalidInputError, MeshwardError, Violation
+from app.core.errors import InvalidInputError, MeshwardError, ResourceExhaustedError, Violation
 from app.transport.grpc.status import Code, RpcError, code_of
 from app.transport.grpc.wire import (
     MAX_STATUS_MESSAGE,
@@ -66,6 +66,17 @@ def test_violations_are_in_the_details_and_bounded():
     assert [violation.field for violation in details.field_violations] == [
         f"f{index}" for index in range(MAX_VIOLATIONS)
     ]
+
+
+def test_a_limit_that_was_reached_has_the_time_to_retry_in_its_details():
+    trailers = dict(error_trailers(Code.RESOURCE_EXHAUSTED, ResourceExhaustedError("slower", retry_seconds=1.5)))
+    encoded = trailers[b"grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(base64.b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    details = error_details_pb2.RetryInfo()
+    status.details[0].Unpack(details)
+    assert details.retry_delay.ToMilliseconds() == 1500
+    without = error_trailers(Code.RESOURCE_EXHAUSTED, ResourceExhaustedError("full"))
+    assert b"grpc-status-details-bin" not in dict(without)
 
 
 def test_metadata_with_control_characters_is_refused():

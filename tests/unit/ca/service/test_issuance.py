@@ -12,8 +12,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import Entry, EntrySpec, Surface
 from app.ca.rules.profile import leaf_builder
+from app.ca.service import CaService
 from app.ca.service.join_tokens import TOKEN_REFUSED
-from app.core.errors import InternalError, InvalidInputError, PreconditionError, UnauthenticatedError, UnavailableError
+from app.core.errors import (
+    InternalError,
+    InvalidInputError,
+    PreconditionError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
@@ -284,3 +292,58 @@ async def test_an_issued_chain_proves_its_identity_until_it_expires(ca, clock):
     clock.advance(61)
     with pytest.raises(InvalidInputError, match="expired"):
         proven_id(issued.chain, ca.authorities.bundle(), clock.now())
+
+
+@pytest.fixture
+def small(config, transactions, keys, publisher, clock, metrics):
+    """A CA that issues three SVIDs an hour to an identity."""
+    return CaService(replace(config, svids_per_hour=3), transactions, keys, publisher, clock, metrics)
+
+
+async def test_an_identity_is_issued_so_many_svids_an_hour(small, clock, metrics):
+    await small.start()
+    for _ in range(2):
+        await issue(small)
+    await small.issuance.issue_with_new_key(HOLDER, Surface.SDS)
+    with pytest.raises(ResourceExhaustedError, match=f"{CART} has been issued its 3 SVIDs an hour") as refusal:
+        await issue(small)
+    assert refusal.value.retry_seconds == 1200
+    with pytest.raises(ResourceExhaustedError):
+        await small.issuance.issue_with_new_key(HOLDER, Surface.SDS)
+    assert metrics.issuances.value("istio_ca", "over_budget") == 1
+    await issue(small, Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")))
+    clock.advance(1200)
+    await issue(small)
+    assert len(await small.records.page(None, 10)) == 5
+
+
+async def test_what_is_not_issued_is_not_counted_against_the_identity(small, transactions):
+    await small.start()
+    transactions.away = True
+    for _ in range(5):
+        with pytest.raises(UnavailableError):
+            await issue(small)
+    transactions.away = False
+    for _ in range(3):
+        with pytest.raises(InvalidInputError):
+            await issue(small, request="nonsense")
+    for _ in range(3):
+        await issue(small)
+
+
+async def test_a_token_is_left_unused_when_its_identity_has_no_budget_left(small, clock):
+    await small.start()
+    created = await small.join_tokens.create(OPERATOR, CART, timedelta(hours=2))
+    for _ in range(3):
+        await issue(small)
+    caller = await small.join_tokens.attest(Evidence(created.secret))
+    with pytest.raises(ResourceExhaustedError):
+        await issue(small, caller)
+    clock.advance(1200)
+    assert (await issue(small, caller)).spiffe_id == CART
+
+
+async def test_the_control_planes_own_svid_has_no_budget(small):
+    await small.start()
+    for _ in range(10):
+        await small.issuance.issue_serving()

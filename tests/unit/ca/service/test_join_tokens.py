@@ -5,10 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from app.ca.model import Surface
+from app.ca.service.join_tokens import TOKENS_PER_QUERY
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
+from tests.assets.csrs import csr
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -115,3 +118,18 @@ async def test_a_deleted_token_proves_nothing(ca):
         await ca.join_tokens.attest(Evidence(created.secret))
     with pytest.raises(NotFoundError):
         await ca.join_tokens.delete(OPERATOR, created.token.id)
+
+
+async def test_a_token_is_settled_once_it_is_used_deleted_or_expired(ca, clock):
+    fresh, used, deleted = [await ca.join_tokens.create(OPERATOR, CART) for _ in range(3)]
+    brief = await ca.join_tokens.create(OPERATOR, CART, timedelta(seconds=1))
+    ids = [created.token.id for created in (fresh, used, deleted, brief)]
+    assert await ca.join_tokens.settled(ids) == {}
+    await ca.issuance.issue(await ca.join_tokens.attest(Evidence(used.secret)), csr(), 0, Surface.SDS)
+    await ca.join_tokens.delete(OPERATOR, deleted.token.id)
+    clock.advance(1)
+    assert await ca.join_tokens.settled(ids) == {used.token.id: True, deleted.token.id: False, brief.token.id: False}
+    unknown = [f"{number:032x}" for number in range(TOKENS_PER_QUERY)]
+    assert len(await ca.join_tokens.settled([*unknown, *ids])) == TOKENS_PER_QUERY + 3
+    clock.advance(600)
+    assert (await ca.join_tokens.settled(ids))[used.token.id]

@@ -1,13 +1,15 @@
 """The secrets of an SDS stream at the control plane: made once, renewed at half-life, woken by a new bundle."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from app.ca.model import EntrySpec
+from app.ca.service import CaService
 from app.ca.service.secrets import IssuedSecrets
-from app.core.errors import PreconditionError, UnauthenticatedError, UnavailableError
+from app.core.errors import PreconditionError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
@@ -202,3 +204,17 @@ async def test_the_listeners_own_svid_is_renewed_as_any_other(ca, clock, sleep):
     await sleep.advance(12 * 3600)
     await finished(task)
     assert (await session.svid()).chain != first.chain
+
+
+async def test_an_svid_is_kept_while_the_identity_has_no_budget_left(
+    config, transactions, keys, publisher, clock, metrics, sleep
+):
+    ca = CaService(replace(config, svids_per_hour=1), transactions, keys, publisher, clock, metrics)
+    await ca.start()
+    await ca.entries.create(OPERATOR, EntrySpec(CART, x509_svid_ttl=timedelta(minutes=40)))
+    session = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0).open(HOLDER)
+    first = await session.svid()
+    clock.advance(20 * 60)
+    assert await session.svid() is first
+    with pytest.raises(ResourceExhaustedError):
+        await IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0).open(HOLDER).svid()
