@@ -1,5 +1,5 @@
-"""What each hot path costs in this process, without a network: a Check against more and more policies, a
-ShouldRateLimit, a CreateCertificate on SQLite, and an SDS answer.
+"""What each hot path costs in this process, without a network: a Check against more and more policies, the readings of
+paths that a client chose, a ShouldRateLimit, a CreateCertificate on SQLite, and an SDS answer.
 
 Each figure is the best of several rounds, so that another process on the machine counts as little as it can.
 """
@@ -18,6 +18,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
 from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rules.paths import MAX_PATH_LENGTH, read_path
 from app.ca.rpc.istio import IstioCertificates
 from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
@@ -65,6 +66,23 @@ async def checks(parts: Parts) -> None:
         await best(f"Check, {count} {'policy' if count == 1 else 'policies'}", 2_000, call)
 
 
+async def path_readings() -> None:
+    """Measure the reading of paths that are not remembered: an ordinary one, one that can be misread, and the worst."""
+    longest = MAX_PATH_LENGTH - 1
+    for name, unit in (
+        ("ordinary, 257 characters", ("/items" * 43)[:257]),
+        ("encoded slashes, 260 characters", "/items%2Fa" * 26),
+        ("8 KiB, few readings", "/" + ("%2525" * longest)[: longest - longest % 5]),
+        ("8 KiB, too many readings", "/" + ('%22"%25%252e%252e%252f' * longest)[: longest - longest % 22]),
+        ("60 KB", "/" + "%252541" * 8_600),
+    ):
+
+        async def call(path: str = unit) -> None:
+            read_path(path)
+
+        await best(f"Readings of a path, {name}", 50, call)
+
+
 async def limits(parts: Parts) -> None:
     """Measure ShouldRateLimit with two descriptors: for one user, and for more than are remembered."""
     rpc = RateLimitRpc(parts.quotas, parts.metrics)
@@ -97,6 +115,7 @@ async def measure() -> None:
     async with loaded_parts() as parts:
         print("Hot paths in process, best of", ROUNDS, "rounds")
         await checks(parts)
+        await path_readings()
         await limits(parts)
         await certificates(parts)
 

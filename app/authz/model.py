@@ -159,7 +159,8 @@ class CheckInput:
     """One HTTP request to be checked, parsed.
 
     `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
-    behind the proxy may make, see `rules.paths`. `host` is the authority in lower case, with its port if it has one.
+    behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
+    path itself. `host` is the authority in lower case, with its port if it has one.
     """
 
     workload: Workload | None
@@ -169,6 +170,7 @@ class CheckInput:
     host: str | None
     headers: Headers = field(default_factory=dict[str, tuple[str, ...]])
     other_paths: tuple[str, ...] = ()
+    reading: str | None = None
     source_ip: IpAddress | None = None
     remote_ip: IpAddress | None = None
     destination_ip: IpAddress | None = None

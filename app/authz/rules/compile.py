@@ -24,16 +24,29 @@ from app.authz.model import (
     Source,
     Verdict,
 )
-from app.authz.rules.nodes import PRESENT, And, HeaderMatch, Match, Node, Or, Values, all_of, any_of, describe
+from app.authz.rules.nodes import (
+    PRESENT,
+    And,
+    HeaderMatch,
+    Match,
+    Node,
+    Or,
+    PathMatch,
+    Values,
+    all_of,
+    any_of,
+    describe,
+)
 from app.authz.rules.patterns import (
     ANY,
     AddressBlocks,
     NamespacePatterns,
-    PathPatterns,
+    Paths,
     ServiceAccounts,
     StringPatterns,
     TrustDomainPatterns,
     WideHosts,
+    read_paths,
     read_strings,
 )
 from app.core.decision import Decision, Outcome
@@ -169,6 +182,8 @@ class _Matches:
         wide = self.grants is negated
         if attribute is Attribute.HEADER:
             return HeaderMatch(header, PRESENT if ANY in values else read_strings(values), negated, wide)
+        if attribute is Attribute.PATH:
+            return PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
         return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)
 
     def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
@@ -185,8 +200,6 @@ class _Matches:
                 return AddressBlocks(values)
             case Attribute.DESTINATION_PORT:
                 return frozenset(values)
-            case Attribute.PATH:
-                return PathPatterns.of(values, wide=wide)
             case Attribute.HOST if wide:
                 return WideHosts(read_strings(values))
             case _:
@@ -214,6 +227,8 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
     match node:
         case Match(attribute, values, negated):
             return _keys_of_values(values, dimension) if attribute is dimension and not negated else None
+        case PathMatch(patterns, read, negated):
+            return _keys_of_paths(patterns, read) if dimension is Attribute.PATH and not negated else None
         case And(children):
             return next((keys for child in children if (keys := _keys(child, dimension))), None)
         case Or(children):
@@ -226,7 +241,15 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
             return None
 
 
-def _keys_of_values(values: Values, dimension: Attribute) -> Keys | None:
+def _keys_of_paths(patterns: Paths, read: Paths) -> Keys | None:
+    found = _keys_of_values(patterns, Attribute.PATH)
+    others = found if patterns is read else _keys_of_values(read, Attribute.PATH)
+    if found is None or others is None or found is others:
+        return found
+    return Keys(Attribute.PATH, found.exact | others.exact, found.prefixes + others.prefixes)
+
+
+def _keys_of_values(values: Values | Paths, dimension: Attribute) -> Keys | None:
     match values:
         case frozenset():
             return Keys(dimension, frozenset(map(str, values)))

@@ -84,9 +84,8 @@ def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[Check
     methods = _methods(request) if rules.looks_at_methods else ()
     if not methods and not request.other_paths:
         return
-    paths = (request.path, *request.other_paths)
-    for path, method in product(paths, (request.method, *methods)):
-        yield replace(request, path=path, method=method)
+    for reading, method in product((None, *request.other_paths), (request.method, *methods)):
+        yield replace(request, reading=reading, method=method)
 
 
 def _methods(request: CheckInput) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class RuleTable:
     def _candidates(self, request: CheckInput) -> list[Numbered]:
         found = [self._rest] if self._rest else []
         if self._by_path:
-            self._find_by_path(request.path, found)
+            self._find_by_path(request.path if request.reading is None else request.reading, found)
         if self._by_identity:
             self._find_by_identity(request, found)
         if self._by_host:

@@ -16,7 +16,7 @@ from app.authz.model import Attribute, CheckInput
 from app.authz.rules.patterns import (
     AddressBlocks,
     NamespacePatterns,
-    PathPatterns,
+    Paths,
     ServiceAccounts,
     StringPatterns,
     Strings,
@@ -26,14 +26,7 @@ from app.authz.rules.patterns import (
 )
 
 Values = (
-    Strings
-    | frozenset[int]
-    | PathPatterns
-    | WideHosts
-    | NamespacePatterns
-    | ServiceAccounts
-    | TrustDomainPatterns
-    | AddressBlocks
+    Strings | frozenset[int] | WideHosts | NamespacePatterns | ServiceAccounts | TrustDomainPatterns | AddressBlocks
 )
 
 
@@ -55,7 +48,6 @@ _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
     Attribute.SNI: attrgetter("sni"),
     Attribute.HOST: attrgetter("host"),
     Attribute.METHOD: attrgetter("method"),
-    Attribute.PATH: attrgetter("path"),
 }
 
 
@@ -82,6 +74,27 @@ class Match:
         if value is None:
             return self.if_missing
         return (value in self.values) is not self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatch:
+    """The path of a request is one of `patterns`, another reading of it one of `read`; or with `negated` none of them.
+
+    `if_missing` is the result for a request that has no path.
+    """
+
+    patterns: Paths
+    read: Paths
+    negated: bool = False
+    if_missing: bool = False
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether the reading of `request` that is being evaluated matches."""
+        if request.reading is not None:
+            return (request.reading in self.read) is not self.negated
+        if request.path is None:
+            return self.if_missing
+        return (request.path in self.patterns) is not self.negated
 
 
 PRESENT = StringPatterns(prefixes=("",))
@@ -142,7 +155,7 @@ class Or:
         return False
 
 
-Node = And | Or | Match | HeaderMatch
+Node = And | Or | Match | PathMatch | HeaderMatch
 
 
 def all_of(parts: list[Node]) -> Node:
@@ -170,11 +183,16 @@ def describe(node: Node) -> str:
             header = f"request.headers[{name}]"
             found = f"{header} is present" if values == PRESENT else f"{quantifier}{header} in [{spelled(values)}]"
             return f"not ({found})" if negated else found
+        case PathMatch(patterns, _, negated, if_missing):
+            return _described(Attribute.PATH, spelled(patterns), negated=negated, if_missing=if_missing)
         case Match(attribute, values, negated, if_missing):
-            operator = "not in" if negated else "in"
             port = " with any port" if isinstance(values, WideHosts) else ""
-            missing = " (or missing)" if if_missing else ""
-            return f"{attribute.value} {operator} [{spelled(values)}]{port}{missing}"
+            return _described(attribute, spelled(values), port, negated=negated, if_missing=if_missing)
+
+
+def _described(attribute: Attribute, values: str, more: str = "", *, negated: bool, if_missing: bool) -> str:
+    operator = "not in" if negated else "in"
+    return f"{attribute.value} {operator} [{values}]{more}{' (or missing)' if if_missing else ''}"
 
 
 def _inside(child: Node, other: type[Node]) -> str:

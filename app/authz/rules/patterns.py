@@ -10,11 +10,12 @@ without its last slash. Wide patterns match if one reading does, others only if 
 # ruff: noqa: SIM110 - any() and all() over a generator cost more than what they go over
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from app.authz.model import Identity, IpAddress, IpNetwork
+from app.authz.rules.paths import canonical, decoded
 
 ANY = "*"
 ONE_SEGMENT = "{*}"
@@ -22,6 +23,7 @@ ANY_SEGMENTS = "{**}"
 # Operators in one template, Envoy's own bound; the expression below is linear in the path for any number.
 MAX_OPERATORS = 5
 
+_OPERATORS = re.compile(r"(\{\*\*?\})")
 _LITERAL = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]*")
 _CHARACTERS = r"a-zA-Z0-9\-._~%!$&'()+,;:@="
 
@@ -59,19 +61,28 @@ def spelled(values: object) -> str:
     return ", ".join(map(str, sorted(values))) if isinstance(values, frozenset) else str(values)
 
 
-def read_strings(patterns: Iterable[str]) -> Strings:
-    """Sort `patterns` by kind. A leading `*` is looked at first: `*a*` is the suffix `a*`."""
-    exact, prefixes, suffixes = [], [], []
+def _as_written(text: str) -> Iterable[str]:
+    return (text,)
+
+
+def read_strings(patterns: Iterable[str], spellings: Callable[[str], Iterable[str]] = _as_written) -> Strings:
+    """Sort `patterns` by kind. A leading `*` is looked at first: `*a*` is the suffix `a*`.
+
+    `spellings` returns the texts to take instead of the text of a pattern, without the `*` that makes it one.
+    """
+    exact: list[str] = []
+    prefixes: list[str] = []
+    suffixes: list[str] = []
     anything = False
     for pattern in patterns:
         if pattern == ANY:
             anything = True
         elif pattern.startswith("*"):
-            suffixes.append(pattern[1:])
+            suffixes += spellings(pattern[1:])
         elif pattern.endswith("*"):
-            prefixes.append(pattern[:-1])
+            prefixes += spellings(pattern[:-1])
         else:
-            exact.append(pattern)
+            exact += spellings(pattern)
     if anything or prefixes or suffixes:
         return StringPatterns(frozenset(exact), tuple(prefixes), tuple(suffixes), anything)
     return frozenset(exact)
@@ -129,20 +140,6 @@ class PathPatterns:
     patterns: Strings
     templates: tuple[PathTemplate, ...]
 
-    @staticmethod
-    def of(values: Iterable[str], *, wide: bool) -> "PathPatterns | Strings":
-        """Sort `values`; wide ones match a path with one more slash at its end, too."""
-        templates, plain = [], []
-        for value in values:
-            if is_template(value):
-                templates.append(PathTemplate(value, wide))
-            else:
-                plain.append(value)
-        if wide:
-            plain += [f"{value}/" for value in plain if not value.endswith(("*", "/"))]
-        patterns = read_strings(plain)
-        return PathPatterns(patterns, tuple(templates)) if templates else patterns
-
     def __contains__(self, path: str) -> bool:
         if path in self.patterns:
             return True
@@ -153,6 +150,71 @@ class PathPatterns:
 
     def __str__(self) -> str:
         return ", ".join(filter(None, [spelled(self.patterns), *map(str, self.templates)]))
+
+
+Paths = Strings | PathPatterns
+"""What a path is compared with."""
+
+
+def read_paths(values: Iterable[str], *, wide: bool) -> tuple[Paths, Paths]:
+    """Return the patterns for the path of a request itself, as `values` spell them, and those for its other readings.
+
+    Other readings are canonical and decoded, and so are the patterns for them. Wide patterns are the same for both:
+    they match every spelling of the values, also with one more slash at the end.
+    """
+    values = tuple(values)
+    if wide:
+        patterns = _sorted_paths(values, _equal_spellings, wide=True)
+        return patterns, patterns
+    written = _sorted_paths(values, _as_written, wide=False)
+    decoded = _sorted_paths(values, _decoded_spellings, wide=False)
+    return written, written if written == decoded else decoded
+
+
+def _sorted_paths(values: Iterable[str], spellings: Callable[[str], Iterable[str]], *, wide: bool) -> Paths:
+    templates, plain = [], []
+    for value in values:
+        if is_template(value):
+            templates += [PathTemplate(spelling, wide) for spelling in spellings(value)]
+        else:
+            plain.append(value)
+    patterns = read_strings(plain, spellings)
+    if wide:
+        patterns = _also_with_slash(patterns)
+    return PathPatterns(patterns, tuple(templates)) if templates else patterns
+
+
+def _also_with_slash(patterns: Strings) -> Strings:
+    if isinstance(patterns, frozenset):
+        return frozenset(_with_slash(patterns))
+    exact, suffixes = frozenset(_with_slash(patterns.exact)), tuple(_with_slash(patterns.suffixes))
+    return replace(patterns, exact=exact, suffixes=suffixes)
+
+
+def _with_slash(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield text
+        if not text.endswith(("*", "/")):
+            yield f"{text}/"
+
+
+def _equal_spellings(text: str) -> Iterable[str]:
+    spelling = _between_operators(canonical, text)
+    return dict.fromkeys((text, spelling, spelling.replace("%2E", ".")))
+
+
+def _decoded_spellings(text: str) -> Iterable[str]:
+    spelling = _between_operators(canonical, text)
+    found = {text: None, spelling: None}
+    while (spelling := _between_operators(decoded, spelling)) not in found:
+        found[spelling] = None
+    return found
+
+
+def _between_operators(respell: Callable[[str], str], text: str) -> str:
+    """Return the text respelled, but for the operators of a template."""
+    pieces = _OPERATORS.split(text)
+    return "".join(piece if piece in {ONE_SEGMENT, ANY_SEGMENTS} else respell(piece) for piece in pieces)
 
 
 def is_template(path: str) -> bool:

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from app.authz.model import IpNetwork, Networks, Patterns, Ports
 from app.authz.rules.kubernetes import is_namespace
-from app.authz.rules.paths import spelled_as_read
 from app.authz.rules.patterns import is_template, template_problem
 from app.documents.reader import Problems, Reader
 
@@ -80,12 +79,12 @@ def host(value: str, path: str, problems: Problems) -> str | None:
 
 
 def path_pattern(value: str, path: str, problems: Problems) -> str | None:
-    """Read a path, a pattern or a template, with its escapes spelled as those of requests are."""
+    """Read a path, a pattern or a template."""
     if is_template(value):
         if problem := template_problem(value):
             problems.add(path, problem)
             return None
-        return spelled_as_read(value)
+        return value
     if "{" in value or "}" in value:
         problems.add(path, "must not have braces other than the operators '{*}' and '{**}'")
         return None
@@ -95,7 +94,7 @@ def path_pattern(value: str, path: str, problems: Problems) -> str | None:
     if not value.startswith(("/", "*")):
         problems.add(path, "must start with '/' or '*'")
         return None
-    return None if text(value, path, problems) is None else spelled_as_read(value)
+    return text(value, path, problems)
 
 
 def network(value: str, path: str, problems: Problems) -> IpNetwork | None:

@@ -17,17 +17,63 @@ from tests.fakes.authz import matches, policy, request, verdict
 from tests.fakes.checks import check_answer, check_request, policy_service
 
 LONG = 60_000
+# Each takes another way through the steps.
+HOSTILE = (
+    "a/../",
+    "%25",
+    "/",
+    ";/",
+    "%2f",
+    "%2541",
+    "%252541",
+    "%252e%252f",
+    "%2e%2e%2f",
+    "..%5c",
+    "%25c3%25a9",
+    '"%41',
+)
 
 
-def test_long_paths_are_read_and_not_kept():
+@pytest.fixture
+def characters(monkeypatch):
+    """How many characters each step was given."""
+    given = []
+
+    def counted(step):
+        def counting(path):
+            given.append(len(path))
+            return step(path)
+
+        return counting
+
+    monkeypatch.setattr(paths, "_STEPS", tuple(map(counted, paths._STEPS)))
+    return given
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+@pytest.mark.parametrize("length", [paths.MAX_PATH_LENGTH, paths.MAX_PATH_LENGTH // 2, 256, 100])
+def test_reading_a_path_takes_bounded_work(characters, unit, length):
+    paths._read("/" + (unit * length)[: length - 1].rstrip("%0123456789abcdef"))
+    assert len(characters) <= paths.MAX_READINGS * len(paths._STEPS)
+    assert sum(characters) <= paths.MAX_READ_CHARACTERS * len(paths._STEPS)
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_a_path_that_is_too_long_is_refused_before_it_is_read(characters, unit):
     before = paths._cached.cache_info().currsize
-    for path in ("/" + "a/../" * (LONG // 5), "/" + "%25" * (LONG // 3), "//" * (LONG // 2), "/;" * (LONG // 2)):
-        read_path(path)
+    found = read_path("/" + unit * (LONG // len(unit)))
+    assert found.problem == "the path is longer than 8192 characters"
     assert paths._cached.cache_info().currsize == before
+    assert characters == []
 
 
-def test_the_readings_of_a_path_are_few():
-    assert len(read_path("//a%2f..%5c;x/%252e%25252e/..;/\\b").others) <= 3 + paths.MAX_DECODINGS
+def test_a_query_does_not_count_as_path():
+    assert read_path("/a?" + "x" * LONG).problem == ""
+
+
+def test_a_path_with_too_many_readings_is_refused():
+    assert read_path("//a%2f..%5c;x/%252e%25252e/..;/\\b").problem == "the path can be read in too many ways"
+    assert len(read_path("/map;x=1/a%2Fb//c/../d").others) <= paths.MAX_READINGS
 
 
 def test_stars_do_not_multiply():

@@ -63,6 +63,21 @@ async def allows(text, *args, **kwargs) -> bool:
         "/admin/%2e",
         "/admin/.",
         "/admin/x/..",
+        "//x/..//admin",
+        "/x//../admin",
+        "/x/;/../admin",
+        "/x/.;/../admin",
+        "/x/%3b/../admin",
+        "/x/%253b/..;/admin",
+        "/x%2f%2f../admin",
+        "/x/a%5c..%5c../admin",
+        "/admin%3b",
+        "/admin%253bx",
+        "/admin%3f",
+        "/admin%23/x",
+        "/admin%2500",
+        "/admin%252500",
+        "/admin%25c0%25af",
     ],
 )
 async def test_no_spelling_of_a_denied_path_is_allowed(path):
@@ -85,6 +100,13 @@ async def test_no_spelling_of_a_denied_path_is_allowed(path):
         "/secret?x=/public/y",
         "/secret/..;/../public;/x",
         "//public/x/../../secret",
+        "/public//../secret",
+        "/public/;/../secret",
+        "/public/.;/../secret",
+        "/public/%3b/../secret",
+        "/public%2f../secret",
+        "/public/%2500",
+        "/secret%3f/public/",
     ],
 )
 async def test_no_spelling_takes_a_request_out_of_an_allowed_path(path):
@@ -102,6 +124,7 @@ async def test_an_ordinary_path_and_its_query_are_allowed():
     for path in ("/status", "/status?x=../admin", "/status?a=%zz#"):
         assert await allows(ALLOW_EXACT, path)
     assert await allows(ALLOW_PUBLIC, "/public/a%20b/%C3%A4.html")
+    assert await allows(ALLOW_PUBLIC, "/public/a%2Fb;x=1//me%40example.org")
 
 
 @pytest.mark.parametrize(
@@ -130,10 +153,26 @@ async def test_an_ordinary_path_and_its_query_are_allowed():
         "http://shop.example.org/x",
         "pkg.Service/Method",
         "/%" + "25" * 20 + "61",
+        "/%2500",
+        "/%25250a",
+        "/%25ff",
+        "/" + "a" * 8192,
+        "/;//..%2f%5c%253b/..;%3f//",
     ],
 )
 async def test_a_path_that_can_be_read_in_no_agreed_way_is_denied_even_without_policies(path):
     assert not await allows("", path)
+
+
+async def test_a_character_is_denied_with_its_escape_and_an_escape_with_its_character():
+    for pattern, path in (
+        ("/me@here", "/me%40here"),
+        ("/me%40here", "/me@here"),
+        ("/a.b", "/a%2eb"),
+        ("/a;b", "/a%3bb"),
+    ):
+        denying = policy(f"{{action: DENY, rules: [{{to: [{{operation: {{paths: ['{pattern}']}}}}]}}]}}")
+        assert not await allows(denying, path)
 
 
 @pytest.mark.parametrize("method", ["delete", "Delete", "DELETE ", "", "GET\n", "GET /", "GÉT"])

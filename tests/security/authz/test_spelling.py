@@ -32,11 +32,31 @@ async def test_a_denied_path_is_denied_however_the_policy_spells_it(pattern, pat
     assert check_answer(rpc, check_request(path)).status.code == 7
 
 
-@pytest.mark.parametrize(("pattern", "path"), [("/%61bout", "/about"), ("/café", "/caf%c3%a9"), ("/a b", "/a%20b")])
-async def test_an_allowed_path_is_allowed_however_the_policy_spells_it(pattern, path):
-    rpc = await deciding("ALLOW", pattern)
-    assert check_answer(rpc, check_request("/elsewhere")).status.code == 7
+@pytest.mark.parametrize(
+    "path",
+    ["/a%20b", "/a%2fb", "/a%2Fb", "/caf%c3%a9", "/me%40here", "/100%25", "/a%252fb", "/a/%2561", "/%7Bx%7D"],
+)
+async def test_a_path_is_allowed_where_the_policy_spells_it_the_same(path):
+    rpc = await deciding("ALLOW", path)
     assert check_answer(rpc, check_request(path)).status.code == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/%61bout", "/about"),
+        ("/café", "/caf%c3%a9"),
+        ("/caf%C3%A9", "/caf%c3%a9"),
+        ("/a b", "/a%20b"),
+        ("/me%40here", "/me@here"),
+        ("/a%2Fb", "/a/b"),
+        ("/a%2Fb", "/a%2fb"),
+        ("/a%2A", "/axyz"),
+    ],
+)
+async def test_a_path_is_not_allowed_where_the_policy_spells_it_differently(pattern, path):
+    rpc = await deciding("ALLOW", pattern)
+    assert check_answer(rpc, check_request(path)).status.code == 7
 
 
 @pytest.mark.parametrize(
