@@ -15,7 +15,7 @@ from app.agent.options import AgentOptions, read_trust_bundle
 from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer, check_platform
 from app.agent.store import IdentityStore
-from app.core.clock import SystemClock
+from app.core.clock import ConfirmedClock, SystemClock
 from app.core.net import Address
 from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
@@ -48,7 +48,7 @@ async def serve(options: AgentOptions) -> None:
     Files, socket and ports are checked before the join token, which works once, is used.
     """
     check_platform()
-    clock = SystemClock()
+    clock = ConfirmedClock(SystemClock())
     bootstrap = read_trust_bundle(options.trust_bundle, options.trust_domain)
     store = IdentityStore(options.data_dir)
     metrics = Metrics()

@@ -155,6 +155,7 @@ class ControlPlane:
         """
         await self._parts.ca.authorities.ready.wait()
         session = self._parts.ca.secrets.serving()
+        failure = Latest("")
         while True:
             try:
                 material = await _material(session)
@@ -163,12 +164,14 @@ class ControlPlane:
                 else:
                     await self._tls.start(material)
                 self._tls_served.set()
+                failure.set("")
                 log.info("serving_certificate_replaced", port=self._tls.port)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(MAX_CONNECTION_SECONDS):
                         await session.wait_for_change()
             except MeshwardError as error:
-                log.error("serving_certificate_failed", reason=error.message)  # noqa: TRY400 - a reason, not a crash
+                if failure.set(error.message):
+                    log.error("serving_certificate_failed", reason=error.message)  # noqa: TRY400 - a reason, not a crash
                 await asyncio.sleep(SERVING_RETRY_SECONDS)
 
     async def _publish_health(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from app.core.clock import SystemClock
+from app.core.clock import ConfirmedClock, SystemClock
 from app.core.errors import InternalError
 from app.core.private_files import ensure_data_directory
 from app.db.engine import dispose
@@ -48,7 +48,7 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    parts = make_parts(settings, SystemClock())
+    parts = make_parts(settings, ConfirmedClock(SystemClock()))
     try:
         control_plane = ControlPlane(parts)
         try:

@@ -21,3 +21,7 @@ class ManualClock:
     def turn_back(self, seconds: float) -> None:
         """The wall clock goes back, as after a bad NTP step; the monotonic one cannot."""
         self._now -= timedelta(seconds=seconds)
+
+    def turn_forward(self, seconds: float) -> None:
+        """The wall clock goes forward and the monotonic one does not."""
+        self.turn_back(-seconds)

@@ -73,15 +73,18 @@ def check_trust_domain(roots: tuple[Root, ...], trust_domain: TrustDomain) -> No
             )
 
 
-def check_validity(what: str, not_before: datetime, not_after: datetime, now: datetime) -> None:
-    """Check that an authority may sign at `now`; `what` names it. Raises PreconditionError with what to do."""
-    if now < not_before:
-        raise PreconditionError(
-            f"the clock shows {now.isoformat(timespec='seconds')}, and the {what} certificate is valid from "
-            f"{not_before.isoformat()}: set the clock right"
-        )
-    if now > not_after:
-        raise PreconditionError(
-            f"the {what} certificate expired at {not_after.isoformat()} and nothing is issued under it: "
+def valid_at(authority: Root | Signer, now: datetime) -> bool:
+    """Whether an authority may sign at `now`."""
+    return authority.not_before <= now <= authority.not_after
+
+
+def validity_problem(what: str, authority: Root | Signer, now: datetime) -> str | None:
+    """Return why an authority, which `what` names, may not sign at `now` and what to do, None if it may."""
+    if now < authority.not_before:
+        return f"the {what} certificate is valid from {authority.not_before.isoformat()} on: set the clock right"
+    if now > authority.not_after:
+        return (
+            f"the {what} certificate expired at {authority.not_after.isoformat()} and nothing is issued under it: "
             "check the clock; if it is right, this CA has to be replaced"
         )
+    return None

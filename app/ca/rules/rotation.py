@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from app.core.errors import InvalidInputError, Violation
 
-# Certificates are valid from a little before they are issued, for peers whose clocks are behind.
-BACKDATE = timedelta(minutes=2)
+# Certificates are valid from this long before they are issued, for replicas and peers whose clocks are behind.
+BACKDATE = timedelta(minutes=10)
 # A signing certificate is replaced when less than this share of its lifetime is left.
 SIGNER_RENEWAL_SHARE = 1 / 3
 

@@ -20,17 +20,25 @@ from app.ca.ports import BundlePublisher, CaTransactions, Document, KeyStore, Si
 from app.ca.rules.authority import (
     authority_request,
     check_trust_domain,
-    check_validity,
     root_builder,
     root_of,
     signer_builder,
     signer_of,
+    valid_at,
+    validity_problem,
 )
 from app.ca.rules.profile import ROOT_TITLE, SERIAL_BITS, SIGNER_TITLE, authority_id
 from app.ca.rules.rotation import signer_is_due
 from app.core.clock import Clock
-from app.core.errors import ConflictError, InternalError, InvalidInputError, MeshwardError, UnavailableError
-from app.core.signals import Signal
+from app.core.errors import (
+    ConflictError,
+    InternalError,
+    InvalidInputError,
+    MeshwardError,
+    PreconditionError,
+    UnavailableError,
+)
+from app.core.signals import Latest, Signal
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 from app.telemetry.metrics import Metrics
@@ -88,30 +96,27 @@ class Authorities:
         self._held: dict[str, SigningKey] = {}
         self._known: _Known | None = None
         self._bundle: TrustBundle | None = None
-        self._active: ActiveSigner | None = None
+        self._own: tuple[ActiveSigner, ...] = ()
+        self._logged: Latest[str | None] = Latest(None)
 
     @property
     def waiting_for(self) -> str | None:
-        """What this replica waits for before it can issue, as a sentence; None once it can."""
-        if self._active is not None:
-            return None
-        if self._known is None:
-            return "the CA has not started"
-        root_id = self._known.root.id
-        return (
-            f"the signing certificate waits for the replica that holds the key of root {root_id}: "
-            f"start it, or put its file keys/{root_id}.pem into this data directory"
-        )
+        """What this replica waits for before it can issue, as a sentence; None if it can."""
+        try:
+            self.active()
+        except MeshwardError as error:
+            return error.message
+        return None
 
     def status(self) -> CaStatus:
         """Return the CA as an operator sees it. Raises UnavailableError before the first pass."""
-        known = self._require(self._known)
+        known, active = self._require(self._known), self._valid(self._own)
         return CaStatus(
             trust_domain=self._config.trust_domain,
             roots=known.roots,
             signers=known.signers,
             root_key_held=known.root.id in self._held,
-            signer_id=self._active.signer.id if self._active else None,
+            signer_id=active.signer.id if active else None,
             waiting_for=self.waiting_for,
             default_ttl=self._config.default_ttl,
             max_ttl=self._config.max_ttl,
@@ -122,39 +127,50 @@ class Authorities:
         return self._require(self._bundle)
 
     def active(self) -> ActiveSigner:
-        """Return the authority to sign with.
+        """Return the authority to sign with: of those that are valid now, the one that ends last.
 
-        Raises UnavailableError while there is none, and PreconditionError if the root or the signing certificate is not
-        valid at this time.
+        Raises UnavailableError while there is none, and PreconditionError if the root or every signing certificate is
+        not valid at this time.
         """
-        active = self._require(self._active)
-        now = self._clock.now()
-        check_validity("root", active.root.not_valid_before_utc, active.root.not_valid_after_utc, now)
-        check_validity("signing", active.signer.not_before, active.signer.not_after, now)
-        return active
+        root, now = self._require(self._known).root, self._clock.now()
+        active = self._valid(self._own)
+        problem = validity_problem("root", root, now)
+        if problem is None and active is not None:
+            return active
+        if problem is None and self._own:
+            problem = validity_problem("signing", self._own[0].signer, now)
+        if problem is not None:
+            raise PreconditionError(problem)
+        raise UnavailableError(
+            f"the signing certificate waits for the replica that holds the key of root {root.id}: "
+            f"start it, or put its file keys/{root.id}.pem into this data directory"
+        )
 
     async def start(self) -> None:
         """Find or create the authorities. Then there is a bundle, and `waiting_for` is None if SVIDs can be issued.
 
-        Raises PreconditionError if the root is not valid at this time, the database belongs to another trust domain,
-        or a key cannot be kept or is not safe to use.
+        Raises PreconditionError if the database belongs to another trust domain, or a key cannot be kept or is not safe
+        to use.
         """
         await self.maintain()
-        root = self._require(self._known).root
-        check_validity("root", root.not_before, root.not_after, self._clock.now())
 
     async def maintain(self) -> None:
-        """Make one pass: read what other replicas did, answer their requests, renew what is due."""
+        """Make one pass: read what other replicas did, answer their requests, renew what is due.
+
+        Outside the life of the root, as at a wrong clock, nothing is renewed.
+        """
         now = self._clock.now()
         known = await self._read(now) or await self._create_root(now)
         check_trust_domain(known.roots, self._config.trust_domain)
         root_key = await self._key(known.root.id)
-        known = await self._request_signer(known, now)
-        if root_key is not None and known.requests:
-            known = await self._answer_requests(known, root_key, now)
+        if validity_problem("root", known.root, now) is None:
+            known = await self._request_signer(known, now)
+            if root_key is not None and known.requests:
+                known = await self._answer_requests(known, root_key, now)
+        self._own = await self._own_signers(known, now)
         self._known = known
         await self._publish(known.roots)
-        await self._activate(known)
+        self._announce(known.root)
 
     async def _read(self, now: datetime) -> _Known | None:
         async with self._transactions() as repository:
@@ -162,8 +178,9 @@ class Authorities:
             if not roots:
                 return None
             newest = roots[-1].id
-            signers = await repository.signers(newest, now)
+            # In this order, a request that is answered meanwhile is in one of them.
             requests = await repository.signing_requests(newest, MAX_REQUESTS_PER_PASS)
+            signers = await repository.signers(newest, now)
             return _Known(tuple(roots), tuple(signers), tuple(requests))
 
     async def _create_root(self, now: datetime) -> _Known:
@@ -182,8 +199,8 @@ class Authorities:
         return known
 
     async def _request_signer(self, known: _Known, now: datetime) -> _Known:
-        best = await self._best(known)
-        if best is not None and not signer_is_due(now, best[0].not_before, best[0].not_after, known.root.not_after):
+        best = self._valid(await self._own_signers(known, now))
+        if best is not None and not _is_due(best.signer, known.root, now):
             return known
         for request in known.requests:
             if await self._key(request.id) is not None:
@@ -201,7 +218,6 @@ class Authorities:
         return _Known(known.roots, known.signers, (*known.requests, request))
 
     async def _answer_requests(self, known: _Known, root_key: SigningKey, now: datetime) -> _Known:
-        check_validity("root", known.root.not_before, known.root.not_after, now)
         async with self._transactions() as repository:
             for request in known.requests:
                 try:
@@ -228,12 +244,34 @@ class Authorities:
             await self._keys.remove(authority_id(key.public_key))
             raise
 
-    async def _best(self, known: _Known) -> tuple[Signer, SigningKey] | None:
+    async def _own_signers(self, known: _Known, now: datetime) -> tuple[ActiveSigner, ...]:
+        """Return the authorities whose keys are here, the last to end first, up to the first that is valid at `now`."""
+        found: list[ActiveSigner] = []
         for signer in known.signers:
             key = await self._key(signer.id)
-            if key is not None:
-                return signer, key
-        return None
+            if key is None:
+                continue
+            found.append(self._activated(signer, key, known.root))
+            if valid_at(signer, now):
+                break
+        return tuple(found)
+
+    def _activated(self, signer: Signer, key: SigningKey, root: Root) -> ActiveSigner:
+        """Return the authority with its certificate read and checked, or as it was in the last pass."""
+        for before in self._own:
+            if before.signer == signer:
+                return before
+        root_certificate, certificate = parse_certificate(root.certificate), parse_certificate(signer.certificate)
+        try:
+            check_authority(root_certificate, self._config.trust_domain, root_certificate)
+            check_authority(certificate, self._config.trust_domain, root_certificate)
+        except InvalidInputError as error:
+            raise InternalError(f"the stored signing certificate {signer.id} is not valid: {error.message}") from error
+        return ActiveSigner(signer, certificate, key, root_certificate)
+
+    def _valid(self, authorities: Sequence[ActiveSigner]) -> ActiveSigner | None:
+        now = self._clock.now()
+        return next((authority for authority in authorities if valid_at(authority.signer, now)), None)
 
     async def _key(self, authority: str) -> SigningKey | None:
         # A key that is missing now may be added later, so only a key that was found is cached.
@@ -253,27 +291,26 @@ class Authorities:
             self._bundle = bundle
             self.changed.fire()
 
-    async def _activate(self, known: _Known) -> None:
-        best = await self._best(known)
-        if best is None or (self._active is not None and self._active.signer == best[0]):
+    def _announce(self, root: Root) -> None:
+        """Set `ready`, metrics and the log after a pass."""
+        self._metrics.authority_expiry.set((ROOT_TITLE,), root.not_after.timestamp())
+        active = self._valid(self._own)
+        if active is None:
             return
-        signer, key = best
-        root, certificate = parse_certificate(known.root.certificate), parse_certificate(signer.certificate)
-        try:
-            check_authority(root, self._config.trust_domain, root)
-            check_authority(certificate, self._config.trust_domain, root)
-        except InvalidInputError as error:
-            raise InternalError(f"the stored signing certificate {signer.id} is not valid: {error.message}") from error
-        self._active = ActiveSigner(signer, certificate, key, root)
         self.ready.set()
-        self._metrics.authority_expiry.set((ROOT_TITLE,), known.root.not_after.timestamp())
+        signer = active.signer
         self._metrics.authority_expiry.set((SIGNER_TITLE,), signer.not_after.timestamp())
-        log.info("ca_signer_active", authority=signer.id, not_after=signer.not_after.isoformat())
+        if self._logged.set(signer.id):
+            log.info("ca_signer_active", authority=signer.id, not_after=signer.not_after.isoformat())
 
     def _require(self, value: Value | None) -> Value:
         if value is None:
-            raise UnavailableError(f"the CA is not ready: {self.waiting_for}")
+            raise UnavailableError("the CA has not started")
         return value
+
+
+def _is_due(signer: Signer, root: Root, now: datetime) -> bool:
+    return signer_is_due(now, signer.not_before, signer.not_after, root.not_after)
 
 
 def new_serial() -> int:

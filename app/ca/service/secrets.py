@@ -84,14 +84,14 @@ class IssuedSecretSession:
         self._bundle_seen = authorities.changed.count
 
     async def svid(self) -> WorkloadSvid:
-        """Return the caller's current SVID: issued on first use, renewed when it is due.
+        """Return the caller's current SVID: issued on first use, renewed when it is due or not valid yet.
 
         A renewal that fails for a temporary reason is tried again later, as long as the SVID in use is valid. Raises
         UnauthenticatedError if the caller proves no identity, UnavailableError or PreconditionError if nothing can be
         issued now.
         """
         now = self._clock.now()
-        if self._svid is not None and self._renew_at is not None and now < self._renew_at:
+        if self._svid is not None and self._renew_at is not None and self._svid.not_before <= now < self._renew_at:
             return self._svid
         try:
             self._svid = await self._issue()
@@ -128,6 +128,8 @@ class IssuedSecretSession:
             self._wake_at = None
 
     def _seconds_left(self) -> float:
-        if self._wake_at is None:
+        if self._wake_at is None or self._svid is None:
             return MAX_WAIT_SECONDS
-        return (self._wake_at - self._clock.now()).total_seconds()
+        now = self._clock.now()
+        # An SVID of a clock that was ahead is due as well: no peer accepts it yet.
+        return (self._wake_at - now).total_seconds() if now >= self._svid.not_before else 0.0

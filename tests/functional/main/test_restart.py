@@ -1,6 +1,7 @@
 """What a control plane was told, it knows after a restart, and after a crash."""
 
 import signal
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -54,7 +55,7 @@ async def test_everything_survives(serving, end):
     async with tls_channel(after, cart) as channel:
         renewed = await certify(channel)
     assert renewed.spiffe_id == CART
-    assert (renewed.leaf.not_valid_after_utc - renewed.leaf.not_valid_before_utc).total_seconds() < 1000
+    assert (renewed.leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() <= 600
     assert renewed.leaf.issuer == cart.leaf.issuer
 
 

@@ -140,16 +140,16 @@ def with_a_key_that_cannot_sign(ca, clock, transactions):
         async def sign(self, builder):
             raise UnavailableError("the key store is away")
 
-    ca.authorities._active = replace(ca.authorities.active(), key=BrokenKey())
+    ca.authorities._own = (replace(ca.authorities.active(), key=BrokenKey()),)
 
 
 def with_the_key_of_another(ca, clock, transactions):
     key, _ = local_key.generate(KeyAlgorithm.P256)
-    ca.authorities._active = replace(ca.authorities.active(), key=key)
+    ca.authorities._own = (replace(ca.authorities.active(), key=key),)
 
 
 def before_the_start(ca, clock, transactions):
-    ca.authorities._active = None
+    ca.authorities._known = None
 
 
 BROKEN = [

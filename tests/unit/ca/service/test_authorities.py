@@ -16,6 +16,7 @@ from app.telemetry.metrics import Metrics
 from tests.assets.certificates import pem, proven_id
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.clock import ManualClock
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -105,16 +106,61 @@ async def test_another_trust_domain_than_the_databases_is_refused(ca, transactio
         await other.start()
 
 
-async def test_a_clock_before_the_root_refuses_to_start(ca, config, transactions, keys, clock):
-    clock.turn_back(3600)
-    with pytest.raises(PreconditionError, match="set the clock right"):
-        await replica(config, transactions, clock, keys).start()
+@pytest.mark.parametrize(
+    ("seconds", "reason"), [(-3600, "set the clock right"), (3651 * DAY, "root certificate expired")]
+)
+async def test_outside_the_roots_life_a_replica_starts_and_issues_and_renews_nothing(
+    ca, config, transactions, keys, clock, seconds, reason
+):
+    held = dict(keys.keys)
+    clock.turn_forward(seconds)
+    again = replica(config, transactions, clock, keys)
+    await again.start()
+    await again.maintain()
+    assert reason in again.authorities.waiting_for
+    assert again.authorities.bundle() == ca.authorities.bundle()
+    for attempt in (again.check_ready(), again.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)):
+        with pytest.raises(PreconditionError, match=reason):
+            await attempt
+    assert keys.keys == held
+    assert await transactions.state.signing_requests(again.authorities.status().root_id, 10) == []
+    clock.turn_back(seconds)
+    await again.maintain()
+    assert again.authorities.waiting_for is None
 
 
-async def test_an_expired_root_refuses_to_start(ca, config, transactions, keys, clock):
-    clock.advance(3651 * DAY)
-    with pytest.raises(PreconditionError, match="root certificate expired"):
-        await replica(config, transactions, clock, keys).start()
+async def test_a_signer_of_a_clock_that_was_ahead_does_not_replace_one_that_is_valid(
+    ca, config, transactions, keys, clock
+):
+    first = ca.authorities.active().signer
+    clock.turn_forward(250 * DAY)
+    ahead = replica(config, transactions, clock, keys)
+    await ahead.start()
+    second = ahead.authorities.active().signer
+    assert second.not_before > first.not_before
+    clock.turn_back(250 * DAY)
+    for service in (ca, ahead, replica(config, transactions, clock, keys)):
+        await service.maintain()
+        assert service.authorities.active().signer == first
+        assert (await service.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)).not_after > clock.now()
+    assert len(ca.authorities.status().signers) == 2
+    clock.advance(250 * DAY)
+    assert ahead.authorities.active().signer == second
+
+
+@pytest.mark.parametrize("minutes", [-9, 9])
+async def test_replicas_whose_clocks_differ_by_minutes_accept_each_others_certificates(
+    ca, config, transactions, clock, minutes
+):
+    other_clock = ManualClock(clock.now() + timedelta(minutes=minutes))
+    other = replica(config, transactions, other_clock)
+    await other.start()
+    await ca.maintain()
+    await other.maintain()
+    assert other.authorities.waiting_for is None
+    for service, peers_clock in ((ca, other_clock), (other, clock)):
+        issued = await service.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)
+        assert proven_id(issued.chain, issued.bundle, peers_clock.now()) == CART
 
 
 async def test_without_the_roots_key_a_replica_says_what_it_waits_for(ca, config, transactions, clock):

@@ -65,7 +65,7 @@ async def test_a_leaf_has_the_profile_that_istio_and_spiffe_agree_on(ca, clock):
     assert extension(leaf, x509.BasicConstraints).value == x509.BasicConstraints(ca=False, path_length=None)
     assert list(leaf.subject) == []
     assert leaf.serial_number.bit_length() > 64
-    assert leaf.not_valid_before_utc == clock.now() - timedelta(minutes=2)
+    assert leaf.not_valid_before_utc == clock.now() - timedelta(minutes=10)
     assert leaf.not_valid_after_utc == clock.now() + timedelta(hours=24)
     leaf.verify_directly_issued_by(signer)
     assert extension(signer, x509.BasicConstraints).value == x509.BasicConstraints(ca=True, path_length=0)

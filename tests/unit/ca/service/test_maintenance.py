@@ -60,7 +60,7 @@ async def test_a_ca_is_ready_as_long_as_it_can_sign(ca, clock):
 
 async def test_a_ca_whose_signature_is_no_longer_good_is_not_ready(ca):
     active = ca.authorities.active()
-    ca.authorities._active = replace(active, key=await MemoryKeyStore().create(KeyAlgorithm.P256))
+    ca.authorities._own = (replace(active, key=await MemoryKeyStore().create(KeyAlgorithm.P256)),)
     with pytest.raises(InternalError, match="held back"):
         await ca.check_ready()
     with pytest.raises(InternalError, match="held back"):

@@ -97,6 +97,15 @@ async def test_that_an_svid_is_due_is_said_once(open_session, sleep, clock):
     task.cancel()
 
 
+async def test_an_svid_of_a_clock_that_was_ahead_is_due_once_the_clock_is_right(open_session, clock):
+    clock.turn_forward(30 * DAY)
+    session = open_session()
+    ahead = await session.svid()
+    clock.turn_back(30 * DAY)
+    await finished(await waiting(session))
+    assert (await session.svid()).not_before < clock.now() < ahead.not_before
+
+
 async def test_a_stream_is_woken_when_the_bundle_changes(ca, open_session, sleep):
     session = open_session()
     await session.bundle()
