@@ -115,6 +115,8 @@ class MeshListener:
         Raises InternalError if the server does not start, PreconditionError if it has no directory for temporary files.
         """
         self._current = await self._launch(tls)
+        for state in ("proven", "unproven"):
+            self._metrics.mesh_connections.set((str(self.port), state), 0)
         self._guarding = asyncio.create_task(self._guard())
 
     async def rotate(self, tls: TlsMaterial) -> None:
