@@ -118,6 +118,7 @@ class MeshListener:
         for state in ("proven", "unproven"):
             self._metrics.mesh_connections.set((str(self.port), state), 0)
         self._guarding = asyncio.create_task(self._guard())
+        self._guarding.add_done_callback(self._on_guard_exit)
 
     async def rotate(self, tls: TlsMaterial) -> None:
         """Serve new connections with `tls`, and drain the present ones."""
@@ -137,12 +138,21 @@ class MeshListener:
             await asyncio.wait([self._guarding])
         self._listener.close()
 
+    def _on_guard_exit(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            log.error("mesh_guard_ended", port=self.port, exc_info=task.exception())
+            self.ended.set()
+
     async def _guard(self) -> None:
         """Close connections that prove nothing, for as long as the port is served."""
         while True:
             await asyncio.sleep(GUARD_SECONDS)
             now = monotonic()
-            await asyncio.to_thread(self._accepted.scan, now)
+            try:
+                await asyncio.to_thread(self._accepted.scan, now)
+            except OSError as error:  # such as no descriptor left to read the list of descriptors
+                log.warning("connections_not_scanned", port=self.port, reason=error.strerror)
+                continue
             self._servers = [server for server in self._servers if not server.task.done()]
             connections = [each for server in self._servers for each in server.connections.by_client.values()]
             unproven = list(self._accepted.unproven(connections))
