@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, decisions, flood, hot_paths, sds, unary
+from bench import connections, decisions, flood, hot_paths, issuance, sds, unary
 
 
 def main() -> None:
@@ -12,6 +12,8 @@ def main() -> None:
     connections.main()
     print()
     hot_paths.main()
+    print()
+    issuance.main()
     print()
     sds.main()
     print()

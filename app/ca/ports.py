@@ -103,8 +103,8 @@ class CaRepository(AuditTrail, Protocol):
 
     # Issued SVIDs
 
-    async def add_svid(self, svid: IssuedSvid) -> None:
-        """Record an SVID. The transaction ends with ConflictError if its serial number is taken."""
+    async def add_svids(self, svids: Sequence[IssuedSvid]) -> None:
+        """Record SVIDs. The transaction ends with ConflictError if a serial number is taken."""
         ...
 
     async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
@@ -133,10 +133,10 @@ class CaRepository(AuditTrail, Protocol):
         """Return at most `limit` tokens with ids above `after`, in the order of their ids."""
         ...
 
-    async def redeem_token(self, token_id: str, now: datetime) -> bool:
-        """Mark a token as used at `now`. Returns False if there is none that is unused and has not expired.
+    async def redeem_tokens(self, token_ids: Collection[str], now: datetime) -> Collection[str]:
+        """Mark tokens as used at `now`, and return those that were unused and have not expired.
 
-        Of any number of transactions that try this for one token at once, one gets True.
+        Of any number of transactions that try this for one token at once, one gets it.
         """
         ...
 
@@ -160,6 +160,10 @@ class CaRepository(AuditTrail, Protocol):
 
     async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
         """Return the entry of a SPIFFE ID, if there is one."""
+        ...
+
+    async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
+        """Return the entries of the SPIFFE IDs, of each that has one."""
         ...
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:

@@ -62,8 +62,8 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
 
     # Issued SVIDs
 
-    async def add_svid(self, svid: IssuedSvid) -> None:
-        await SVIDS.insert(self._session, svid)
+    async def add_svids(self, svids: Sequence[IssuedSvid]) -> None:
+        await SVIDS.insert_all(self._session, svids)
 
     async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
         query = SVIDS.select().order_by(SvidRow.number.desc()).limit(limit)
@@ -94,12 +94,17 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
             query = query.where(JoinTokenRow.id > after)
         return await TOKENS.all(self._session, query)
 
-    async def redeem_token(self, token_id: str, now: datetime) -> bool:
-        # The row is locked until the transaction ends: of any number that try at once, one finds it unused.
+    async def redeem_tokens(self, token_ids: Collection[str], now: datetime) -> Collection[str]:
+        # The rows are locked until the transaction ends: of any number that try at once, one finds a token unused. They
+        # are locked in one order, so that two transactions with the same tokens do not wait for each other.
+        rows = select(JoinTokenRow.id).where(JoinTokenRow.id.in_(token_ids)).order_by(JoinTokenRow.id)
         usable = update(JoinTokenRow).where(
-            JoinTokenRow.id == token_id, JoinTokenRow.redeemed_at.is_(None), JoinTokenRow.expires_at > now
+            JoinTokenRow.id.in_(rows.with_for_update()),
+            JoinTokenRow.redeemed_at.is_(None),
+            JoinTokenRow.expires_at > now,
         )
-        return await affected(self._session, usable.values(redeemed_at=now)) > 0
+        redeemed = usable.values(redeemed_at=now).returning(JoinTokenRow.id)
+        return (await self._session.execute(redeemed)).scalars().all()
 
     async def remove_token(self, token_id: str) -> JoinToken | None:
         statement = delete(JoinTokenRow).where(JoinTokenRow.id == token_id)
@@ -119,6 +124,9 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
 
     async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
         return await ENTRIES.first(self._session, ENTRIES.select().where(EntryRow.spiffe_id == spiffe_id))
+
+    async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
+        return await ENTRIES.all(self._session, ENTRIES.select().where(EntryRow.spiffe_id.in_(spiffe_ids)))
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
         query = ENTRIES.select().order_by(EntryRow.spiffe_id).limit(limit)

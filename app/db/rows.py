@@ -43,6 +43,12 @@ class Rows(Generic[Record]):
         values = {**values_of(record), **more}
         await session.execute(self._insert, {name: value for name, value in values.items() if value is not None})
 
+    async def insert_all(self, session: AsyncSession, records: Sequence[Record]) -> None:
+        """Store records. A field that is None in every one of them is left to the database."""
+        rows = [values_of(record) for record in records]
+        unset = {name for name in rows[0] if all(row[name] is None for row in rows)} if rows else set()
+        await session.execute(self._insert, [{n: v for n, v in row.items() if n not in unset} for row in rows])
+
 
 def values_of(record: "DataclassInstance") -> dict[str, Any]:
     """Return the fields of a dataclass by their names, each as it is."""

@@ -75,11 +75,12 @@ class MemoryRepository:
     async def remove_signing_request(self, request_id):
         self._requests.pop(request_id, None)
 
-    async def add_svid(self, svid):
-        if any(other.serial == svid.serial for other in self._svids):
-            raise ConflictError("the serial number is taken")
-        self._numbers += 1
-        self._svids.append(replace(svid, number=self._numbers))
+    async def add_svids(self, svids):
+        for svid in svids:
+            if any(other.serial == svid.serial for other in self._svids):
+                raise ConflictError("the serial number is taken")
+            self._numbers += 1
+            self._svids.append(replace(svid, number=self._numbers))
 
     async def svids(self, before, limit, spiffe_id):
         found = [
@@ -108,12 +109,11 @@ class MemoryRepository:
     async def tokens(self, after, limit):
         return [self._tokens[key] for key in sorted(self._tokens) if after is None or key > after][:limit]
 
-    async def redeem_token(self, token_id, now):
-        token = self._tokens.get(token_id)
-        if token is None or token.redeemed_at is not None or token.expires_at <= now:
-            return False
-        self._tokens[token_id] = replace(token, redeemed_at=now)
-        return True
+    async def redeem_tokens(self, token_ids, now):
+        usable = [token_id for token_id in token_ids if token_id in self._tokens and self._tokens[token_id].usable(now)]
+        for token_id in usable:
+            self._tokens[token_id] = replace(self._tokens[token_id], redeemed_at=now)
+        return usable
 
     async def remove_token(self, token_id):
         return self._tokens.pop(token_id, None)
@@ -131,6 +131,9 @@ class MemoryRepository:
 
     async def entry(self, entry_id):
         return self._entries.get(entry_id)
+
+    async def entries_of(self, spiffe_ids):
+        return [entry for entry in self._entries.values() if entry.spiffe_id in spiffe_ids]
 
     async def entry_of(self, spiffe_id):
         return next((entry for entry in self._entries.values() if entry.spiffe_id == spiffe_id), None)

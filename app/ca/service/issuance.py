@@ -18,7 +18,7 @@ from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
-from app.ca.service.join_tokens import TOKEN_REFUSED
+from app.ca.service.recording import Draft, EntryChanged, Recorder
 from app.core.clock import Clock
 from app.core.errors import (
     ConflictError,
@@ -41,6 +41,10 @@ log = structlog.get_logger(__name__)
 # For a caller that asks for no lifetime of its own.
 NO_TTL = 0
 CHECK_TTL = timedelta(minutes=1)
+# An SVID is signed again if the entry of its identity changed meanwhile.
+MAX_ATTEMPTS = 3
+# About 1 KB each; an identity that is not among them costs a second signature.
+MAX_KNOWN_ENTRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class Issuance:
         self._issued = Buckets(clock.monotonic)
         self._budget = RateLimit(config.svids_per_hour / 3600, config.svids_per_hour)
         self._server_id = config.trust_domain.server_id
+        self._recorder = Recorder(transactions, clock)
+        # Entries as they were last seen. Recording compares, so that one which has changed since is only a second try.
+        self._entries: dict[SpiffeId, Entry] = {}
 
     async def issue(self, caller: Principal, csr: str, ttl_seconds: int, surface: Surface) -> IssuedChain:
         """Return an SVID of the caller's own id for the key of its CSR (PEM).
@@ -126,35 +133,68 @@ class Issuance:
         self, subject: _Subject, request: CertificateRequest, ttl_seconds: int, surface: Surface
     ) -> IssuedChain:
         active = self._authorities.active()
-        now = self._clock.now()
-        try:
-            async with self._transactions() as repository:
-                if subject.token_id is not None and not await repository.redeem_token(subject.token_id, now):
-                    raise UnauthenticatedError(TOKEN_REFUSED)
-                entry = await repository.entry_of(subject.spiffe_id)
-                if entry is not None:
-                    self._check(entry)
+        for _ in range(MAX_ATTEMPTS):
+            entry = self._entries.get(subject.spiffe_id)
+            try:
                 profile = self._profile(subject, request, entry, ttl_seconds, active)
-                leaf = await self._sign(profile, active)
-                record = IssuedSvid(
-                    serial=f"{profile.serial:032x}",
-                    spiffe_id=subject.spiffe_id,
-                    signer_id=active.signer.id,
-                    fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
-                    not_before=profile.not_before,
-                    not_after=profile.not_after,
-                    issued_at=now,
-                    surface=surface,
-                    token_id=subject.token_id,
-                )
-                await repository.add_svid(record)
+            except MeshwardError:
+                # By the entry as it was known. It may be another one by now.
+                if not await self._entry_changed(subject.spiffe_id, entry):
+                    raise
+                continue
+            leaf = await self._sign(profile, active)
+            svid = self._record_of(subject, profile, leaf, active, surface)
+            if await self._recorded(svid, entry):
+                log.debug("svid_issued", spiffe_id=str(svid.spiffe_id), serial=svid.serial, surface=surface.value)
+                chain = (pem(leaf), active.signer.certificate)
+                bundle = self._authorities.bundle()
+                return IssuedChain(subject.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
+        raise UnavailableError(f"the entry of {subject.spiffe_id} changes too fast: retry")
+
+    def _record_of(
+        self,
+        subject: _Subject,
+        profile: LeafProfile,
+        leaf: x509.Certificate,
+        active: ActiveSigner,
+        surface: Surface,
+    ) -> IssuedSvid:
+        return IssuedSvid(
+            serial=f"{profile.serial:032x}",
+            spiffe_id=subject.spiffe_id,
+            signer_id=active.signer.id,
+            fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+            not_before=profile.not_before,
+            not_after=profile.not_after,
+            issued_at=self._clock.now(),
+            surface=surface,
+            token_id=subject.token_id,
+        )
+
+    async def _recorded(self, svid: IssuedSvid, entry: Entry | None) -> bool:
+        """Record an SVID that was made by `entry`, unless that has changed, which is remembered."""
+        try:
+            outcome = await self._recorder.record(Draft(svid, entry))
         except ConflictError as error:
             # As when a backup was restored under a running replica, until its next pass.
             raise InternalError("the SVID is held back: its signing authority is not in the database") from error
-        log.debug("svid_issued", spiffe_id=str(record.spiffe_id), serial=record.serial, surface=surface.value)
-        chain = (pem(leaf), active.signer.certificate)
-        bundle = self._authorities.bundle()
-        return IssuedChain(subject.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
+        if isinstance(outcome, EntryChanged):
+            self._remember(svid.spiffe_id, outcome.entry)
+            return False
+        return True
+
+    async def _entry_changed(self, spiffe_id: SpiffeId, known: Entry | None) -> bool:
+        async with self._transactions() as repository:
+            entry = await repository.entry_of(spiffe_id)
+        self._remember(spiffe_id, entry)
+        return entry != known
+
+    def _remember(self, spiffe_id: SpiffeId, entry: Entry | None) -> None:
+        self._entries.pop(spiffe_id, None)
+        if entry is not None:
+            self._entries[spiffe_id] = entry
+            if len(self._entries) > MAX_KNOWN_ENTRIES:
+                del self._entries[next(iter(self._entries))]
 
     def _check(self, entry: Entry) -> None:
         """Raise PreconditionError unless the entry is valid now, as it may not be after settings were changed."""
@@ -173,6 +213,8 @@ class Issuance:
         active: ActiveSigner,
     ) -> LeafProfile:
         config, signer = self._config, active.signer
+        if entry is not None:
+            self._check(entry)
         ttl = granted_ttl(ttl_seconds, entry.x509_svid_ttl if entry else None, config.default_ttl, config.max_ttl)
         not_before, not_after = validity(self._clock.now(), ttl, signer.not_before, signer.not_after)
         return LeafProfile(

@@ -134,7 +134,7 @@ async def test_a_request_that_cannot_be_answered_is_removed_but_never_a_signer(s
 async def test_svids_come_newest_first_in_pages_and_by_identity(signing_store):
     async with signing_store() as repository:
         for number in range(1, 6):
-            await repository.add_svid(svid(number, spiffe_id(f"w{number % 2}")))
+            await repository.add_svids([svid(number, spiffe_id(f"w{number % 2}"))])
     async with signing_store() as repository:
         first = await repository.svids(None, 2, None)
         rest = await repository.svids(first[-1].number, 10, None)
@@ -146,16 +146,16 @@ async def test_svids_come_newest_first_in_pages_and_by_identity(signing_store):
 
 async def test_a_serial_number_is_recorded_once(signing_store):
     async with signing_store() as repository:
-        await repository.add_svid(svid(7))
+        await repository.add_svids([svid(7)])
     with pytest.raises(ConflictError):
         async with signing_store() as repository:
-            await repository.add_svid(svid(7))
+            await repository.add_svids([svid(7)])
 
 
 async def test_records_past_their_retention_are_forgotten(signing_store):
     async with signing_store() as repository:
-        await repository.add_svid(svid(1, not_after=NOW - HOUR))
-        await repository.add_svid(svid(2, not_after=NOW + HOUR))
+        await repository.add_svids([svid(1, not_after=NOW - HOUR)])
+        await repository.add_svids([svid(2, not_after=NOW + HOUR)])
         await repository.add_token(TOKEN, b"1" * 32)
         assert await repository.remove_svids(NOW, 10) == 1
         assert await repository.remove_tokens(NOW, 10) == 0
@@ -166,7 +166,7 @@ async def test_records_past_their_retention_are_forgotten(signing_store):
 async def test_no_more_is_forgotten_at_once_than_asked_for(signing_store):
     async with signing_store() as repository:
         for number in range(1, 6):
-            await repository.add_svid(svid(number, not_after=NOW - HOUR))
+            await repository.add_svids([svid(number, not_after=NOW - HOUR)])
         assert [await repository.remove_svids(NOW, 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
@@ -181,10 +181,10 @@ async def test_a_token_is_found_by_the_hash_of_its_secret_alone(store):
 async def test_a_token_is_redeemed_once_and_not_after_its_end(store):
     async with store() as repository:
         await repository.add_token(TOKEN, b"1" * 32)
-        assert not await repository.redeem_token(TOKEN.id, TOKEN.expires_at)
-        assert not await repository.redeem_token("9" * 32, NOW)
-        assert await repository.redeem_token(TOKEN.id, NOW)
-        assert not await repository.redeem_token(TOKEN.id, NOW)
+        assert not await repository.redeem_tokens([TOKEN.id], TOKEN.expires_at)
+        assert not await repository.redeem_tokens(["9" * 32], NOW)
+        assert await repository.redeem_tokens([TOKEN.id], NOW)
+        assert not await repository.redeem_tokens([TOKEN.id], NOW)
     async with store() as repository:
         assert (await repository.token_by_hash(b"1" * 32)).redeemed_at == NOW
 
@@ -195,13 +195,13 @@ async def test_a_redemption_that_rolls_back_leaves_the_token_unused(store):
 
     async def redeem_and_fail():
         async with store() as repository:
-            assert await repository.redeem_token(TOKEN.id, NOW)
+            assert await repository.redeem_tokens([TOKEN.id], NOW)
             raise ConflictError("something else went wrong")
 
     with pytest.raises(ConflictError):
         await redeem_and_fail()
     async with store() as repository:
-        assert await repository.redeem_token(TOKEN.id, NOW)
+        assert await repository.redeem_tokens([TOKEN.id], NOW)
 
 
 async def test_of_many_redemptions_at_once_one_succeeds(store):
@@ -210,9 +210,9 @@ async def test_of_many_redemptions_at_once_one_succeeds(store):
 
     async def redeem():
         async with store() as repository:
-            return await repository.redeem_token(TOKEN.id, NOW)
+            return list(await repository.redeem_tokens([TOKEN.id], NOW))
 
-    assert sorted(await asyncio.gather(*(redeem() for _ in range(8)))) == [False] * 7 + [True]
+    assert sorted(await asyncio.gather(*(redeem() for _ in range(8)))) == [[]] * 7 + [[TOKEN.id]]
 
 
 async def test_tokens_are_listed_in_pages_and_removed_once(store):

@@ -1,0 +1,117 @@
+"""Recording SVIDs before they are returned: all that wait are written in one transaction, synced once."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.ca.model import Entry, IssuedSvid
+from app.ca.ports import CaTransactions
+from app.ca.service.join_tokens import TOKEN_REFUSED
+from app.core.clock import Clock
+from app.core.errors import UnauthenticatedError, UnavailableError
+
+# How many SVIDs one transaction records: more would hold the database, and those who wait, for longer than one commit.
+MAX_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A signed SVID that is not recorded yet, and the entry that it was made by."""
+
+    svid: IssuedSvid
+    entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The SVID is recorded, and its join token used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChanged:
+    """Nothing was written: the entry of the identity is another one now, or was deleted."""
+
+    entry: Entry | None
+
+
+Outcome = Recorded | EntryChanged
+Waiting = tuple[Draft, asyncio.Future[Outcome]]
+
+_RECORDED = Recorded()
+
+
+class Recorder:
+    """Records SVIDs. While one transaction is written, those that come wait and share the next one."""
+
+    def __init__(self, transactions: CaTransactions, clock: Clock) -> None:
+        self._transactions, self._clock = transactions, clock
+        self._waiting: list[Waiting] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def record(self, draft: Draft) -> Outcome:
+        """Record an SVID and use up its join token, both or neither; durable when this returns.
+
+        Raises UnauthenticatedError if the token can no longer be used, ConflictError if the signing authority is not in
+        the database, UnavailableError if that cannot be reached. What fails for one SVID fails no other.
+        """
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((draft, outcome))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return await outcome
+
+    async def _write(self) -> None:
+        batch: list[Waiting] = []
+        try:
+            while self._waiting:
+                # A caller that has gone needs no SVID.
+                batch = [waiting for waiting in self._waiting[:MAX_BATCH] if not waiting[1].done()]
+                del self._waiting[:MAX_BATCH]
+                await self._settle(batch)
+        finally:
+            self._writing = None
+            for _, outcome in [*batch, *self._waiting]:  # none, unless this task was cancelled
+                outcome.cancel()
+
+    async def _settle(self, batch: Sequence[Waiting]) -> None:
+        """Write a batch; if the database refuses it, each member alone, so that the others are not refused with it."""
+        try:
+            outcomes = await self._store([draft for draft, _ in batch])
+        except UnavailableError as error:
+            outcomes = [error] * len(batch)
+        except Exception as error:  # noqa: BLE001 - it is the callers' to handle
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._settle([waiting])
+                return
+            outcomes = [error]
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    async def _store(self, drafts: Sequence[Draft]) -> list[Outcome | Exception]:
+        """Write what can be recorded in one transaction, and return the outcome of each draft."""
+        async with self._transactions() as repository:
+            found = await repository.entries_of({draft.svid.spiffe_id for draft in drafts})
+            entries = {entry.spiffe_id: entry for entry in found}
+            current = [draft for draft in drafts if entries.get(draft.svid.spiffe_id) == draft.entry]
+            tokens = {draft.svid.token_id for draft in current if draft.svid.token_id is not None}
+            redeemed = set(await repository.redeem_tokens(tokens, self._clock.now())) if tokens else set()
+            outcomes: list[Outcome | Exception] = []
+            for draft in drafts:
+                spiffe_id, token_id = draft.svid.spiffe_id, draft.svid.token_id
+                if entries.get(spiffe_id) != draft.entry:
+                    outcomes.append(EntryChanged(entries.get(spiffe_id)))
+                elif token_id is not None and token_id not in redeemed:
+                    outcomes.append(UnauthenticatedError(TOKEN_REFUSED))
+                else:
+                    redeemed.discard(token_id or "")  # of two with one token, the first has it
+                    outcomes.append(_RECORDED)
+            recorded = [draft.svid for draft, outcome in zip(drafts, outcomes, strict=True) if outcome is _RECORDED]
+            if recorded:
+                await repository.add_svids(recorded)
+        return outcomes
