@@ -2,19 +2,20 @@
 
 import asyncio
 import sqlite3
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event, text
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from app.core.errors import InvalidInputError, UnavailableError
+from app.core.errors import InvalidInputError
 from app.core.private_files import ensure_database_file
-from app.db.errors import DatabaseAwayError, is_busy, translate
+from app.db.errors import DatabaseAwayError, is_busy
 
 # How long a writer of another process is waited for before the call fails.
 SQLITE_BUSY_TIMEOUT_MS = 5_000
@@ -27,13 +28,11 @@ POSTGRES_POOL_SIZE = 10
 POSTGRES_POOL_OVERFLOW = 5
 POSTGRES_CONNECT_TIMEOUT_SECONDS = 5
 POSTGRES_COMMAND_TIMEOUT_SECONDS: float | None = 10
-# A probe that takes longer than this says "not ready"; probes come every few seconds.
-CHECK_TIMEOUT_SECONDS = 2
+# How long a connection that is given up may take to be closed gracefully.
+CLOSE_SECONDS = 0.5
 
 SQLITE_DRIVER = "sqlite+aiosqlite"
 POSTGRES_DRIVER = "postgresql+asyncpg"
-
-_BEGIN_OPTION = "sqlite_begin"
 
 
 def create_engine(
@@ -84,29 +83,28 @@ def redacted_url(url: str) -> str:
 
 async def dispose(engine: AsyncEngine) -> None:
     """Close the connections of the engine, to the end even if the caller is cancelled meanwhile."""
-    closing = asyncio.create_task(engine.dispose())
+    await to_end(engine.dispose())
+
+
+async def to_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, to its end even if the caller is cancelled meanwhile."""
+    task = asyncio.create_task(work)
     try:
-        await asyncio.shield(closing)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
-        await closing
+        await task
         raise
 
 
-async def check_alive(engine: AsyncEngine) -> None:
-    """Read something from the database. Raises UnavailableError, naming the place, if it does not answer in time."""
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS), engine.connect() as connection:
-            reader = await connection.execution_options(**{_BEGIN_OPTION: "DEFERRED"})
-            table = "sqlite_master" if engine.dialect.name == "sqlite" else "pg_catalog.pg_database"
-            await reader.execute(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - one of the two names above
-    except DatabaseAwayError:
-        raise
-    except TimeoutError as error:
-        raise UnavailableError(
-            f"{place_of(engine.url)} did not answer within {CHECK_TIMEOUT_SECONDS} seconds"
-        ) from error
-    except (SQLAlchemyError, OSError) as error:
-        raise UnavailableError(f"{place_of(engine.url)}: {translate(error).message}") from error
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """Raise TimeoutError if the block, which awaits calls of the database, takes longer than `seconds`.
+
+    The connection is then closed, gracefully if that takes CLOSE_SECONDS at most: SQLAlchemy waits for a reply of the
+    server before it closes a connection, and stops waiting when it is cancelled a second time.
+    """
+    async with asyncio.timeout(seconds + CLOSE_SECONDS), asyncio.timeout(seconds):
+        yield
 
 
 def place_of(url: URL) -> str:
@@ -181,7 +179,7 @@ def _use_write_ahead_log(cursor: Any, busy_timeout_ms: int) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get(_BEGIN_OPTION, 'IMMEDIATE')}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _postgres(url: URL, command_timeout: float | None) -> AsyncEngine:

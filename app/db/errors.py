@@ -13,14 +13,14 @@ from app.core.errors import ConflictError, InternalError, InvalidInputError, Mes
 _PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 # "Data exception": a value that the column cannot hold, such as text with a NUL character.
 _BAD_VALUE_SQLSTATE = "22"
-# The same for SQLite's primary result codes (sqlite.org/rescode.html).
+# disk_full and read_only_sql_transaction, as on a standby.
+_DISK_FULL_SQLSTATE, _READ_ONLY_SQLSTATE = "53100", "25006"
+# The codes of the same kind among SQLite's primary result codes (sqlite.org/rescode.html).
 _PASSING_SQLITE_CODES = frozenset(
     (
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_INTERRUPT,
     )
@@ -28,6 +28,8 @@ _PASSING_SQLITE_CODES = frozenset(
 _PRIMARY_CODE = 0xFF
 
 AWAY = "the database is away or refuses the call; try again"
+DISK_FULL = "the disk of the database is full: free some space"
+READ_ONLY = "the database can only be read: see whether it is a standby, and whose its files are"
 
 
 class DatabaseAwayError(UnavailableError):
@@ -59,6 +61,10 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def _of_sqlite(cause: sqlite3.Error) -> MeshwardError:
+    if _primary_code(cause) == sqlite3.SQLITE_FULL:
+        return UnavailableError(DISK_FULL)
+    if _primary_code(cause) == sqlite3.SQLITE_READONLY:
+        return UnavailableError(READ_ONLY)
     if _primary_code(cause) in _PASSING_SQLITE_CODES:
         return UnavailableError(AWAY)
     return InternalError("the database refused a statement")
@@ -70,6 +76,10 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _of_sqlstate(sqlstate: str) -> MeshwardError:
+    if sqlstate == _DISK_FULL_SQLSTATE:
+        return UnavailableError(DISK_FULL)
+    if sqlstate == _READ_ONLY_SQLSTATE:
+        return UnavailableError(READ_ONLY)
     if sqlstate.startswith(_PASSING_SQLSTATES):
         return UnavailableError(AWAY)
     if sqlstate.startswith(_BAD_VALUE_SQLSTATE):

@@ -99,6 +99,7 @@ class ControlPlane:
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")
+        self._supervise(parts.write_probe.run(), "write-probe")
         log.info(
             "listening",
             mesh_tls=self._tls.port,

@@ -21,13 +21,14 @@ from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
-from app.db.engine import check_alive, create_engine
+from app.db.engine import create_engine, place_of
 from app.db.transactions import Transactions
 from app.documents.kind import DocumentKind
-from app.documents.ports import DocumentSource
+from app.documents.ports import DocumentSource, DocumentTransactions
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
+from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.backends.memory import MemoryCounters
 from app.quota.rules.callers import CallerGrant
 from app.quota.rules.parse import QUOTA_KIND
@@ -52,6 +53,7 @@ class Parts:
     quotas: QuotaService
     audit: AuditLog
     authenticator: Authenticator
+    write_probe: WriteProbe
 
 
 def authz_options(settings: Settings) -> AuthzOptions:
@@ -103,7 +105,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         trust_plaintext=settings.mesh.plaintext_public,
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
-    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator)
+    write_probe = WriteProbe(_documents(engine, PROBE_KIND), place_of(engine.url), clock)
+    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator, write_probe)
 
 
 def serving_names(
@@ -129,7 +132,11 @@ def serving_names(
 def _source(engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock) -> DocumentSource:
     if directory is not None:
         return DirectorySource(kind, directory, clock)
-    return DatabaseSource(Transactions(engine, partial(SqlDocumentRepository, kind=kind.name)))
+    return DatabaseSource(_documents(engine, kind.name))
+
+
+def _documents(engine: AsyncEngine, kind: str) -> DocumentTransactions:
+    return Transactions(engine, partial(SqlDocumentRepository, kind=kind))
 
 
 def make_health(parts: Parts, mesh_is_served: Check) -> Health:
@@ -140,7 +147,7 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
             raise UnavailableError(f"the {what} are not loaded yet")
 
     checks: dict[str, Check] = {
-        "database": partial(check_alive, parts.engine),
+        "database": parts.write_probe.check,
         "ca": parts.ca.check_ready,
         "policies": partial(loaded, parts.policies.documents, "policies"),
         "quotas": partial(loaded, parts.quotas.documents, "quota configurations"),

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from app.core.errors import InvalidInputError, UnavailableError
-from app.db.engine import check_alive, create_engine, dispose, sqlite_url
+from app.db.engine import create_engine, dispose, sqlite_url
+from app.db.migrate import current
 from tests.support.serving import eventually
 
 
@@ -46,7 +47,7 @@ async def test_writers_of_many_processes_read_then_write_without_losing_one(engi
 
 async def test_many_engines_may_open_one_new_sqlite_file_at_once(tmp_path):
     engines = [create_engine(f"sqlite+aiosqlite:///{tmp_path / 'new.db'}") for _ in range(8)]
-    await asyncio.gather(*(check_alive(engine) for engine in engines))
+    await asyncio.gather(*(current(engine) for engine in engines))
     for engine in engines:
         async with engine.connect() as connection:
             assert (await connection.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
@@ -68,10 +69,10 @@ def file_that_others_write_to(tmp_path):
 async def test_whoever_writes_to_a_sqlite_file_that_has_no_log_yet_is_waited_for(file_that_others_write_to):
     path, other = file_that_others_write_to
     engine = create_engine(sqlite_url(path))
-    alive = asyncio.create_task(check_alive(engine))
-    assert await asyncio.wait({alive}, timeout=0.1) == (set(), {alive})
+    opened = asyncio.create_task(current(engine))
+    assert await asyncio.wait({opened}, timeout=0.1) == (set(), {opened})
     other.execute("COMMIT")
-    await alive
+    await opened
     async with engine.connect() as connection:
         assert (await connection.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
     await dispose(engine)
@@ -83,7 +84,7 @@ async def test_whoever_writes_to_a_sqlite_file_that_has_no_log_yet_is_not_waited
     path, _ = file_that_others_write_to
     engine = create_engine(sqlite_url(path), busy_timeout_ms=1)
     with pytest.raises(UnavailableError, match=re.escape(f"cannot use the SQLite database {path}: database is locked")):
-        await check_alive(engine)
+        await current(engine)
     await dispose(engine)
 
 
@@ -99,7 +100,7 @@ async def test_who_gives_up_waiting_for_such_a_file_leaves_no_thread_behind(file
 
 
 async def test_connections_are_closed_even_if_whoever_closes_them_is_cancelled(engine, caplog):
-    await check_alive(engine)
+    await current(engine)
     closing_all = asyncio.create_task(dispose(engine))
     for _ in range(3):  # the task, the one that it starts, and the driver's question to its thread or server
         await asyncio.sleep(0)
@@ -110,22 +111,10 @@ async def test_connections_are_closed_even_if_whoever_closes_them_is_cancelled(e
     assert caplog.records == []
 
 
-async def test_a_database_that_answers_is_alive(engine):
-    await check_alive(engine)
-
-
-async def test_being_alive_does_not_wait_for_a_writer_of_another_process(database_url, engine):
-    other = create_engine(database_url)
-    async with other.begin() as connection:
-        await connection.execute(text("CREATE TABLE t (a INTEGER)"))
-        await check_alive(engine)
-    await other.dispose()
-
-
 async def test_a_postgres_that_is_away_is_named_without_its_password(tmp_path):
     engine = create_engine(f"postgresql+asyncpg://user:hunter2@/shop?host={tmp_path}")
     with pytest.raises(UnavailableError, match=f"'shop' at {re.escape(str(tmp_path))}") as caught:
-        await check_alive(engine)
+        await current(engine)
     assert "hunter2" not in str(caught.value)
     await engine.dispose()
 
@@ -133,7 +122,7 @@ async def test_a_postgres_that_is_away_is_named_without_its_password(tmp_path):
 async def test_a_missing_postgres_database_is_named(postgres_url):
     engine = create_engine(postgres_url.replace("/test_", "/missing_"))
     with pytest.raises(UnavailableError, match="does not exist"):
-        await check_alive(engine)
+        await current(engine)
     await engine.dispose()
 
 
@@ -142,14 +131,14 @@ async def test_a_file_that_is_no_database_is_named(tmp_path):
     path.write_text("this is a letter, not a database, and long enough to be looked at as one" * 20)
     engine = create_engine(f"sqlite+aiosqlite:///{path}")
     with pytest.raises(UnavailableError, match=f"{re.escape(str(path))}: file is not a database"):
-        await check_alive(engine)
+        await current(engine)
     await engine.dispose()
 
 
 async def test_a_directory_that_is_missing_is_named(tmp_path):
     engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/missing/meshward.db")
     with pytest.raises(UnavailableError, match="unable to open database file"):
-        await check_alive(engine)
+        await current(engine)
     await engine.dispose()
 
 
