@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup hooks run serve test unit lint format bench lock proto clean
+.PHONY: help setup hooks run serve test unit lint format peers bench lock proto clean
 
 help:
 	@echo "make run    a real mesh on this machine: control plane, two workloads, two Envoy sidecars"
@@ -48,6 +48,10 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Real peers that pip does not install, into ~/.cache/meshward-peers; needs Go, and takes minutes.
+peers: setup
+	$(BIN)/python -m tests.support.peers
 
 bench: setup
 	$(BIN)/python -m bench

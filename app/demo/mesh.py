@@ -95,7 +95,7 @@ class Plan:
             "MESHWARD_ADMIN_BIND": str(self.addresses["admin"]),
             "MESHWARD_AUTHZ_EXPOSE_DECISION": "true",
             "MESHWARD_AUTHZ_TRUST_FORWARDED_CLIENT_CERT": "true",
-            "MESHWARD_QUOTA_HEADERS": "both",
+            "MESHWARD_QUOTA_HEADERS": "draft03,ietf",
             "MESHWARD_LOG_FORMAT": "console",
         }
 

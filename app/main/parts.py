@@ -30,6 +30,7 @@ from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.backends.memory import MemoryCounters
+from app.quota.model import Modes
 from app.quota.rules.callers import CallerGrant
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
@@ -97,6 +98,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         metrics,
         max_hits=settings.quota.max_hits,
         callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
+        modes=Modes(shadow=settings.quota.shadow_mode, quota=settings.quota.quota_mode),
     )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,

@@ -17,7 +17,7 @@ from app.core.rates import RateLimit
 from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
@@ -49,7 +49,14 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     authorization = AuthorizationRpc(
         parts.policies, expose_decision=authz.expose_decision, trusted_hops=authz.trusted_hops
     )
-    limits = RateLimitRpc(parts.quotas, parts.metrics, HeaderStyle(parts.settings.quota.headers))
+    quota = parts.settings.quota
+    headers = HeaderOptions(
+        tuple(HeaderFamily(family) for family in quota.headers),
+        quota.limit_header,
+        quota.remaining_header,
+        quota.reset_header,
+    )
+    limits = RateLimitRpc(parts.quotas, parts.metrics, headers, dynamic_metadata=quota.dynamic_metadata)
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
     certificates = IstioCertificates(parts.ca.issuance)
     discovery, delta = (DiscoveryRequest, DiscoveryResponse), (DeltaDiscoveryRequest, DeltaDiscoveryResponse)

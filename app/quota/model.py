@@ -51,7 +51,8 @@ class RateLimit:
     """How many requests may pass in each window of `unit`.
 
     `name` is empty or the name that answers carry; a limit that `replaces` another by name makes that one void in a
-    request that matches both. In `shadow_mode` what is over the limit is counted and passes.
+    request that matches both. In `shadow_mode` what is over the limit is counted and passes; in `quota_mode` it passes
+    too, and the answer lists it as a violation.
     """
 
     unit: Unit
@@ -59,6 +60,7 @@ class RateLimit:
     name: str = ""
     replaces: frozenset[str] = frozenset()
     shadow_mode: bool = False
+    quota_mode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,20 @@ Limit = RateLimit | Unlimited
 
 @dataclass(frozen=True, slots=True)
 class ConfigDescriptor:
-    """One node of a domain's tree. `value` is None for any value, else the exact value or a pattern with `*`."""
+    """One node of a domain's tree. `value` is None for any value, else the exact value or a pattern with `*`.
+
+    With `share_threshold` all values that fit the pattern count together. With `value_to_metric` the request's value is
+    in the name that metrics have for the limits at and below the node, with `detailed_metric` every value is in that of
+    the node's own limit.
+    """
 
     key: str
     value: str | None
     limit: Limit | None
     descriptors: tuple["ConfigDescriptor", ...] = ()
+    share_threshold: bool = False
+    value_to_metric: bool = False
+    detailed_metric: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +171,24 @@ class Status(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to a request: over the limit if any of its descriptors is. Statuses are in the request's order."""
+    """The answer to a request: over the limit if any of its descriptors is. Statuses are in the request's order.
+
+    `violations` are the places of those that are over a limit in quota mode. `shadowed` is whether the request was over
+    a limit and passes because every limit is in shadow mode.
+    """
 
     code: Code
     statuses: tuple[Status, ...]
     domain_known: bool
+    violations: tuple[int, ...] = ()
+    shadowed: bool = False
+
+
+class Modes(NamedTuple):
+    """Modes that apply to every limit.
+
+    In shadow mode the statuses are as without it, and every request passes; in quota mode every limit is in it.
+    """
+
+    shadow: bool = False
+    quota: bool = False

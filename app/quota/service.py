@@ -6,9 +6,9 @@ from app.core.clock import Clock
 from app.core.errors import PermissionDeniedError, PreconditionError
 from app.documents.ports import DocumentSource
 from app.documents.store import DocumentStore, Snapshot
-from app.quota.model import MAX_UINT32, Answer, Descriptor, Outcome, QuotaConfig
+from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
-from app.quota.rules.answer import answer_of
+from app.quota.rules.answer import NO_MODES, answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.match import CompiledConfig, MatchedRequest, compile_config, match_request
 from app.quota.rules.parse import QUOTA_KIND
@@ -35,9 +35,10 @@ class QuotaService:
         *,
         max_hits: int = MAX_UINT32,
         callers: Sequence[CallerGrant] = (),
+        modes: Modes = NO_MODES,
     ) -> None:
         """`max_hits` is the most that one descriptor may count; `callers` are those who may count, by domain."""
-        self._counters, self._metrics, self._max_hits = counters, metrics, max_hits
+        self._counters, self._metrics, self._max_hits, self._modes = counters, metrics, max_hits, modes
         self._callers = tuple(callers)
         self._may_count: dict[tuple[SpiffeId | None, str], bool] = {}
         self.documents: QuotaStore = DocumentStore(
@@ -72,7 +73,13 @@ class QuotaService:
         if self._callers and request.domain_known:
             self._authorize(principal, request.domain)
         outcomes = self._counters.add(request.hits) if request.hits else []
-        return answer_of(request, outcomes) if isinstance(outcomes, list) else _answer_later(request, outcomes)
+        return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
+
+    def _answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
+        return answer_of(request, outcomes, self._modes)
+
+    async def _answer_later(self, request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
+        return self._answer(request, await outcomes)
 
     def _authorize(self, principal: Principal, domain: str) -> None:
         known = principal.spiffe_id, domain
@@ -89,7 +96,3 @@ class QuotaService:
     def _free_counters(self, snapshot: Snapshot[QuotaConfig, CompiledConfig, Domains]) -> None:
         self._metrics.quota_configs.set((), len(snapshot.index))
         self._counters.retain({limit for config in snapshot.index.values() for limit in config.limits})
-
-
-async def _answer_later(request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
-    return answer_of(request, await outcomes)

@@ -16,6 +16,8 @@ from app.settings.values import (
     DomainCallers,
     Duration,
     FilePath,
+    HeaderFamilies,
+    HeaderName,
     Namespace,
     ServerNames,
     TrustDomains,
@@ -138,15 +140,24 @@ class AuthzSettings(Area):
 class QuotaSettings(Area):
     """How limits are answered.
 
-    `headers`: which rate-limit header fields an answer carries. `configs_dir`: configurations come from this directory
+    `headers`: which rate-limit header fields an answer carries. `limit_header`, `remaining_header`, `reset_header`: the
+    names of the plain ones. `configs_dir`: configurations come from this directory
     instead of the database. `max_hits`: the most hits that one descriptor of a request may have.
     `callers`: who may count in which domains; any caller may in a domain that none of them names.
+    `shadow_mode`: no request is refused. `quota_mode`: every limit is in quota mode. `dynamic_metadata`: answers carry
+    the request and its quota mode violations.
     """
 
-    headers: Literal["off", "draft03", "ietf", "both"] = "off"
+    headers: HeaderFamilies = ()
+    limit_header: HeaderName = "ratelimit-limit"
+    remaining_header: HeaderName = "ratelimit-remaining"
+    reset_header: HeaderName = "ratelimit-reset"
     configs_dir: FilePath | None = None
     max_hits: Annotated[int, Field(ge=1, le=MAX_HITS)] = DEFAULT_MAX_HITS
     callers: DomainCallers = ()
+    shadow_mode: bool = False
+    quota_mode: bool = False
+    dynamic_metadata: bool = False
 
 
 class Settings(Area):

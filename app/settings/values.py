@@ -1,12 +1,13 @@
 """What settings are made of: how each kind of value is written, read and written back."""
 
 import ipaddress
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, InstanceOf
 
@@ -18,6 +19,8 @@ from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential
 
 Value = TypeVar("Value")
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,16 @@ def _split_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
+def _split_families(value: object) -> object:
+    return () if value == "off" else _split_names(value)
+
+
+def _check_header_name(name: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError("must be a header name: letters, digits and dashes, 128 at most")
+    return name
+
+
 def _check_server_name(name: str) -> str:
     try:
         return str(ipaddress.ip_address(name))
@@ -129,6 +142,10 @@ DomainCallers = Annotated[
     ],
     BeforeValidator(_split_names),
 ]
+HeaderFamilies = Annotated[
+    tuple[Literal["draft03", "ietf", "plain", "retry-after"], ...], BeforeValidator(_split_families)
+]
+HeaderName = Annotated[str, AfterValidator(_check_header_name)]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
 ServerNames = Annotated[

@@ -36,12 +36,15 @@ LOADED = (
     descriptors("{key: 5, value: 6}", "{key: true, value: False}", "{key: 0x1F}", "{key: 1_000}", "{key: 2026-11-22}"),
     descriptors("{key: k, quota_mode: false, share_threshold: off, value_to_metric: n, detailed_metric: False}"),
     descriptors("{key: k, shadow_mode: yes, rate_limit: {unit: day, requests_per_unit: 1}}"),
+    descriptors("{key: k, shadow_mode: true, quota_mode: true, value_to_metric: true, detailed_metric: true}"),
+    descriptors("{key: k, value: 'a*', share_threshold: true}", "{key: k, value: '*', share_threshold: true}"),
     descriptors("{key: a, value: b}", "{key: a}", "{key: a, value: '*'}"),
     descriptors("{key: a, descriptors: [{key: c}]}", "{key: b, descriptors: [{key: c}]}"),
     limit("{unit: WEEK, requests_per_unit: 4294967295, name: 5, replaces: [{name: 6}]}"),
     limit("{unit: day, requests_per_unit: 1, unlimited: , name: , replaces: }"),
     limit("{unlimited: true, unit: }"),
     limit("{unlimited: yes}"),
+    limit("{unlimited: true, requests_per_unit: 1}"),
     descriptors("&a {key: k, rate_limit: {unit: day, requests_per_unit: 1}}", "{<<: *a, key: l}", "{<<: [*a], key: m}"),
     descriptors("{<<: {key: k}, value: v}"),
     nested(60),
@@ -66,6 +69,9 @@ REFUSED = (
     descriptors("{1: k}"),
     descriptors("{key: k, keys: }"),
     descriptors("{key: k, shadow_mode: 1}"),
+    descriptors("{key: k, share_threshold: true}"),
+    descriptors("{key: k, value: a, share_threshold: true}"),
+    descriptors("{key: k, metadata: {}}"),
     descriptors("{key: k, rate_limit: []}"),
     descriptors("{key: k}", "{key: k}"),
     descriptors("{key: a_b, value: c}", "{key: a, value: b_c}"),
@@ -94,11 +100,8 @@ LOADED_BY_IT_ALONE = {
     "a field that is not known where it is": descriptors("{key: k, unit: day}"),
     "a key twice": descriptors("{key: k, value: a, value: b}"),
     "a key or an anchor as a key": descriptors("{&k key: k}"),
-    "a flag that is not supported": descriptors("{key: k, quota_mode: true}"),
-    "shadow_mode without a rate_limit": descriptors("{key: k, shadow_mode: true}"),
     "a limit without a number": limit("{unit: day}"),
     "a number in another base": limit("{unit: day, requests_per_unit: 0x10}"),
-    "a number beside unlimited": limit("{unlimited: true, requests_per_unit: 1}"),
     "an unknown unit beside unlimited": limit("{unlimited: true, unit: eon}"),
     "a wildcard in a key": descriptors("{key: k*}"),
     "fields of a merged mapping inside a field": descriptors(
@@ -116,6 +119,7 @@ REFUSED_BY_IT_ALONE = {
     "a number as text that is not an integer": descriptors("{key: .5}"),
     "an integer as text beyond 64 bits": descriptors("{key: 18446744073709551615}"),
     "several documents as a list": "[{domain: d}]",
+    "share_threshold with a wildcard inside the value": descriptors("{key: k, value: 'a*b', share_threshold: true}"),
 }
 
 _KEYS = ("a", "a_b", "b", "a_b_c", "5", "true", "0x1F", "'q'", '"a b"', "Null", "yes")
@@ -176,7 +180,7 @@ class _Writer:
                 fields["shadow_mode"] = self._pick("true", "yes", *_OFF)
         if self._happens(0.2):
             flag = self._pick("quota_mode", "share_threshold", "value_to_metric", "detailed_metric")
-            fields[flag] = self._pick(*_OFF)
+            fields[flag] = self._pick("true", "on", *_OFF)
         if self._happens(0.3):
             fields["descriptors"] = self._descriptors(depth + 1)
         text = _mapping(self._spoiled(fields))

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.net import Address
-from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
@@ -35,7 +35,9 @@ class ServedQuota:
             Kind.UNARY,
             rls_pb2.RateLimitRequest,
             rls_pb2.RateLimitResponse,
-            RateLimitRpc(self.service, self.metrics, HeaderStyle.BOTH).ShouldRateLimit,
+            RateLimitRpc(
+                self.service, self.metrics, HeaderOptions((HeaderFamily.DRAFT03, HeaderFamily.IETF))
+            ).ShouldRateLimit,
             Authentication.MESH,
             UNLIMITED,
         )

@@ -1,6 +1,7 @@
 """Real peers that pip does not install: Go programs, in a cache outside the tree."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 @dataclass(frozen=True)
 class GoProgram:
-    """A Go program at one version of its module, built by hand with `install`, for it takes minutes."""
+    """A Go program at one version of its module, built by `make peers`, for it takes minutes."""
 
     package: str
     version: str
@@ -19,18 +20,24 @@ class GoProgram:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         return cache / "meshward-peers" / self.version / self.package.rpartition("/")[2]
 
-    @property
-    def install(self):
-        return f"GOBIN={self.path.parent} go install {self.package}@{self.version}"
-
     def required(self):
         """Return its path, or skip the test with the command that builds it."""
         if not self.path.exists():
-            pytest.skip(f"needs {self.path.name}: {self.install}")
+            pytest.skip(f"needs {self.package}@{self.version}: run make peers")
         return self.path
 
+    def build(self):
+        """Build it unless it is built."""
+        if not self.path.exists():
+            environment = {**os.environ, "GOBIN": str(self.path.parent)}
+            subprocess.run(["go", "install", f"{self.package}@{self.version}"], env=environment, check=True)
 
+
+_RATELIMIT = "v1.4.1-0.20260122083618-3fb702589d36"
 # Reads a directory of configurations as the service does at its start, by the same code, and exits.
-RATELIMIT_CONFIG_CHECK = GoProgram(
-    "github.com/envoyproxy/ratelimit/src/config_check_cmd", "v1.4.1-0.20260122083618-3fb702589d36"
-)
+RATELIMIT_CONFIG_CHECK = GoProgram("github.com/envoyproxy/ratelimit/src/config_check_cmd", _RATELIMIT)
+RATELIMIT = GoProgram("github.com/envoyproxy/ratelimit/src/service_cmd", _RATELIMIT)
+
+if __name__ == "__main__":
+    for program in (RATELIMIT_CONFIG_CHECK, RATELIMIT):
+        program.build()

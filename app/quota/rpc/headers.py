@@ -1,73 +1,95 @@
-"""The response headers that report limits to clients, in either family of rate limit headers."""
+"""The response headers that report limits to clients: three families of them, and Retry-After."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
-from app.quota.model import RateLimit, Status
+from app.quota.model import Code, RateLimit, Status
 
 Header = tuple[str, str]
 
 
-class HeaderStyle(Enum):
+class HeaderFamily(Enum):
     """Which headers are sent.
 
     DRAFT03: `x-ratelimit-limit`, `-remaining` and `-reset` of draft-polli-ratelimit-headers-03, as Envoy's own filter
-    writes them. IETF: `ratelimit-policy` and `ratelimit` of draft-ietf-httpapi-ratelimit-headers.
+    writes them. IETF: `ratelimit-policy` and `ratelimit` of draft-ietf-httpapi-ratelimit-headers. PLAIN: a number each,
+    as envoyproxy/ratelimit writes them. RETRY_AFTER: `retry-after` (RFC 9110, section 10.2.3) where the request is
+    refused.
     """
 
-    OFF = "off"
     DRAFT03 = "draft03"
     IETF = "ietf"
-    BOTH = "both"
+    PLAIN = "plain"
+    RETRY_AFTER = "retry-after"
 
 
-def headers_of(style: HeaderStyle, statuses: Sequence[Status]) -> tuple[Header, ...]:
-    """Return the headers for a request's statuses, none if no limit applied.
+@dataclass(frozen=True, slots=True)
+class HeaderOptions:
+    """The families that are sent, in this order, and the names of the plain ones."""
 
-    What remains and when it resets is that of the descriptor with the least remaining, the first of several.
+    families: tuple[HeaderFamily, ...] = ()
+    limit: str = "ratelimit-limit"
+    remaining: str = "ratelimit-remaining"
+    reset: str = "ratelimit-reset"
+
+
+def headers_of(options: HeaderOptions, code: Code, statuses: Sequence[Status]) -> tuple[Header, ...]:
+    """Return the headers of an answer with `code`, none if no limit applied.
+
+    They report the limit that refused the request, of several the one that resets last; of a request that passes the
+    one with the least remaining, the first of several.
     """
-    if style is HeaderStyle.OFF:
-        return ()
     limited = [(status.limit, status) for status in statuses if status.limit]
     if not limited:
         return ()
-    found: tuple[Header, ...] = ()
-    if style is not HeaderStyle.IETF:
-        found += _draft03(limited)
-    if style is not HeaderStyle.DRAFT03:
-        found += _ietf(limited)
-    return found
+    reported = _reported([status for _, status in limited])
+    found: list[Header] = []
+    for family in options.families:
+        if family is HeaderFamily.DRAFT03:
+            found += _draft03(limited, reported)
+        elif family is HeaderFamily.IETF:
+            found += _ietf(limited, reported)
+        elif family is HeaderFamily.PLAIN:
+            found += _plain(options, *limited[reported])
+        elif code is Code.OVER_LIMIT:
+            found.append(("retry-after", str(limited[reported][1].reset_seconds)))
+    return tuple(found)
 
 
-def _least(limited: list[tuple[RateLimit, Status]]) -> int:
-    return min(range(len(limited)), key=lambda index: limited[index][1].remaining)
+def _reported(statuses: Sequence[Status]) -> int:
+    refusing = [index for index, status in enumerate(statuses) if status.code is Code.OVER_LIMIT]
+    if refusing:
+        return max(refusing, key=lambda index: statuses[index].reset_seconds)
+    return min(range(len(statuses)), key=lambda index: statuses[index].remaining)
 
 
-def _draft03(limited: list[tuple[RateLimit, Status]]) -> tuple[Header, ...]:
-    limit, status = limited[_least(limited)]
+def _plain(options: HeaderOptions, limit: RateLimit, status: Status) -> Iterator[Header]:
+    yield options.limit, str(limit.requests_per_unit)
+    yield options.remaining, str(status.remaining)
+    yield options.reset, str(status.reset_seconds)
+
+
+def _draft03(limited: Sequence[tuple[RateLimit, Status]], reported: int) -> Iterator[Header]:
+    limit, status = limited[reported]
     policies = [str(limit.requests_per_unit)]
     for each, _ in limited:
         name = f';name="{each.name}"' if each.name else ""
         policies.append(f"{each.requests_per_unit};w={each.unit.seconds}{name}")
-    return (
-        ("x-ratelimit-limit", ", ".join(policies)),
-        ("x-ratelimit-remaining", str(status.remaining)),
-        ("x-ratelimit-reset", str(status.reset_seconds)),
-    )
+    yield "x-ratelimit-limit", ", ".join(policies)
+    yield "x-ratelimit-remaining", str(status.remaining)
+    yield "x-ratelimit-reset", str(status.reset_seconds)
 
 
-def _ietf(limited: list[tuple[RateLimit, Status]]) -> tuple[Header, ...]:
+def _ietf(limited: Sequence[tuple[RateLimit, Status]], reported: int) -> Iterator[Header]:
     names = _names([limit for limit, _ in limited])
-    least = _least(limited)
-    status = limited[least][1]
+    status = limited[reported][1]
     policies = (
         f'"{name}";q={limit.requests_per_unit};w={limit.unit.seconds}'
         for name, (limit, _) in zip(names, limited, strict=True)
     )
-    return (
-        ("ratelimit-policy", ", ".join(policies)),
-        ("ratelimit", f'"{names[least]}";r={status.remaining};t={status.reset_seconds}'),
-    )
+    yield "ratelimit-policy", ", ".join(policies)
+    yield "ratelimit", f'"{names[reported]}";r={status.remaining};t={status.reset_seconds}'
 
 
 def _names(limits: Sequence[RateLimit]) -> list[str]:

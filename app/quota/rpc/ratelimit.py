@@ -19,7 +19,8 @@ from app.quota.model import (
     Status,
     Unit,
 )
-from app.quota.rpc.headers import HeaderStyle, headers_of
+from app.quota.rpc.headers import HeaderOptions, headers_of
+from app.quota.rpc.metadata import write_metadata
 from app.quota.rules.match import MatchedRequest
 from app.quota.service import QuotaService
 from app.telemetry.families import OTHER
@@ -39,6 +40,7 @@ _OK: int = _Response.OK
 _OVER_LIMIT: int = _Response.OVER_LIMIT
 _WITHIN = Code.OK
 _ERROR = OTHER, "error"
+NO_HEADERS = HeaderOptions()
 _UNIT_NUMBERS: dict[int, int] = {unit.seconds: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit}
 # envoy.type.v3.RateLimitUnit, whose numbers are not those of the answer's unit.
 _OVERRIDE_UNITS: dict[int, Unit] = {
@@ -52,12 +54,24 @@ _OVERRIDE_UNITS: dict[int, Unit] = {
 
 
 class RateLimitRpc:
-    """The handlers of `envoy.service.ratelimit.v3.RateLimitService`; `headers` selects those that clients are sent."""
+    """The handlers of `envoy.service.ratelimit.v3.RateLimitService`.
 
-    def __init__(self, service: QuotaService, metrics: Metrics, headers: HeaderStyle = HeaderStyle.OFF) -> None:
+    `headers` selects those that clients are sent. With `dynamic_metadata` an answer has the request and its quota mode
+    violations.
+    """
+
+    def __init__(
+        self,
+        service: QuotaService,
+        metrics: Metrics,
+        headers: HeaderOptions = NO_HEADERS,
+        *,
+        dynamic_metadata: bool = False,
+    ) -> None:
         self._service = service
         self._decisions = metrics.limits
         self._headers = headers
+        self._dynamic_metadata = dynamic_metadata
         # By the serialized request: what was matched by the configurations of the snapshot; what came once.
         self._snapshot: object = None
         self._known: dict[bytes, MatchedRequest] = {}
@@ -84,8 +98,8 @@ class RateLimitRpc:
             self._decisions.add(_ERROR)
             raise
         if isinstance(answer, Answer):
-            return self._respond(matched, answer)
-        return self._respond_later(matched, answer)
+            return self._respond(request, matched, answer)
+        return self._respond_later(request, matched, answer)
 
     def _match(self, request: Any) -> MatchedRequest:
         snapshot = self._service.documents.snapshot
@@ -112,24 +126,26 @@ class RateLimitRpc:
         else:
             self._seen.add(serialized)
 
-    async def _respond_later(self, matched: MatchedRequest, answer: Awaitable[Answer]) -> Any:
+    async def _respond_later(self, request: Any, matched: MatchedRequest, answer: Awaitable[Answer]) -> Any:
         try:
             counted = await answer
         except Exception:
             self._decisions.add(_ERROR)
             raise
-        return self._respond(matched, counted)
+        return self._respond(request, matched, counted)
 
-    def _respond(self, matched: MatchedRequest, answer: Answer) -> Any:
+    def _respond(self, request: Any, matched: MatchedRequest, answer: Answer) -> Any:
         self._decisions.add(_labels(matched, answer))
         response = _Response()
         response.overall_code = _OK if answer.code is _WITHIN else _OVER_LIMIT
         statuses = response.statuses
         for status in answer.statuses:
             _write_status(status, statuses.add())
-        if self._headers is not HeaderStyle.OFF:
-            for key, value in headers_of(self._headers, answer.statuses):
+        if self._headers.families:
+            for key, value in headers_of(self._headers, answer.code, answer.statuses):
                 response.response_headers_to_add.add(key=key, value=value)
+        if self._dynamic_metadata:
+            write_metadata(request, matched, answer, response.dynamic_metadata)
         return response
 
 
@@ -188,7 +204,7 @@ def _labels(matched: MatchedRequest, answer: Answer) -> tuple[str, str]:
     if not answer.domain_known:
         return OTHER, "domain_not_found"
     if answer.code is _WITHIN:
-        return matched.domain, "ok"
+        return matched.domain, "over_limit_shadowed" if answer.shadowed else "ok"
     if matched.excessive:
         return matched.domain, "too_many_hits"
     refusing = [status for status in answer.statuses if status.code is Code.OVER_LIMIT]

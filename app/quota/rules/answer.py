@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-from app.quota.model import MAX_UINT32, Answer, Code, Outcome, RateLimit, Status
+from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
 from app.quota.rules.match import MatchedRequest
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
 NOT_LIMITED = Status(_OK)
 UNLIMITED = Status(_OK, remaining=MAX_UINT32)
+NO_MODES = Modes()
 
 
-def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome]) -> Answer:
+def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes = NO_MODES) -> Answer:
     """Return the answer to a request from the outcome of each of its hits."""
     code = _OK
-    statuses = []
+    statuses: list[Status] = []
+    violations: list[int] = []
     counted = iter(outcomes)
     for applied in request.limits:
         if applied is None:
@@ -21,11 +23,16 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome]) -> Answer:
         elif isinstance(applied.limit, RateLimit):
             status = judge(applied.limit, next(counted))
             if status.code is _OVER_LIMIT:
-                code = _OVER_LIMIT
+                if modes.quota or applied.limit.quota_mode:
+                    violations.append(len(statuses))
+                    status = status._replace(code=_OK)
+                else:
+                    code = _OVER_LIMIT
         else:
             status = UNLIMITED
         statuses.append(status)
-    return Answer(code, tuple(statuses), request.domain_known)
+    shadowed = modes.shadow and code is _OVER_LIMIT
+    return Answer(_OK if shadowed else code, tuple(statuses), request.domain_known, tuple(violations), shadowed)
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:

@@ -19,6 +19,7 @@ from app.quota.model import (
     QuotaConfig,
     RateLimit,
     Unit,
+    Unlimited,
 )
 from app.quota.rules.window import algorithm_of
 
@@ -50,11 +51,19 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class AppliedLimit:
-    """A limit as it applies to a descriptor: with its identity and its algorithm, None if it is `Unlimited`."""
+    """A limit as it applies to a descriptor: with its identity and its algorithm, None if it is `Unlimited`.
+
+    `shared` are the places in the descriptor whose values count together, each with the pattern that stands for them.
+    `rule` is what metrics call the limit; `levels` is None, or what of that comes from each entry of the descriptor,
+    where None stands for its key and value.
+    """
 
     limit: Limit
     limit_id: LimitId
     algorithm: Algorithm | None
+    rule: str = ""
+    shared: tuple[tuple[int, str], ...] = ()
+    levels: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +78,23 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class CompiledConfig:
-    """A domain's tree and the identities of its limits; `overrides` are those of the limits that requests bring."""
+    """A domain's tree and the identities of its limits; `overrides` are those of the limits that requests bring.
 
+    `rules` are the names of the limits in metrics, but for those that take values of requests.
+    """
+
+    domain: str
     root: Node
     limits: frozenset[LimitId]
     overrides: Mapping[Unit, LimitId]
+    rules: frozenset[str]
 
 
 class MatchedRequest(NamedTuple):
     """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
 
-    `excessive` is whether one of them has more hits than a request may have.
+    `excessive` is whether one of them has more hits than a request may have. `rules` are the names that metrics have
+    for the limits that are counted.
     """
 
     domain: str
@@ -87,43 +102,74 @@ class MatchedRequest(NamedTuple):
     limits: tuple[AppliedLimit | None, ...]
     hits: tuple[Hit, ...]
     excessive: bool = False
+    rules: tuple[str, ...] = ()
+
+
+class _Level(NamedTuple):
+    """One step of the way to a limit: the descriptor's key, its value, and its flags."""
+
+    key: str
+    value: str | None
+    share: bool
+    by_value: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.key}_{self.value}" if self.value else self.key
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    """Compiles one domain, and collects the identities of its limits and their names in metrics."""
+
+    domain: str
+    limits: set[LimitId] = field(default_factory=set)
+    rules: set[str] = field(default_factory=set)
+
+    def compile(
+        self, place: LimitId, way: tuple[_Level, ...], node: ConfigDescriptor | None, below: Sequence[ConfigDescriptor]
+    ) -> Node:
+        """Return the node at `place`, which `way` leads to; None is the root."""
+        exact: dict[Entry, Node] = {}
+        patterns: dict[str, list[tuple[Pattern, Node]]] = {}
+        bare: dict[str, Node] = {}
+        for descriptor in below:
+            key, value = descriptor.key, descriptor.value
+            by_value = descriptor.value_to_metric and (value is None or WILDCARD in value)
+            level = _Level(key, value, descriptor.share_threshold, by_value)
+            child = self.compile(_id_of(place, "entry", key, value), (*way, level), descriptor, descriptor.descriptors)
+            if value is None:
+                bare[key] = child
+                continue
+            exact[key, value] = child  # a pattern too: the value that spells it is its exact match
+            if WILDCARD in value:
+                patterns.setdefault(key, []).append((compile_pattern(value), child))
+        return Node(self._apply(place, way, node) if node else None, exact, patterns, bare)
+
+    def _apply(self, place: LimitId, way: tuple[_Level, ...], node: ConfigDescriptor) -> AppliedLimit | None:
+        limit = node.limit
+        if limit is None:
+            return None
+        unit, algorithm = (limit.unit.name, algorithm_of(limit)) if isinstance(limit, RateLimit) else (None, None)
+        limit_id = _id_of(place, "limit", unit)
+        self.limits.add(limit_id)
+        shared = tuple((index, level.value) for index, level in enumerate(way) if level.share and level.value)
+        levels = tuple(
+            None if not level.share and (node.detailed_metric or level.by_value) else level.name for level in way
+        )
+        rule = ".".join((self.domain, *(level.name for level in way)))
+        if None not in levels:
+            self.rules.add(rule)
+        return AppliedLimit(limit, limit_id, algorithm, rule, shared, levels if None in levels else None)
 
 
 def compile_config(config: QuotaConfig) -> CompiledConfig:
     """Return the configuration of a domain as a tree."""
     place = _id_of("", config.domain)
     overrides = {unit: _id_of(place, "override", unit.name) for unit in Unit}
-    limits = set(overrides.values())
-    root = _compile(place, None, config.descriptors, limits)
-    return CompiledConfig(root, frozenset(limits), overrides)
-
-
-def _compile(
-    place: LimitId, limit: Limit | None, descriptors: tuple[ConfigDescriptor, ...], limits: set[LimitId]
-) -> Node:
-    """Return the node at `place`, and add the identities of its limits and its descendants' to `limits`."""
-    exact: dict[Entry, Node] = {}
-    patterns: dict[str, list[tuple[Pattern, Node]]] = {}
-    bare: dict[str, Node] = {}
-    for descriptor in descriptors:
-        key, value = descriptor.key, descriptor.value
-        node = _compile(_id_of(place, "entry", key, value), descriptor.limit, descriptor.descriptors, limits)
-        if value is None:
-            bare[key] = node
-            continue
-        exact[key, value] = node  # a pattern too: the value that spells it is its exact match
-        if WILDCARD in value:
-            patterns.setdefault(key, []).append((compile_pattern(value), node))
-    applied = _apply(place, limit) if limit else None
-    if applied:
-        limits.add(applied.limit_id)
-    return Node(applied, exact, patterns, bare)
-
-
-def _apply(place: LimitId, limit: Limit) -> AppliedLimit:
-    if isinstance(limit, RateLimit):
-        return AppliedLimit(limit, _id_of(place, "limit", limit.unit.name), algorithm_of(limit))
-    return AppliedLimit(limit, _id_of(place, "limit", None), None)
+    compiler = _Compiler(config.domain, set(overrides.values()))
+    root = compiler.compile(place, (), None, config.descriptors)
+    return CompiledConfig(config.domain, root, frozenset(compiler.limits), overrides, frozenset(compiler.rules))
 
 
 def _id_of(place: LimitId, *parts: str | None) -> LimitId:
@@ -171,20 +217,27 @@ def match_request(
     if config is None:
         return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
     limits = limits_of(config, descriptors)
-    hits = [
-        Hit(
-            applied.limit_id,
-            _counter_key(config, descriptor, applied),
-            applied.algorithm,
-            hits_of(descriptor.hits, hits_addend),
-        )
-        for descriptor, applied in zip(descriptors, limits, strict=True)
-        if applied is not None and applied.algorithm is not None
-    ]
+    hits: list[Hit] = []
+    rules: list[str] = []
+    for descriptor, applied in zip(descriptors, limits, strict=True):
+        if applied is None or applied.algorithm is None:
+            continue
+        number = hits_of(descriptor.hits, hits_addend)
+        hits.append(Hit(applied.limit_id, _counter_key(config, descriptor, applied), applied.algorithm, number))
+        rules.append(applied.rule if applied.levels is None else _rule_of(domain, applied.levels, descriptor.entries))
     excessive = any(hit.hits > max_hits for hit in hits)
     if excessive:
         hits = [_refused(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
-    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive)
+    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(rules))
+
+
+def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]) -> str:
+    """Return the name that metrics have for a limit, with the request's values where it takes them."""
+    names = [
+        level if level is not None else f"{key}_{value}" if value else key
+        for level, (key, value) in zip(levels, entries, strict=True)
+    ]
+    return ".".join([domain, *names])
 
 
 def _refused(hit: Hit, max_hits: int) -> Hit:
@@ -196,7 +249,11 @@ def _counter_key(config: CompiledConfig, descriptor: Descriptor, applied: Applie
     override = descriptor.override
     if override is not None and applied.limit_id == config.overrides[override.unit]:
         return tuple([part for entry in descriptor.entries for part in entry])  # a limit that fixes no keys
-    return tuple([value for _, value in descriptor.entries])
+    values = [value for _, value in descriptor.entries]
+    if applied.shared:
+        for index, pattern in applied.shared:
+            values[index] = pattern
+    return tuple(values)
 
 
 def hits_of(descriptor_hits: int | None, request_hits: int) -> int:
@@ -208,7 +265,7 @@ def limits_of(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> list
     """Return the limit of each descriptor of one request.
 
     An override applies in place of the configured limit. A limit whose name another limit of the request replaces is
-    dropped: its descriptor has none.
+    dropped: its descriptor has none. What is `Unlimited` stays so.
     """
     root = config.root
     found: list[AppliedLimit | None] = []
@@ -216,18 +273,35 @@ def limits_of(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> list
     for descriptor in descriptors:
         applied = find_limit(root, descriptor.entries)
         if descriptor.override is not None:
-            applied = _override(config, descriptor.override, applied)
+            applied = _override(config, descriptor, descriptor.override, applied)
         found.append(applied)
         if applied is not None and applied.limit.replaces:
             replaced |= applied.limit.replaces
     if not replaced:
         return found
-    return [None if applied is None or applied.limit.name in replaced else applied for applied in found]
+    return [applied if applied is None or _stays(applied.limit, replaced) else None for applied in found]
 
 
-def _override(config: CompiledConfig, limit: RateLimit, configured: AppliedLimit | None) -> AppliedLimit:
-    """Return `limit` as it applies; it shares the counter of the configured limit where both have the same unit."""
+def _stays(limit: Limit, replaced: frozenset[str]) -> bool:
+    return limit.name not in replaced or isinstance(limit, Unlimited)
+
+
+def _override(
+    config: CompiledConfig, descriptor: Descriptor, limit: RateLimit, configured: AppliedLimit | None
+) -> AppliedLimit:
+    """Return `limit` as it applies.
+
+    It shares the counter of the configured limit where both have the same unit and count the same values.
+    """
     algorithm = algorithm_of(limit)
-    if configured and configured.algorithm and configured.algorithm.seconds == algorithm.seconds:
-        return AppliedLimit(limit, configured.limit_id, algorithm)
-    return AppliedLimit(limit, config.overrides[limit.unit], algorithm)
+    entries = descriptor.entries
+    limit_id = config.overrides[limit.unit]
+    if (
+        configured
+        and configured.algorithm
+        and configured.algorithm.seconds == algorithm.seconds
+        and all(entries[index][1] == pattern for index, pattern in configured.shared)
+    ):
+        limit_id = configured.limit_id
+    levels = (None,) * len(entries)
+    return AppliedLimit(limit, limit_id, algorithm, levels=levels)

@@ -29,13 +29,6 @@ MAX_CONFIGS = 10_000
 MAX_CONFIG_BYTES = MAX_EXPANDED_CHARACTERS
 
 _UNITS = {unit.name: unit for unit in Unit}
-# Flags of envoyproxy/ratelimit that cannot be ignored where they are set, and what they change.
-_UNSUPPORTED = {
-    "quota_mode": "what is decided",
-    "share_threshold": "what is counted",
-    "value_to_metric": "what metrics are called",
-    "detailed_metric": "what metrics are called",
-}
 
 
 def domain_problem(domain: str) -> str | None:
@@ -52,8 +45,8 @@ def _read_config(document: Reader) -> QuotaConfig:
 
     As in envoyproxy/ratelimit a null is read as an absent field, and a number or a boolean where a text is expected as
     its text. Noted as problems: a field that is unknown, missing, empty, of the wrong type or not supported; a
-    descriptor whose key and value, joined, are those of a sibling; an invalid unit; an unlimited limit with a unit or a
-    number; a limit that replaces itself or nothing.
+    descriptor whose key and value, joined, are those of a sibling; an invalid unit; an unlimited limit with a unit; a
+    limit that replaces itself or nothing; share_threshold without a wildcard.
     """
     document.null_is_absent = True
     domain = document.required_text("domain", MAX_DOMAIN_LENGTH)
@@ -89,23 +82,22 @@ def _read_descriptors(parent: Reader, depth: int) -> tuple[ConfigDescriptor, ...
 
 
 def _read_descriptor(descriptor: Reader, depth: int) -> ConfigDescriptor:
-    for name, changed in _UNSUPPORTED.items():
-        if descriptor.flag(name):
-            descriptor.refuse(name, f"is not supported; to remove it changes {changed}")
     if descriptor.take("metadata") is not None:
         descriptor.refuse("metadata", "is not supported; to remove it changes what answers carry")
     key = descriptor.required_text("key", MAX_KEY_LENGTH)
     if "*" in key:
         descriptor.refuse("key", "must not have a '*'; patterns belong in value")
     value = _read_value(descriptor)
-    shadow_mode = descriptor.flag("shadow_mode")
-    if shadow_mode and not descriptor.has("rate_limit"):
-        descriptor.refuse("shadow_mode", "needs a rate_limit beside it; nested descriptors have their own")
+    share_threshold = descriptor.flag("share_threshold")
+    if share_threshold and "*" not in (value or ""):
+        descriptor.refuse("share_threshold", "needs a value with a '*' beside it, whose values are to count together")
+    shadow_mode, quota_mode = descriptor.flag("shadow_mode"), descriptor.flag("quota_mode")
     rate_limit = descriptor.child("rate_limit")
-    limit = _read_limit(rate_limit, shadow_mode=shadow_mode) if rate_limit else None
+    limit = _read_limit(rate_limit, shadow_mode=shadow_mode, quota_mode=quota_mode) if rate_limit else None
+    value_to_metric, detailed_metric = descriptor.flag("value_to_metric"), descriptor.flag("detailed_metric")
     nested = _read_descriptors(descriptor, depth + 1)
     descriptor.close()
-    return ConfigDescriptor(key, value, limit, nested)
+    return ConfigDescriptor(key, value, limit, nested, share_threshold, value_to_metric, detailed_metric)
 
 
 def _read_value(descriptor: Reader) -> str | None:
@@ -120,18 +112,19 @@ def _read_value(descriptor: Reader) -> str | None:
     return None
 
 
-def _read_limit(limit: Reader, *, shadow_mode: bool) -> Limit:
+def _read_limit(limit: Reader, *, shadow_mode: bool, quota_mode: bool) -> Limit:
     name = _read_name(limit)
     replaces = _read_replaces(limit, name)
     if limit.flag("unlimited"):
-        for contradicting in ("unit", "requests_per_unit"):
-            if limit.take(contradicting) is not None:
-                limit.refuse(contradicting, "must not be set beside unlimited")
+        if limit.take("unit") is not None:
+            limit.refuse("unit", "must not be set beside unlimited")
+        if limit.has("requests_per_unit"):
+            _read_number(limit)
         limit.close()
         return Unlimited(name, replaces)
     unit, number = _read_unit(limit), _read_number(limit)
     limit.close()
-    return RateLimit(unit, number, name, replaces, shadow_mode)
+    return RateLimit(unit, number, name, replaces, shadow_mode, quota_mode)
 
 
 def _read_unit(limit: Reader) -> Unit:

@@ -6,7 +6,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_LENGTH, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
-from app.quota.rpc.headers import HeaderStyle
+from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics
@@ -44,7 +44,7 @@ def counters(clock):
 async def rpc(clock, metrics, counters):
     service = Quota(counters=counters, clock=clock, metrics=metrics)
     await service.put("edge", DOCUMENT)
-    return RateLimitRpc(service, metrics, HeaderStyle.BOTH)
+    return RateLimitRpc(service, metrics, HeaderOptions(tuple(HeaderFamily)))
 
 
 def ask(rpc, message):

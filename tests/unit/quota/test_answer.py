@@ -1,8 +1,10 @@
 """From the outcome of each counter to the answer to a request."""
 
+from dataclasses import replace
+
 import pytest
 
-from app.quota.model import MAX_UINT32, Code, FixedWindow, Outcome, RateLimit, Unit, Unlimited
+from app.quota.model import MAX_UINT32, Code, FixedWindow, Modes, Outcome, RateLimit, Unit, Unlimited
 from app.quota.rules.answer import answer_of, judge
 from app.quota.rules.match import AppliedLimit, MatchedRequest, hits_of
 
@@ -12,8 +14,8 @@ COUNTED = AppliedLimit(LIMIT, "minute", FixedWindow(10, 60))
 FREE = AppliedLimit(Unlimited(), "free", None)
 
 
-def answered(limits, outcomes):
-    return answer_of(MatchedRequest("edge", True, tuple(limits), ()), outcomes)
+def answered(limits, outcomes, **modes):
+    return answer_of(MatchedRequest("edge", True, tuple(limits), ()), outcomes, Modes(**modes))
 
 
 def test_a_status_has_its_limit_and_the_outcome():
@@ -47,6 +49,30 @@ def test_outcomes_belong_to_the_descriptors_that_are_counted_in_order():
 def test_one_descriptor_over_its_limit_is_enough():
     assert answered([COUNTED] * 2, [ALLOWED] * 2).code is Code.OK
     assert answered([COUNTED] * 3, [ALLOWED, REFUSED, ALLOWED]).code is Code.OVER_LIMIT
+
+
+def test_a_limit_in_quota_mode_passes_and_is_a_violation():
+    quota = replace(COUNTED, limit=replace(LIMIT, quota_mode=True))
+    answer = answered([COUNTED, FREE, quota, quota], [ALLOWED, REFUSED, ALLOWED])
+    assert (answer.code, answer.violations, answer.statuses[2].code) == (Code.OK, (2,), Code.OK)
+    assert answered([COUNTED, quota], [REFUSED, REFUSED]).violations == (1,)
+    assert answered([COUNTED, quota], [REFUSED, REFUSED]).code is Code.OVER_LIMIT
+
+
+def test_a_limit_in_shadow_mode_is_no_violation():
+    both = replace(COUNTED, limit=replace(LIMIT, quota_mode=True, shadow_mode=True))
+    assert answered([both], [REFUSED]).violations == ()
+
+
+def test_quota_mode_for_all_limits_makes_each_of_them_pass():
+    answer = answered([COUNTED, COUNTED], [REFUSED, ALLOWED], quota=True)
+    assert (answer.code, answer.violations, answer.shadowed) == (Code.OK, (0,), False)
+
+
+def test_shadow_mode_for_all_limits_changes_the_overall_code_alone():
+    answer = answered([COUNTED, COUNTED], [REFUSED, ALLOWED], shadow=True)
+    assert (answer.code, answer.statuses[0].code, answer.shadowed) == (Code.OK, Code.OVER_LIMIT, True)
+    assert not answered([COUNTED], [ALLOWED], shadow=True).shadowed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from app.documents.parser import parse_documents
 from app.quota.model import Descriptor, FixedWindow, RateLimit, Unit, Unlimited
-from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of
+from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of, match_request
 from app.quota.rules.parse import QUOTA_KIND
 
 
@@ -103,7 +103,8 @@ domain: d
 descriptors:
 - {key: everyone, rate_limit: {unit: day, requests_per_unit: 1, name: everyone}}
 - {key: member, rate_limit: {unit: day, requests_per_unit: 9, name: member, replaces: [{name: everyone}]}}
-- {key: staff, rate_limit: {unlimited: true, replaces: [{name: everyone}, {name: member}]}}
+- {key: staff, rate_limit: {unlimited: true, name: staff, replaces: [{name: everyone}, {name: member}]}}
+- {key: guest, rate_limit: {unit: day, requests_per_unit: 0, replaces: [{name: staff}]}}
 """)
 
 
@@ -114,6 +115,77 @@ def test_a_replaced_limit_is_dropped_at_any_place_in_the_request():
     assert limits_of(REPLACING, [everyone])[0].limit.name == "everyone"
     first, second, third = limits_of(REPLACING, [everyone, member, staff])
     assert (first, second, type(third.limit)) == (None, None, Unlimited)
+
+
+def test_unlimited_stays_so_where_it_is_replaced():
+    staff, guest = limits_of(REPLACING, [Descriptor((("staff", "x"),)), Descriptor((("guest", "x"),))])
+    assert (type(staff.limit), guest.limit.requests_per_unit) == (Unlimited, 0)
+
+
+SHARED = tree("""
+domain: d
+descriptors:
+- key: file
+  value: 'a*'
+  share_threshold: true
+  rate_limit: {unit: day, requests_per_unit: 1}
+  descriptors:
+  - {key: user, rate_limit: {unit: day, requests_per_unit: 2}}
+- {key: file, value: 'b*', rate_limit: {unit: day, requests_per_unit: 3}}
+""")
+
+
+def keys(*descriptors):
+    return [hit.key for hit in match_request("d", SHARED, descriptors, 1, 1).hits]
+
+
+def test_values_of_a_pattern_that_shares_its_threshold_count_together():
+    files = [Descriptor((("file", value),)) for value in ("a1", "a2", "a*", "b1", "b2")]
+    assert keys(*files) == [("a*",), ("a*",), ("a*",), ("b1",), ("b2",)]
+    below = [Descriptor((("file", file), ("user", user))) for file, user in (("a1", "x"), ("a2", "x"), ("a2", "y"))]
+    assert keys(*below) == [("a*", "x"), ("a*", "x"), ("a*", "y")]
+
+
+def test_an_override_of_a_shared_limit_counts_each_value_by_itself():
+    override = RateLimit(Unit.DAY, 9)
+    one, two, spelled = (Descriptor((("file", value),), override=override) for value in ("a1", "a2", "a*"))
+    assert keys(one, two, spelled) == [("file", "a1"), ("file", "a2"), ("a*",)]
+
+
+NAMED = tree("""
+domain: shop
+descriptors:
+- key: path
+  value: '/api/*'
+  value_to_metric: true
+  rate_limit: {unit: day, requests_per_unit: 1}
+  descriptors:
+  - {key: user, rate_limit: {unit: day, requests_per_unit: 1}}
+- key: tenant
+  descriptors:
+  - {key: user, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 1}}
+  - {key: user, value: x, rate_limit: {unit: day, requests_per_unit: 1}}
+- {key: file, value: '*', share_threshold: true, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 1}}
+""")
+
+
+@pytest.mark.parametrize(
+    ("entries", "rule"),
+    [
+        ([("path", "/api/7")], "shop.path_/api/7"),
+        ([("path", "/api/7"), ("user", "ann")], "shop.path_/api/7.user"),
+        ([("tenant", "t"), ("user", "ann")], "shop.tenant_t.user_ann"),
+        ([("tenant", "t"), ("user", "")], "shop.tenant_t.user"),
+        ([("tenant", "t"), ("user", "x")], "shop.tenant.user_x"),
+        ([("file", "a")], "shop.file_*"),
+    ],
+)
+def test_a_limit_has_the_name_in_metrics_that_envoyproxy_ratelimit_gives_it(entries, rule):
+    assert match_request("shop", NAMED, [Descriptor(tuple(entries))], 1, 1).rules == (rule,)
+
+
+def test_the_names_of_a_configuration_are_those_that_take_no_values_of_requests():
+    assert NAMED.rules == {"shop.tenant.user_x", "shop.file_*"}
 
 
 def test_an_override_applies_in_place_of_the_configuration():

@@ -1,5 +1,7 @@
 """envoyproxy/ratelimit's schema: what it means, and every way to get it wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.core.errors import InvalidInputError
@@ -117,22 +119,15 @@ def test_zero_requests_is_a_limit():
         (
             "domain: d\ndescriptors: [{key: k, share_threshold: true}]",
             "descriptors[0].share_threshold",
-            "not supported",
-        ),
-        ("domain: d\ndescriptors: [{key: k, quota_mode: true}]", "descriptors[0].quota_mode", "not supported"),
-        (
-            "domain: d\ndescriptors: [{key: k, value_to_metric: true}]",
-            "descriptors[0].value_to_metric",
-            "not supported",
+            "needs a value with a '*'",
         ),
         (
-            "domain: d\ndescriptors: [{key: k, detailed_metric: true}]",
-            "descriptors[0].detailed_metric",
-            "not supported",
+            "domain: d\ndescriptors: [{key: k, value: v, share_threshold: true}]",
+            "descriptors[0].share_threshold",
+            "needs a value with a '*'",
         ),
         ("domain: d\ndescriptors: [{key: k, metadata: {}}]", "descriptors[0].metadata", "not supported"),
         ("domain: d\ndescriptors: [{key: k, shadow_mode: 1}]", "descriptors[0].shadow_mode", "true or false"),
-        ("domain: d\ndescriptors: [{key: k, shadow_mode: true}]", "descriptors[0].shadow_mode", "needs a rate_limit"),
         ("domain: d\ndescriptors: [{key: k, rate_limit: []}]", "descriptors[0].rate_limit", "must be a mapping"),
         ("domain: d\ndescriptors: [{key: k, quota_mode: 1}]", "descriptors[0].quota_mode", "true or false"),
         ("domain: d\ndescriptors: [{key: k}, {key: k, value: v}, {key: k}]", "descriptors[2]", "as descriptors[0]"),
@@ -160,7 +155,7 @@ def test_a_wrong_field_is_refused_with_its_path(text, path, problem):
         ("{unit: day, requests_per_unit: '1'}", "requests_per_unit", "must be an integer"),
         ("{unit: day, requests_per_unit: true}", "requests_per_unit", "must be an integer"),
         ("{unlimited: true, unit: day}", "unit", "must not be set beside unlimited"),
-        ("{unlimited: true, requests_per_unit: 3}", "requests_per_unit", "must not be set beside unlimited"),
+        ("{unlimited: true, requests_per_unit: -3}", "requests_per_unit", "from 0 to 4294967295"),
         ("{unlimited: 'maybe'}", "unlimited", "true or false"),
         ("{unit: , requests_per_unit: 1}", "unit", "is required"),
         ("{unit: day, requests_per_unit: }", "requests_per_unit", "is required"),
@@ -242,11 +237,28 @@ def test_flags_are_read_in_every_spelling_of_yaml(text, value):
     assert parse(f"domain: d\ndescriptors: [{limit}]").descriptors[0].limit == RateLimit(Unit.DAY, 1, shadow_mode=value)
 
 
-@pytest.mark.parametrize("flag", ["quota_mode", "share_threshold", "value_to_metric", "detailed_metric"])
-def test_a_flag_that_is_not_supported_may_be_false(flag):
-    assert parse(f"domain: d\ndescriptors: [{{key: k, {flag}: false}}]").descriptors == (
-        ConfigDescriptor("k", None, None),
-    )
+@pytest.mark.parametrize("flag", ["share_threshold", "value_to_metric", "detailed_metric"])
+@pytest.mark.parametrize("value", [True, False])
+def test_flags_of_a_descriptor_are_read(flag, value):
+    (descriptor,) = parse(f"domain: d\ndescriptors: [{{key: k, value: 'v*', {flag}: {value}}}]").descriptors
+    assert descriptor == replace(ConfigDescriptor("k", "v*", None), **{flag: value})
+
+
+def test_quota_mode_is_that_of_the_limit():
+    limit = "rate_limit: {unit: day, requests_per_unit: 1}"
+    (descriptor,) = parse(f"domain: d\ndescriptors: [{{key: k, quota_mode: true, {limit}}}]").descriptors
+    assert descriptor.limit == RateLimit(Unit.DAY, 1, quota_mode=True)
+
+
+def test_modes_without_a_limit_and_a_number_beside_unlimited_mean_nothing():
+    """As in envoyproxy/ratelimit."""
+    config = parse("""
+domain: d
+descriptors:
+- {key: a, shadow_mode: true, quota_mode: true}
+- {key: b, rate_limit: {unlimited: true, requests_per_unit: 3}}
+""")
+    assert config.descriptors == (ConfigDescriptor("a", None, None), ConfigDescriptor("b", None, Unlimited()))
 
 
 def test_descriptors_that_share_fields_by_merge_keys_are_read():

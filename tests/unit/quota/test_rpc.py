@@ -3,10 +3,12 @@
 import pytest
 from envoy.service.ratelimit.v3 import rls_pb2
 from envoy.type.v3 import ratelimit_unit_pb2
+from google.protobuf.json_format import MessageToDict
 
 from app.core.errors import InvalidInputError, UnavailableError
 from app.quota.backends.memory import MemoryCounters
-from app.quota.rpc.headers import HeaderStyle
+from app.quota.model import Modes
+from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.status import Code, RpcError
 from tests.fakes.context import call_context
@@ -117,7 +119,7 @@ async def test_an_override_is_answered_in_its_own_unit(rpc, unit):
 
 async def test_headers_are_sent_where_the_setting_is_on(service, metrics):
     await service.put("edge", LIMITS)
-    rpc = RateLimitRpc(service, metrics, HeaderStyle.BOTH)
+    rpc = RateLimitRpc(service, metrics, HeaderOptions((HeaderFamily.DRAFT03, HeaderFamily.IETF)))
     response = await ask(rpc, request([("k", "v")]))
     assert {header.key: header.value for header in response.response_headers_to_add} == {
         "x-ratelimit-limit": '2, 2;w=60;name="two"',
@@ -148,6 +150,47 @@ async def test_a_request_before_the_load_is_refused_as_unknown(service, metrics)
     with pytest.raises(RpcError) as caught:
         await ask(RateLimitRpc(service, metrics), request([("k", "v")]))
     assert (caught.value.code, caught.value.message) == (Code.UNKNOWN, "no rate limit configuration loaded")
+
+
+async def test_dynamic_metadata_has_the_request_and_its_quota_mode_violations(configs, clock, metrics):
+    service = Quota(configs, clock=clock, metrics=metrics)
+    limits = document(k={"unit": "day", "requests_per_unit": 1}, w={"unit": "day", "requests_per_unit": 9})
+    limits["descriptors"][0]["quota_mode"] = True
+    await service.put("edge", limits)
+    rpc = RateLimitRpc(service, metrics, dynamic_metadata=True)
+    message = request([("w", "a"), ("x", "")], [("k", "é")], hits_addend=2)
+    message.descriptors[0].hits_addend.value = 0
+    message.descriptors[0].limit.requests_per_unit = 5
+    message.descriptors[0].limit.unit = ratelimit_unit_pb2.MINUTE
+    response = await ask(rpc, message)
+    assert response.overall_code == OK
+    assert MessageToDict(response.dynamic_metadata) == {
+        "domain": "edge",
+        "descriptors": [
+            {"entries": ["w=a", "x="], "hitsAddend": 0, "limit": "requests_per_unit: 5 unit: MINUTE"},
+            {"entries": ["k=é"]},
+        ],
+        "hitsAddend": 2,
+        "quotaModeViolations": [1],
+        "quotaModeEnabled": True,
+    }
+    quiet = (await ask(rpc, request([("w", "a")]))).dynamic_metadata
+    assert MessageToDict(quiet) == {
+        "domain": "edge",
+        "descriptors": [{"entries": ["w=a"]}],
+        "quotaModeEnabled": False,
+    }
+    assert not (await ask(RateLimitRpc(service, metrics), message)).HasField("dynamic_metadata")
+
+
+async def test_a_request_that_passes_because_of_the_shadow_mode_for_all_limits_is_counted(configs, clock, metrics):
+    service = Quota(configs, clock=clock, metrics=metrics, modes=Modes(shadow=True))
+    await service.put("edge", LIMITS)
+    rpc = RateLimitRpc(service, metrics, HeaderOptions((HeaderFamily.RETRY_AFTER,)))
+    responses = [await ask(rpc, request([("k", "v")])) for _ in range(3)]
+    assert [response.overall_code for response in responses] == [OK] * 3
+    assert (responses[2].statuses[0].code, list(responses[2].response_headers_to_add)) == (OVER, [])
+    assert (metrics.limits.value("edge", "ok"), metrics.limits.value("edge", "over_limit_shadowed")) == (2, 1)
 
 
 async def test_decisions_are_counted_by_domain_and_code(rpc, metrics):

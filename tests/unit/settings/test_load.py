@@ -119,7 +119,8 @@ def test_callers_of_rate_limit_domains_are_read_from_a_list(config):
         ("MESHWARD_CA_SVID_MAX_TTL", "91d", "above 90d"),
         ("MESHWARD_AUTHZ_UNKNOWN_WORKLOAD", "allow", "'deny' or 'root'"),
         ("MESHWARD_AUTHZ_ROOT_NAMESPACE", "istio_system", "Kubernetes namespace"),
-        ("MESHWARD_QUOTA_HEADERS", "on", "'off', 'draft03', 'ietf' or 'both'"),
+        ("MESHWARD_QUOTA_HEADERS", "on", "'draft03', 'ietf', 'plain' or 'retry-after'"),
+        ("MESHWARD_QUOTA_LIMIT_HEADER", "x limit", "must be a header name"),
         ("MESHWARD_DATA_DIR", "", "is empty"),
     ],
 )
