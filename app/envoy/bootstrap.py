@@ -28,14 +28,18 @@ MAX_CONNECTIONS = 10_000
 MAX_CONCURRENT_RETRIES = 1024
 
 # A control plane that replaces its certificate, or stops, refuses the calls that it has not started: they are repeated
-# at once, because the next server is running already. Envoy's own pause is a second, which is all that a check has.
+# at once, because the next server is running already. Envoy's own pause is a second, which is all that a check has. It
+# takes `max_interval` for the time that each try may take as well; the pauses are a few times the base.
 QUOTA_RETRIES = {
     "retry_on": "connect-failure,refused-stream",
     "num_retries": 3,
-    "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.050s"},
+    "retry_back_off": {"base_interval": "0.005s", "max_interval": QUOTA_TIMEOUT},
 }
 # A check is idempotent, so it is also repeated where the connection broke under it. A hit may be counted only once.
-CHECK_RETRIES = QUOTA_RETRIES | {"retry_on": "connect-failure,refused-stream,reset"}
+CHECK_RETRIES = QUOTA_RETRIES | {
+    "retry_on": "connect-failure,refused-stream,reset",
+    "retry_back_off": {"base_interval": "0.005s", "max_interval": CHECK_TIMEOUT},
+}
 
 # The connection's addresses in an HTTP check, as Envoy's formatters write them.
 HTTP_CHECK_HEADERS = {

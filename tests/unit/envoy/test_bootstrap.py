@@ -99,6 +99,21 @@ def test_authorization_fails_closed():
         assert filters(document, "inbound")["envoy.filters.http.ext_authz"]["failure_mode_allow"] is False
 
 
+def test_each_try_of_a_call_may_take_as_long_as_the_whole_call():
+    def patience(service, timed):
+        return service["retry_policy"]["retry_back_off"]["max_interval"], timed["timeout"]
+
+    for protocol in Protocol:
+        found = filters(bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), protocol),))), "inbound")
+        check, limit = found["envoy.filters.http.ext_authz"], found["envoy.filters.http.ratelimit"]
+        service = check.get("grpc_service") or check["http_service"]
+        for longest_try, whole in (
+            patience(service, service.get("server_uri", service)),
+            patience(limit["rate_limit_service"]["grpc_service"], limit),
+        ):
+            assert longest_try == whole
+
+
 def test_a_grpc_check_has_raw_headers_the_certificate_of_the_peer_and_the_labels_of_the_workload():
     document = bootstrap(sidecar())
     check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
