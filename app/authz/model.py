@@ -4,6 +4,7 @@ An attribute of a request that is None is missing. A rule about it never grants 
 checked is not allowed.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -160,15 +161,19 @@ class CheckInput:
 
     `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
     behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
-    path itself. `host` is the authority in lower case, with its port if it has one.
+    path itself. `host` is the authority in lower case, with its port if it has one. `method` is None in the reading in
+    which a header that may name another one was not forwarded. `forwarded_headers` are the names of headers that are
+    absent only if the client sent none, None if that is true of every name; of another header that is absent it is not
+    known whether the client sent it.
     """
 
     workload: Workload | None
     source: Identity | None
-    method: str
+    method: str | None
     path: str | None
     host: str | None
     headers: Headers = field(default_factory=dict[str, tuple[str, ...]])
+    forwarded_headers: Container[str] | None = None
     other_paths: tuple[str, ...] = ()
     reading: str | None = None
     source_ip: IpAddress | None = None
@@ -176,6 +181,11 @@ class CheckInput:
     destination_ip: IpAddress | None = None
     destination_port: int | None = None
     sni: str | None = None
+
+    def lacks(self, header: str) -> bool:
+        """Whether it is not known if the request has the header, because the proxy would not have forwarded it."""
+        forwarded = self.forwarded_headers
+        return forwarded is not None and header not in forwarded and self.headers.get(header) is None
 
 
 class Cause(Enum):

@@ -33,7 +33,7 @@ def _facts(request: CheckInput) -> dict[str, str]:
     facts = {
         "source": request.source.principal if request.source else "",
         "namespace": request.workload.namespace if request.workload else "",
-        "method": request.method,
+        "method": request.method or "",
         "path": request.path or "",
         "host": request.host or "",
         "request_id": ids[0],

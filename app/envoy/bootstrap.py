@@ -41,12 +41,20 @@ CHECK_RETRIES = QUOTA_RETRIES | {
     "retry_back_off": {"base_interval": "0.005s", "max_interval": CHECK_TIMEOUT},
 }
 
-# The connection's addresses in an HTTP check, as Envoy's formatters write them.
+# In an HTTP check: which of the client's headers it has, and the connection's addresses, as Envoy's formatters write
+# them.
 HTTP_CHECK_HEADERS = {
+    "x-meshward-forwarded-headers": "*, !connection, !upgrade",
     "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
     "x-meshward-destination-port": "%DOWNSTREAM_LOCAL_PORT%",
     "x-meshward-sni": "%REQUESTED_SERVER_NAME%",
     "x-meshward-source-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+}
+# The client's headers that an HTTP check has: all but those above, which Envoy adds after it dropped a client's, and
+# those that it would act upon in the check itself (an upgrade; retries and timeouts).
+FORWARDED_HEADERS = {"patterns": [{"safe_regex": {"regex": ".*"}}]}
+WITHHELD_HEADERS = {
+    "patterns": [{"prefix": "x-meshward-"}, {"prefix": "x-envoy-"}, {"exact": "connection"}, {"exact": "upgrade"}]
 }
 # What inbound requests are counted by: the verified peer, so that a header with another name escapes no limit, and the
 # path without its query, so that adding one does not either.
@@ -229,7 +237,8 @@ def _http_check(labels: Mapping[str, str]) -> Document:
             "authorization_request": {"headers_to_add": [{"key": key, "value": headers[key]} for key in headers]},
             "authorization_response": {"allowed_client_headers": client_headers},
         },
-        "allowed_headers": {"patterns": [{"exact": "x-forwarded-client-cert"}]},
+        "allowed_headers": FORWARDED_HEADERS,
+        "disallowed_headers": WITHHELD_HEADERS,
     }
 
 

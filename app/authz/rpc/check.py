@@ -3,10 +3,11 @@
 The source is the peer that Envoy verified: `source.principal`, or the URI name of `source.certificate`, and where both
 are sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
 the caller itself, if it proved an SVID. Its labels are `destination.labels`, or the context extension `meshward.labels`
-(`app=shop,version=v1`).
+(`app=shop,version=v1`). The check has every header of the request, unless the context extension
+`meshward.forwarded_headers` says which ones.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,7 @@ from app.authz.rpc.attributes import (
     read_workload,
     remote_address,
 )
+from app.authz.rpc.declared import read_forwarded
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
@@ -40,6 +42,7 @@ from app.transport.grpc.status import Code
 
 NAMESPACE_EXTENSION = "meshward.namespace"
 LABELS_EXTENSION = "meshward.labels"
+FORWARDED_EXTENSION = "meshward.forwarded_headers"
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
 # A percent-encoded byte takes three characters.
@@ -160,6 +163,7 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         path=path,
         host=read_authority(http.host),
         headers=headers,
+        forwarded_headers=_forwarded(attributes.context_extensions),
         other_paths=other_paths,
         source_ip=source_ip,
         remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), trusted_hops)
@@ -169,6 +173,11 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
     )
+
+
+def _forwarded(extensions: Any) -> Container[str] | None:
+    declared = extensions.get(FORWARDED_EXTENSION) if extensions else None
+    return None if declared is None else read_forwarded(declared)
 
 
 def _source(source: Any) -> Identity:

@@ -1,8 +1,8 @@
 """Envoy's external authorization over HTTP: the path of a check is a prefix and the path of the request.
 
-What Envoy sends of itself is little: method, path, host and the headers that `allowed_headers` names; a rule on any
-other header sees it as absent. The rest comes from headers that the proxy's configuration has to set in
-`authorization_request.headers_to_add`, where they replace those of a client:
+What Envoy sends of itself is little: method, path, host and the headers that `allowed_headers` names. The rest comes
+from headers that the proxy's configuration has to set in `authorization_request.headers_to_add`, where they replace
+those of a client:
 
 | header | value | what it is |
 |---|---|---|
@@ -11,19 +11,21 @@ other header sees it as absent. The rest comes from headers that the proxy's con
 | `x-meshward-destination-ip` | `%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%` | the destination's address |
 | `x-meshward-destination-port` | `%DOWNSTREAM_LOCAL_PORT%` | the destination's port |
 | `x-meshward-sni` | `%REQUESTED_SERVER_NAME%` | the server name that the client asked for |
+| `x-meshward-forwarded-headers` | `*, !connection, !upgrade` | the headers that `allowed_headers` lets through |
 | `x-meshward-source-ip` | `%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%` | the peer's address, see below |
 
 The destination is the caller itself if it proved an SVID. The peer is believed only if `trust_forwarded_client_cert`
 is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise (SANITIZE_SET) and allow, and its
 address from `x-meshward-source-ip`. Behind `trusted_hops` proxies the client's address comes from `x-forwarded-for`,
-which Envoy must then allow as well. What is missing never grants and always denies.
+which Envoy must then allow as well. What is missing never grants and always denies, and so does a rule about a header
+that is absent and not declared as forwarded.
 
 `failure_mode_allow` must stay off for HTTP checks: the path of a request becomes the path of the check, and the server
 may refuse it (`/%zz`) by resetting the stream before this application is asked. A gRPC check has the path in a message.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from app.authz.model import ANONYMOUS, CheckInput, Identity, Workload
@@ -39,6 +41,7 @@ from app.authz.rpc.attributes import (
     read_workload,
     remote_address,
 )
+from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.forwarded import peer_uri
 from app.authz.service import PolicyService
 from app.core.decision import Decision
@@ -51,6 +54,13 @@ PREFIX = "/ext_authz"
 # A body that Envoy sends along is read, so that the stream ends well, and thrown away; not more of it than this.
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_SECONDS = 5.0
+
+CERTIFICATE_HEADER = "x-forwarded-client-cert"
+FORWARDED_HEADER = "x-meshward-forwarded-headers"
+# Headers that Envoy writes for the check itself, or the proxy's configuration for this service: those of the request
+# are not known.
+_OF_THE_CHECK = ("x-meshward-", "x-envoy-", "content-length")
+_NOT_OF_THE_REQUEST = "".join(f",!{prefix}*" for prefix in _OF_THE_CHECK)
 
 _ALLOWED = 200
 _FORBIDDEN = 403
@@ -112,14 +122,17 @@ class HttpAuthorization:
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
         path, other_paths = read_target(raw[len(self._prefix) :].decode("ascii", "surrogateescape"))
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
+        declared = _single(headers, FORWARDED_HEADER) or ""
+        forwarded = read_forwarded(f"{declared}{_NOT_OF_THE_REQUEST}")
         return CheckInput(
             workload=_workload(scope, headers),
-            source=self._source(headers),
+            source=self._source(headers, forwarded),
             method=read_method(scope["method"]),
             path=path,
             other_paths=other_paths,
             host=read_authority(_single(headers, "host") or ""),
-            headers=headers,
+            headers={name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
+            forwarded_headers=forwarded,
             source_ip=source_ip,
             remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), self._trusted_hops),
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
@@ -127,11 +140,13 @@ class HttpAuthorization:
             sni=_single(headers, "x-meshward-sni") or None,
         )
 
-    def _source(self, headers: Mapping[str, tuple[str, ...]]) -> Identity | None:
+    def _source(self, headers: Mapping[str, tuple[str, ...]], forwarded: Container[str]) -> Identity | None:
         if not self._trust_peer:
             return None
-        forwarded = _single(headers, "x-forwarded-client-cert")
-        return ANONYMOUS if forwarded is None else read_identity(peer_uri(forwarded))
+        certificate = _single(headers, CERTIFICATE_HEADER)
+        if certificate is None:
+            return ANONYMOUS if CERTIFICATE_HEADER in forwarded else None
+        return read_identity(peer_uri(certificate))
 
 
 def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

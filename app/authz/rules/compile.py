@@ -36,6 +36,7 @@ from app.authz.rules.nodes import (
     all_of,
     any_of,
     describe,
+    headers_of,
 )
 from app.authz.rules.patterns import (
     ANY,
@@ -90,18 +91,20 @@ class CompiledRule:
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:
-    """A policy as it was parsed, and its rules in their order."""
+    """A policy as it was parsed, and its rules in their order; `headers` are the request headers they look at."""
 
     policy: AuthorizationPolicy
     rules: tuple[CompiledRule, ...]
     looks_at_methods: bool
+    headers: frozenset[str]
 
 
 def compile_policy(policy: AuthorizationPolicy, options: AuthzOptions) -> CompiledPolicy:
     """Return the policy ready for an index."""
     rules = tuple(_compile_rule(policy, number, rule, options) for number, rule in enumerate(policy.rules))
     methods = any(operation.methods != Patterns() for rule in policy.rules for operation in rule.operations)
-    return CompiledPolicy(policy, rules, methods)
+    headers = frozenset[str]().union(*(headers_of(rule.node) for rule in rules))
+    return CompiledPolicy(policy, rules, methods, headers)
 
 
 def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str]:
@@ -181,7 +184,8 @@ class _Matches:
     def _match(self, attribute: Attribute, header: str, values: tuple[Any, ...], *, negated: bool) -> Node:
         wide = self.grants is negated
         if attribute is Attribute.HEADER:
-            return HeaderMatch(header, PRESENT if ANY in values else read_strings(values), negated, wide)
+            found = PRESENT if ANY in values else read_strings(values)
+            return HeaderMatch(header, found, negated, wide, if_missing=not self.grants)
         if attribute is Attribute.PATH:
             return PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
         return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
-from app.authz.rules.compile import CompiledPolicy
+from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.index import PolicyIndex, WorkloadRules
+from app.authz.rules.nodes import headers_of
 from app.core.decision import Decision, Outcome
 
 # Headers by which frameworks let a request name a method other than the one it was sent with.
@@ -74,10 +75,35 @@ def _evaluate_reading(rules: WorkloadRules, request: CheckInput) -> Verdict:
     if not rules.deny.is_empty:
         denied = rules.deny.first(request)
         if denied is not None:
-            return denied
+            return denied.verdict if request.forwarded_headers is None else _denial(denied, request)
     if not rules.has_allow_policy:
         return _NO_POLICY
-    return rules.allow.first(request) or _NO_MATCH
+    allowed = rules.allow.first(request)
+    if allowed is not None:
+        return allowed.verdict
+    return _NO_MATCH if request.forwarded_headers is None else _no_match(rules, request)
+
+
+def _denial(rule: CompiledRule, request: CheckInput) -> Verdict:
+    """Return the rule's verdict, whose reason names the headers without which the rule is taken to match."""
+    if request.method is None:
+        return _naming(rule.verdict, METHOD_OVERRIDES, request)
+    if rule.node.holds(replace(request, forwarded_headers=None)):
+        return rule.verdict
+    return _naming(rule.verdict, headers_of(rule.node), request)
+
+
+def _no_match(rules: WorkloadRules, request: CheckInput) -> Verdict:
+    overrides = METHOD_OVERRIDES if request.method is None else ()
+    return _naming(_NO_MATCH, (*rules.allow_headers, *overrides), request)
+
+
+def _naming(verdict: Verdict, headers: Iterable[str], request: CheckInput) -> Verdict:
+    names = ", ".join(sorted(filter(request.lacks, headers)))
+    if not names:
+        return verdict
+    reason = f"{verdict.decision.reason}; not known, because the proxy does not say that it forwards them: {names}"
+    return replace(verdict, decision=replace(verdict.decision, reason=reason))
 
 
 def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[CheckInput]:
@@ -88,8 +114,10 @@ def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[Check
         yield replace(request, reading=reading, method=method)
 
 
-def _methods(request: CheckInput) -> tuple[str, ...]:
-    """Return the methods that the request names in headers, other than its own."""
+def _methods(request: CheckInput) -> tuple[str | None, ...]:
+    """Return the methods that the request names in headers, other than its own; None if such a header is missing."""
+    if request.forwarded_headers is not None and any(map(request.lacks, METHOD_OVERRIDES)):
+        return (None,)  # which stands for any method
     get = request.headers.get
     values = [value for header in METHOD_OVERRIDES if (found := get(header)) is not None for value in found]
     if not values:

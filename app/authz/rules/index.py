@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from app.authz.model import Action, Attribute, CheckInput, Labels, Verdict, Workload
+from app.authz.model import Action, Attribute, CheckInput, Labels, Workload
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.patterns import without_port
 
@@ -34,11 +34,11 @@ class RuleTable:
         self._namespaces = _table(_looked_up_by(numbered, Attribute.SOURCE_NAMESPACE))
         self.is_empty = not numbered
 
-    def first(self, request: CheckInput) -> Verdict | None:
-        """Return the verdict of the first rule that matches, None if none does."""
+    def first(self, request: CheckInput) -> CompiledRule | None:
+        """Return the first rule that matches, None if none does."""
         for _, rule in self._candidates(request):
             if rule.node.holds(request):
-                return rule.verdict
+                return rule
         return None
 
     def _candidates(self, request: CheckInput) -> list[Numbered]:
@@ -111,12 +111,13 @@ def _prefix_tables(entries: Iterable[Numbered]) -> list[tuple[int, Table]]:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRules:
-    """The rules that apply to one workload."""
+    """The rules that apply to one workload; `allow_headers` are the request headers that those of `allow` look at."""
 
     deny: RuleTable
     allow: RuleTable
     has_allow_policy: bool
     looks_at_methods: bool
+    allow_headers: frozenset[str]
 
     @staticmethod
     def of(policies: Iterable[CompiledPolicy]) -> "WorkloadRules":
@@ -129,6 +130,7 @@ class WorkloadRules:
             RuleTable(rule for policy in allowing for rule in policy.rules),
             bool(allowing),
             any(policy.looks_at_methods for policy in applied),
+            frozenset[str]().union(*(policy.headers for policy in allowing)),
         )
 
 

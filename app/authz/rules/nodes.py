@@ -106,18 +106,22 @@ class HeaderMatch:
     """A request header matches `values`, or with `negated` does not.
 
     Envoy joins the values of repeated headers with commas, and that is what Istio compares. The joined text and each
-    value have to match; if `wide`, one of them, or of the elements of a comma-separated list.
+    value have to match; if `wide`, one of them, or of the elements of a comma-separated list. `if_missing` is the
+    result for a request of which it is not known whether it has the header.
     """
 
     name: str
     values: Strings
     negated: bool = False
     wide: bool = False
+    if_missing: bool = False
 
     def holds(self, request: CheckInput) -> bool:
         """Whether `request` matches; an absent header matches no values."""
         found = request.headers.get(self.name)
-        return (found is not None and self._matches(found)) is not self.negated
+        if found is None:
+            return self.if_missing if request.lacks(self.name) else self.negated
+        return self._matches(found) is not self.negated
 
     def _matches(self, found: tuple[str, ...]) -> bool:
         matches = self.values.__contains__
@@ -169,6 +173,17 @@ def any_of(parts: list[Node]) -> Node:
     return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
 
+def headers_of(node: Node) -> frozenset[str]:
+    """Return the names of the request headers that the node looks at."""
+    match node:
+        case HeaderMatch(name):
+            return frozenset({name})
+        case And(children) | Or(children):
+            return frozenset[str]().union(*map(headers_of, children))
+        case _:
+            return frozenset()
+
+
 def describe(node: Node) -> str:
     """Return the node as one line: `source.namespace in [shop] and (request.path in [/a] or …)`."""
     match node:
@@ -178,11 +193,11 @@ def describe(node: Node) -> str:
             return " and ".join(_inside(child, Or) for child in children)
         case Or(children):
             return " or ".join(_inside(child, And) for child in children)
-        case HeaderMatch(name, values, negated, wide):
+        case HeaderMatch(name, values, negated, wide, if_missing):
             quantifier = "one value of " if wide else "every value of "
             header = f"request.headers[{name}]"
             found = f"{header} is present" if values == PRESENT else f"{quantifier}{header} in [{spelled(values)}]"
-            return f"not ({found})" if negated else found
+            return f"{f'not ({found})' if negated else found}{' (or not forwarded)' if if_missing else ''}"
         case PathMatch(patterns, _, negated, if_missing):
             return _described(Attribute.PATH, spelled(patterns), negated=negated, if_missing=if_missing)
         case Match(attribute, values, negated, if_missing):

@@ -2,17 +2,26 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 
+from app.authz.model import Cause, Verdict
+from app.core.decision import Decision, Outcome
+from app.core.net import Address
+from app.envoy.bootstrap import bootstrap as sidecar_bootstrap
+from app.envoy.sidecar import ControlPlane, Inbound, Protocol, Sidecar
+from app.spiffe.id import SpiffeId
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess
 
 EXT = "envoy.extensions"
 FILTER = "envoy.filters.http.ext_authz"
-LABELS = "app=shop,version=v1"
 
 
 def typed(name, **fields):
@@ -23,38 +32,67 @@ def socket(port):
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+def generated_check(protocol):
+    """The external authorization of the bootstrap that `meshward envoy bootstrap` writes."""
+    generated = sidecar_bootstrap(
+        Sidecar(
+            SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/api"),
+            admin=Address("127.0.0.1", 0),
+            sds_socket="/unused",
+            control_plane=ControlPlane(Address("127.0.0.1", 1), "unused"),
+            inbound=(Inbound("inbound", Address("127.0.0.1", 0), Address("127.0.0.1", 1), protocol),),
+            labels={"app": "shop", "version": "v1"},
+        )
+    )
+    (listener,) = generated["static_resources"]["listeners"]
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    return next(deepcopy(each["typed_config"]) for each in filters if each["name"] == FILTER)
+
+
 def grpc_check():
-    return {
-        "grpc_service": {"envoy_grpc": {"cluster_name": "meshward"}, "timeout": "10s"},
-        "encode_raw_headers": True,
-        "bootstrap_metadata_labels_key": "labels",
-    }
+    return generated_check(Protocol.GRPC)
 
 
-def http_check():
-    set_by_proxy = {
-        "x-meshward-namespace": "shop",
-        "x-meshward-labels": LABELS,
-        "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
-        "x-meshward-destination-port": "%DOWNSTREAM_LOCAL_PORT%",
-        "x-meshward-source-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
-    }
-    headers = [{"key": key, "value": value} for key, value in set_by_proxy.items()]
-    return {
-        "http_service": {
-            "server_uri": {"uri": "http://meshward", "cluster": "meshward", "timeout": "10s"},
-            "path_prefix": "/ext_authz",
-            "authorization_request": {"headers_to_add": headers},
-        },
-        # As open as an operator can make it.
-        "allowed_headers": {"patterns": [{"safe_regex": {"regex": ".*"}}]},
-    }
+def http_check(allowed=None, declared=None):
+    """With `allowed`, only headers that match these patterns go with the check, none is withheld, and `declared` is
+    what the proxy declares of them, if it declares anything.
+    """
+    check = generated_check(Protocol.HTTP)
+    added = check["http_service"]["authorization_request"]["headers_to_add"]
+    added.append({"key": "x-meshward-namespace", "value": "shop"})
+    if allowed is not None:
+        check["allowed_headers"] = {"patterns": allowed}
+        check.pop("disallowed_headers", None)
+        added[:] = [each for each in added if each["key"] != "x-meshward-forwarded-headers"]
+        if declared is not None:
+            added.append({"key": "x-meshward-forwarded-headers", "value": declared})
+    return check
+
+
+def patient(check):
+    """Give a check, and each try of it, more time than any machine needs."""
+    service = check.get("grpc_service") or check["http_service"]
+    service.get("server_uri", service)["timeout"] = "10s"
+    service["retry_policy"]["retry_back_off"]["max_interval"] = "10s"
+    return check
+
+
+ANY_HEADER = {"safe_regex": {"regex": ".*"}}
+# Connection managers by name, and how each of them asks.
+CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "grpc": grpc_check,
+    # Over HTTP a server may refuse a path before the service sees it, and Envoy takes that for an error.
+    "http": http_check,
+    "http_open": http_check,
+    # A configuration from before proxies declared anything, and others as open as an operator can make them.
+    "http_undeclared": partial(http_check, [{"exact": "x-forwarded-client-cert"}]),
+    "http_role": partial(http_check, [{"prefix": "x-r"}], "x-role"),
+    "http_all": partial(http_check, [ANY_HEADER], "*"),
+}
 
 
 def manager(name, check, directory, *, fail_open):
-    authorization = typed(
-        f"{EXT}.filters.http.ext_authz.v3.ExtAuthz", transport_api_version="V3", failure_mode_allow=fail_open, **check
-    )
+    authorization = check | {"failure_mode_allow": fail_open}
     named = typed(
         f"{EXT}.filters.http.ext_authz.v3.ExtAuthzPerRoute",
         check_settings={"context_extensions": {"meshward.namespace": "shop"}},
@@ -75,6 +113,7 @@ def manager(name, check, directory, *, fail_open):
         f"{EXT}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=name,
         normalize_path=False,
+        upgrade_configs=[{"upgrade_type": "websocket"}],
         route_config={"name": name, "virtual_hosts": [host]},
         access_log=[{"name": "file", "typed_config": log}],
         access_log_options={"flush_access_log_on_new_request": False},
@@ -87,7 +126,7 @@ def manager(name, check, directory, *, fail_open):
     return {"name": name, "address": socket(0), "filter_chains": [{"filters": filters}]}
 
 
-def bootstrap(port, directory):
+def bootstrap(port, directory, change=patient):
     options = typed(f"{EXT}.upstreams.http.v3.HttpProtocolOptions", explicit_http_config={"http2_protocol_options": {}})
     meshward = {
         "name": "meshward",
@@ -102,10 +141,8 @@ def bootstrap(port, directory):
         "node": {"id": "test", "cluster": "test", "metadata": {"labels": {"app": "shop", "version": "v1"}}},
         "static_resources": {
             "listeners": [
-                manager("grpc", grpc_check(), directory, fail_open=True),
-                # Over HTTP a server may refuse a path before the service sees it, and Envoy takes that for an error.
-                manager("http", http_check(), directory, fail_open=False),
-                manager("http_open", http_check(), directory, fail_open=True),
+                manager(name, change(check()), directory, fail_open=name in {"grpc", "http_open"})
+                for name, check in CHECKS.items()
             ],
             "clusters": [meshward],
         },
@@ -124,15 +161,47 @@ class Gateway:
                 method, path, headers={key.replace("_", "-"): value for key, value in headers.items()}
             )
 
-    async def raw(self, target, *lines, method="GET", host="shop.example.org"):
+    async def raw(self, target, *lines, method="GET", host="shop.example.org", connection="close"):
         """The status of a request whose target no client library has touched."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", *lines, "", ""]
+        head = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"Connection: {connection}", *lines, "", ""]
         writer.write("\r\n".join(head).encode("latin-1"))
         async with asyncio.timeout(20):
             answer = await reader.read()
         writer.close()
         return int(answer.split()[1])
+
+
+class SlowEngine:
+    """Allows every request, after a while."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def evaluate(self, _request):
+        self.asked += 1
+        await asyncio.sleep(0.7)
+        return Verdict(Decision(Outcome.ALLOW, "after a while"), Cause.POLICY)
+
+
+def ten_times_slower(check):
+    """Give a check ten times the time that the bootstrap gives it, and each try of it as well."""
+    service = check.get("grpc_service") or check["http_service"]
+    back_off = service["retry_policy"]["retry_back_off"]
+    for place, name in ((service.get("server_uri", service), "timeout"), (back_off, "max_interval")):
+        place[name] = f"{float(place[name].removesuffix('s')) * 10}s"
+    return check
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+async def test_a_slow_check_is_waited_for_and_not_repeated(kind, tmp_path):
+    engine = SlowEngine()
+    async with (
+        served_authz(engine=engine) as served,
+        EnvoyProcess.started(bootstrap(served.port, tmp_path, ten_times_slower), tmp_path) as envoy,
+    ):
+        assert await Gateway(served, envoy, kind, await envoy.port_of(kind)).raw("/") == 200
+    assert engine.asked == 1
 
 
 @pytest.fixture
@@ -141,8 +210,7 @@ async def gateways(tmp_path):
         served_authz() as served,
         EnvoyProcess.started(bootstrap(served.port, tmp_path), tmp_path) as envoy,
     ):
-        kinds = ("grpc", "http", "http_open")
-        yield {kind: Gateway(served, envoy, kind, await envoy.port_of(kind)) for kind in kinds}
+        yield {kind: Gateway(served, envoy, kind, await envoy.port_of(kind)) for kind in CHECKS}
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -244,6 +312,43 @@ async def test_what_a_client_forges_changes_nothing(gateway):
     answer = await gateway.get("/admin", method="POST", **as_grpc)
     # Envoy answers a gRPC client's denial in gRPC's own way: HTTP 200 with the status PERMISSION_DENIED.
     assert answer.headers.get("grpc-status") == "7" or answer.status_code == 403
+
+
+DENY_ROLE = policy("{action: DENY, rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}")
+DENY_DELETE = policy("{action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}")
+FORGED = ("x-meshward-forwarded-headers: *", "X-Meshward-Forwarded-Headers: x-role, x-http-*, x-method-override")
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+async def test_a_denied_header_never_passes_and_an_absent_one_only_where_the_proxy_would_have_told(gateways, kind):
+    gateway = gateways[kind]
+    await gateway.served.apply(DENY_ROLE)
+    for forged in ((), FORGED[:1], FORGED[1:], FORGED):
+        assert await gateway.raw("/", "x-role: admin", *forged) == 403
+        assert await gateway.raw("/", "x-role: user", "x-role: admin", *forged) == 403
+        assert await gateway.raw("/", *forged) == (403 if kind == "http_undeclared" else 200)
+    if kind != "http_undeclared":
+        assert await gateway.raw("/", "x-role: user") == 200
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+async def test_a_header_never_overrides_a_method_unseen(gateways, kind):
+    gateway = gateways[kind]
+    await gateway.served.apply(DENY_DELETE)
+    is_told = kind not in {"http_undeclared", "http_role"}
+    for forged in ((), FORGED):
+        assert await gateway.raw("/", "x-http-method-override: DELETE", *forged, method="POST") == 403
+        assert await gateway.raw("/", "x-method-override: delete", *forged, method="POST") == 403
+        assert await gateway.raw("/", *forged, method="POST") == (200 if is_told else 403)
+
+
+async def test_an_upgrade_and_a_header_that_envoy_acts_upon_reach_the_workload_and_not_the_check(gateways):
+    gateway = gateways["http"]
+    upgrade = ("Upgrade: websocket", "x-envoy-upstream-rq-timeout-ms: 1")
+    assert await gateway.raw("/", *upgrade, connection="upgrade") == 200
+    text = "{action: DENY, rules: [{when: [{key: 'request.headers[upgrade]', values: [a]}]}]}"
+    await gateway.served.apply(policy(text))
+    assert await gateway.raw("/", *upgrade, connection="upgrade") == 403
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http_open"])

@@ -168,3 +168,21 @@ def test_a_request_that_reads_in_several_ways_is_allowed_if_it_is_under_each(fou
     strict = replace(OPTIONS, every_reading=True)
     each = [allows(found, replace(check, path=path)) for path in (check.path, *others)]
     assert allows(found, replace(check, other_paths=tuple(others)), strict) == all(each)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    policy_sets,
+    requests,
+    st.lists(st.sampled_from(["x-a", "x-http-method", "x-method-override"]), unique=True),
+    st.sampled_from(HEADER_VALUES),
+    st.sampled_from(METHODS),
+)
+def test_what_passes_without_knowing_a_header_passes_with_any_value_of_it(found, check, withheld, values, method):
+    strict = replace(OPTIONS, every_reading=True)
+    told = {"x-a", "x-b", "x-http-method", "x-http-method-override", "x-method-override"}.difference(withheld)
+    seen = {name: value for name, value in check.headers.items() if name not in withheld}
+    if allows(found, replace(check, headers=seen, forwarded_headers=frozenset(told)), strict):
+        sent = {name: values if name == "x-a" else (method,) for name in withheld}
+        assert allows(found, replace(check, headers=seen), strict)
+        assert allows(found, replace(check, headers=seen | sent), strict)

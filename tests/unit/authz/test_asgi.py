@@ -120,8 +120,11 @@ async def test_the_peer_headers_are_trusted_only_where_configured():
 
 async def test_a_missing_peer_is_denied_by_a_rule_about_peers():
     text = policy("{action: DENY, rules: [{from: [{source: {namespaces: [evil]}}]}]}")
+    forwarded = [(b"x-meshward-forwarded-headers", b"x-forwarded-client-cert")]
     assert await status(text) == 403
-    assert await status(text, trust_forwarded_client_cert=True) == 200
+    assert await status(text, headers=forwarded) == 403
+    assert await status(text, trust_forwarded_client_cert=True) == 403
+    assert await status(text, headers=forwarded, trust_forwarded_client_cert=True) == 200
 
 
 @pytest.mark.parametrize(
@@ -164,6 +167,94 @@ async def test_addresses_and_ports_come_from_headers_that_the_proxy_sets():
     assert await status(text, headers=headers, trust_forwarded_client_cert=True) == 200
     assert await status(text, headers=headers) == 403
     assert await status(text, headers=headers[:-1], trust_forwarded_client_cert=True) == 403
+
+
+def header(values, action="ALLOW", name="x-role"):
+    return policy(f"{{action: {action}, rules: [{{when: [{{key: 'request.headers[{name}]', {values}}}]}}]}}", "p")
+
+
+ADMIN, NOT_ADMIN, ANY_ROLE = "values: [admin]", "notValues: [admin]", "values: ['*']"
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_known"),
+    [
+        (None, False),
+        (b"", False),
+        (b"x-tenant", False),
+        (b"x-rol", False),
+        (b"*, !x-role", False),
+        (b"*, !x-*", False),
+        (b"x-role, !X-Role", False),
+        (b"x-role", True),
+        (b" X-Tenant ,X-Role", True),
+        (b"x-*", True),
+        (b"*", True),
+        (b"*, !connection", True),
+    ],
+)
+async def test_a_rule_about_an_absent_header_denies_unless_the_proxy_declares_to_forward_it(declared, is_known):
+    headers = [] if declared is None else [(b"x-meshward-forwarded-headers", declared)]
+    for text, absent in (
+        (header(ADMIN, "DENY"), 200),
+        (header(ANY_ROLE, "DENY"), 200),
+        (header(NOT_ADMIN, "DENY"), 403),
+        (header(NOT_ADMIN), 200),
+        (header(ADMIN), 403),
+    ):
+        assert await status(text, headers=headers) == (absent if is_known else 403), text
+    assert await status(header(ADMIN), headers=[*headers, (b"x-role", b"admin")]) == 200
+    assert await status(header(ADMIN, "DENY"), headers=[*headers, (b"x-role", b"user")]) == 200
+    assert await status("", headers=headers) == 200
+
+
+async def test_a_denial_says_which_headers_were_not_forwarded():
+    _, _, body, _ = await ask(header(ADMIN, "DENY"), expose_decision=True)
+    assert "denied by rules[0] of policy shop/p; not known, because the proxy does not" in body
+    assert "forwards them: x-role." in body
+    for text, headers in ((header(ADMIN), [(b"x-role", b"user")]), (header(ADMIN, "DENY"), [(b"x-role", b"admin")])):
+        _, _, body, _ = await ask(text, headers=headers, expose_decision=True)
+        assert "not known" not in body
+    _, _, body, _ = await ask(header(ADMIN), expose_decision=True)
+    assert "no rule of the workload's ALLOW policies matches; not known" in body
+    assert "forwards them: x-role." in body
+
+
+@pytest.mark.parametrize("declared", [b"x y", b"a,*b", b"a:b", b"!!a", b"a*b", "x-rôle".encode(), b"a," * 4097])
+async def test_a_declaration_that_is_not_written_as_one_denies(declared):
+    assert await status("", headers=[(b"x-meshward-forwarded-headers", declared)]) == 403
+
+
+async def test_a_declaration_twice_denies_as_one_of_them_is_not_the_proxys():
+    assert await status("", headers=[(b"x-meshward-forwarded-headers", b"*")] * 2) == 403
+
+
+@pytest.mark.parametrize("name", ["x-meshward-labels", "content-length", "x-envoy-internal"])
+async def test_the_checks_own_headers_are_not_those_of_the_request(name):
+    headers = [(b"x-meshward-forwarded-headers", b"*"), (name.encode(), b"a=1")]
+    assert await status(header("values: ['*']", name=name), headers=headers) == 403
+    assert await status(header("notValues: ['*']", name=name), headers=headers) == 403
+    assert await status(header("notValues: ['*']", "DENY", name), headers=headers) == 403
+    assert await status("", headers=headers) == 200
+
+
+DENY_DELETE = policy("{action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}")
+
+
+async def test_a_method_that_a_header_may_override_is_any_method_unless_such_headers_are_forwarded():
+    overrides = [(b"x-meshward-forwarded-headers", b"x-http-method, x-http-method-override, x-method-override")]
+    assert await status(DENY_DELETE, method="POST") == 403
+    assert await status(DENY_DELETE, method="POST", headers=[(b"x-meshward-forwarded-headers", b"x-http-*")]) == 403
+    assert await status(DENY_DELETE, method="POST", headers=overrides) == 200
+    assert await status(DENY_DELETE, method="POST", headers=[*overrides, (b"x-http-method", b"DELETE")]) == 403
+    allow_get = policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}")
+    assert await status(allow_get) == 403
+    assert await status(allow_get, headers=overrides) == 200
+    _, _, body, _ = await ask(DENY_DELETE, method="POST", headers=[(b"x-http-method", b"POST")], expose_decision=True)
+    assert "forwards them: x-http-method-override, x-method-override." in body
+    _, _, body, _ = await ask(allow_get, expose_decision=True)
+    assert "x-method-override" in body
+    assert await status(DENY_ADMIN, "/hello", method="POST") == 200
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,10 @@ def test_a_rule_that_grants_prints_as_one_line(rule, parts):
         ),
         (
             "{when: [{key: 'request.headers[x]', values: ['a']}, {key: 'request.headers[y]', notValues: ['*']}]}",
-            ["one value of request.headers[x] in [a]", "not (request.headers[y] is present)"],
+            [
+                "one value of request.headers[x] in [a] (or not forwarded)",
+                "not (request.headers[y] is present) (or not forwarded)",
+            ],
         ),
         ("{from: [{source: {notPrincipals: [a]}}]}", ["source.principal not in [a] (or missing)"]),
     ],

@@ -144,6 +144,17 @@ async def test_labels_that_are_not_written_as_labels_deny(labels):
     assert not await allows("", check_request(labels={}, extensions={"meshward.labels": labels}))
 
 
+async def test_a_check_over_grpc_has_every_header_unless_the_proxy_declares_which_ones():
+    text = policy("{action: DENY, rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}")
+    assert await allows(text, check_request())
+    told = {"x-tenant": False, "": False, "x-role": True, "*, !x-role": False, "a b": False}
+    for declared, expected in told.items():
+        extensions = {"meshward.forwarded_headers": declared}
+        assert await allows(text, check_request(extensions=extensions)) is expected
+    named = check_request(extensions={"meshward.forwarded_headers": ""}, headers={"x-role": "user"})
+    assert await allows(text, named)
+
+
 async def test_headers_are_read_from_either_form():
     text = policy("{rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}")
     assert await allows(text, check_request(headers={"x-role": "admin"}))

@@ -127,8 +127,20 @@ def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_verified_
     check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
     assert check["http_service"]["path_prefix"] == "/ext_authz"
     assert check["http_service"]["server_uri"]["cluster"] == "meshward"
-    assert check["allowed_headers"]["patterns"] == [{"exact": "x-forwarded-client-cert"}]
     assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
+
+
+def test_an_http_check_has_every_header_of_the_client_but_those_that_it_declares_to_withhold_or_sets_itself():
+    document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)))
+    check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
+    added = check["http_service"]["authorization_request"]["headers_to_add"]
+    (declared,) = [each["value"] for each in added if each["key"] == "x-meshward-forwarded-headers"]
+    withheld = check["disallowed_headers"]["patterns"]
+    assert check["allowed_headers"]["patterns"] == [{"safe_regex": {"regex": ".*"}}]
+    assert {"prefix": "x-meshward-"} in withheld
+    # The service itself knows those with the two prefixes as the check's own.
+    exact = [f"!{each['exact']}" for each in withheld if "exact" in each]
+    assert declared == ", ".join(["*", *exact])
 
 
 def test_an_http_check_has_the_labels_of_the_workload_and_the_addresses_of_the_connection():
