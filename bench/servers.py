@@ -39,7 +39,7 @@ class BareMesh(MeshApplication):
         answer = method.constant.SerializeToString()
         self._framed = b"\0" + len(answer).to_bytes(4) + answer
 
-    def for_server(self) -> tuple[ASGIApp, Connections]:
+    def for_server(self, *, unix: bool = False) -> tuple[ASGIApp, Connections]:
         """Return the bare handler."""
         parse, framed = self._parse, self._framed
 
@@ -55,7 +55,7 @@ class BareMesh(MeshApplication):
             await send({"type": "http.response.body", "body": framed, "more_body": False})
             await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
 
-        return bare, Connections(Drain())
+        return bare, Connections(Drain(), unix=unix)
 
 
 async def serve_bare(method: Method) -> None:

@@ -10,7 +10,6 @@ import structlog
 
 from app.agent.authority import MeshAuthority
 from app.agent.keeper import IdentityKeeper
-from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
 from app.agent.options import AgentOptions, read_trust_bundle
 from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer, check_platform
@@ -21,6 +20,7 @@ from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
 from app.transport.rest.server import HttpListener
 from app.transport.sockets import listen
+from app.transport.unix_socket import ANY_USER, OWNER_ONLY, check_free, listening
 
 # How long open streams have to end when the agent stops; Envoy keeps what it was given.
 SHUTDOWN_SECONDS = 3.0

@@ -106,7 +106,9 @@ def agent(  # noqa: PLR0913 - each option is a parameter
 def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     *,
     spiffe_id: Annotated[str, typer.Option(help="SPIFFE ID of the workload.")],
-    control_plane: Annotated[str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port.")],
+    control_plane: Annotated[
+        str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port, or unix:/path of its Unix socket.")
+    ],
     sds_socket: Annotated[str, typer.Option(help="The agent's Unix socket, an absolute path.")],
     control_plane_name: Annotated[str, typer.Option(help="DNS name of it to send (SNI), if not HOST.")] = "",
     inbound: Annotated[list[str], typer.Option(help="LISTEN=WORKLOAD; may be repeated.")] = [],  # noqa: B006 - typer
@@ -114,7 +116,10 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
     label: Annotated[list[str], typer.Option(help="KEY=VALUE of the workload; may be repeated.")] = [],  # noqa: B006
     quota_domain: Annotated[str, typer.Option(help="Domain of the limits for inbound requests.")] = "mesh",
     check: Annotated[Protocol, typer.Option(help="Protocol of authorization checks.")] = Protocol.GRPC,
-    admin: Annotated[str, typer.Option(help="HOST:PORT of Envoy's admin port.")] = "127.0.0.1:15000",
+    admin: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of Envoy's admin interface, which authenticates nobody; off by default."),
+    ] = None,
 ) -> None:
     """Print the bootstrap of a sidecar, for envoy -c. Addresses are HOST:PORT."""
     from app.envoy.bootstrap import bootstrap_json

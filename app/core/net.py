@@ -1,5 +1,6 @@
 """Network addresses, where a listener binds and a client connects, and DNS names."""
 
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -11,6 +12,9 @@ MAX_PORT = 65_535
 MAX_DNS_NAME_LENGTH = 253
 # A DNS name, a colon and a port.
 MAX_ADDRESS_LENGTH = MAX_DNS_NAME_LENGTH + 6
+# What the kernel has room for in a socket address, less the final zero (unix(7), sun_path).
+MAX_SOCKET_PATH_BYTES = 107
+UNIX = "unix:"
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 # Labels of up to 63 characters, RFC 1035, section 2.3.4; an underscore is no one's host name but many a container's.
@@ -48,6 +52,16 @@ class Address:
         return f"http://{self}"
 
 
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """The absolute path of a Unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"{UNIX}{self.path}"
+
+
 def is_dns_label(text: str) -> bool:
     """Whether `text` is one label of a host name, in lower case (RFC 1123, section 2.1)."""
     return _DNS_LABEL.fullmatch(text) is not None
@@ -75,6 +89,24 @@ def parse_address(text: str, *, default_port: int | None = None, allow_port_0: b
     if not (_HOST.fullmatch(host) if match["host"] else _is_ipv6(host)):
         raise _malformed(text, f"is not an address: {host!r} is neither an address nor the name of a host")
     return Address(host, int(port))
+
+
+def parse_endpoint(text: str, *, allow_port_0: bool = False) -> Address | UnixSocket:
+    """Return the Unix socket that `unix:/path` spells, or the address as `parse_address` does.
+
+    Raises InvalidInputError.
+    """
+    if text.startswith(UNIX):
+        return UnixSocket(parse_socket_path(text.removeprefix(UNIX)))
+    return parse_address(text, allow_port_0=allow_port_0)
+
+
+def parse_socket_path(text: str) -> str:
+    """Return `text` if it can be the path of a Unix socket. Raises InvalidInputError."""
+    if not text.startswith("/") or "\0" in text or len(os.fsencode(text)) > MAX_SOCKET_PATH_BYTES:
+        shown = text[:MAX_ADDRESS_LENGTH]
+        raise InvalidInputError(f"{shown!r} is not an absolute path of up to {MAX_SOCKET_PATH_BYTES} bytes")
+    return text
 
 
 def is_loopback(host: str) -> bool:

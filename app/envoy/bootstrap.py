@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from app.core.net import Address
-from app.envoy.sidecar import Inbound, Outbound, Protocol, Sidecar
+from app.core.net import Address, UnixSocket
+from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 
 SDS_CLUSTER = "sds"
@@ -69,14 +69,14 @@ _HTTP_OPTIONS = f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions"
 def bootstrap(sidecar: Sidecar) -> Document:
     """Return the bootstrap document of `sidecar`; `json.dumps` of it is a file that `envoy -c` takes."""
     namespace, account = sidecar.spiffe_id.workload or ("default", "default")
-    control_plane = sidecar.control_plane
     return {
         "node": {
             "id": f"sidecar~{account}.{namespace}",
             "cluster": f"{account}.{namespace}",
             "metadata": {"labels": dict(sidecar.labels)},
         },
-        "admin": {"address": _address(sidecar.admin)},
+        # It has no authentication: who reaches it reads every secret, and can stop the sidecar.
+        **({"admin": {"address": _address(sidecar.admin)}} if sidecar.admin is not None else {}),
         "overload_manager": {
             "resource_monitors": [
                 _extension(
@@ -92,14 +92,8 @@ def bootstrap(sidecar: Sidecar) -> Document:
                 *(_outbound_listener(outbound) for outbound in sidecar.outbound),
             ],
             "clusters": [
-                _cluster(SDS_CLUSTER, sidecar.sds_socket, typed_extension_protocol_options=_http2()),
-                _cluster(
-                    CONTROL_PLANE_CLUSTER,
-                    control_plane.address,
-                    typed_extension_protocol_options=_http2(control_plane.connection_seconds),
-                    circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
-                    transport_socket=_peer_tls(sidecar.spiffe_id.trust_domain.server_id, sni=control_plane.name),
-                ),
+                _cluster(SDS_CLUSTER, UnixSocket(sidecar.sds_socket), typed_extension_protocol_options=_http2()),
+                _control_plane_cluster(sidecar.control_plane, sidecar.spiffe_id.trust_domain.server_id),
                 *(_cluster(f"{inbound.name}-workload", inbound.workload) for inbound in sidecar.inbound),
                 *(
                     _cluster(
@@ -257,10 +251,22 @@ def _quota(domain: str) -> Document:
     )
 
 
-def _cluster(name: str, at: Address | str, **fields: Any) -> Document:
-    """Return the cluster of one endpoint: an address, or the path of a Unix socket."""
+def _control_plane_cluster(control_plane: ControlPlane, expected: SpiffeId) -> Document:
+    """Return the cluster of the control plane, with TLS towards `expected` unless it is a Unix socket."""
+    tls = isinstance(control_plane.address, Address)
+    return _cluster(
+        CONTROL_PLANE_CLUSTER,
+        control_plane.address,
+        typed_extension_protocol_options=_http2(control_plane.connection_seconds),
+        circuit_breakers={"thresholds": [{"max_retries": MAX_CONCURRENT_RETRIES}]},
+        **({"transport_socket": _peer_tls(expected, sni=control_plane.name)} if tls else {}),
+    )
+
+
+def _cluster(name: str, at: Address | UnixSocket, **fields: Any) -> Document:
+    """Return the cluster of one endpoint."""
     by_name = isinstance(at, Address) and at.is_name
-    endpoint = _address(at) if isinstance(at, Address) else {"pipe": {"path": at}}
+    endpoint = _address(at) if isinstance(at, Address) else {"pipe": {"path": at.path}}
     return {
         "name": name,
         # Envoy prefers IPv6 where a name has both, and the control plane listens on IPv4 by default.

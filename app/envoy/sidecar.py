@@ -8,13 +8,11 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from app.core.errors import InvalidInputError, located
-from app.core.net import Address, parse_address
+from app.core.net import Address, UnixSocket, parse_address, parse_endpoint, parse_socket_path
 from app.spiffe.id import SpiffeId
 
 # SVIDs live for hours, or for minutes in a careful installation; a handshake a minute costs nothing.
 CONNECTION_SECONDS = 60.0
-# The length of `sun_path` on Linux, less its closing NUL.
-MAX_SOCKET_PATH_BYTES = 107
 # No comma and no percent sign: Envoy writes labels into a header, as a list and through its formatter.
 _LABEL = re.compile(r"[A-Za-z0-9./_-]{1,317}")
 
@@ -57,12 +55,13 @@ class Outbound:
 class ControlPlane:
     """The address of the control plane's TLS port, and the DNS name that it is called by (SNI).
 
-    A connection to it is replaced after `connection_seconds`. It must be well below half the life of the sidecar's
-    SVID: the control plane refuses calls over a connection whose client certificate has expired.
+    Or its Unix socket, which has no TLS and so no name. A connection to it is replaced after `connection_seconds`. It
+    must be well below half the life of the sidecar's SVID: the control plane refuses calls over a connection whose
+    client certificate has expired.
     """
 
-    address: Address
-    name: str
+    address: Address | UnixSocket
+    name: str = ""
     connection_seconds: float = CONNECTION_SECONDS
 
 
@@ -71,17 +70,18 @@ class Sidecar:
     """One Envoy: its workload, where its agent and the control plane are, and what it listens on.
 
     `sds_socket` is the path of the agent's Unix socket; `quota_domain` the domain of the limits that inbound requests
-    count against. `labels` are the workload's: a check carries them as those of the destination.
+    count against. `labels` are the workload's: a check carries them as those of the destination. `admin` is where
+    Envoy's admin interface listens; it has none unless that is given.
     """
 
     spiffe_id: SpiffeId
-    admin: Address
     sds_socket: str
     control_plane: ControlPlane
     inbound: tuple[Inbound, ...] = ()
     outbound: tuple[Outbound, ...] = ()
     quota_domain: str = "mesh"
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    admin: Address | None = None
 
 
 def sidecar_of(  # noqa: PLR0913 - each command line option is a parameter
@@ -95,23 +95,25 @@ def sidecar_of(  # noqa: PLR0913 - each command line option is a parameter
     label: Sequence[str],
     quota_domain: str,
     check: Protocol,
-    admin: str,
+    admin: str | None,
 ) -> Sidecar:
     """Return the sidecar that the options spell. Raises InvalidInputError that names the option at fault.
 
     An `inbound` is `LISTEN=WORKLOAD`, an `outbound` is `LISTEN=PEER=SPIFFE-ID`, where each address is `HOST:PORT`; a
-    `label` is `KEY=VALUE`. An empty `control_plane_name` stands for the host of `control_plane`.
+    `label` is `KEY=VALUE`. The `control_plane` may be `unix:/path` as well. An empty `control_plane_name` stands for
+    the host of `control_plane`.
     """
-    address = _read("--control-plane", control_plane, parse_address)
+    address = _read("--control-plane", control_plane, parse_endpoint)
+    name = _read("--control-plane-name", control_plane_name, lambda text: _server_name(text, address))
     return Sidecar(
         spiffe_id=_read("--spiffe-id", spiffe_id, _workload),
-        admin=_read("--admin", admin, parse_address),
-        sds_socket=_read("--sds-socket", sds_socket, _socket_path),
-        control_plane=ControlPlane(address, control_plane_name or address.host),
+        sds_socket=_read("--sds-socket", sds_socket, parse_socket_path),
+        control_plane=ControlPlane(address, name),
         inbound=tuple(_read("--inbound", text, lambda text: _inbound(text, check)) for text in inbound),
         outbound=tuple(_read("--outbound", text, _outbound) for text in outbound),
         quota_domain=_read("--quota-domain", quota_domain, _not_empty),
         labels=dict(_read("--label", text, _label) for text in label),
+        admin=None if admin is None else _read("--admin", admin, parse_address),
     )
 
 
@@ -122,9 +124,11 @@ def _workload(text: str) -> SpiffeId:
     return spiffe_id
 
 
-def _socket_path(text: str) -> str:
-    if len(text.encode()) > MAX_SOCKET_PATH_BYTES or not text.startswith("/"):
-        raise InvalidInputError(f"{text!r} is not an absolute path of up to {MAX_SOCKET_PATH_BYTES} bytes")
+def _server_name(text: str, address: Address | UnixSocket) -> str:
+    if isinstance(address, Address):
+        return text or address.host
+    if text:
+        raise InvalidInputError(f"nothing is verified on {address}: leave the name out")
     return text
 
 

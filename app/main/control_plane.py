@@ -5,18 +5,20 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
-from app.core.net import Address
+from app.core.net import Address, UnixSocket
 from app.core.signals import Latest
 from app.envoy.sds import SecretSession
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.settings.areas import MeshSettings
 from app.telemetry.refusals import REPORT_SECONDS
 from app.transport.grpc.admission import OpenStreams, RateLimiter
 from app.transport.grpc.application import GrpcApplication
@@ -27,6 +29,7 @@ from app.transport.rest.authentication import TokenAuthenticator
 from app.transport.rest.server import HttpListener
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
+from app.transport.unix_socket import listening
 
 # How soon a change made at another replica, or in a directory, is active here.
 REFRESH_SECONDS = 1.0
@@ -70,10 +73,15 @@ class ControlPlane:
             metrics=parts.metrics,
             metrics_public=settings.admin.metrics_public,
         )
-        mesh_binds = (settings.mesh.plaintext_bind, settings.mesh.tls_bind)
-        plaintext, tls, rest = _listen_on(*mesh_binds, settings.admin.bind)
-        self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace, metrics=parts.metrics)
+        with ExitStack() as sockets:
+            tls, rest = (sockets.enter_context(listen(bind)) for bind in (settings.mesh.tls_bind, settings.admin.bind))
+            plaintext = _plaintext_socket(settings.mesh, sockets)
+            self._sockets = sockets.pop_all()
         self._tls = MeshListener(tls, mesh, grace_seconds=grace, metrics=parts.metrics)
+        self._plaintext: MeshListener | None = None
+        if plaintext is not None:
+            self._plaintext = MeshListener(plaintext, mesh, grace_seconds=grace, metrics=parts.metrics)
+        self._mesh = tuple(listener for listener in (self._tls, self._plaintext) if listener is not None)
         self._admin = HttpListener(rest, admin, grace_seconds=grace)
         self._tls_served = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -86,8 +94,9 @@ class ControlPlane:
         for refresh in (parts.policies.documents.refresh, parts.quotas.documents.refresh):
             await _attempt(refresh)
         await self._admin.start()
-        await self._plaintext.start()
-        self._supervise(self._plaintext.ended.wait(), "mesh-plaintext")
+        if self._plaintext is not None:
+            await self._plaintext.start()
+            self._supervise(self._plaintext.ended.wait(), "mesh-plaintext")
         self._supervise(self._tls.ended.wait(), "mesh-tls")
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
@@ -103,7 +112,7 @@ class ControlPlane:
         log.info(
             "listening",
             mesh_tls=self._tls.port,
-            mesh_plaintext=self._plaintext.port,
+            mesh_plaintext=self._plaintext_at(),
             admin=self._admin.port,
             trust_domain=str(parts.settings.trust_domain),
         )
@@ -115,7 +124,13 @@ class ControlPlane:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self._tls.stop(), self._plaintext.stop(), self._admin.stop())
+        await asyncio.gather(*(listener.stop() for listener in self._mesh), self._admin.stop())
+        self._sockets.close()
+
+    def _plaintext_at(self) -> int | str:
+        """Return where the plaintext port is served: its number, the path of its socket, or `off`."""
+        number = 0 if self._plaintext is None else self._plaintext.port
+        return number or str(self._parts.settings.mesh.plaintext_bind)
 
     def _supervise(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run `work` in the background; if it ends by itself, `failed` ends the process."""
@@ -144,9 +159,9 @@ class ControlPlane:
     async def _mesh_is_served(self) -> None:
         if not self._tls_served.is_set():
             raise UnavailableError("the mesh TLS port waits for its certificate")
-        for listener in (self._tls, self._plaintext):
+        for listener in self._mesh:
             if listener.full:
-                raise UnavailableError(f"the mesh port {listener.port} has as many connections as it may have")
+                raise UnavailableError(f"the mesh port {listener.name} has as many connections as it may have")
 
     async def _serve_tls(self) -> None:
         """Serve the TLS port with a certificate of our own CA.
@@ -183,12 +198,16 @@ class ControlPlane:
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _listen_on(*binds: Address) -> list[socket.socket]:
-    """Return a listening socket for each bind. Raises as `listen` does, and then closes those that it opened."""
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(listen(bind)) for bind in binds]
-        opened.pop_all()
-    return sockets
+def _plaintext_socket(settings: MeshSettings, sockets: ExitStack) -> socket.socket | None:
+    """Return the listening socket of the plaintext port, which `sockets` closes, None if it is off."""
+    match settings.plaintext_bind:
+        case Address() as bind:
+            return sockets.enter_context(listen(bind))
+        case UnixSocket(path):
+            mode = int(settings.plaintext_mode, 8)
+            return sockets.enter_context(listening(Path(path), mode, settings.plaintext_uids))
+        case _:
+            return None
 
 
 async def _material(session: SecretSession) -> TlsMaterial:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.core.durations import format_duration
-from app.core.net import Address
+from app.core.net import Address, UnixSocket
 from app.db.engine import sqlite_url
 from app.settings.values import (
     Bind,
@@ -19,15 +19,20 @@ from app.settings.values import (
     HeaderFamilies,
     HeaderName,
     Namespace,
+    PlaintextBind,
     ServerNames,
+    SocketMode,
     TrustDomains,
     TrustDomainValue,
+    Uids,
 )
 from app.spiffe.id import TrustDomain
 from app.spiffe.renewal import MAX_SVID_TTL
 from app.telemetry.decisions import Mode
 from app.telemetry.logs import Format, Level
 
+# The user that runs the control plane, and the group of its socket.
+DEFAULT_SOCKET_MODE: SocketMode = "0660"
 # gRPC's own default for the largest message, and what may be set instead.
 DEFAULT_MESSAGE_BYTES = 4 << 20
 MIN_MESSAGE_BYTES = 64 << 10
@@ -52,23 +57,37 @@ class MeshSettings(Area):
     """The ports that sidecars and agents call.
 
     `server_names` are the DNS names and IP addresses in the server's own certificate. `plaintext_public` must be set
-    for a plaintext port that other machines reach. `max_message_bytes` bounds one gRPC message.
-    `reflection`: any caller may read the services' descriptors, as grpcurl does.
+    for a plaintext port that other machines reach. Of a Unix socket in place of that port `plaintext_mode` is the
+    file's mode, and `plaintext_uids` are the only users who may connect, if there are any. `max_message_bytes` bounds
+    one gRPC message. `reflection`: any caller may read the services' descriptors, as grpcurl does.
     """
 
     tls_bind: Bind = Address("0.0.0.0", 15012)
-    plaintext_bind: Bind = Address("127.0.0.1", 15010)
+    plaintext_bind: PlaintextBind = Address("127.0.0.1", 15010)
     plaintext_public: bool = False
+    plaintext_mode: SocketMode = DEFAULT_SOCKET_MODE
+    plaintext_uids: Uids = ()
     server_names: ServerNames = ("localhost", "istiod.istio-system.svc")
     reflection: bool = False
     max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
 
     @model_validator(mode="after")
     def _require_loopback(self) -> "MeshSettings":
-        if not self.plaintext_bind.is_loopback and not self.plaintext_public:
+        bind = self.plaintext_bind
+        if isinstance(bind, Address) and not bind.is_loopback and not self.plaintext_public:
             raise ValueError(
-                f"plaintext_bind {self.plaintext_bind} can be reached from other machines: bind it to 127.0.0.1, "
+                f"plaintext_bind {bind} can be reached from other machines: bind it to 127.0.0.1, "
                 "or set plaintext_public to true if nothing but trusted machines reach it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _limit_a_socket(self) -> "MeshSettings":
+        limited = self.plaintext_uids or self.plaintext_mode != DEFAULT_SOCKET_MODE
+        if limited and not isinstance(self.plaintext_bind, UnixSocket):
+            raise ValueError(
+                "plaintext_mode and plaintext_uids limit who may connect to a Unix socket, and plaintext_bind is "
+                f"{self.plaintext_bind}: set it to unix:/path"
             )
         return self
 
@@ -186,7 +205,7 @@ class Settings(Area):
     @model_validator(mode="after")
     def _binds_differ(self) -> "Settings":
         binds = (self.mesh.tls_bind, self.mesh.plaintext_bind, self.admin.bind)
-        taken = [bind for bind in binds if bind.port]
+        taken = [bind for bind in binds if isinstance(bind, Address) and bind.port]
         if len(set(taken)) < len(taken):
             raise ValueError("mesh.tls_bind, mesh.plaintext_bind and admin.bind must differ")
         return self

@@ -5,18 +5,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, InstanceOf
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from app.core.durations import parse_duration
 from app.core.errors import InvalidInputError
-from app.core.net import Address, is_dns_label, is_dns_name, parse_address
+from app.core.net import Address, UnixSocket, is_dns_label, is_dns_name, parse_address, parse_endpoint
 from app.db.engine import parse_url
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential
+
+# User ids are 32 bits, of which the largest stands for none (setfsuid(2)). The users of a node's proxies are a few.
+MAX_UID = 2**32 - 2
+MAX_UIDS = 64
 
 Value = TypeVar("Value")
 
@@ -119,9 +122,30 @@ def _parse_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
-Bind = Annotated[
-    InstanceOf[Address],
-    _from_text(Address, partial(parse_address, allow_port_0=True), "host:port, such as 127.0.0.1:15010"),
+def _parse_bind(text: str) -> Address:
+    return parse_address(text, allow_port_0=True)
+
+
+def _parse_plaintext_bind(value: object) -> object:
+    if isinstance(value, Address | UnixSocket):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be host:port, unix:/path or off")  # noqa: TRY004 - pydantic collects these
+    if value == "off":
+        return value
+    try:
+        return parse_endpoint(value, allow_port_0=True)
+    except InvalidInputError as error:
+        raise ValueError(f"{error.message}; or write unix:/path or off") from error
+
+
+Bind = Annotated[InstanceOf[Address], _from_text(Address, _parse_bind, "host:port, such as 127.0.0.1:15010")]
+PlaintextBind = Annotated[
+    InstanceOf[Address] | InstanceOf[UnixSocket] | Literal["off"], BeforeValidator(_parse_plaintext_bind)
+]
+SocketMode = Literal["0600", "0660", "0666"]
+Uids = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MAX_UID)], ...], BeforeValidator(_split_names), Field(max_length=MAX_UIDS)
 ]
 Duration = Annotated[
     timedelta, _from_text(timedelta, parse_duration, "a duration with its unit, such as 500ms, 30s, 15m, 24h or 90d")

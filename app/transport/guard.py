@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from app.transport.grpc.connection import Connection
+from app.transport.grpc.peer import UNIX
 
 # A client that connects sends a request at once: its handshake and its first request are done in a fraction of this.
 FIRST_REQUEST_SECONDS = 10.0
@@ -88,10 +89,10 @@ class _Accepted:
 
 
 class AcceptedSockets:
-    """The connections that the process has accepted on the port of `listener`."""
+    """The connections that the process has accepted from `listener`."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self._port: int = listener.getsockname()[1]
+        self._local = _local_part(listener)
         self._own_inode = os.fstat(listener.fileno()).st_ino
         # What each socket of the process is, by descriptor and inode: None if it is not one of the port's.
         self._known: dict[tuple[int, int], _Accepted | None] = {}
@@ -108,10 +109,13 @@ class AcceptedSockets:
         return sum(accepted is not None for accepted in self._known.values())
 
     def unproven(self, connections: Iterable[Connection]) -> Iterator[Unproven]:
-        """Yield the connections of the last scan that `connections`, which have made requests, do not prove."""
+        """Yield the connections of the last scan that `connections`, which have made requests, do not prove.
+
+        Those of a Unix socket are proven by the permissions of its file.
+        """
         by_address = {connection.peer.address: connection for connection in connections}
         for accepted in self._known.values():
-            if accepted is None:
+            if accepted is None or accepted.host == UNIX:
                 continue
             connection = by_address.get(f"{accepted.host}:{accepted.port}")
             if connection is None:
@@ -133,14 +137,15 @@ class AcceptedSockets:
         if inode == self._own_inode:
             return None
         with _duplicate(descriptor) as duplicate:
-            if duplicate is None or duplicate.family not in {socket.AF_INET, socket.AF_INET6}:
+            if duplicate is None or duplicate.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
                 return None
             try:
-                host, port = duplicate.getpeername()[:2]
-                local_port = duplicate.getsockname()[1]
+                if _local_part(duplicate) != self._local:
+                    return None
+                host, port = (UNIX, 0) if duplicate.family == socket.AF_UNIX else duplicate.getpeername()[:2]
             except OSError:
                 return None
-        return _Accepted(inode, host, port, now) if local_port == self._port else None
+        return _Accepted(inode, host, port, now)
 
 
 class _duplicate:  # noqa: N801 - reads as the statement that it is: with _duplicate(descriptor) as socket
@@ -171,6 +176,13 @@ def _sockets() -> Iterator[tuple[int, int]]:
             continue
         if stat.S_ISSOCK(status.st_mode):
             yield int(name), status.st_ino
+
+
+def _local_part(bound: socket.socket) -> int | str:
+    """Return what a listener and the connections that it accepts have in common: the port, or the path."""
+    name = bound.getsockname()
+    common: int | str = name if bound.family == socket.AF_UNIX else name[1]
+    return common
 
 
 def _shut_down(connection: socket.socket) -> None:

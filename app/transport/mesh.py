@@ -49,9 +49,9 @@ class MeshApplication:
                 raise ValueError(f"an RPC lies under the mount {mount.prefix}")
         self._authenticator = authenticator
 
-    def for_server(self) -> tuple[ASGIApp, Connections]:
-        """Return the ASGI application for one server, and the connections that it keeps."""
-        connections = Connections(Drain())
+    def for_server(self, *, unix: bool = False) -> tuple[ASGIApp, Connections]:
+        """Return the ASGI application for one server, on a Unix socket or not, and the connections that it keeps."""
+        connections = Connections(Drain(), unix=unix)
 
         async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "websocket":

@@ -20,6 +20,7 @@ from h2corn import Config, Server
 from app.core.errors import InternalError, PreconditionError
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.connection import Connections
+from app.transport.grpc.peer import UNIX
 from app.transport.guard import AcceptedSockets, connections_to_close
 from app.transport.mesh import MeshApplication
 
@@ -94,6 +95,7 @@ class MeshListener:
         self._grace_seconds = grace_seconds
         self._application = application
         self._metrics = metrics or Metrics()
+        self._unix = listener.family == socket.AF_UNIX
         self._accepted = AcceptedSockets(listener)
         self._max_connections = _max_connections()
         self.ended = asyncio.Event()
@@ -105,9 +107,14 @@ class MeshListener:
 
     @property
     def port(self) -> int:
-        """The port that the socket is bound to."""
-        port: int = self._listener.getsockname()[1]
+        """The port that the socket is bound to, 0 if it is a Unix socket."""
+        port: int = 0 if self._unix else self._listener.getsockname()[1]
         return port
+
+    @property
+    def name(self) -> str:
+        """The port, or `unix`, for logs and metrics."""
+        return UNIX if self._unix else str(self.port)
 
     async def start(self, tls: TlsMaterial | None = None) -> None:
         """Start serving, in plaintext without `tls`.
@@ -116,7 +123,7 @@ class MeshListener:
         """
         self._current = await self._launch(tls)
         for state in ("proven", "unproven"):
-            self._metrics.mesh_connections.set((str(self.port), state), 0)
+            self._metrics.mesh_connections.set((self.name, state), 0)
         self._guarding = asyncio.create_task(self._guard())
         self._guarding.add_done_callback(self._on_guard_exit)
 
@@ -140,7 +147,7 @@ class MeshListener:
 
     def _on_guard_exit(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled():
-            log.error("mesh_guard_ended", port=self.port, exc_info=task.exception())
+            log.error("mesh_guard_ended", port=self.name, exc_info=task.exception())
             self.ended.set()
 
     async def _guard(self) -> None:
@@ -151,7 +158,7 @@ class MeshListener:
             try:
                 await asyncio.to_thread(self._accepted.scan, now)
             except OSError as error:  # such as no descriptor left to read the list of descriptors
-                log.warning("connections_not_scanned", port=self.port, reason=error.strerror)
+                log.warning("connections_not_scanned", port=self.name, reason=error.strerror)
                 continue
             self._servers = [server for server in self._servers if not server.task.done()]
             connections = [each for server in self._servers for each in server.connections.by_client.values()]
@@ -159,13 +166,13 @@ class MeshListener:
             closed = connections_to_close(unproven, now, self._max_connections)
             for inode, reason in closed.items():
                 self._accepted.shut_down(inode)
-                self._metrics.mesh_connections_closed.add((str(self.port), reason.value))
+                self._metrics.mesh_connections_closed.add((self.name, reason.value))
             if closed:
                 reasons = Counter(reason.value for reason in closed.values())
-                log.warning("connections_closed", port=self.port, reasons=dict(reasons))
+                log.warning("connections_closed", port=self.name, reasons=dict(reasons))
             self.full = len(self._accepted) >= self._max_connections
             for state, count in (("proven", len(self._accepted) - len(unproven)), ("unproven", len(unproven))):
-                self._metrics.mesh_connections.set((str(self.port), state), count)
+                self._metrics.mesh_connections.set((self.name, state), count)
 
     async def _launch(self, tls: TlsMaterial | None) -> _RunningServer:
         try:
@@ -177,7 +184,7 @@ class MeshListener:
             ) from error
 
     async def _launch_from(self, directory: Path, tls: TlsMaterial | None) -> _RunningServer:
-        application, connections = self._application.for_server()
+        application, connections = self._application.for_server(unix=self._unix)
         server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
         started = _RunningServer(server, connections, asyncio.create_task(server.serve()))
         started.task.add_done_callback(lambda task: self._on_exit(started, task))
@@ -195,7 +202,7 @@ class MeshListener:
 
     def _on_exit(self, server: _RunningServer, task: "asyncio.Task[None]") -> None:
         if server is self._current:
-            log.error("mesh_server_ended", port=self.port, exc_info=None if task.cancelled() else task.exception())
+            log.error("mesh_server_ended", port=self.name, exc_info=None if task.cancelled() else task.exception())
             self.ended.set()
 
     def _shut_down_in_background(self, server: _RunningServer) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import MeshwardError
 from app.spiffe.principal import Principal
-from app.transport.grpc.peer import Peer, read_peer
+from app.transport.grpc.peer import UNIX, Peer, read_peer
 from app.transport.grpc.routes import BoundRpc
 from app.transport.grpc.status import Code, RpcError
 
@@ -111,13 +111,18 @@ class Connections:
 
     A server that shuts down closes idle connections, even under a call that is on its way. A connection that is held
     open it keeps, and refuses the call there, so that the client sends it again elsewhere (RFC 9113, 8.7).
+
+    The connections of a Unix socket cannot be told apart, for their requests have no `client`: with `unix` all of them
+    are one, which is never held open. Whoever may open the socket is the same caller.
     """
 
-    def __init__(self, drain: Drain) -> None:
+    def __init__(self, drain: Drain, *, unix: bool = False) -> None:
         self.drain = drain
         # By the identity of the `client` object that the scopes of a connection's requests share. It stays alive, and
         # its identity unique, as long as the first request does.
         self.by_client: dict[int, Connection] = {}
+        if unix:
+            self.by_client[id(None)] = Connection(Peer(UNIX, local=True, tls=False), drain)
 
     async def serve_first(self, application: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the first request of a connection with `application`, and return when the connection may be closed."""

@@ -13,6 +13,8 @@ from app.spiffe.x509_svid import parse_certificate, read_leaf
 
 # Hosts and client certificates whose identity is remembered; a node has a few hundred workloads.
 PEER_CACHE_SIZE = 4096
+# The address of every peer of a Unix socket: h2corn does not report who they are.
+UNIX = "unix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ def host_of(address: str) -> str:
 def read_peer(scope: Mapping[str, Any]) -> Peer:
     """Return the peer of an ASGI scope. Uses the client certificate only if the server has verified it."""
     tls = scope.get("extensions", {}).get("tls")
-    host, port = scope.get("client") or ("unix", 0)
-    address = f"{host}:{port}" if host != "unix" else host
+    host, port = scope.get("client") or (UNIX, 0)
+    address = f"{host}:{port}" if host != UNIX else host
     if tls is None:
         return Peer(address, is_local(host), tls=False)
     chain = () if tls.get("client_cert_error") else tuple(tls["client_cert_chain"])
@@ -66,7 +68,7 @@ def read_peer(scope: Mapping[str, Any]) -> Peer:
 @lru_cache(maxsize=PEER_CACHE_SIZE)
 def is_local(host: str) -> bool:
     """Whether `host` (an address, or `unix`) is this machine."""
-    if host == "unix":
+    if host == UNIX:
         return True
     try:
         return ip_address(host).is_loopback

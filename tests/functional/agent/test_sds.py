@@ -11,11 +11,11 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from app.agent.identity import accept_answer, make_request
-from app.agent.listener import ANY_USER, OWNER_ONLY, check_free, listening
 from app.agent.secrets import HeldSecrets
 from app.agent.server import SERVICE, SecretServer
 from app.core.errors import InvalidInputError, PreconditionError
 from app.telemetry.metrics import Metrics
+from app.transport.unix_socket import ANY_USER, OWNER_ONLY, check_free, listening
 from tests.assets.certificates import CART, MeshCa
 from tests.assets.discovery import delta, delta_names, names_in, request, secret_of
 from tests.fakes.clock import ManualClock
@@ -199,7 +199,10 @@ def test_the_socket_of_a_dead_agent_is_replaced(path):
 
 def test_the_socket_of_a_running_agent_is_refused_and_kept(path):
     with listening(path, OWNER_ONLY), socket.socket(socket.AF_UNIX) as client:
-        with pytest.raises(PreconditionError, match=r"another agent serves .*sds\.sock"), listening(path, OWNER_ONLY):
+        with (
+            pytest.raises(PreconditionError, match=r"another process is listening on .*sds\.sock"),
+            listening(path, OWNER_ONLY),
+        ):
             pass
         client.connect(str(path))
 

@@ -9,7 +9,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.agent.identity import accept_answer, make_request
-from app.agent.listener import OWNER_ONLY, listening
 from app.agent.options import AgentOptions, TokenSource
 from app.agent.run import serve
 from app.agent.secrets import HeldSecrets
@@ -17,6 +16,7 @@ from app.agent.server import SecretServer
 from app.core.clock import SystemClock
 from app.core.net import Address
 from app.telemetry.metrics import Metrics
+from app.transport.unix_socket import OWNER_ONLY, listening
 from tests.assets.certificates import CART, MeshCa
 from tests.fakes.mesh_ca import MeshServer
 from tests.support.envoy_process import EnvoyProcess

@@ -30,7 +30,7 @@ async def test_the_real_envoy_accepts_the_bootstrap_without_a_warning(tmp_path, 
     inbound = (Inbound("inbound", at(15006), at(8080), protocol),)
     outbound = (Outbound("outbound", at(15001), at(15006), API, connection_seconds=0.5),)
     control_plane = ControlPlane(at(15012), "localhost")
-    sidecar = Sidecar(API, at(15000), "/run/agent.sock", control_plane, inbound, outbound, labels={"app": "api"})
+    sidecar = Sidecar(API, "/run/agent.sock", control_plane, inbound, outbound, labels={"app": "api"}, admin=at(15000))
     file = tmp_path / "envoy.json"
     file.write_text(bootstrap_json(sidecar))
     code, output = await validate(file)
@@ -41,7 +41,7 @@ async def test_the_real_envoy_accepts_the_bootstrap_without_a_warning(tmp_path, 
 
 async def test_the_real_envoy_refuses_a_field_that_it_does_not_know(tmp_path):
     """Shows that the test above can fail."""
-    sidecar = Sidecar(API, at(15000), "/run/agent.sock", ControlPlane(at(15012), "localhost"))
+    sidecar = Sidecar(API, "/run/agent.sock", ControlPlane(at(15012), "localhost"))
     file = tmp_path / "envoy.json"
     file.write_text(bootstrap_json(sidecar).replace('"connect_timeout"', '"connect_timeot"'))
     code, output = await validate(file)

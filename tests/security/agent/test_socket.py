@@ -11,10 +11,10 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 
 from app.agent.identity import accept_answer, make_request
-from app.agent.listener import ANY_USER, listening
 from app.agent.secrets import HeldSecrets
 from app.agent.server import MAX_DENIED_CONNECTIONS, SERVICE, SecretServer
 from app.telemetry.metrics import Metrics
+from app.transport.unix_socket import ANY_USER, listening
 from tests.assets.certificates import MeshCa
 from tests.assets.discovery import names_in, request
 from tests.fakes.clock import ManualClock

@@ -197,7 +197,7 @@ SIDECAR: dict[str, Any] = {
     "sds_socket": "/run/meshward/cart.sock",
     "control_plane": "mesh.example.org:15012",
     "control_plane_name": "",
-    "admin": "127.0.0.1:15000",
+    "admin": None,
     "quota_domain": "shop",
     "inbound": ["0.0.0.0:15006=127.0.0.1:8080"],
     "outbound": ["127.0.0.1:15001=10.0.0.7:15006=spiffe://cluster.local/ns/shop/sa/stock"],

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from app.core.net import Address
+from app.core.net import Address, UnixSocket
 from app.envoy.bootstrap import bootstrap, bootstrap_json
 from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
@@ -18,7 +18,6 @@ def at(port):
 def sidecar(**changes):
     values = {
         "spiffe_id": API,
-        "admin": at(15000),
         "sds_socket": "/run/agent.sock",
         "control_plane": ControlPlane(at(15012), "meshward.example.org"),
         "inbound": (Inbound("inbound", at(15006), at(8080)),),
@@ -181,8 +180,18 @@ def test_no_listener_shares_its_port():
         assert each["enable_reuse_port"] is False
 
 
-def test_the_admin_port_has_the_address_of_the_sidecar():
-    assert bootstrap(sidecar())["admin"]["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}
+def test_there_is_no_admin_interface_unless_it_is_given():
+    assert "admin" not in bootstrap(sidecar())
+    admin = bootstrap(sidecar(admin=at(15000)))["admin"]
+    assert admin["address"] == {"socket_address": {"address": "127.0.0.1", "port_value": 15000}}
+
+
+def test_a_unix_socket_of_the_control_plane_is_called_without_tls():
+    server = cluster(bootstrap(sidecar(control_plane=ControlPlane(UnixSocket("/run/mesh.sock")))), "meshward")
+    ((endpoint,),) = [locality["lb_endpoints"] for locality in server["load_assignment"]["endpoints"]]
+    assert endpoint["endpoint"]["address"] == {"pipe": {"path": "/run/mesh.sock"}}
+    assert server["type"] == "STATIC"
+    assert "transport_socket" not in server
 
 
 @pytest.mark.parametrize(("spiffe_id", "cluster_name"), [(API, "api.shop"), (API.trust_domain.id, "default.default")])

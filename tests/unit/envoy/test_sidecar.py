@@ -1,7 +1,7 @@
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.core.net import Address
+from app.core.net import Address, UnixSocket
 from app.envoy.bootstrap import bootstrap
 from app.envoy.sidecar import Protocol, sidecar_of
 
@@ -14,7 +14,7 @@ def read(**changes):
         "sds_socket": "/run/meshward/agent.sock",
         "control_plane": "meshward.example.org:15012",
         "control_plane_name": "",
-        "admin": "127.0.0.1:15000",
+        "admin": None,
         "quota_domain": "mesh",
         "check": Protocol.GRPC,
         "inbound": ("0.0.0.0:15006=127.0.0.1:8080",),
@@ -38,6 +38,15 @@ def test_the_control_planes_certificate_may_carry_another_name_than_its_address(
     assert read(control_plane="10.0.0.1:15012", control_plane_name="istiod").control_plane.name == "istiod"
 
 
+def test_the_control_plane_may_be_a_unix_socket():
+    assert read(control_plane="unix:/run/mesh.sock").control_plane.address == UnixSocket("/run/mesh.sock")
+
+
+def test_the_admin_interface_is_off_unless_asked_for():
+    assert read().admin is None
+    assert read(admin="127.0.0.1:15000").admin == Address("127.0.0.1", 15000)
+
+
 def test_names_are_resolved_and_addresses_are_not():
     clusters = bootstrap(read())["static_resources"]["clusters"]
     assert {each["name"]: each["type"] for each in clusters} == {
@@ -56,6 +65,8 @@ def test_names_are_resolved_and_addresses_are_not():
         ({"sds_socket": "agent.sock"}, "--sds-socket"),
         ({"sds_socket": "/" + "x" * 107}, "--sds-socket"),
         ({"control_plane": "meshward"}, "--control-plane"),
+        ({"control_plane": "unix:mesh.sock"}, "--control-plane"),
+        ({"control_plane": "unix:/run/mesh.sock", "control_plane_name": "istiod"}, "--control-plane-name"),
         ({"admin": "127.0.0.1:0"}, "--admin"),
         ({"quota_domain": ""}, "--quota-domain"),
         ({"inbound": ("127.0.0.1:1",)}, "--inbound"),

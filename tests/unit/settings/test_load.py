@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import InvalidInputError
-from app.core.net import Address
+from app.core.net import Address, UnixSocket
 from app.settings import load
 from app.settings.show import as_toml, as_values
 from app.spiffe.id import TrustDomain
@@ -55,6 +55,32 @@ def test_the_database_is_in_the_data_dir_whatever_the_dir_is_called():
     assert parse_url(settings.database_url).database == "/srv/a b?c%20/meshward.db"
 
 
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [("off", "off"), ("unix:/run/meshward/mesh.sock", UnixSocket("/run/meshward/mesh.sock")), ("[::1]:1", None)],
+)
+def test_the_plaintext_port_may_be_closed_or_a_unix_socket(config, bind, expected):
+    loaded = load({"MESHWARD_MESH_PLAINTEXT_BIND": bind})
+    assert loaded.settings.mesh.plaintext_bind == (expected or Address("::1", 1))
+    assert load({}, config(as_toml(loaded))).settings == loaded.settings
+
+
+def test_a_socket_is_limited_by_its_mode_or_to_users(config):
+    path = config("[mesh]\nplaintext_bind = 'unix:/run/a'\nplaintext_mode = '0600'\nplaintext_uids = [33, 101]\n")
+    mesh = load({}, path).settings.mesh
+    assert (mesh.plaintext_mode, mesh.plaintext_uids) == ("0600", (33, 101))
+    variables = {"MESHWARD_MESH_PLAINTEXT_BIND": "unix:/run/a", "MESHWARD_MESH_PLAINTEXT_UIDS": "33, 101"}
+    assert load(variables).settings.mesh.plaintext_uids == (33, 101)
+
+
+@pytest.mark.parametrize("limit", [{"PLAINTEXT_UIDS": "33"}, {"PLAINTEXT_MODE": "0600"}])
+@pytest.mark.parametrize("bind", [{}, {"PLAINTEXT_BIND": "off"}, {"PLAINTEXT_BIND": "127.0.0.1:1"}])
+def test_what_limits_a_socket_is_refused_without_one(bind, limit):
+    """An operator who believes that a TCP port is limited to some users is told that it is not."""
+    with pytest.raises(InvalidInputError, match="limit who may connect to a Unix socket"):
+        load({f"MESHWARD_MESH_{name}": value for name, value in (bind | limit).items()})
+
+
 def test_settings_do_not_change_once_read():
     settings = load({}).settings
     with pytest.raises(ValidationError):
@@ -97,6 +123,17 @@ def test_callers_of_rate_limit_domains_are_read_from_a_list(config):
         ("MESHWARD_MESH_TLS_BIND", "a b:15012", "neither an address"),
         ("MESHWARD_MESH_PLAINTEXT_BIND", "0.0.0.0:15010", "can be reached from other machines"),
         ("MESHWARD_MESH_PLAINTEXT_BIND", "mesh.example:15010", "can be reached from other machines"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "unix:mesh.sock", "is not an absolute path"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "unix:", "is not an absolute path"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "unix:/" + "x" * 107, "is not an absolute path of up to 107 bytes"),
+        ("MESHWARD_MESH_PLAINTEXT_BIND", "OFF", "or write unix:/path or off"),
+        ("MESHWARD_MESH_TLS_BIND", "unix:/run/mesh.sock", "is not host:port"),
+        ("MESHWARD_MESH_TLS_BIND", "off", "is not host:port"),
+        ("MESHWARD_MESH_PLAINTEXT_MODE", "0777", "'0600', '0660' or '0666'"),
+        ("MESHWARD_MESH_PLAINTEXT_UIDS", "root", "valid integer"),
+        ("MESHWARD_MESH_PLAINTEXT_UIDS", "-1", "greater than or equal to 0"),
+        ("MESHWARD_MESH_PLAINTEXT_UIDS", str(2**32 - 1), "less than or equal to"),
+        ("MESHWARD_MESH_PLAINTEXT_UIDS", ",".join("1" * 65), "at most 64"),
         ("MESHWARD_MESH_SERVER_NAMES", "", "is empty"),
         ("MESHWARD_MESH_SERVER_NAMES", "Mesh.example", "neither a DNS name"),
         ("MESHWARD_MESH_SERVER_NAMES", "a..b", "neither a DNS name"),
