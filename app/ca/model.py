@@ -8,6 +8,11 @@ from ipaddress import IPv4Address, IPv6Address
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId, TrustDomain
 
+# A secret that can be used for longer than a day is a password.
+MAX_JOIN_TOKEN_TTL = timedelta(hours=24)
+# How far the clocks of replicas may differ.
+CLOCK_DIFFERENCE = timedelta(minutes=10)
+
 
 class KeyAlgorithm(Enum):
     """The kinds of key that an authority signs with."""
@@ -119,8 +124,9 @@ class JoinToken:
     redeemed_at: datetime | None = None
 
     def usable(self, now: datetime) -> bool:
-        """Whether the token still proves its identity."""
-        return self.redeemed_at is None and self.expires_at > now
+        """Whether the token still proves its identity. One that lasts longer than a token may never does."""
+        lasts = self.expires_at - self.created_at <= MAX_JOIN_TOKEN_TTL and self.created_at <= now + CLOCK_DIFFERENCE
+        return lasts and self.redeemed_at is None and self.expires_at > now
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,12 +69,20 @@ class BundlePublisher(Protocol):
 
 
 class CaRepository(AuditTrail, Protocol):
-    """Everything that the CA stores, in one transaction."""
+    """Everything that the CA stores, in one transaction.
+
+    Roots, signing requests, join tokens and entries are authentic: what was not written with the secret that replicas
+    share is not returned. Whatever is stored can be removed.
+    """
 
     # Authorities
 
     async def roots(self) -> Sequence[Root]:
-        """Return every root, oldest generation first."""
+        """Return every authentic root, oldest generation first."""
+        ...
+
+    async def has_roots(self) -> bool:
+        """Whether any root is stored, authentic or not."""
         ...
 
     async def add_root(self, root: Root) -> None:
@@ -134,7 +142,7 @@ class CaRepository(AuditTrail, Protocol):
         ...
 
     async def redeem_tokens(self, token_ids: Collection[str], now: datetime) -> Collection[str]:
-        """Mark tokens as used at `now`, and return those that were unused and have not expired.
+        """Mark tokens as used at `now`, and return those that were usable then.
 
         Of any number of transactions that try this for one token at once, one gets it.
         """

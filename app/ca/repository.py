@@ -1,35 +1,79 @@
 """The CA's queries. Nothing here commits; `CaRepository` in `ports.py` documents each method."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select, update
+import structlog
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest
 from app.ca.ports import CaRepository
 from app.ca.tables import EntryRow, JoinTokenRow, RootRow, SignerRow, SvidRow
+from app.core.errors import PreconditionError
+from app.db.authentic import AuthenticRows, Refused
+from app.db.macs import RowMacs
 from app.db.rows import Rows, affected, values_of
 from app.spiffe.id import SpiffeId
 
-ROOTS = Rows(RootRow, Root)
+log = structlog.get_logger(__name__)
+
 SIGNERS = Rows(SignerRow, Signer)
-REQUESTS = Rows(SignerRow, SigningRequest)
 SVIDS = Rows(SvidRow, IssuedSvid)
 TOKENS = Rows(JoinTokenRow, JoinToken)
 ENTRIES = Rows(EntryRow, Entry)
 
 
+class AuthenticTables:
+    """The tables whose rows grant an identity, and therefore carry MACs."""
+
+    def __init__(self, macs: RowMacs, refused: Refused) -> None:
+        self.roots = AuthenticRows(RootRow, Root, macs, refused)
+        self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)
+        self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
+        self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
+
+
+OTHER_REPLICAS = (
+    "the rows of this database were written with another secret: put the keys/replica.secret of the other replicas, or "
+    "of a backup, into this data directory"
+)
+
+
 class SqlCaRepository(SqlAuditTrail, CaRepository):
     """A CaRepository over one session."""
+
+    def __init__(self, session: AsyncSession, tables: AuthenticTables) -> None:
+        super().__init__(session)
+        self._tables = tables
+
+    async def adopt(self) -> None:
+        """Give a MAC to roots and entries that have none, as those of versions that had no MACs.
+
+        Raises PreconditionError if the database has rows of another secret.
+        """
+        tables = self._tables
+        for rows in (tables.roots, tables.requests, tables.tokens, tables.entries):
+            if await rows.has_foreign(self._session):
+                raise PreconditionError(OTHER_REPLICAS)
+        for rows in (tables.roots, tables.entries):
+            if adopted := await rows.adopt(self._session):
+                log.warning("rows_adopted", table=rows.name, rows=adopted)
 
     # Authorities
 
     async def roots(self) -> Sequence[Root]:
-        return await ROOTS.all(self._session, ROOTS.select().order_by(RootRow.generation))
+        query = self._tables.roots.select().order_by(RootRow.generation)
+        return await self._tables.roots.all(self._session, query)
+
+    async def has_roots(self) -> bool:
+        return (await self._session.execute(select(RootRow.id).limit(1))).first() is not None
 
     async def add_root(self, root: Root) -> None:
-        await ROOTS.insert(self._session, root)
+        await self._tables.roots.insert(self._session, root)
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
         query = (
@@ -40,16 +84,10 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         return await SIGNERS.all(self._session, query)
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
-        query = (
-            REQUESTS.select()
-            .where(SignerRow.root_id == root_id, SignerRow.certificate.is_(None))
-            .order_by(SignerRow.created_at, SignerRow.id)
-            .limit(limit)
-        )
-        return await REQUESTS.all(self._session, query)
+        return await self._tables.requests.all(self._session, self._waiting(root_id, limit))
 
     async def add_signing_request(self, request: SigningRequest) -> None:
-        await REQUESTS.insert(self._session, request)
+        await self._tables.requests.insert(self._session, request)
 
     async def answer_signing_request(self, signer: Signer) -> bool:
         waiting = update(SignerRow).where(SignerRow.id == signer.id, SignerRow.certificate.is_(None))
@@ -80,31 +118,25 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     # Join tokens
 
     async def add_token(self, token: JoinToken, secret_hash: bytes) -> None:
-        await TOKENS.insert(self._session, token, secret_hash=secret_hash)
+        await self._tables.tokens.insert(self._session, token, secret_hash=secret_hash)
 
     async def token_by_hash(self, secret_hash: bytes) -> JoinToken | None:
-        return await TOKENS.first(self._session, TOKENS.select().where(JoinTokenRow.secret_hash == secret_hash))
+        tokens = self._tables.tokens
+        return await tokens.first(self._session, tokens.select().where(JoinTokenRow.secret_hash == secret_hash))
 
     async def tokens_by_id(self, token_ids: Collection[str]) -> Sequence[JoinToken]:
-        return await TOKENS.all(self._session, TOKENS.select().where(JoinTokenRow.id.in_(token_ids)))
+        tokens = self._tables.tokens
+        return await tokens.all(self._session, tokens.select().where(JoinTokenRow.id.in_(token_ids)))
 
     async def tokens(self, after: str | None, limit: int) -> Sequence[JoinToken]:
-        query = TOKENS.select().order_by(JoinTokenRow.id).limit(limit)
-        if after is not None:
-            query = query.where(JoinTokenRow.id > after)
-        return await TOKENS.all(self._session, query)
+        return await self._tables.tokens.page(self._session, "id", after, limit)
 
     async def redeem_tokens(self, token_ids: Collection[str], now: datetime) -> Collection[str]:
-        # The rows are locked until the transaction ends: of any number that try at once, one finds a token unused. They
-        # are locked in one order, so that two transactions with the same tokens do not wait for each other.
-        rows = select(JoinTokenRow.id).where(JoinTokenRow.id.in_(token_ids)).order_by(JoinTokenRow.id)
-        usable = update(JoinTokenRow).where(
-            JoinTokenRow.id.in_(rows.with_for_update()),
-            JoinTokenRow.redeemed_at.is_(None),
-            JoinTokenRow.expires_at > now,
-        )
-        redeemed = usable.values(redeemed_at=now).returning(JoinTokenRow.id)
-        return (await self._session.execute(redeemed)).scalars().all()
+        def redeemed(token: JoinToken) -> JoinToken | None:
+            return replace(token, redeemed_at=now) if token.usable(now) else None
+
+        query = self._tables.tokens.select().where(JoinTokenRow.id.in_(token_ids))
+        return [token.id for token in await self._tables.tokens.change(self._session, query, redeemed)]
 
     async def remove_token(self, token_id: str) -> JoinToken | None:
         statement = delete(JoinTokenRow).where(JoinTokenRow.id == token_id)
@@ -117,30 +149,37 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     # Entries
 
     async def add_entry(self, entry: Entry) -> None:
-        await ENTRIES.insert(self._session, entry)
+        await self._tables.entries.insert(self._session, entry)
 
     async def entry(self, entry_id: str) -> Entry | None:
-        return await ENTRIES.first(self._session, ENTRIES.select().where(EntryRow.id == entry_id))
+        entries = self._tables.entries
+        return await entries.first(self._session, entries.select().where(EntryRow.id == entry_id))
 
     async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
-        return await ENTRIES.first(self._session, ENTRIES.select().where(EntryRow.spiffe_id == spiffe_id))
+        entries = self._tables.entries
+        return await entries.first(self._session, entries.select().where(EntryRow.spiffe_id == spiffe_id))
 
     async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
-        return await ENTRIES.all(self._session, ENTRIES.select().where(EntryRow.spiffe_id.in_(spiffe_ids)))
+        entries = self._tables.entries
+        return await entries.all(self._session, entries.select().where(EntryRow.spiffe_id.in_(spiffe_ids)))
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
-        query = ENTRIES.select().order_by(EntryRow.spiffe_id).limit(limit)
-        if after is not None:
-            query = query.where(EntryRow.spiffe_id > after)
-        return await ENTRIES.all(self._session, query)
+        return await self._tables.entries.page(self._session, "spiffe_id", after, limit)
 
     async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> Entry | None:
-        statement = update(EntryRow).where(EntryRow.id == entry_id, EntryRow.version == version)
-        statement = statement.values({**values_of(spec), "version": version + 1, "updated_at": now})
-        return await ENTRIES.first(self._session, statement.returning(*ENTRIES.columns))
+        def replaced(entry: Entry) -> Entry:
+            return replace(entry, **values_of(spec), version=version + 1, updated_at=now)
+
+        query = self._tables.entries.select().where(EntryRow.id == entry_id, EntryRow.version == version)
+        changed = await self._tables.entries.change(self._session, query, replaced)
+        return changed[0] if changed else None
 
     async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:
         statement = delete(EntryRow).where(EntryRow.id == entry_id)
         if version is not None:
             statement = statement.where(EntryRow.version == version)
         return await ENTRIES.first(self._session, statement.returning(*ENTRIES.columns))
+
+    def _waiting(self, root_id: str, limit: int) -> Select[Any]:
+        query = self._tables.requests.select().where(SignerRow.root_id == root_id, SignerRow.certificate.is_(None))
+        return query.order_by(SignerRow.created_at, SignerRow.id).limit(limit)

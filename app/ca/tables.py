@@ -1,12 +1,14 @@
 """The tables of the CA."""
 
 from datetime import datetime, timedelta
+from typing import Annotated
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.ca.model import Surface
 from app.db.base import Base
+from app.db.macs import MAC_BYTES
 from app.spiffe.id import SpiffeId, TrustDomain
 
 # A key identifier of 160 bits, in hexadecimal.
@@ -14,6 +16,9 @@ AUTHORITY_ID_LENGTH = 40
 # 128 random bits, in hexadecimal: serial numbers, tokens, entries.
 RANDOM_ID_LENGTH = 32
 SHA256_HEX_LENGTH = 64
+
+# The MAC of what a row says. NULL in rows of versions that had none.
+Mac = Annotated[bytes | None, mapped_column(LargeBinary(MAC_BYTES))]
 
 
 class RootRow(Base):
@@ -28,10 +33,14 @@ class RootRow(Base):
     not_before: Mapped[datetime]
     not_after: Mapped[datetime]
     created_at: Mapped[datetime]
+    mac: Mapped[Mac]
 
 
 class SignerRow(Base):
-    """A signing authority: a request until the holder of the root's key has stored the certificate."""
+    """A signing authority: a request until the holder of the root's key has stored the certificate.
+
+    The MAC is the request's; the certificate has the root's signature.
+    """
 
     __tablename__ = "ca_signers"
 
@@ -42,6 +51,7 @@ class SignerRow(Base):
     not_before: Mapped[datetime | None]
     not_after: Mapped[datetime | None]
     created_at: Mapped[datetime]
+    mac: Mapped[Mac]
 
 
 class SvidRow(Base):
@@ -75,6 +85,7 @@ class JoinTokenRow(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     redeemed_at: Mapped[datetime | None]
+    mac: Mapped[Mac]
 
 
 class EntryRow(Base):
@@ -90,3 +101,4 @@ class EntryRow(Base):
     version: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    mac: Mapped[Mac]

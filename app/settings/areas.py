@@ -116,7 +116,10 @@ class CaSettings(Area):
     `svid_default_ttl` is granted to callers that request nothing; `svid_max_ttl` is the most that they may request, the
     default unless it is set. An entry may grant more. `svids_per_hour` is what one identity may be issued at this
     replica, `streams_per_identity` and `streams_per_token` the SDS streams that it and a join token may have open.
+    `secret_file` has the secret that replicas on one database share; if it is set, the file is never made.
     """
+
+    secret_file: FilePath | None = None
 
     svid_default_ttl: Duration = timedelta(hours=24)
     svid_max_ttl: Duration = Field(default_factory=lambda values: values.get("svid_default_ttl", MAX_SVID_TTL))

@@ -50,6 +50,9 @@ class MemoryRepository:
     async def roots(self):
         return sorted(self._roots.values(), key=lambda root: root.generation)
 
+    async def has_roots(self):
+        return bool(self._roots)
+
     async def add_root(self, root):
         if any(other.generation == root.generation for other in self._roots.values()):
             raise ConflictError("the generation is taken")

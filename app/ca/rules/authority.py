@@ -1,6 +1,6 @@
 """The certificates of authorities, and whether one may sign now."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,12 +47,17 @@ def signer_builder(
 ) -> x509.CertificateBuilder:
     """Return the builder of the certificate that `request` asks for, under `root`.
 
-    Raises InvalidInputError if the request is not for the key of the authority that it names.
+    Its life counts from the request at the latest, so that a request that is put back into the database, as it was,
+    gains nothing. Raises InvalidInputError if the request is not for the key of the authority that it names, or is
+    older than a certificate lives.
     """
     public_key = parse_csr(request.request).public_key
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
         raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
-    lifetime = validity(now, config.signer_ttl, root.not_before, root.not_after)
+    ttl = min(now, request.created_at) + config.signer_ttl - now
+    if ttl <= timedelta(0):
+        raise InvalidInputError(f"the signing request {request.id} is of {request.created_at.isoformat()}: too old")
+    lifetime = validity(now, ttl, root.not_before, root.not_after)
     return authority_builder(config.trust_domain, public_key, serial, lifetime, parse_certificate(root.certificate))
 
 
@@ -61,6 +66,20 @@ def signer_of(certificate: x509.Certificate, request: SigningRequest, root: Root
     check_authority(certificate, root.trust_domain, parse_certificate(root.certificate))
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return Signer(request.id, root.id, pem(certificate), start, end)
+
+
+def check_stored(signer: Signer, root: Root) -> None:
+    """Check a stored signing authority: whatever else the row has, `root` must have signed it.
+
+    Raises InvalidInputError with the reason.
+    """
+    root_certificate, certificate = parse_certificate(root.certificate), parse_certificate(signer.certificate)
+    check_authority(root_certificate, root.trust_domain, root_certificate)
+    check_authority(certificate, root.trust_domain, root_certificate)
+    if authority_id(accepted_key(certificate)) != signer.id:
+        raise InvalidInputError("the certificate is of another key")
+    if (signer.not_before, signer.not_after) != (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
+        raise InvalidInputError("the row has another life than the certificate")
 
 
 def check_trust_domain(roots: tuple[Root, ...], trust_domain: TrustDomain) -> None:

@@ -2,10 +2,11 @@
 
 from datetime import datetime, timedelta
 
+from app.ca.model import CLOCK_DIFFERENCE
 from app.core.errors import InvalidInputError, Violation
 
 # Certificates are valid from this long before they are issued, for replicas and peers whose clocks are behind.
-BACKDATE = timedelta(minutes=10)
+BACKDATE = CLOCK_DIFFERENCE
 # A signing certificate is replaced when less than this share of its lifetime is left.
 SIGNER_RENEWAL_SHARE = 1 / 3
 

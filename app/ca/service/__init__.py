@@ -1,5 +1,7 @@
 """The use cases of the CA."""
 
+from collections.abc import Awaitable, Callable
+
 from app.ca.model import CaConfig
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
@@ -13,7 +15,10 @@ from app.telemetry.metrics import Metrics
 
 
 class CaService:
-    """Joins the use cases. `maintain` is to be called about once a second."""
+    """Joins the use cases. `maintain` is to be called about once a second.
+
+    `prepare` is called before the first pass, until it succeeds.
+    """
 
     def __init__(
         self,
@@ -23,7 +28,10 @@ class CaService:
         publisher: BundlePublisher,
         clock: Clock,
         metrics: Metrics,
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._prepare = prepare
         self.authorities = Authorities(config, transactions, keys, publisher, clock, metrics)
         self.issuance = Issuance(config, transactions, self.authorities, clock, metrics)
         self.join_tokens = JoinTokens(config, transactions, clock)
@@ -33,6 +41,7 @@ class CaService:
 
     async def start(self) -> None:
         """Find or create the authorities. Raises as `Authorities.start` does."""
+        await self._prepared()
         await self.authorities.start()
 
     async def check_ready(self) -> None:
@@ -41,5 +50,11 @@ class CaService:
 
     async def maintain(self) -> None:
         """Make one pass: renew authorities, answer other replicas' requests, remove old records."""
+        await self._prepared()
         await self.authorities.maintain()
         await self.records.maintain()
+
+    async def _prepared(self) -> None:
+        if self._prepare is not None:
+            await self._prepare()
+            self._prepare = None

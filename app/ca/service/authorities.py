@@ -16,9 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
-from app.ca.ports import BundlePublisher, CaTransactions, Document, KeyStore, SigningKey, Unsigned
+from app.ca.ports import BundlePublisher, CaRepository, CaTransactions, Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.authority import (
     authority_request,
+    check_stored,
     check_trust_domain,
     root_builder,
     root_of,
@@ -40,11 +41,16 @@ from app.core.errors import (
 )
 from app.core.signals import Latest, Signal
 from app.spiffe.bundle import TrustBundle
-from app.spiffe.x509_svid import check_authority, parse_certificate, pem
+from app.spiffe.x509_svid import parse_certificate, pem
 from app.telemetry.metrics import Metrics
 
 # Requests read in one pass: more data directories than any installation has, and signed in a fraction of a second.
 MAX_REQUESTS_PER_PASS = 1000
+
+ROOT_GONE = (
+    "the root of the CA is not in the database, or was not written with the secret of this data directory: restore the "
+    "database, or put the keys/replica.secret of the other replicas into this data directory"
+)
 
 Value = TypeVar("Value")
 
@@ -174,7 +180,7 @@ class Authorities:
 
     async def _read(self, now: datetime) -> _Known | None:
         async with self._transactions() as repository:
-            roots = await repository.roots()
+            roots = await self._roots(repository)
             if not roots:
                 return None
             newest = roots[-1].id
@@ -182,6 +188,20 @@ class Authorities:
             requests = await repository.signing_requests(newest, MAX_REQUESTS_PER_PASS)
             signers = await repository.signers(newest, now)
             return _Known(tuple(roots), tuple(signers), tuple(requests))
+
+    async def _roots(self, repository: CaRepository) -> Sequence[Root]:
+        """Return the roots, none if this is a new database.
+
+        Raises PreconditionError if there was one: another would be no remedy, nobody who trusts the first accepts it.
+        """
+        if roots := await repository.roots():
+            return roots
+        stored = self._known is not None or await repository.has_roots()
+        # Read again, as another replica may have stored the first one meanwhile.
+        roots = await repository.roots()
+        if stored and not roots:
+            raise PreconditionError(ROOT_GONE)
+        return roots
 
     async def _create_root(self, now: datetime) -> _Known:
         """Store a new root, unless another replica is first: its key is kept before its certificate is visible."""
@@ -251,7 +271,11 @@ class Authorities:
             key = await self._key(signer.id)
             if key is None:
                 continue
-            found.append(self._activated(signer, key, known.root))
+            try:
+                found.append(self._activated(signer, key, known.root))
+            except InvalidInputError as error:
+                self._metrics.refusals.record("database", "signer", row=signer.id, reason=error.message)
+                continue
             if valid_at(signer, now):
                 break
         return tuple(found)
@@ -261,12 +285,8 @@ class Authorities:
         for before in self._own:
             if before.signer == signer:
                 return before
+        check_stored(signer, root)
         root_certificate, certificate = parse_certificate(root.certificate), parse_certificate(signer.certificate)
-        try:
-            check_authority(root_certificate, self._config.trust_domain, root_certificate)
-            check_authority(certificate, self._config.trust_domain, root_certificate)
-        except InvalidInputError as error:
-            raise InternalError(f"the stored signing certificate {signer.id} is not valid: {error.message}") from error
         return ActiveSigner(signer, certificate, key, root_certificate)
 
     def _valid(self, authorities: Sequence[ActiveSigner]) -> ActiveSigner | None:

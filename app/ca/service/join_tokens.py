@@ -6,7 +6,7 @@ from datetime import timedelta
 from hashlib import sha256
 
 from app.audit.model import record_of, state_of
-from app.ca.model import CaConfig, CreatedJoinToken, JoinToken
+from app.ca.model import MAX_JOIN_TOKEN_TTL, CaConfig, CreatedJoinToken, JoinToken
 from app.ca.ports import CaTransactions
 from app.ca.rules.names import check_workload_id
 from app.core.clock import Clock
@@ -17,8 +17,6 @@ from app.spiffe.principal import Credential, Principal
 
 DEFAULT_TTL = timedelta(minutes=10)
 MIN_TTL = timedelta(seconds=1)
-# A secret that can be used for longer than a day is a password.
-MAX_TTL = timedelta(hours=24)
 SECRET_BYTES = 32
 # A longer one was not created here; bounds the hashing that an unauthenticated caller can ask for.
 MAX_SECRET_LENGTH = 256
@@ -51,8 +49,8 @@ class JoinTokens:
         Raises InvalidInputError if no workload of ours can hold the id, or `ttl` is not between a second and a day.
         """
         check_workload_id(spiffe_id, self._config.trust_domain)
-        if not MIN_TTL <= ttl <= MAX_TTL:
-            problem = f"between {MIN_TTL.total_seconds():.0f} and {MAX_TTL.total_seconds():.0f} seconds"
+        if not MIN_TTL <= ttl <= MAX_JOIN_TOKEN_TTL:
+            problem = f"between {MIN_TTL.total_seconds():.0f} and {MAX_JOIN_TOKEN_TTL.total_seconds():.0f} seconds"
             raise InvalidInputError("the lifetime of a join token is out of bounds", Violation("ttl_seconds", problem))
         now = self._clock.now()
         secret = secrets.token_urlsafe(SECRET_BYTES)

@@ -2,13 +2,12 @@ import pytest
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig
-from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
 from app.core.clock import SystemClock
 from app.db.base import Base
-from app.db.transactions import Transactions
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
+from tests.support.ca_store import ca_transactions
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ async def ca(engine, tmp_path):
         await connection.run_sync(Base.metadata.create_all)
     service = CaService(
         CaConfig(TrustDomain("example.org"), server_dns_names=("localhost",)),
-        Transactions(engine, SqlCaRepository),
+        ca_transactions(engine),
         DiskKeyStore(tmp_path / "keys"),
         BundleFile(tmp_path / "bundle.pem"),
         SystemClock(),

@@ -8,12 +8,10 @@ from sqlalchemy import text
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig, Surface
-from app.ca.repository import SqlCaRepository
 from app.ca.service import CaService
 from app.core.errors import MeshwardError, UnauthenticatedError, UnavailableError
 from app.db.base import Base
 from app.db.engine import create_engine
-from app.db.transactions import Transactions
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
@@ -22,6 +20,7 @@ from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr
 from tests.fakes.clock import ManualClock
 from tests.fakes.principals import OPERATOR
+from tests.support.ca_store import ca_transactions
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 HOLDER = Principal(Credential.SVID, CART)
@@ -44,7 +43,7 @@ async def replica(postgres_url, tmp_path):
         directory.mkdir(mode=0o700, exist_ok=True)
         return CaService(
             CaConfig(TrustDomain("example.org")),
-            Transactions(engine, SqlCaRepository),
+            ca_transactions(engine),
             DiskKeyStore(directory / "keys"),
             BundleFile(directory / "bundle.pem"),
             clock,

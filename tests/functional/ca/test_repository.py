@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest, Surface
-from app.ca.repository import SqlCaRepository
 from app.core.errors import ConflictError
 from app.db.base import Base
 from app.db.engine import create_engine
-from app.db.transactions import Transactions
 from app.spiffe.id import SpiffeId, TrustDomain
 from tests.fakes.ca_store import MemoryTransactions
+from tests.support.ca_store import ca_transactions
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -68,7 +67,7 @@ async def store(store_url):
     engine = create_engine(store_url)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-    yield Transactions(engine, SqlCaRepository)
+    yield ca_transactions(engine)
     await engine.dispose()
 
 

@@ -13,9 +13,13 @@ ATTEMPTS = 8
 
 
 @pytest.fixture
-def replicas(serving, postgres_url):
-    """Two of them, started at once on an empty database."""
-    started = [serving.launch(name, database_url=postgres_url) for name in ("one", "two")]
+def replicas(serving, postgres_url, tmp_path):
+    """Two of them with one secret, started at once on an empty database."""
+    secret = tmp_path / "replica.secret"
+    secret.write_bytes(bytes(range(32)))
+    secret.chmod(0o600)
+    settings = {"database_url": postgres_url, "ca_secret_file": secret}
+    started = [serving.launch(name, **settings) for name in ("one", "two")]
     return [server.wait_until_ready() for server in started]
 
 

@@ -1,0 +1,166 @@
+"""The secret that replicas share: on disk, and the rows that its first start adopts."""
+
+import stat
+from datetime import timedelta
+
+import pytest
+from alembic import command
+from sqlalchemy import select, text
+
+from app.ca.backends.replica_secret import ReplicaSecret
+from app.ca.model import EntrySpec
+from app.core.clock import SystemClock
+from app.core.errors import PreconditionError, UnavailableError
+from app.db.base import Base
+from app.db.engine import dispose
+from app.db.migrate import configuration, upgrade
+from app.main.parts import make_parts
+from app.settings import load
+from app.spiffe.id import SpiffeId
+from tests.fakes.principals import OPERATOR
+from tests.support.ca_store import ca_transactions
+from tests.support.serving import environment
+
+CART = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/cart")
+TABLES = ("ca_roots", "ca_signers", "ca_join_tokens", "ca_entries")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "keys" / "replica.secret"
+
+
+async def test_a_secret_is_made_once_and_kept_when_it_is_settled(path):
+    first = ReplicaSecret(path, required=False)
+    with pytest.raises(UnavailableError):
+        first.value()
+    assert not await first.open()
+    assert not path.exists()
+    # As after a crash, and as another process with this data directory finds it.
+    again = ReplicaSecret(path, required=False)
+    assert not await again.open()
+    assert again.value() == first.value()
+    await first.settle()
+    await again.settle()
+    assert path.read_bytes() == first.value()
+    assert len(first.value()) == 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["replica.secret"]
+    later = ReplicaSecret(path, required=True)
+    assert await later.open()
+    assert later.value() == first.value()
+
+
+async def test_a_secret_that_is_named_is_not_made(path):
+    with pytest.raises(PreconditionError, match="there is no file"):
+        await ReplicaSecret(path, required=True).open()
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(("content", "mode"), [(b"short", 0o600), (bytes(33), 0o600), (bytes(32), 0o644)])
+async def test_a_secret_that_is_not_one_or_that_others_can_read_is_refused(path, content, mode):
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(content)
+    path.chmod(mode)
+    with pytest.raises(PreconditionError, match=r"replica\.secret"):
+        await ReplicaSecret(path, required=False).open()
+
+
+@pytest.fixture
+async def control_plane(database_url, tmp_path):
+    """Makes the parts of a control plane with a data directory of the given name, on one database."""
+    made = []
+
+    def make(name):
+        directory = tmp_path / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        settings = load({**environment(directory), "MESHWARD_DATABASE_URL": database_url}).settings
+        parts = make_parts(settings, SystemClock())
+        made.append(parts.engine)
+        return parts
+
+    yield make
+    for engine in made:
+        await dispose(engine)
+
+
+async def rows(engine, table):
+    async with engine.connect() as connection:
+        found = await connection.execute(select(Base.metadata.tables[table]))
+        return [dict(row) for row in found.mappings()]
+
+
+@pytest.mark.parametrize("step", ["0001", "0002", "0003"])
+async def test_the_rows_of_older_versions_are_adopted_by_the_start_that_makes_the_secret(
+    control_plane, engine, step, tmp_path
+):
+    one = control_plane("one")
+    await upgrade(engine)
+    await one.ca.start()
+    entry = await one.ca.entries.create(OPERATOR, EntrySpec(CART, timedelta(hours=1), ("cart.shop.svc",)))
+    token = await one.ca.join_tokens.create(OPERATOR, CART)
+    bundle = one.ca.authorities.bundle()
+    kept = {table: await rows(engine, table) for table in TABLES}
+    await downgrade(engine, step, kept)
+    (tmp_path / "one/keys/replica.secret").unlink()
+    assert await upgrade(engine) == step
+
+    upgraded = control_plane("one")
+    await upgraded.ca.start()
+    assert upgraded.ca.authorities.bundle() == bundle
+    assert upgraded.ca.authorities.active().signer == one.ca.authorities.active().signer
+    assert await upgraded.ca.entries.page(None, 9) == [entry]
+    assert await upgraded.ca.join_tokens.page(None, 9) == []
+    assert token.token.id in {row["id"] for row in await rows(engine, "ca_join_tokens")}
+    # What has no MAC afterwards is not adopted by a later start.
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE ca_entries SET mac = NULL"))
+    again = control_plane("one")
+    await again.ca.start()
+    assert await again.ca.entries.page(None, 9) == []
+
+
+async def downgrade(engine, step, kept):
+    """Make the database one of an older version, with the rows that it had."""
+    async with engine.begin() as connection:
+        for table in ("ca_svids", *reversed(TABLES), "audit_records", "documents", "document_revisions"):
+            await connection.execute(text(f"DROP TABLE {table}"))
+        await connection.execute(text("DROP TABLE alembic_version"))
+        await connection.run_sync(lambda connection: command.upgrade(configuration(connection), step))
+        for table, found in kept.items():
+            for row in found:
+                row.pop("mac")
+                columns = [column for column in Base.metadata.tables[table].columns if column.name != "mac"]
+                values = {column.key: row.get(column.name, row.get(column.key)) for column in columns}
+                await connection.execute(Base.metadata.tables[table].insert().values(values))
+
+
+async def test_a_data_directory_without_the_secret_is_refused_where_another_has_one(control_plane, engine, tmp_path):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+    two = control_plane("two")
+    with pytest.raises(PreconditionError, match="written with another secret"):
+        await two.ca.start()
+    assert not (tmp_path / "two/keys/replica.secret").exists()
+    copy = tmp_path / "two/keys/replica.secret"
+    copy.write_bytes((tmp_path / "one/keys/replica.secret").read_bytes())
+    copy.chmod(0o600)
+    two = control_plane("two")
+    await two.ca.start()
+    assert two.ca.authorities.bundle() == one.ca.authorities.bundle()
+
+
+async def test_a_replica_with_another_secret_sees_nothing_of_the_first(control_plane, engine, tmp_path):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+    (tmp_path / "two/keys").mkdir(mode=0o700, parents=True)
+    (tmp_path / "two").chmod(0o700)
+    (tmp_path / "two/keys/replica.secret").write_bytes(bytes(32))
+    (tmp_path / "two/keys/replica.secret").chmod(0o600)
+    with pytest.raises(PreconditionError, match="root of the CA"):
+        await control_plane("two").ca.start()
+    assert len(await rows(engine, "ca_roots")) == 1
+    async with ca_transactions(engine, bytes(32))() as repository:
+        assert await repository.roots() == []
