@@ -168,6 +168,7 @@ class CaStatus:
     trust_domain: TrustDomain
     roots: tuple[Root, ...]
     signers: tuple[Signer, ...]
+    unapproved: tuple[SigningRequest, ...]
     root_key_held: bool
     signer_id: str | None
     waiting_for: str | None

@@ -97,6 +97,14 @@ class CaRepository(AuditTrail, Protocol):
         """Return at most `limit` requests that wait for the holder of the root's key, oldest first."""
         ...
 
+    async def unapproved_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
+        """Return at most `limit` requests of those that wait and are not authentic, oldest first."""
+        ...
+
+    async def approve_signing_request(self, request: SigningRequest) -> bool:
+        """Make a request authentic. Returns False if it is no longer stored as it is."""
+        ...
+
     async def add_signing_request(self, request: SigningRequest) -> None:
         """Store a request."""
         ...

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.audit.repository import SqlAuditTrail
 from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest
 from app.ca.ports import CaRepository
+from app.ca.rules.authority import has_certificate
 from app.ca.tables import EntryRow, JoinTokenRow, RootRow, SignerRow, SvidRow
 from app.core.errors import PreconditionError
 from app.db.authentic import AuthenticRows, Refused
@@ -28,13 +29,18 @@ ENTRIES = Rows(EntryRow, Entry)
 
 
 class AuthenticTables:
-    """The tables whose rows grant an identity, and therefore carry MACs."""
+    """The tables whose rows grant an identity, and therefore carry MACs.
 
-    def __init__(self, macs: RowMacs, refused: Refused) -> None:
+    A root whose certificate has the SHA-256 `trusted_root`, in hexadecimal, needs none.
+    """
+
+    def __init__(self, macs: RowMacs, refused: Refused, trusted_root: str | None = None) -> None:
+        self.trusted_root = trusted_root
         self.roots = AuthenticRows(RootRow, Root, macs, refused)
         self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)
         self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
         self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
+        self.all = (self.roots, self.requests, self.tokens, self.entries)
 
 
 OTHER_REPLICAS = (
@@ -56,18 +62,29 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         Raises PreconditionError if the database has rows of another secret.
         """
         tables = self._tables
-        for rows in (tables.roots, tables.requests, tables.tokens, tables.entries):
+        for rows in tables.all:
             if await rows.has_foreign(self._session):
                 raise PreconditionError(OTHER_REPLICAS)
         for rows in (tables.roots, tables.entries):
             if adopted := await rows.adopt(self._session):
                 log.warning("rows_adopted", table=rows.name, rows=adopted)
 
+    async def renew_macs(self, known: RowMacs | None) -> int:
+        """Give the rows that `known` verifies MACs of this secret, and return how many those were.
+
+        If it is None, all roots and entries are given one, whoever wrote them.
+        """
+        tables = self._tables
+        renewed = 0
+        for rows in (tables.roots, tables.entries) if known is None else tables.all:
+            renewed += await rows.renew_macs(self._session, known)
+        return renewed
+
     # Authorities
 
     async def roots(self) -> Sequence[Root]:
         query = self._tables.roots.select().order_by(RootRow.generation)
-        return await self._tables.roots.all(self._session, query)
+        return await self._tables.roots.all(self._session, query, self._trusts)
 
     async def has_roots(self) -> bool:
         return (await self._session.execute(select(RootRow.id).limit(1))).first() is not None
@@ -85,6 +102,12 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
         return await self._tables.requests.all(self._session, self._waiting(root_id, limit))
+
+    async def unapproved_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
+        return await self._tables.requests.unauthentic(self._session, self._waiting(root_id, limit))
+
+    async def approve_signing_request(self, request: SigningRequest) -> bool:
+        return await self._tables.requests.authenticate(self._session, request)
 
     async def add_signing_request(self, request: SigningRequest) -> None:
         await self._tables.requests.insert(self._session, request)
@@ -179,6 +202,10 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         if version is not None:
             statement = statement.where(EntryRow.version == version)
         return await ENTRIES.first(self._session, statement.returning(*ENTRIES.columns))
+
+    def _trusts(self, root: Root) -> bool:
+        trusted = self._tables.trusted_root
+        return trusted is not None and has_certificate(root, trusted)
 
     def _waiting(self, root_id: str, limit: int) -> Select[Any]:
         query = self._tables.requests.select().where(SignerRow.root_id == root_id, SignerRow.certificate.is_(None))

@@ -22,6 +22,7 @@ from app.transport.rest.views import Input, Seconds, Text, View
 
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
+SIGNING_REQUESTS_PATH = "/v1/ca/signing-requests"
 # RFC 8555, section 9.1, and the type that SPIFFE bundle endpoints answer with.
 PEM_TYPE = "application/pem-certificate-chain"
 JSON_TYPE = "application/json"
@@ -66,6 +67,14 @@ class AuthoritiesView(View):
 
     roots: list[AuthorityView]
     signers: list[AuthorityView]
+
+
+class SigningRequestView(View):
+    """A request for a signing certificate. Its id is the fingerprint of its public key (RFC 7093, section 2)."""
+
+    id: str
+    root_id: str
+    created_at: datetime
 
 
 class EntryInput(Input):
@@ -140,6 +149,14 @@ class CaRest:
     async def list_authorities(self) -> AuthoritiesView:
         """List the certificates of the authorities."""
         return AuthoritiesView.model_validate(self._ca.authorities.status())
+
+    async def list_signing_requests(self) -> list[SigningRequestView]:
+        """List the requests for signing certificates that wait for an operator."""
+        return [SigningRequestView.model_validate(each) for each in self._ca.authorities.status().unapproved]
+
+    async def approve_signing_request(self, request_id: Id, caller: Caller) -> SigningRequestView:
+        """Approve a request, so that it is signed. Compare the id with what the replica that made it reports."""
+        return SigningRequestView.model_validate(await self._ca.authorities.approve(caller, request_id))
 
     async def get_bundle(self, accept: Accept = "*/*") -> Response:
         """Return the trust bundle: PEM, or for `Accept: application/json` the SPIFFE bundle document."""

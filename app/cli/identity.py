@@ -97,6 +97,27 @@ def ca_show(*, output: Output = Form.TABLE, config: Config = None, server: Serve
     show_items(rows, ("kind", "id", "not_before", "not_after"), output)
 
 
+@ca.command("requests")
+def ca_requests(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
+    """List the requests for signing certificates that wait for an operator's approval."""
+    show_items(admin_client(config, server).get("/v1/ca/signing-requests"), ("id", "created_at"), output)
+
+
+@ca.command("approve")
+def ca_approve(
+    request: Annotated[str, typer.Argument(help="Id of the request, as the replica that made it reports it.")],
+    *,
+    output: Output = Form.TABLE,
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Have the root sign a replica's request. The id is the fingerprint of its public key."""
+    from app.cli.admin import path_segment
+
+    client = admin_client(config, server)
+    show_item(client.post(f"/v1/ca/signing-requests/{path_segment(request)}/approve", {}), output)
+
+
 def _entry_path(client: "AdminClient", subject: str) -> str:
     from app.cli.admin import path_segment
 

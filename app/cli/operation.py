@@ -52,6 +52,24 @@ def db_current(*, config: Config = None) -> None:
     typer.echo(f"the database is {f'at step {step}' if step else 'empty'}; this version expects {newest()}")
 
 
+@db.command("rotate-secret")
+def db_rotate_secret(
+    *,
+    trust_rows: Annotated[
+        bool, typer.Option("--trust-rows", help="Believe the root and the entries that the database has.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Replace the secret behind the MACs of rows. Stop all replicas first, and give them the new file."""
+    from app.core.private_files import ensure_data_directory
+    from app.main.row_secret import rotate_secret
+
+    settings = load_settings(config).settings
+    ensure_data_directory(settings.data_dir)
+    renewed = asyncio.run(rotate_secret(settings, trust_rows=trust_rows))
+    typer.echo(f"{renewed} rows have MACs of the new secret; copy it to the other replicas, then start them")
+
+
 @admin.command("token")
 def admin_token(
     *,

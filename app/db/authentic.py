@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.errors import InternalError, InvalidInputError
 from app.db.base import Base
 from app.db.macs import RowMacs
-from app.db.rows import Rows, values_of
+from app.db.rows import Rows, affected, values_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,9 +45,16 @@ class AuthenticRows(Generic[Record]):
         """Return the query of every row, to be narrowed and ordered."""
         return select(*self._columns)
 
-    async def all(self, session: AsyncSession, statement: Executable) -> Sequence[Record]:
-        """Return the authentic records of a query from `select`."""
-        return self._authentic(await self._read(session, statement))
+    async def all(
+        self, session: AsyncSession, statement: Executable, trusted: Callable[[Record], bool] = lambda _: False
+    ) -> Sequence[Record]:
+        """Return the authentic records of a query from `select`, and those that are `trusted` without a MAC."""
+        return self._authentic(await self._read(session, statement), trusted)
+
+    async def unauthentic(self, session: AsyncSession, statement: Executable) -> Sequence[Record]:
+        """Return the records of a query from `select` that are not authentic."""
+        read = await self._read(session, statement)
+        return [self._of(row) for row, mac in read if not self._verifies(row, mac)]
 
     async def first(self, session: AsyncSession, statement: Executable) -> Record | None:
         """Return the first authentic record of a query from `select`, None if there is none."""
@@ -90,6 +97,25 @@ class AuthenticRows(Generic[Record]):
                     changed.append(new)
         return changed
 
+    async def authenticate(self, session: AsyncSession, record: Record) -> bool:
+        """Give the row that still has the values of `record` a MAC, and return whether there is one."""
+        row = values_of(record)
+        same = [self._table.c[name] == value for name, value in row.items()]
+        given = update(self._table).where(*same).values(mac=self._macs.mac(self.name, row))
+        return await affected(session, given) > 0
+
+    async def renew_macs(self, session: AsyncSession, known: RowMacs | None) -> int:
+        """Give each row that `known` verifies, or each one if that is None, a MAC of ours, and return how many."""
+        renewed, after = 0, ""
+        ordered = self.select().order_by(self._table.c.id).limit(PAGE_ROWS)
+        while read := await self._read(session, ordered.where(self._table.c.id > after)):
+            after = read[-1][0]["id"]
+            for row, mac in read:
+                if known is None or known.verifies(self.name, row, mac):
+                    await self._write(session, row)
+                    renewed += 1
+        return renewed
+
     async def adopt(self, session: AsyncSession) -> int:
         """Give each row that has no MAC one, and return how many those were."""
         adopted, without = 0, self.select().where(self._table.c.mac.is_(None)).limit(PAGE_ROWS)
@@ -104,11 +130,14 @@ class AuthenticRows(Generic[Record]):
         query = self.select().where(self._table.c.mac.is_not(None)).limit(PAGE_ROWS)
         return any(not self._verifies(row, mac) for row, mac in await self._read(session, query))
 
-    def _authentic(self, read: Sequence[tuple[Row, bytes | None]]) -> Sequence[Record]:
+    def _authentic(
+        self, read: Sequence[tuple[Row, bytes | None]], trusted: Callable[[Record], bool] = lambda _: False
+    ) -> Sequence[Record]:
         found = []
         for row, mac in read:
-            if self._verifies(row, mac):
-                found.append(self._of(row))
+            record = self._of(row)
+            if self._verifies(row, mac) or trusted(record):
+                found.append(record)
             else:
                 self._refused(self.name, row["id"])
         return found

@@ -16,9 +16,7 @@ from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile, DiskKeyStore
-from app.ca.backends.replica_secret import ReplicaSecret
 from app.ca.model import CaConfig
-from app.ca.repository import AuthenticTables, SqlCaRepository
 from app.ca.service import CaService
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
@@ -30,6 +28,7 @@ from app.documents.ports import DocumentSource, DocumentTransactions
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
+from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.backends.memory import MemoryCounters
 from app.quota.model import Modes
@@ -73,9 +72,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     """Return the parts. Raises InvalidInputError if a setting does not fit."""
     metrics = Metrics()
     engine = create_engine(settings.database_url)
-    secret_file = settings.ca.secret_file
-    secret = ReplicaSecret(secret_file or settings.data_dir / "keys/replica.secret", required=secret_file is not None)
-    transactions = _ca_transactions(engine, secret, metrics)
+    secret = replica_secret(settings)
+    transactions = ca_transactions(engine, RowMacs(secret.value), settings.ca.trusted_root, metrics)
     dns_names, addresses = serving_names(settings.mesh.server_names, settings.mesh.tls_bind.host)
     ca = CaService(
         CaConfig(
@@ -91,7 +89,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         BundleFile(settings.data_dir / "bundle.pem"),
         clock,
         metrics,
-        prepare=partial(_adopt_rows, transactions, secret),
+        prepare=partial(adopt_rows, transactions, secret, is_ours=settings.ca.trusted_root is None),
     )
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
@@ -115,22 +113,6 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
     write_probe = WriteProbe(_documents(engine, PROBE_KIND), place_of(engine.url), clock)
     return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator, write_probe)
-
-
-def _ca_transactions(engine: AsyncEngine, secret: ReplicaSecret, metrics: Metrics) -> Transactions[SqlCaRepository]:
-    def refused(table: str, row: str) -> None:
-        metrics.refusals.record("database", table, row=row)
-
-    tables = AuthenticTables(RowMacs(secret.value), refused)
-    return Transactions(engine, partial(SqlCaRepository, tables=tables))
-
-
-async def _adopt_rows(transactions: Transactions[SqlCaRepository], secret: ReplicaSecret) -> None:
-    """Open the secret. The start that makes it adopts the rows that have no MAC yet; no later one does."""
-    if not await secret.open():
-        async with transactions() as repository:
-            await repository.adopt()
-        await secret.settle()
 
 
 def serving_names(

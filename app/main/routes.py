@@ -2,7 +2,7 @@
 
 from app.audit.rest import AUDIT_PATH, AuditRest
 from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
-from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, CaRest
+from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, SIGNING_REQUESTS_PATH, CaRest
 from app.main.parts import Parts
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
 from app.transport.rest.routes import Access, Route
@@ -35,6 +35,8 @@ def ca_rows(ca: CaRest) -> tuple[Route, ...]:
     return (
         Route("GET", "/v1/ca", ca.get_ca, ADMIN, OK, "ca"),
         Route("GET", "/v1/ca/authorities", ca.list_authorities, ADMIN, OK, "ca"),
+        Route("GET", SIGNING_REQUESTS_PATH, ca.list_signing_requests, ADMIN, OK, "ca"),
+        Route("POST", SIGNING_REQUESTS_PATH + "/{request_id}/approve", ca.approve_signing_request, ADMIN, OK, "ca"),
         Route("GET", "/v1/bundle", ca.get_bundle, ADMIN, OK, "ca"),
         Route("POST", ENTRIES_PATH, ca.create_entry, ADMIN, CREATED, "ca"),
         Route("GET", ENTRIES_PATH, ca.list_entries, ADMIN, OK, "ca"),

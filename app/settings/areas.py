@@ -16,6 +16,7 @@ from app.settings.values import (
     DomainCallers,
     Duration,
     FilePath,
+    Fingerprint,
     HeaderFamilies,
     HeaderName,
     Namespace,
@@ -117,9 +118,11 @@ class CaSettings(Area):
     default unless it is set. An entry may grant more. `svids_per_hour` is what one identity may be issued at this
     replica, `streams_per_identity` and `streams_per_token` the SDS streams that it and a join token may have open.
     `secret_file` has the secret that replicas on one database share; if it is set, the file is never made.
+    `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
     """
 
     secret_file: FilePath | None = None
+    trusted_root: Fingerprint | None = None
 
     svid_default_ttl: Duration = timedelta(hours=24)
     svid_max_ttl: Duration = Field(default_factory=lambda values: values.get("svid_default_ttl", MAX_SVID_TTL))

@@ -24,6 +24,7 @@ MAX_UIDS = 64
 Value = TypeVar("Value")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,13 @@ def _parse_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
+def _parse_fingerprint(value: str) -> str:
+    text = value.replace(":", "").lower()
+    if not _SHA256.fullmatch(text):
+        raise ValueError("must be a SHA-256 in hexadecimal, as openssl x509 -fingerprint -sha256 prints it")
+    return text
+
+
 def _parse_bind(text: str) -> Address:
     return parse_address(text, allow_port_0=True)
 
@@ -179,3 +187,4 @@ ServerNames = Annotated[
 ]
 Namespace = Annotated[str, AfterValidator(_check_namespace)]
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+Fingerprint = Annotated[str, AfterValidator(_parse_fingerprint)]

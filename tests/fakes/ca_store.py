@@ -43,6 +43,7 @@ class MemoryRepository:
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
         self.audited = []
+        self.unapproved = {}
 
     async def record(self, record):
         self.audited.append(record)
@@ -65,6 +66,13 @@ class MemoryRepository:
     async def signing_requests(self, root_id, limit):
         found = [request for request in self._requests.values() if request.root_id == root_id]
         return sorted(found, key=lambda request: (request.created_at, request.id))[:limit]
+
+    async def unapproved_requests(self, root_id, limit):
+        return list(self.unapproved.values())[:limit]
+
+    async def approve_signing_request(self, request):
+        self._requests[request.id] = self.unapproved.pop(request.id)
+        return True
 
     async def add_signing_request(self, request):
         self._requests[request.id] = request

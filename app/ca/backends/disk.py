@@ -1,6 +1,7 @@
 """Keys and the trust bundle in the data directory."""
 
 import asyncio
+import re
 from pathlib import Path
 
 from app.ca.backends import local_key
@@ -14,6 +15,8 @@ from app.spiffe.bundle import TrustBundle, bundle_pem
 
 # Everyone who verifies our SVIDs may read the bundle.
 BUNDLE_MODE = 0o644
+
+_AUTHORITY_ID = re.compile(r"[0-9a-f]{40}")
 
 
 class DiskKeyStore(KeyStore):
@@ -49,6 +52,8 @@ class DiskKeyStore(KeyStore):
         return key
 
     def _load(self, authority: str) -> LocalKey | None:
+        if not _AUTHORITY_ID.fullmatch(authority):  # it may be from a row that anybody wrote
+            return None
         ensure_private_directory(self._directory)
         path = self._path(authority)
         try:

@@ -35,8 +35,19 @@ class ReplicaSecret:
         """
         return await asyncio.to_thread(self._open)
 
+    async def successor(self) -> bytes:
+        """Return the secret that replaces this one when it is settled; until then it is in PATH.new.
+
+        Raises PreconditionError if it cannot be made.
+        """
+        self._value = await asyncio.to_thread(lambda: _read(self._pending) or _made(self._pending))
+        return self._value
+
     async def settle(self) -> None:
-        """Keep a secret that was made here for good. Raises PreconditionError if that cannot be done."""
+        """Keep a secret that was made here for good, in the place of any other.
+
+        Raises PreconditionError if that cannot be done.
+        """
         await asyncio.to_thread(self._settle)
 
     def _open(self) -> bool:

@@ -1,8 +1,9 @@
 """The certificates of authorities, and whether one may sign now."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, Root, Signer, SigningRequest
@@ -42,21 +43,21 @@ def authority_request() -> x509.CertificateSigningRequestBuilder:
     return x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
 
 
+def is_stale(request: SigningRequest, config: CaConfig, now: datetime) -> bool:
+    """Whether a certificate for the request would have ended, since its life counts from the request."""
+    return now >= request.created_at + config.signer_ttl
+
+
 def signer_builder(
     request: SigningRequest, root: Root, config: CaConfig, serial: int, now: datetime
 ) -> x509.CertificateBuilder:
     """Return the builder of the certificate that `request` asks for, under `root`.
 
     Its life counts from the request at the latest, so that a request that is put back into the database, as it was,
-    gains nothing. Raises InvalidInputError if the request is not for the key of the authority that it names, or is
-    older than a certificate lives.
+    gains nothing; it must not be stale. Raises InvalidInputError if it is not for the key that it is named after.
     """
-    public_key = parse_csr(request.request).public_key
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
-        raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
+    public_key = check_request(request)
     ttl = min(now, request.created_at) + config.signer_ttl - now
-    if ttl <= timedelta(0):
-        raise InvalidInputError(f"the signing request {request.id} is of {request.created_at.isoformat()}: too old")
     lifetime = validity(now, ttl, root.not_before, root.not_after)
     return authority_builder(config.trust_domain, public_key, serial, lifetime, parse_certificate(root.certificate))
 
@@ -66,6 +67,26 @@ def signer_of(certificate: x509.Certificate, request: SigningRequest, root: Root
     check_authority(certificate, root.trust_domain, parse_certificate(root.certificate))
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return Signer(request.id, root.id, pem(certificate), start, end)
+
+
+def has_certificate(root: Root, sha256: str) -> bool:
+    """Whether a stored root is the one whose certificate (DER) has this SHA-256, in hexadecimal."""
+    try:
+        certificate = parse_certificate(root.certificate)
+        key = accepted_key(certificate)
+    except InvalidInputError:
+        return False
+    life = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    same = root.id == authority_id(key) and (root.not_before, root.not_after) == life
+    return same and certificate.fingerprint(hashes.SHA256()).hex() == sha256
+
+
+def check_request(request: SigningRequest) -> ec.EllipticCurvePublicKey:
+    """Return the key that a signing request is for. Raises InvalidInputError if it is not the one it is named after."""
+    public_key = parse_csr(request.request).public_key
+    if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
+        raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
+    return public_key
 
 
 def check_stored(signer: Signer, root: Root) -> None:

@@ -15,12 +15,15 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.audit.model import record_of
 from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
 from app.ca.ports import BundlePublisher, CaRepository, CaTransactions, Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.authority import (
     authority_request,
+    check_request,
     check_stored,
     check_trust_domain,
+    is_stale,
     root_builder,
     root_of,
     signer_builder,
@@ -36,11 +39,13 @@ from app.core.errors import (
     InternalError,
     InvalidInputError,
     MeshwardError,
+    NotFoundError,
     PreconditionError,
     UnavailableError,
 )
 from app.core.signals import Latest, Signal
 from app.spiffe.bundle import TrustBundle
+from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import parse_certificate, pem
 from app.telemetry.metrics import Metrics
 
@@ -69,11 +74,15 @@ class ActiveSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The roots, and the authorities under the newest one, as read in one pass."""
+    """The roots, and the authorities under the newest one, as read in one pass.
+
+    `requests` are to be signed; `unapproved` are not authentic, and wait for an operator.
+    """
 
     roots: tuple[Root, ...]
     signers: tuple[Signer, ...]
     requests: tuple[SigningRequest, ...]
+    unapproved: tuple[SigningRequest, ...]
 
     @property
     def root(self) -> Root:
@@ -103,6 +112,7 @@ class Authorities:
         self._known: _Known | None = None
         self._bundle: TrustBundle | None = None
         self._own: tuple[ActiveSigner, ...] = ()
+        self._requested = ""
         self._logged: Latest[str | None] = Latest(None)
 
     @property
@@ -121,6 +131,7 @@ class Authorities:
             trust_domain=self._config.trust_domain,
             roots=known.roots,
             signers=known.signers,
+            unapproved=known.unapproved,
             root_key_held=known.root.id in self._held,
             signer_id=active.signer.id if active else None,
             waiting_for=self.waiting_for,
@@ -149,8 +160,29 @@ class Authorities:
             raise PreconditionError(problem)
         raise UnavailableError(
             f"the signing certificate waits for the replica that holds the key of root {root.id}: "
-            f"start it, or put its file keys/{root.id}.pem into this data directory"
+            f"start it, or put its file keys/{root.id}.pem into this data directory; if it has another secret, approve "
+            f"there the signing request {self._requested}"
         )
+
+    async def approve(self, caller: Principal, request_id: str) -> SigningRequest:
+        """Make a signing request that waits for an operator authentic, and return it: the root's key signs it.
+
+        Raises NotFoundError if none with this id waits, InvalidInputError if it is not for the key that it is named
+        after.
+        """
+        now = self._clock.now()
+        async with self._transactions() as repository:
+            newest = self._require(self._known).root.id
+            waiting = await repository.unapproved_requests(newest, MAX_REQUESTS_PER_PASS)
+            request = next((each for each in waiting if each.id == request_id), None)
+            if request is None:
+                raise NotFoundError(f"no signing request {request_id} waits for approval")
+            check_request(request)
+            if not await repository.approve_signing_request(request):
+                raise NotFoundError(f"the signing request {request_id} was answered or removed meanwhile")
+            after = {"id": request.id, "root_id": request.root_id, "created_at": request.created_at.isoformat()}
+            await repository.record(record_of(caller, now, "signing_request.approve", request_id, after=after))
+        return request
 
     async def start(self) -> None:
         """Find or create the authorities. Then there is a bundle, and `waiting_for` is None if SVIDs can be issued.
@@ -186,8 +218,9 @@ class Authorities:
             newest = roots[-1].id
             # In this order, a request that is answered meanwhile is in one of them.
             requests = await repository.signing_requests(newest, MAX_REQUESTS_PER_PASS)
+            unapproved = await repository.unapproved_requests(newest, MAX_REQUESTS_PER_PASS)
             signers = await repository.signers(newest, now)
-            return _Known(tuple(roots), tuple(signers), tuple(requests))
+            return _Known(tuple(roots), tuple(signers), tuple(requests), tuple(unapproved))
 
     async def _roots(self, repository: CaRepository) -> Sequence[Root]:
         """Return the roots, none if this is a new database.
@@ -222,8 +255,10 @@ class Authorities:
         best = self._valid(await self._own_signers(known, now))
         if best is not None and not _is_due(best.signer, known.root, now):
             return known
-        for request in known.requests:
-            if await self._key(request.id) is not None:
+        # One that an operator has approved at another replica is not authentic here, and still ours.
+        for request in (*known.requests, *known.unapproved):
+            if not is_stale(request, self._config, now) and await self._key(request.id) is not None:
+                self._requested = request.id
                 return known
         key, csr = await self._new_key(lambda _: authority_request())
         request = SigningRequest(authority_id(key.public_key), known.root.id, pem(csr), now)
@@ -235,11 +270,16 @@ class Authorities:
             await self._keys.remove(request.id)
             raise
         self._held[request.id] = key
-        return _Known(known.roots, known.signers, (*known.requests, request))
+        self._requested = request.id
+        return _Known(known.roots, known.signers, (*known.requests, request), known.unapproved)
 
     async def _answer_requests(self, known: _Known, root_key: SigningKey, now: datetime) -> _Known:
         async with self._transactions() as repository:
             for request in known.requests:
+                if is_stale(request, self._config, now):
+                    # Kept, so that a replica whose clock is far behind waits, and does not make one after another.
+                    self._metrics.refusals.record("database", "stale_signing_request", row=request.id)
+                    continue
                 try:
                     certificate = await root_key.sign(
                         signer_builder(request, known.root, self._config, new_serial(), now)

@@ -5,9 +5,13 @@ from app.ca.model import CaConfig
 from app.ca.service import CaService
 from app.core.clock import SystemClock
 from app.db.base import Base
+from app.db.engine import dispose
+from app.main.parts import make_parts
+from app.settings import load
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from tests.support.ca_store import ca_transactions
+from tests.support.serving import environment
 
 
 @pytest.fixture
@@ -25,3 +29,21 @@ async def ca(engine, tmp_path):
     )
     await service.start()
     return service
+
+
+@pytest.fixture
+async def control_plane(database_url, tmp_path):
+    """Makes the parts of a control plane with a data directory of the given name, on one database."""
+    made = []
+
+    def make(name, **settings):
+        directory = tmp_path / name
+        directory.mkdir(mode=0o700, exist_ok=True)
+        variables = environment(directory, database_url=database_url, **settings)
+        parts = make_parts(load(variables).settings, SystemClock())
+        made.append(parts.engine)
+        return parts
+
+    yield make
+    for engine in made:
+        await dispose(engine)

@@ -103,3 +103,10 @@ async def test_a_ca_runs_on_the_store(store):
     leaf, signer = (x509.load_pem_x509_certificate(text.encode()) for text in issued.chain)
     leaf.verify_directly_issued_by(signer)
     await ca.check_ready()
+
+
+@pytest.mark.parametrize("name", ["../admin", "", "a" * 39, "A" * 40, "a" * 40 + "/../b"])
+async def test_a_name_that_is_no_authoritys_is_not_looked_for(tmp_path, name):
+    (tmp_path / "admin.pem").symlink_to("/nowhere")
+    assert await DiskKeyStore(tmp_path / "keys").load(name) is None
+    assert not (tmp_path / "keys").exists()

@@ -9,17 +9,13 @@ from sqlalchemy import select, text
 
 from app.ca.backends.replica_secret import ReplicaSecret
 from app.ca.model import EntrySpec
-from app.core.clock import SystemClock
 from app.core.errors import PreconditionError, UnavailableError
 from app.db.base import Base
-from app.db.engine import dispose
 from app.db.migrate import configuration, upgrade
-from app.main.parts import make_parts
-from app.settings import load
+from app.main.row_secret import rotate_secret
 from app.spiffe.id import SpiffeId
 from tests.fakes.principals import OPERATOR
 from tests.support.ca_store import ca_transactions
-from tests.support.serving import environment
 
 CART = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/cart")
 TABLES = ("ca_roots", "ca_signers", "ca_join_tokens", "ca_entries")
@@ -64,24 +60,6 @@ async def test_a_secret_that_is_not_one_or_that_others_can_read_is_refused(path,
     path.chmod(mode)
     with pytest.raises(PreconditionError, match=r"replica\.secret"):
         await ReplicaSecret(path, required=False).open()
-
-
-@pytest.fixture
-async def control_plane(database_url, tmp_path):
-    """Makes the parts of a control plane with a data directory of the given name, on one database."""
-    made = []
-
-    def make(name):
-        directory = tmp_path / name
-        directory.mkdir(mode=0o700, exist_ok=True)
-        settings = load({**environment(directory), "MESHWARD_DATABASE_URL": database_url}).settings
-        parts = make_parts(settings, SystemClock())
-        made.append(parts.engine)
-        return parts
-
-    yield make
-    for engine in made:
-        await dispose(engine)
 
 
 async def rows(engine, table):
@@ -164,3 +142,64 @@ async def test_a_replica_with_another_secret_sees_nothing_of_the_first(control_p
     assert len(await rows(engine, "ca_roots")) == 1
     async with ca_transactions(engine, bytes(32))() as repository:
         assert await repository.roots() == []
+
+
+async def test_a_secret_is_replaced_and_what_it_authenticated_stays_authentic(control_plane, engine, tmp_path):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+    entry = await one.ca.entries.create(OPERATOR, EntrySpec(CART, None, ("cart.shop.svc",)))
+    created = await one.ca.join_tokens.create(OPERATOR, CART)
+    forged = await one.ca.join_tokens.create(OPERATOR, CART)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE ca_join_tokens SET mac = NULL WHERE id = :id"), {"id": forged.token.id})
+    secret = (tmp_path / "one/keys/replica.secret").read_bytes()
+
+    assert await rotate_secret(one.settings, trust_rows=False) == 4
+    assert (tmp_path / "one/keys/replica.secret").read_bytes() != secret
+    again = control_plane("one")
+    await again.ca.start()
+    assert again.ca.authorities.bundle() == one.ca.authorities.bundle()
+    assert again.ca.authorities.waiting_for is None
+    assert await again.ca.entries.page(None, 9) == [entry]
+    assert [token.id for token in await again.ca.join_tokens.page(None, 9)] == [created.token.id]
+    with pytest.raises(PreconditionError):
+        await one.ca.maintain()
+
+
+async def test_a_rotation_that_was_interrupted_is_repeated(control_plane, engine, tmp_path, monkeypatch):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+
+    async def fail(_self):
+        raise PreconditionError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplicaSecret, "settle", fail)
+        with pytest.raises(PreconditionError, match="power cut"):
+            await rotate_secret(one.settings, trust_rows=False)
+    assert await rotate_secret(one.settings, trust_rows=False) == 0
+    again = control_plane("one")
+    await again.ca.start()
+    assert again.ca.authorities.bundle() == one.ca.authorities.bundle()
+
+
+async def test_a_lost_secret_is_replaced_by_believing_the_root_and_the_entries(control_plane, engine, tmp_path):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+    entry = await one.ca.entries.create(OPERATOR, EntrySpec(CART, None, ("cart.shop.svc",)))
+    await one.ca.join_tokens.create(OPERATOR, CART)
+    (tmp_path / "one/keys/replica.secret").unlink()
+    with pytest.raises(PreconditionError, match="written with another secret"):
+        await control_plane("one").ca.start()
+    with pytest.raises(PreconditionError, match="no secret to replace"):
+        await rotate_secret(one.settings, trust_rows=False)
+    assert await rotate_secret(one.settings, trust_rows=True) == 2
+    again = control_plane("one")
+    await again.ca.start()
+    assert again.ca.authorities.bundle() == one.ca.authorities.bundle()
+    assert again.ca.authorities.waiting_for is None
+    assert await again.ca.entries.page(None, 9) == [entry]
+    assert await again.ca.join_tokens.page(None, 9) == []

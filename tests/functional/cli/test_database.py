@@ -40,3 +40,16 @@ async def test_a_data_dir_that_cannot_be_made_is_reported_in_one_line(meshward, 
     assert status == 1
     assert err.startswith("meshward: cannot make the directory ")
     assert err.count("\n") == 1
+
+
+async def test_a_secret_is_replaced_only_where_there_is_one(meshward, tmp_path):
+    await meshward("db", "upgrade")
+    status, _, err = await meshward("db", "rotate-secret")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "no secret to replace" in err
+    status, out, _ = await meshward("db", "rotate-secret", "--trust-rows")
+    assert (status, out[:7]) == (0, "0 rows ")
+    secret = tmp_path / "data/keys/replica.secret"
+    before = secret.read_bytes()
+    assert (await meshward("db", "rotate-secret"))[0] == 0
+    assert secret.read_bytes() != before

@@ -3,9 +3,18 @@
 import asyncio
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
+
+from app.ca.model import KeyAlgorithm
+from app.ca.rules.authority import authority_request
+from app.ca.rules.profile import authority_id
+from tests.assets.certificates import pem
+from tests.fakes.ca_store import MemoryKeyStore
+from tests.support.serving import eventually_async
 
 
 @pytest.fixture
@@ -94,3 +103,24 @@ async def test_the_admin_token_can_be_rotated_under_the_running_control_plane(me
     status, _, err = await meshward("entry", "list", MESHWARD_ADMIN_TOKEN=before)
     assert status == 1
     assert "does not take the admin token of MESHWARD_ADMIN_TOKEN" in err
+
+
+async def test_a_signing_request_that_waits_is_listed_and_approved(meshward, control_plane):
+    key = await MemoryKeyStore().create(KeyAlgorithm.P256)
+    request, root = authority_id(key.public_key), json.loads((await meshward("ca", "show", "-o", "json"))[1])["root_id"]
+    row = (request, root, pem(await key.sign(authority_request())), "2026-01-01 00:00:00.000000")
+    with closing(sqlite3.connect(f"{control_plane['MESHWARD_DATA_DIR']}/meshward.db")) as database, database:
+        database.execute("INSERT INTO ca_signers (id, root_id, request, created_at) VALUES (?, ?, ?, ?)", row)
+
+    async def listed(command):
+        async def found():
+            return request in (await meshward("ca", command, "-o", "json"))[1]
+
+        await eventually_async(found, f"the request to be in ca {command}", 20)
+
+    await listed("requests")
+    assert (await meshward("ca", "approve", "0" * 40))[0] == 1
+    status, out, _ = await meshward("ca", "approve", request)
+    assert status == 0
+    assert request in out
+    await listed("show")

@@ -6,15 +6,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.model import Surface
+from app.ca.model import KeyAlgorithm, SigningRequest, Surface
 from app.ca.rest import CaRest
+from app.ca.rules.authority import authority_request
+from app.ca.rules.profile import authority_id
 from app.main.routes import ca_rows
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.transport.rest.pages import encode_cursor
+from tests.assets.certificates import pem
 from tests.assets.csrs import csr
 from tests.fakes.admin_api import admin_client
+from tests.fakes.ca_store import MemoryKeyStore
 
 CART = "spiffe://example.org/ns/shop/sa/cart"
 MISSING = "0" * 32
@@ -39,7 +43,7 @@ def faults(answer):
 async def test_every_endpoint_asks_for_the_token(ca, tmp_path):
     async with admin_client(ca_rows(CaRest(ca)), tmp_path / "admin.token", token=None) as stranger:
         for route in ca_rows(CaRest(ca)):
-            path = route.path.format(entry_id=MISSING, token_id=MISSING)
+            path = route.path.format(entry_id=MISSING, token_id=MISSING, request_id=MISSING)
             problem(await stranger.request(route.method, path), 401)
 
 
@@ -229,3 +233,20 @@ async def test_every_change_is_recorded_with_the_caller_of_its_request(client, t
     assert {(record.principal, record.request_id) for record in audited} == {("admin_token", "request-7")}
     assert audited[0].after == entry
     assert token["token"] not in repr(audited)
+
+
+async def test_a_signing_request_that_waits_is_listed_approved_and_signed(client, ca, transactions, clock):
+    key = await MemoryKeyStore().create(KeyAlgorithm.P256)
+    csr_ = pem(await key.sign(authority_request()))
+    request = SigningRequest(authority_id(key.public_key), ca.authorities.status().root_id, csr_, clock.now())
+    transactions.state.unapproved[request.id] = request
+    await ca.maintain()
+    (listed,) = (await client.get("/v1/ca/signing-requests")).json()
+    assert listed == {"id": request.id, "root_id": request.root_id, "created_at": "2026-01-01T12:00:00Z"}
+    approved = await client.post(f"/v1/ca/signing-requests/{request.id}/approve")
+    assert (approved.status_code, approved.json()) == (200, listed)
+    problem(await client.post(f"/v1/ca/signing-requests/{request.id}/approve"), 404)
+    await ca.maintain()
+    assert (await client.get("/v1/ca/signing-requests")).json() == []
+    assert request.id in {signer.id for signer in ca.authorities.status().signers}
+    assert [record.action for record in transactions.state.audited] == ["signing_request.approve"]

@@ -311,3 +311,14 @@ def test_values_for_programs_are_plain():
 def test_a_home_directory_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert load({"MESHWARD_DATA_DIR": "~/mesh"}).settings.data_dir == Path("/home/someone/mesh")
+
+
+@pytest.mark.parametrize("text", ["AB:" * 31 + "AB", "ab" * 32])
+def test_a_fingerprint_is_read_as_openssl_prints_it(text):
+    assert load({"MESHWARD_CA_TRUSTED_ROOT": text}).settings.ca.trusted_root == "ab" * 32
+
+
+@pytest.mark.parametrize("text", ["ab" * 31, "ab" * 33, "xy" * 32, "ab" * 32 + "\n"])
+def test_what_is_no_fingerprint_is_refused(text):
+    with pytest.raises(InvalidInputError, match="trusted_root"):
+        load({"MESHWARD_CA_TRUSTED_ROOT": text})

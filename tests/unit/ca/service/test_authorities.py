@@ -207,6 +207,28 @@ async def test_a_bad_request_does_not_keep_a_good_one_waiting(ca, transactions, 
     assert good.id in {signer.id for signer in ca.authorities.status().signers}
 
 
+async def test_a_replica_whose_clock_is_years_behind_makes_one_request_and_another_once_it_is_right(
+    config, transactions, clock
+):
+    old = replica(config, transactions, clock)
+    await old.start()
+    clock.advance(400 * DAY)
+    await old.maintain()
+    behind, keys = ManualClock(), MemoryKeyStore()
+    other = replica(config, transactions, behind, keys)
+    for _ in range(3):
+        await other.maintain()
+        await old.maintain()
+    assert len(keys.keys) == 1
+    assert other.authorities.waiting_for is not None
+    behind.advance(400 * DAY)
+    await other.maintain()
+    await old.maintain()
+    await other.maintain()
+    assert other.authorities.waiting_for is None
+    assert len(keys.keys) == 2
+
+
 async def test_a_lost_race_leaves_no_key_behind(config, transactions, clock):
     """Between reading that there is no root and storing one, another replica stores its own."""
     other = replica(config, transactions, clock)
