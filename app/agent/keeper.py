@@ -11,14 +11,8 @@ import structlog
 from app.agent.identity import Identity, JoinToken, Proof, accept_answer, make_request
 from app.agent.renewal import Action, Need, Renewal
 from app.agent.secrets import HeldSecrets
+from app.core import errors
 from app.core.clock import Clock, Sleep
-from app.core.errors import (
-    InvalidInputError,
-    MeshwardError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
 from app.core.signals import Latest
 
 log = structlog.get_logger()
@@ -26,7 +20,7 @@ log = structlog.get_logger()
 _RANDOM = SystemRandom()
 
 # Errors that another attempt with the same token, server and bundle would meet again.
-FINAL = (UnauthenticatedError, PermissionDeniedError, InvalidInputError, PreconditionError)
+FINAL = (errors.UnauthenticatedError, errors.PermissionDeniedError, errors.InvalidInputError, errors.PreconditionError)
 
 
 class CertificateAuthority(Protocol):
@@ -38,7 +32,6 @@ class CertificateAuthority(Protocol):
         Raises UnauthenticatedError, PermissionDeniedError or InvalidInputError if it was refused, PreconditionError if
         the server could not be trusted, and UnavailableError if it may work later.
         """
-        ...
 
 
 class IdentityKeeper:
@@ -67,7 +60,7 @@ class IdentityKeeper:
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._renewal = Renewal()
         self._refused: JoinToken | None = None
-        self._failure: Latest[type[MeshwardError] | None] = Latest(None)
+        self._failure: Latest[type[errors.MeshwardError] | None] = Latest(None)
         self._expired = Latest(value=False)
         self._serving = False
 
@@ -89,7 +82,7 @@ class IdentityKeeper:
                 return identity
             action, proof = self._next()
             if action.need is Need.TOKEN:
-                raise PreconditionError(self._token_needed())
+                raise errors.PreconditionError(self._token_needed())
             try:
                 await self._take(action, proof)
             except FINAL as error:
@@ -129,11 +122,11 @@ class IdentityKeeper:
             certified = accept_answer(request.private_key, answer, self._clock.now(), expected)
         except FINAL as error:
             # An untrusted server never received the token, and a server of another kind could not check it.
-            if isinstance(proof, JoinToken) and not isinstance(error, PreconditionError):
+            if isinstance(proof, JoinToken) and not isinstance(error, errors.PreconditionError):
                 self._refused = proof
             self._failed("certificate_refused", error)
             raise
-        except MeshwardError as error:
+        except errors.MeshwardError as error:
             self._failed("control_plane_away", error)
         else:
             self._succeeded(certified)
@@ -147,10 +140,10 @@ class IdentityKeeper:
         log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
         try:
             self._save(identity)
-        except PreconditionError as error:
+        except errors.PreconditionError as error:
             log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message has the reason
 
-    def _failed(self, event: str, error: MeshwardError) -> None:
+    def _failed(self, event: str, error: errors.MeshwardError) -> None:
         self._renewal = self._renewal.failed(self._clock.monotonic(), self._chance())
         if self._failure.set(type(error)):
             log.warning(event, reason=error.message)
@@ -165,7 +158,7 @@ class IdentityKeeper:
         """Return a token that was not refused before. Raises InvalidInputError before there is an identity to serve."""
         try:
             token = self._read_token()
-        except InvalidInputError as error:
+        except errors.InvalidInputError as error:
             if self._held.identity is None:
                 raise
             log.warning("join_token_unreadable", reason=error.message)

@@ -28,10 +28,7 @@ _TOKEN = re.compile(r"[!-~]+")
 
 @dataclass(frozen=True, slots=True)
 class TokenSource:
-    """Where the join token is: `given` when the agent was started, or else in `file`, or nowhere.
-
-    A token may be put into the file, or replaced there, while the agent runs.
-    """
+    """Where the join token is, if any: `given` at the start, or in `file`, which may change while the agent runs."""
 
     given: str | None = field(default=None, repr=False)
     file: Path | None = None
@@ -109,10 +106,7 @@ def agent_options(  # noqa: PLR0913 - each command line option is a parameter
 
 
 def choose_tokens(given: str | None, file: Path | None, environment: str | None) -> TokenSource:
-    """Return where the join token comes from: the option, the file or the environment, in this order.
-
-    Raises InvalidInputError if both options are given.
-    """
+    """Return the first of option, file and environment. Raises InvalidInputError if both options are given."""
     if given is not None and file is not None:
         raise InvalidInputError("--join-token and --join-token-file are both given: use one of them")
     if file is not None:

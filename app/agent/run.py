@@ -16,6 +16,7 @@ from app.agent.server import SecretServer, check_platform
 from app.agent.store import IdentityStore
 from app.core.clock import ConfirmedClock, SystemClock
 from app.core.net import Address
+from app.core.process import until_signal
 from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
 from app.transport.rest.server import HttpListener
@@ -30,23 +31,12 @@ log = structlog.get_logger()
 
 def run(options: AgentOptions) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises a MeshwardError if it cannot start."""
-    asyncio.run(_serve_until_signalled(options))
-
-
-async def _serve_until_signalled(options: AgentOptions) -> None:
-    agent = asyncio.ensure_future(serve(options))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, agent.cancel)
-    with suppress(asyncio.CancelledError):
-        await agent
+    asyncio.run(until_signal(serve(options), lambda _: None, signal.SIGTERM, signal.SIGINT))
     log.info("agent_stopped")
 
 
 async def serve(options: AgentOptions) -> None:
-    """Run the agent until it is cancelled.
-
-    Files, socket and ports are checked before the join token, which works once, is used.
-    """
+    """Run the agent until it is cancelled; all else is checked before the join token, which works once, is used."""
     check_platform()
     clock = ConfirmedClock(SystemClock())
     bootstrap = read_trust_bundle(options.trust_bundle, options.trust_domain)

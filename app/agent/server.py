@@ -5,17 +5,13 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any
 
 import structlog
-from envoy.service.discovery.v3.discovery_pb2 import (
-    DeltaDiscoveryRequest,
-    DeltaDiscoveryResponse,
-    DiscoveryRequest,
-    DiscoveryResponse,
-)
+from envoy.service.discovery.v3 import discovery_pb2
 from grpclib.config import Configuration
-from grpclib.const import Cardinality, Handler, Status
+from grpclib.const import Cardinality, Handler
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, H2Protocol
 from grpclib.protocol import Stream as Http2Stream
@@ -72,11 +68,13 @@ class SecretServer(Server):
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the handlers by path, as grpclib asks for them."""
-        state = (DiscoveryRequest, DiscoveryResponse)
-        delta = (DeltaDiscoveryRequest, DeltaDiscoveryResponse)
+        state = (discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse)
+        delta = (discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse)
+        stream = partial(self._relay, "StreamSecrets", self._discovery.stream_secrets)
+        delta_stream = partial(self._relay, "DeltaSecrets", self._discovery.delta_secrets)
         return {
-            f"/{SERVICE}/StreamSecrets": Handler(self._stream, Cardinality.STREAM_STREAM, *state),
-            f"/{SERVICE}/DeltaSecrets": Handler(self._delta, Cardinality.STREAM_STREAM, *delta),
+            f"/{SERVICE}/StreamSecrets": Handler(stream, Cardinality.STREAM_STREAM, *state),
+            f"/{SERVICE}/DeltaSecrets": Handler(delta_stream, Cardinality.STREAM_STREAM, *delta),
             f"/{SERVICE}/FetchSecrets": Handler(self._fetch, Cardinality.UNARY_UNARY, *state),
         }
 
@@ -104,18 +102,12 @@ class SecretServer(Server):
         made = super()._protocol_factory()
         return _Connection(self, _Responses(made.handler), made.config, made.h2_config)
 
-    async def _stream(self, stream: Stream[Any, Any]) -> None:
-        await self._relay(stream, "StreamSecrets", self._discovery.stream_secrets)
-
-    async def _delta(self, stream: Stream[Any, Any]) -> None:
-        await self._relay(stream, "DeltaSecrets", self._discovery.delta_secrets)
-
     async def _fetch(self, stream: Stream[Any, Any]) -> None:
         with self._admitted(stream, "FetchSecrets") as context:
-            request = await stream.recv_message() or DiscoveryRequest()
+            request = await stream.recv_message() or discovery_pb2.DiscoveryRequest()
             await stream.send_message(await self._discovery.fetch_secrets(request, context))
 
-    async def _relay(self, stream: Stream[Any, Any], method: str, rpc: Rpc) -> None:
+    async def _relay(self, method: str, rpc: Rpc, stream: Stream[Any, Any]) -> None:
         with self._admitted(stream, method) as context:
             async with aclosing(rpc(stream, context)) as responses:  # type: ignore[type-var]  # it is an async generator
                 async for response in responses:
@@ -136,14 +128,11 @@ class SecretServer(Server):
             yield CallContext(f"/{SERVICE}/{method}", _PEER, principal=principal)
         except MeshwardError as error:
             log.info("sds_call_refused", method=method, reason=error.message)
-            raise GRPCError(Status(code_of(error)), error.message) from error
+            raise GRPCError(code_of(error), error.message) from error
 
 
 class _Responses(AbstractHandler):
-    """Adds the content type to the refusals of grpclib's handler.
-
-    Go's clients ignore a response without it: where a method is not served they would try again for ever.
-    """
+    """Adds the content type to grpclib's refusals, which Go's clients ignore without it and repeat for ever."""
 
     def __init__(self, handler: AbstractHandler) -> None:
         self._handler = handler

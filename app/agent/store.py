@@ -38,10 +38,7 @@ class IdentityStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the directory if needed, and lock it for the length of the block.
-
-        Raises PreconditionError if another agent has locked it, or other users can access it.
-        """
+        """Make and lock the directory for the block. Raises PreconditionError if it is locked or open to others."""
         ensure_private_directory(self._directory)
         path = self._directory / LOCK_FILE
         try:
@@ -62,10 +59,7 @@ class IdentityStore:
             os.close(descriptor)
 
     def load(self, now: datetime) -> Identity | None:
-        """Return the identity that was saved last, which may have expired since, or None.
-
-        Raises PreconditionError if the file cannot be trusted or does not hold a whole identity.
-        """
+        """Return the saved identity, which may have expired, or None. Raises PreconditionError if it is not whole."""
         try:
             content = read_private_file(self._path)
         except NotFoundError:

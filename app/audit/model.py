@@ -11,6 +11,9 @@ from app.spiffe.principal import Principal
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+State = Mapping[str, object] | None
+"""An object as JSON, None where there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
@@ -28,32 +31,17 @@ class AuditRecord:
     request_id: str
     action: str
     target: str
-    before: Mapping[str, object] | None = None
-    after: Mapping[str, object] | None = None
+    before: State = None
+    after: State = None
     number: int | None = None
 
 
 def record_of(
-    principal: Principal,
-    at: datetime,
-    action: str,
-    target: str,
-    *,
-    before: Mapping[str, object] | None = None,
-    after: Mapping[str, object] | None = None,
+    principal: Principal, at: datetime, action: str, target: str, *, before: State = None, after: State = None
 ) -> AuditRecord:
     """Return the record of a change that `principal` makes at `at`; `before` and `after` are JSON objects."""
-    return AuditRecord(
-        at=at,
-        principal=principal.name,
-        credential=principal.credential.value,
-        address=principal.address,
-        request_id=principal.request_id,
-        action=action,
-        target=target,
-        before=None if before is None else dict(before),
-        after=None if after is None else dict(after),
-    )
+    who = (principal.name, principal.credential.value, principal.address, principal.request_id)
+    return AuditRecord(at, *who, action, target, before and dict(before), after and dict(after))
 
 
 def state_of(value: "DataclassInstance") -> dict[str, object]:

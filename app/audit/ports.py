@@ -14,7 +14,6 @@ class AuditTrail(Protocol):
 
     async def record(self, record: AuditRecord) -> None:
         """Store a record; it commits with the change, or not at all."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,9 @@ class AuditRepository(AuditTrail, Protocol):
 
     async def records(self, before: int | None, limit: int, wanted: AuditFilter) -> Sequence[AuditRecord]:
         """Return at most `limit` records numbered below `before`, the newest first."""
-        ...
 
     async def remove_records(self, recorded_before: datetime, limit: int) -> int:
         """Remove at most `limit` records made before the time, and return how many were removed."""
-        ...
 
 
 AuditTransactions = Callable[[], AbstractAsyncContextManager[AuditRepository]]

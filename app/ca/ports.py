@@ -22,7 +22,6 @@ class Unsigned(Protocol[Document_co]):
 
     def sign(self, private_key: EllipticCurvePrivateKey, algorithm: SHA256 | SHA384, /) -> Document_co:
         """Return the document signed with the key over the hash."""
-        ...
 
 
 class SigningKey(Protocol):
@@ -31,14 +30,9 @@ class SigningKey(Protocol):
     @property
     def public_key(self) -> EllipticCurvePublicKey:
         """The public key."""
-        ...
 
     async def sign(self, document: Unsigned[Document]) -> Document:
-        """Return the document with this key's ECDSA signature, over the hash that `signing_hash` names.
-
-        Raises UnavailableError if the backend cannot be reached, InternalError if it cannot sign.
-        """
-        ...
+        """Return the document signed over the hash of `signing_hash`. Raises UnavailableError or InternalError."""
 
 
 class KeyStore(Protocol):
@@ -46,18 +40,12 @@ class KeyStore(Protocol):
 
     async def create(self, algorithm: KeyAlgorithm) -> SigningKey:
         """Create and keep a key; it is durable when this returns. Raises PreconditionError if it cannot be kept."""
-        ...
 
     async def load(self, authority: str) -> SigningKey | None:
-        """Return the key of an authority, None if it is not kept here.
-
-        Raises PreconditionError if what is kept is not safe to use.
-        """
-        ...
+        """Return the key of an authority, None if it is not here. Raises PreconditionError if it is not safe to use."""
 
     async def remove(self, authority: str) -> None:
         """Delete a key that has signed nothing. Does nothing if it is not kept here."""
-        ...
 
 
 class BundlePublisher(Protocol):
@@ -65,7 +53,6 @@ class BundlePublisher(Protocol):
 
     async def publish(self, bundle: TrustBundle) -> None:
         """Replace the published bundle. Raises PreconditionError if that cannot be done."""
-        ...
 
 
 class CaRepository(AuditTrail, Protocol):
@@ -79,23 +66,18 @@ class CaRepository(AuditTrail, Protocol):
 
     async def roots(self) -> Sequence[Root]:
         """Return every authentic root, oldest generation first."""
-        ...
 
     async def has_roots(self) -> bool:
         """Whether any root is stored, authentic or not."""
-        ...
 
     async def add_root(self, root: Root) -> None:
         """Store a root. The transaction ends with ConflictError if its generation is taken."""
-        ...
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
         """Return the signing authorities under a root that end after `now`, the last to end first."""
-        ...
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
         """Return at most `limit` requests that wait for the holder of the root's key, oldest first."""
-        ...
 
     async def unapproved_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
         """Return at most `limit` requests of those that wait and are not authentic, oldest first."""
@@ -107,92 +89,72 @@ class CaRepository(AuditTrail, Protocol):
 
     async def add_signing_request(self, request: SigningRequest) -> None:
         """Store a request."""
-        ...
 
     async def answer_signing_request(self, signer: Signer) -> bool:
         """Store the certificate that a request waits for. Returns False if it has been answered already."""
-        ...
 
     async def remove_signing_request(self, request_id: str) -> None:
         """Remove a request that cannot be answered."""
-        ...
 
     # Issued SVIDs
 
     async def add_svids(self, svids: Sequence[IssuedSvid]) -> None:
         """Record SVIDs. The transaction ends with ConflictError if a serial number is taken."""
-        ...
 
     async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
         """Return at most `limit` records numbered below `before`, the newest first, of one id or of all."""
-        ...
 
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
-        ...
 
     # Join tokens
 
     async def add_token(self, token: JoinToken, secret_hash: bytes) -> None:
         """Store a token under the SHA-256 of its secret."""
-        ...
 
     async def token_by_hash(self, secret_hash: bytes) -> JoinToken | None:
         """Return the token whose secret has this SHA-256, if there is one."""
-        ...
 
     async def tokens_by_id(self, token_ids: Collection[str]) -> Sequence[JoinToken]:
         """Return those of the tokens that are stored."""
-        ...
 
     async def tokens(self, after: str | None, limit: int) -> Sequence[JoinToken]:
         """Return at most `limit` tokens with ids above `after`, in the order of their ids."""
-        ...
 
     async def redeem_tokens(self, token_ids: Collection[str], now: datetime) -> Collection[str]:
         """Mark tokens as used at `now`, and return those that were usable then.
 
         Of any number of transactions that try this for one token at once, one gets it.
         """
-        ...
 
     async def remove_token(self, token_id: str) -> JoinToken | None:
         """Remove a token and return it, None if there was none."""
-        ...
 
     async def remove_tokens(self, expired_before: datetime, limit: int) -> int:
         """Remove at most `limit` tokens that expired before the time, and return how many were removed."""
-        ...
 
     # Entries
 
     async def add_entry(self, entry: Entry) -> None:
         """Store a new entry. The transaction ends with ConflictError if its SPIFFE ID has one."""
-        ...
 
     async def entry(self, entry_id: str) -> Entry | None:
         """Return the entry with this id, if there is one."""
-        ...
 
     async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
         """Return the entry of a SPIFFE ID, if there is one."""
-        ...
 
     async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
         """Return the entries of the SPIFFE IDs, of each that has one."""
-        ...
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
         """Return at most `limit` entries whose SPIFFE IDs are above `after`, in the database's order."""
-        ...
 
     async def replace_entry(self, entry_id: str, spec: EntrySpec, version: int, now: datetime) -> Entry | None:
         """Store `spec` as the next version and return it, None if there is no entry with this id and version."""
-        ...
 
     async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:
         """Remove an entry and return it, None if there is none with this id and, unless None, this version."""
-        ...
 
 
 CaTransactions = Callable[[], AbstractAsyncContextManager[CaRepository]]

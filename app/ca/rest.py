@@ -17,7 +17,7 @@ from app.spiffe.bundle import bundle_jwks, bundle_pem
 from app.spiffe.id import MAX_ID_BYTES, SpiffeId
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, decode_number, page_of
+from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, page_of, parse_number
 from app.transport.rest.views import Input, Seconds, Text, View
 
 ENTRIES_PATH = "/v1/entries"
@@ -179,7 +179,7 @@ class CaRest:
         if spiffe_id is not None:
             entry = await self._ca.entries.find(_parse_id(spiffe_id))
             return Page(items=[EntryView.model_validate(entry)] if entry else [])
-        found = await self._ca.entries.page(decode_cursor(cursor, _is_spiffe_id), limit + 1)
+        found = await self._ca.entries.page(decode_cursor(cursor, lambda key: str(SpiffeId.parse(key))), limit + 1)
         return page_of(found, limit, EntryView.model_validate, lambda entry: str(entry.spiffe_id))
 
     async def get_entry(self, entry_id: Id, response: Response) -> EntryView:
@@ -206,7 +206,9 @@ class CaRest:
 
     async def list_join_tokens(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> Page[JoinTokenView]:
         """List the join tokens, with those used or expired in the last week, in the order of their ids."""
-        found = await self._ca.join_tokens.page(decode_cursor(cursor, is_random_id), limit + 1)
+        found = await self._ca.join_tokens.page(
+            decode_cursor(cursor, lambda key: _known_id(key, "join token")), limit + 1
+        )
         return page_of(found, limit, JoinTokenView.model_validate, lambda token: token.id)
 
     async def delete_join_token(self, token_id: Id, caller: Caller) -> None:
@@ -218,7 +220,7 @@ class CaRest:
     ) -> Page[SvidView]:
         """List the issued SVIDs, the newest first, of all identities or of one."""
         wanted = _parse_id(spiffe_id) if spiffe_id is not None else None
-        found = await self._ca.records.page(decode_number(cursor), limit + 1, wanted)
+        found = await self._ca.records.page(decode_cursor(cursor, parse_number), limit + 1, wanted)
         return page_of(found, limit, SvidView.model_validate, lambda svid: str(svid.number))
 
 
@@ -248,14 +250,6 @@ def _known_id(text: str, what: str) -> str:
     if not is_random_id(text):
         raise NotFoundError(f"there is no {what} with this id")
     return text
-
-
-def _is_spiffe_id(text: str) -> bool:
-    try:
-        SpiffeId.parse(text)
-    except InvalidInputError:
-        return False
-    return True
 
 
 def _parse_id(text: str) -> SpiffeId:

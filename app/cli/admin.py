@@ -31,11 +31,7 @@ class AdminClient:
     def __init__(
         self, url: str, token: str | None, token_path: Path, transport: httpx.BaseTransport | None = None
     ) -> None:
-        """Take `token`, or else the one in the file at `token_path`.
-
-        Raises NotFoundError or PreconditionError if there is neither, InvalidInputError if `url` is not http(s) or
-        `token` cannot be one.
-        """
+        """Take `token`, or read it from `token_path`. Raises NotFoundError, PreconditionError, InvalidInputError."""
         self._url = _check_url(url)
         self._source = "MESHWARD_ADMIN_TOKEN" if token else str(token_path)
         self._token = _check_token(token) if token else _read_token(token_path)

@@ -57,10 +57,7 @@ def quota_check(files: Files) -> None:
 
 
 def _check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], list[str]] = lambda _: []) -> None:
-    """Parse every file and print which documents it has, each with the lines that `describe` returns for it.
-
-    Raises InvalidInputError with everything that is wrong in any file.
-    """
+    """Print each document of the files with its description. Raises InvalidInputError with all that is wrong."""
     violations: list[Violation] = []
     for name, text in [(name, _read_file(name)) for name in files]:
         try:

@@ -42,10 +42,7 @@ def load_settings(config: Path | None) -> "LoadedSettings":
 
 
 def admin_client(config: Path | None, server: str | None) -> "AdminClient":
-    """Return a client of the admin API that the options and settings name.
-
-    Raises PreconditionError or NotFoundError if the token's file cannot be used.
-    """
+    """Return a client for the options. Raises PreconditionError or NotFoundError if its token cannot be used."""
     from app.cli.admin import AdminClient
     from app.core.net import Address
 

@@ -22,11 +22,9 @@ class Clock(Protocol):
 
     def now(self) -> datetime:
         """Return the wall clock's time, aware and in UTC."""
-        ...
 
     def monotonic(self) -> float:
         """Return seconds from an arbitrary point that never go back."""
-        ...
 
 
 # The monotonic clock that goes on while the machine sleeps, where there is one: waking up is no step of the wall clock.
@@ -35,19 +33,17 @@ _MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 log = structlog.get_logger(__name__)
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's clock."""
 
     def now(self) -> datetime:
-        """Return the wall clock's time, aware and in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary point that never go back."""
         return time.clock_gettime(_MONOTONIC)
 
 
-class ConfirmedClock:
+class ConfirmedClock(Clock):
     """A clock whose wall time follows a step of another's only once that has lasted for CONFIRM_SECONDS.
 
     Until then it goes on by the monotonic clock, so that a step that is taken back soon changes nothing. Log events:
@@ -61,7 +57,6 @@ class ConfirmedClock:
         self._stepped_at = 0.0
 
     def now(self) -> datetime:
-        """Return the wall clock's time as far as it is confirmed, aware and in UTC."""
         wall, monotonic = self._clock.now(), self._clock.monotonic()
         offset = wall.timestamp() - monotonic
         if abs(offset - self._offset) <= MAX_STEP_SECONDS:
@@ -77,5 +72,4 @@ class ConfirmedClock:
         return datetime.fromtimestamp(monotonic + self._offset, UTC)
 
     def monotonic(self) -> float:
-        """Return seconds from an arbitrary point that never go back."""
         return self._clock.monotonic()

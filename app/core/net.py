@@ -73,10 +73,7 @@ def is_dns_name(text: str) -> bool:
 
 
 def parse_address(text: str, *, default_port: int | None = None, allow_port_0: bool = False) -> Address:
-    """Return the address that `host:port` or `[IPv6]:port` spells.
-
-    The port may be left out where there is a `default_port`. Raises InvalidInputError.
-    """
+    """Return the address of `host:port` or `[IPv6]:port`; the port may be `default_port`. Raises InvalidInputError."""
     match = _ADDRESS.fullmatch(text) if len(text) <= MAX_ADDRESS_LENGTH else None
     port = (match["port"] or default_port) if match else None
     if match is None or port is None or int(port) > MAX_PORT:
@@ -92,10 +89,7 @@ def parse_address(text: str, *, default_port: int | None = None, allow_port_0: b
 
 
 def parse_endpoint(text: str, *, allow_port_0: bool = False) -> Address | UnixSocket:
-    """Return the Unix socket that `unix:/path` spells, or the address as `parse_address` does.
-
-    Raises InvalidInputError.
-    """
+    """Return the Unix socket of `unix:/path`, or the address as `parse_address` does. Raises InvalidInputError."""
     if text.startswith(UNIX):
         return UnixSocket(parse_socket_path(text.removeprefix(UNIX)))
     return parse_address(text, allow_port_0=allow_port_0)

@@ -31,13 +31,7 @@ def ensure_private_directory(path: Path) -> None:
     Raises PreconditionError if it is a symbolic link, is not a directory, belongs to another user, is open to group or
     others, or cannot be made.
     """
-    try:
-        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        status = path.lstat()
-    except FileExistsError as error:
-        raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
-    except OSError as error:
-        raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
+    status = _make_directory(path, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
         raise PreconditionError(f"{path} is a symbolic link: name the real directory instead")
     _check_ours(path, status)
@@ -50,14 +44,7 @@ def ensure_data_directory(path: Path) -> None:
     files and directories of its own. Raises PreconditionError if it is not a directory, another user could replace the
     files in it, or it cannot be written.
     """
-    try:
-        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        status = path.stat()
-    except FileExistsError as error:
-        raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
-    except OSError as error:
-        raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
-    _check_writers(path, status)
+    _check_writers(path, _make_directory(path))
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise PreconditionError(f"the directory {path} is not writable by this user: give it to user {os.geteuid()}")
 
@@ -81,10 +68,7 @@ def ensure_database_file(path: Path) -> None:
 
 
 def check_socket_directory(path: Path) -> None:
-    """Check that no other user can replace a socket in the directory. Raises PreconditionError, OSError if it is away.
-
-    It may be one where everybody creates files and nobody can replace another's, as /tmp.
-    """
+    """Check that no other user can replace a socket in it (/tmp passes). Raises PreconditionError or OSError."""
     status = path.stat()
     if not status.st_mode & stat.S_ISVTX:
         _check_writers(path, status, owners=(ROOT_UID,))
@@ -122,10 +106,7 @@ def read_private_file(path: Path) -> bytes:
 
 
 def create_private_file(path: Path, content: bytes) -> None:
-    """Write a new file with mode 0600, durably: after a crash it is there whole or not at all.
-
-    Raises ConflictError if the path is taken, by whatever it is, and PreconditionError if it cannot be written.
-    """
+    """Write a new file with mode 0600, durably, in one step. Raises ConflictError or PreconditionError."""
     temporary = _write_beside(path, content)
     try:
         os.link(temporary, path, follow_symlinks=False)
@@ -139,10 +120,7 @@ def create_private_file(path: Path, content: bytes) -> None:
 
 
 def replace_private_file(path: Path, content: bytes) -> None:
-    """Write the file with mode 0600, durably, in the place of any other: readers see the old one or the new one.
-
-    Raises PreconditionError if it cannot be written; the old file is then as it was.
-    """
+    """Write the file with mode 0600, durably, in one step. Raises PreconditionError; the old one is then unchanged."""
     replace_file(path, content, FILE_MODE)
 
 
@@ -161,6 +139,17 @@ def discard(path: Path) -> None:
     """Remove what an attempt may have left behind; that this fails too adds nothing to why the attempt did."""
     with suppress(OSError):
         path.unlink()
+
+
+def _make_directory(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+    """Make the directory if it is missing, and return its status. Raises PreconditionError."""
+    try:
+        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        return path.stat(follow_symlinks=follow_symlinks)
+    except FileExistsError as error:
+        raise PreconditionError(f"{path} is not a directory: move it away or choose another path") from error
+    except OSError as error:
+        raise PreconditionError(f"cannot make the directory {path}: {_reason(error)}") from error
 
 
 def _write_beside(path: Path, content: bytes, mode: int = FILE_MODE) -> Path:

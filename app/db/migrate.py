@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.errors import PreconditionError, UnavailableError
 from app.db.engine import create_engine, dispose, place_of
-from app.db.errors import DatabaseAwayError, translate
+from app.db.errors import translate
 
 # The package that has the steps. It imports the tables, so that nothing here may import it: it is found by its name.
 STEPS = "migrations"
@@ -39,8 +39,6 @@ async def upgrade(engine: AsyncEngine) -> str:
                 await connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})"))
             return await connection.run_sync(_upgrade, place_of(engine.url))
-    except DatabaseAwayError:
-        raise
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         problem = translate(error)
         raise type(problem)(f"cannot migrate {place_of(engine.url)}: {problem.message}") from error
@@ -53,8 +51,6 @@ async def current(engine: AsyncEngine) -> str:
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(_current)
-    except DatabaseAwayError:
-        raise
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         raise UnavailableError(f"cannot read {place_of(engine.url)}: {translate(error).message}") from error
 

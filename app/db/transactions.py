@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,8 @@ class Transactions(Generic[Repository_co]):
         self._sessions = async_sessionmaker(engine, class_=session, expire_on_commit=False)
         self._repository = repository
 
-    def __call__(self) -> AbstractAsyncContextManager[Repository_co]:
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Repository_co]:
         """Open a transaction: commits when the block ends, rolls back when it raises.
 
         Raises ConflictError if a constraint was violated, InvalidInputError if the database cannot store a value,
@@ -35,10 +36,6 @@ class Transactions(Generic[Repository_co]):
         any other fault of the database layer. After UnavailableError of a commit that was not answered, what was
         written may be there or not.
         """
-        return self._begin()
-
-    @asynccontextmanager
-    async def _begin(self) -> AsyncIterator[Repository_co]:
         try:
             async with self._sessions() as session:
                 yield self._repository(session)

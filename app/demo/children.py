@@ -105,10 +105,7 @@ class Children:
         self._children.clear()
 
     async def unless_one_ends(self, work: Awaitable[Result]) -> Result:
-        """Return the result of `work`. Raises ChildEndedError, and cancels `work`, if a child ends unexpectedly before.
-
-        So it does if work fails and a child has just ended: that is the cause.
-        """
+        """Return what `work` returns. Raises ChildEndedError if a child ends before, or just when it fails."""
         doing = asyncio.ensure_future(work)
         watching = asyncio.ensure_future(self._ended.get())
         try:

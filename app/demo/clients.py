@@ -116,10 +116,7 @@ class EnvoyAdmin:
     url: str
 
     async def ready(self, bootstrap: Path) -> bool:
-        """Return whether every listener has its certificate and accepts connections.
-
-        It must be the Envoy that was started with the file `bootstrap`: another one may have its port.
-        """
+        """Return whether the Envoy that was started with `bootstrap` has its certificates and takes connections."""
         try:
             answer = await self.client.get(f"{self.url}/server_info")
         except httpx.TransportError:
@@ -208,10 +205,7 @@ def unknown_ca_pem(claimed: SpiffeId, now: datetime) -> bytes:
 
 
 def tls_client(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:
-    """Return a TLS client that shows the certificate in `pem` and itself trusts the mesh's `bundle`.
-
-    Writes `pem` to `file`, since OpenSSL takes a client's certificate from files only.
-    """
+    """Return a TLS client with the certificate in `pem`, written to `file`, that trusts the mesh's `bundle`."""
     replace_private_file(file, pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # an SVID names its owner in a URI

@@ -1,7 +1,4 @@
-"""The demo's workloads: an echo server, and one that relays requests to another through its sidecar.
-
-Run as `python -m app.demo.echo NAME PORT [--through URL]`.
-"""
+"""The demo's workloads, an echo and a relay: `python -m app.demo.echo NAME PORT [--through URL]`."""
 
 import argparse
 import json
@@ -50,10 +47,7 @@ def echo_app(name: str) -> Starlette:
 
 
 def relay_app(through: str, transport: httpx.AsyncBaseTransport | None = None) -> Starlette:
-    """Return an application that sends each request on to `through`, the start of a URL, and returns the answer.
-
-    It answers 502 with the reason if nothing answers there. `transport` replaces the network.
-    """
+    """Return an application that relays requests to the URL `through`, and answers 502 if nothing answers there."""
     client = httpx.AsyncClient(base_url=through, timeout=RELAY_TIMEOUT_SECONDS, transport=transport, trust_env=False)
 
     async def relay(request: Request) -> Response:

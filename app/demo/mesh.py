@@ -159,10 +159,7 @@ class Mesh:
         await until(self.admin.ready)
 
     async def start_workload(self, workload: str) -> None:
-        """Start the workload and wait until it answers: web calls api through its sidecar, api echoes.
-
-        The answer of web is an error as long as api does not answer.
-        """
+        """Start the workload and wait until it answers; web, which calls api, answers with an error at first."""
         at = self.plan.addresses
         through = ("--through", at["web_outbound"].url) if workload == "web" else ()
         command = _module("app.demo.echo", workload, str(at[workload].port), *through)

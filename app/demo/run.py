@@ -14,6 +14,7 @@ from pathlib import Path
 from app.core.clock import Clock, SystemClock
 from app.core.net import Address
 from app.core.private_files import read_private_file, replace_private_file
+from app.core.process import until_signal
 from app.demo.children import Children
 from app.demo.clients import http_client
 from app.demo.documents import CLOSE_NEWS, REQUESTS_PER_MINUTE
@@ -81,10 +82,7 @@ class Demo:
 
 
 def run(*, check: bool) -> int:
-    """Run the demo on this process's output until it is done or a signal ends it. Return the exit code.
-
-    Raises PreconditionError if there is no Envoy to run, or no room for the files.
-    """
+    """Run the demo on this process's output, return the exit code. Raises PreconditionError without Envoy or room."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # logs may not fit this terminal's encoding
     demo = Demo(check, envoy_binary(), SystemClock(), screen_on(sys.stdout))
@@ -97,23 +95,12 @@ def run(*, check: bool) -> int:
 
 
 async def _until_signal(demo: Demo) -> int:
-    running = asyncio.create_task(demo.run())
-    received: list[signal.Signals] = []
-
     def stop(number: signal.Signals) -> None:
-        if not received:
-            demo.screen.line(f"\n{number.name}: stopping everything")
-            running.cancel()
-        received.append(number)
+        demo.screen.line(f"\n{number.name}: stopping everything")
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        return await running
-    except asyncio.CancelledError:
-        # Without --check a signal is how the demo ends; a check that is interrupted has not seen everything.
-        return SIGNAL_EXIT + received[0] if demo.check else 0
+    ended = await until_signal(demo.run(), stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Without --check a signal is how the demo ends; a check that is interrupted has not seen everything.
+    return ended if not isinstance(ended, signal.Signals) else SIGNAL_EXIT + ended if demo.check else 0
 
 
 def port_taken(failure: Failure) -> bool:

@@ -153,13 +153,18 @@ def _place(event: Event) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Size:
     """How large a value is with its aliases expanded."""
 
     nodes: int = 1
     characters: int = 0
     depth: int = 0
+
+    def add(self, inner: "_Size") -> None:
+        self.nodes += inner.nodes
+        self.characters += inner.characters
+        self.depth = max(self.depth, inner.depth + 1)
 
 
 @dataclass(slots=True)
@@ -174,9 +179,7 @@ class _Open:
     key: str | None = None
     is_merge: bool = False
     merged: list[dict[str, object]] = field(default_factory=list)
-    nodes: int = 1
-    characters: int = 0
-    depth: int = 1
+    size: _Size = field(default_factory=lambda: _Size(depth=1))
 
 
 @dataclass(slots=True)
@@ -185,8 +188,7 @@ class _Builder:
 
     stack: list[_Open] = field(default_factory=list)
     anchors: dict[str, tuple[object, _Size]] = field(default_factory=dict)
-    nodes: int = 0
-    characters: int = 0
+    spent: _Size = field(default_factory=lambda: _Size(nodes=0))
     line: int = 1
     root: object = None
 
@@ -202,7 +204,7 @@ class _Builder:
                 for source in closed.merged:
                     for key, value in source.items():
                         closed.value.setdefault(key, value)
-            self._put(event, closed.value, _Size(closed.nodes, closed.characters, closed.depth), closed.anchor)
+            self._put(event, closed.value, closed.size, closed.anchor)
         elif isinstance(event, AliasEvent):
             self._alias(event)
         elif isinstance(event, DocumentStartEvent):
@@ -213,8 +215,8 @@ class _Builder:
 
     def _scalar(self, event: ScalarEvent) -> None:
         text = event.value
-        self._spend(event, 1, len(text))
         size = _Size(characters=len(text))
+        self._spend(event, size)
         if self._wants_key():
             if event.anchor is not None:
                 raise _refuse(event, "an anchor on a key is not supported")
@@ -231,8 +233,8 @@ class _Builder:
         if top.merged if is_merge else key in top.value:
             raise _refuse(event, f"key {key!r} is here twice")
         top.key, top.is_merge = key, is_merge
-        top.nodes += 1
-        top.characters += len(key)
+        top.size.nodes += 1
+        top.size.characters += len(key)
 
     def _start(self, event: CollectionStartEvent) -> None:
         if self._wants_key():
@@ -242,7 +244,7 @@ class _Builder:
             raise _refuse(event, f"tag {event.tag!r} is not supported")
         if len(self.stack) >= MAX_DEPTH:
             raise _refuse(event, f"collections are nested deeper than {MAX_DEPTH}")
-        self._spend(event, 1, 0)
+        self._spend(event, _Size())
         if event.anchor is not None:
             self.anchors.pop(event.anchor, None)  # an alias inside the collection would refer to the collection itself
         self.stack.append(_Open({} if is_mapping else [], event.anchor))
@@ -255,7 +257,7 @@ class _Builder:
         value, size = self.anchors[event.anchor]
         if len(self.stack) + size.depth > MAX_DEPTH:
             raise _refuse(event, f"collections are nested deeper than {MAX_DEPTH}")
-        self._spend(event, size.nodes, size.characters)
+        self._spend(event, size)
         self._put(event, value, size, None)
 
     def _put(self, event: Event, value: object, size: _Size, anchor: str | None) -> None:
@@ -275,19 +277,16 @@ class _Builder:
             else:
                 top.value[top.key] = value
             top.key = None
-        top.nodes += size.nodes
-        top.characters += size.characters
-        top.depth = max(top.depth, size.depth + 1)
+        top.size.add(size)
 
     def _wants_key(self) -> bool:
         return bool(self.stack) and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None
 
-    def _spend(self, event: Event, nodes: int, characters: int) -> None:
-        self.nodes += nodes
-        self.characters += characters
-        if self.nodes > MAX_NODES:
+    def _spend(self, event: Event, size: _Size) -> None:
+        self.spent.add(size)
+        if self.spent.nodes > MAX_NODES:
             raise _refuse(event, f"there are more than {MAX_NODES} values, aliases expanded")
-        if self.characters > MAX_EXPANDED_CHARACTERS:
+        if self.spent.characters > MAX_EXPANDED_CHARACTERS:
             raise _refuse(event, f"there are more than {MAX_EXPANDED_CHARACTERS} characters, aliases expanded")
 
 

@@ -113,10 +113,7 @@ class Reader:
         return value
 
     def scalar(self, name: str) -> str | None:
-        """Return the text of the string, integer or boolean at `name`, None if it is absent or wrong.
-
-        Other numbers are wrong: several texts spell the same one.
-        """
+        """Return the text of the string, integer or boolean at `name`, None if it is absent or of another type."""
         match self.take(name):
             case bool(value):
                 return str(value).lower()

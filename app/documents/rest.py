@@ -42,8 +42,7 @@ class DocumentRest(Generic[Parsed, View]):
 
     async def page(self, limit: int, cursor: str | None, namespace: str | None = None) -> Page[View]:
         """Return a page of the documents, in the order of their keys."""
-        text = decode_cursor(cursor, lambda text: self._store.kind.is_key(_key_of(text)))
-        found = await self._store.page(None if text is None else _key_of(text), limit + 1, namespace)
+        found = await self._store.page(decode_cursor(cursor, self._key_of), limit + 1, namespace)
         return page_of(found, limit, self._view, lambda stored: "/".join(stored.key))
 
     async def get(self, key: DocumentKey, response: Response) -> View:
@@ -69,6 +68,12 @@ class DocumentRest(Generic[Parsed, View]):
         """Delete a document."""
         await self._store.delete(caller, key, expected_version(if_match))
 
+    def _key_of(self, cursor: str) -> DocumentKey:
+        namespace, _, name = cursor.partition("/")
+        if not self._store.kind.is_key(key := DocumentKey(namespace, name)):
+            raise ValueError("not a key of this kind")
+        return key
+
     def _shown(self, stored: StoredDocument, response: Response) -> View:
         response.headers["ETag"] = etag_of(stored.version)
         return self._view(stored)
@@ -77,8 +82,3 @@ class DocumentRest(Generic[Parsed, View]):
 async def _documents(request: Request) -> Sequence[dict[str, object]]:
     # In a thread: a large body takes a good part of a second, in which decisions would wait.
     return await asyncio.to_thread(parse_documents, await request.body())
-
-
-def _key_of(cursor: str) -> DocumentKey:
-    namespace, _, name = cursor.partition("/")
-    return DocumentKey(namespace, name)

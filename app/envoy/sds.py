@@ -1,6 +1,7 @@
 """Envoy's secret discovery service (SDS): the xDS exchange with a workload's secrets as its resources."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -44,18 +45,12 @@ class SecretSession(Protocol):
 
     async def svid(self) -> WorkloadSvid:
         """Return the caller's current SVID, making it on first use. Raises UnauthenticatedError or UnavailableError."""
-        ...
 
     async def bundle(self) -> TrustBundle:
         """Return the current trust bundle."""
-        ...
 
     async def wait_for_change(self) -> None:
-        """Return once what `svid` or `bundle` returned last has been, or is due to be, replaced.
-
-        It returns until the new one has been asked for.
-        """
-        ...
+        """Return once what was returned last is to be replaced; again so until the new secret is asked for."""
 
 
 class SecretSource(Protocol):
@@ -63,7 +58,6 @@ class SecretSource(Protocol):
 
     def open(self, caller: Principal) -> SecretSession:
         """Return the session of a stream that `caller` opened."""
-        ...
 
 
 class SecretKind(Enum):
@@ -104,11 +98,7 @@ class SecretCatalog:
 
 
 def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
-    """Return the `tls_certificate` secret of an SVID.
-
-    The version is made from the certificates alone: they bind the public key, and nothing derived from the private one
-    belongs in a log.
-    """
+    """Return the `tls_certificate` secret; its version is made without the key, which must not show in a log."""
     chain = "".join(svid.chain).encode()
     secret = secret_pb2.Secret(name=name)
     secret.tls_certificate.certificate_chain.inline_bytes = chain
@@ -161,7 +151,7 @@ class SecretDiscovery:
 
     def _run(self, variant: type[Exchange], requests: AsyncIterator[Any], context: CallContext) -> AsyncIterator[Any]:
         sources = {SECRET_TYPE: _CallerSecrets(self._source, context)}
-        return stream.run_stream(variant, sources, requests, _StreamReport(self._metrics, context))
+        return stream.run_stream(variant, sources, requests, _observe(self._metrics, context))
 
 
 class _CallerSecrets:
@@ -200,32 +190,28 @@ class _CallerSecrets:
         return self._session.wait_for_change()
 
 
-class _StreamReport:
-    """Counts a stream and its replies, and logs each secret that its sidecar refuses. A `StreamObserver`."""
+@contextmanager
+def _observe(metrics: Metrics, context: CallContext) -> Iterator[Callable[[Any, Reply], None]]:
+    """Count a stream and the replies on it, and log each secret that its sidecar refuses."""
+    node = ""
 
-    __slots__ = ("_context", "_metrics", "_node")
-
-    def __init__(self, metrics: Metrics, context: CallContext) -> None:
-        self._metrics = metrics
-        self._context = context
-        self._node = ""
-
-    def opened(self) -> None:
-        self._metrics.sds_streams.add((), 1)
-
-    def received(self, request: Any, reply: Reply) -> None:
-        self._node = request.node.id[:MAX_LOGGED] or self._node  # only the first request has it
+    def received(request: Any, reply: Reply) -> None:
+        nonlocal node
+        node = request.node.id[:MAX_LOGGED] or node  # only the first request has it
         if reply is not Reply.REQUEST:
-            self._metrics.sds_replies.add((reply.value,))
+            metrics.sds_replies.add((reply.value,))
         if reply is Reply.NACK:
             log.warning(
                 "sds_secret_refused",
-                method=self._context.method,
-                peer=self._context.peer.address,
-                spiffe_id=str(self._context.principal.spiffe_id),
-                node=self._node,
+                method=context.method,
+                peer=context.peer.address,
+                spiffe_id=str(context.principal.spiffe_id),
+                node=node,
                 error=request.error_detail.message[:MAX_LOGGED],
             )
 
-    def closed(self) -> None:
-        self._metrics.sds_streams.add((), -1)
+    metrics.sds_streams.add((), 1)
+    try:
+        yield received
+    finally:
+        metrics.sds_streams.add((), -1)

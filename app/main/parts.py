@@ -118,10 +118,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
 def serving_names(
     names: Sequence[str], bound_host: str
 ) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
-    """Return the DNS names and the addresses of the serving certificate: those of the settings, and where it is bound.
-
-    The unspecified address is left out; loopback is always included.
-    """
+    """Return the DNS names and addresses of the serving certificate: the configured, the bound, and loopback."""
     dns_names: dict[str, None] = {}
     addresses: dict[IPv4Address | IPv6Address, None] = {IPv4Address("127.0.0.1"): None, IPv6Address("::1"): None}
     for name in (*names, bound_host):

@@ -1,12 +1,7 @@
 """The table of RPCs: every RPC that the mesh ports serve, who may call it, and how often."""
 
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from envoy.service.discovery.v3.discovery_pb2 import (
-    DeltaDiscoveryRequest,
-    DeltaDiscoveryResponse,
-    DiscoveryRequest,
-    DiscoveryResponse,
-)
+from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 from envoy.service.secret.v3 import sds_pb2
 
@@ -59,21 +54,13 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     limits = RateLimitRpc(parts.quotas, parts.metrics, headers, dynamic_metadata=quota.dynamic_metadata)
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
     certificates = IstioCertificates(parts.ca.issuance)
-    discovery, delta = (DiscoveryRequest, DiscoveryResponse), (DeltaDiscoveryRequest, DeltaDiscoveryResponse)
-    check = (CheckRequest, CheckResponse)
+    discovery = (discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse)
+    delta = (discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse)
+    check, limit = (CheckRequest, CheckResponse), (RateLimitRequest, RateLimitResponse)
     certificate = (IstioCertificateRequest, IstioCertificateResponse)
     return (
         Rpc(AUTHORIZATION, "Check", UNARY, *check, authorization.Check, MESH, UNLIMITED, authorization.deny),
-        Rpc(
-            RATE_LIMIT,
-            "ShouldRateLimit",
-            UNARY,
-            RateLimitRequest,
-            RateLimitResponse,
-            limits.ShouldRateLimit,
-            MESH,
-            UNLIMITED,
-        ),
+        Rpc(RATE_LIMIT, "ShouldRateLimit", UNARY, *limit, limits.ShouldRateLimit, MESH, UNLIMITED),
         Rpc(SECRETS, "StreamSecrets", BIDI, *discovery, secrets.stream_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "DeltaSecrets", BIDI, *delta, secrets.delta_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "FetchSecrets", UNARY, *discovery, secrets.fetch_secrets, IDENTITY, SIGNING),

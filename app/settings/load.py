@@ -43,10 +43,7 @@ class LoadedSettings:
 
 
 def load(environ: Mapping[str, str], config: Path | None = None) -> LoadedSettings:
-    """Return the settings of the variables in `environ` and the TOML file `config`.
-
-    Raises InvalidInputError that names every wrong or unknown key and where it stands.
-    """
+    """Return the settings in variables and file. Raises InvalidInputError that names every wrong key and its source."""
     keys = tuple(_keys(Settings))
     values: dict[str, object] = {}
     sources = dict.fromkeys(keys, DEFAULT)
@@ -64,7 +61,7 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> LoadedSettin
         elif variable in key_of_variable:
             key = key_of_variable[variable]
             values[key], sources[key] = text, variable
-        elif _is_unknown(variable):
+        elif variable.startswith(PREFIX) and variable not in OTHER_VARIABLES and not _SERVICE_LINK.fullmatch(variable):
             violations.append(Violation(variable, f"no such setting{_nearest(variable, key_of_variable)}"))
     if not violations:
         try:
@@ -118,10 +115,6 @@ def _nest(values: Mapping[str, object]) -> dict[str, Any]:
         else:
             nested[area] = value
     return nested
-
-
-def _is_unknown(variable: str) -> bool:
-    return variable.startswith(PREFIX) and variable not in OTHER_VARIABLES and not _SERVICE_LINK.fullmatch(variable)
 
 
 def _nearest(name: str, known: Any) -> str:

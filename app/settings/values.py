@@ -81,18 +81,23 @@ def _check_counters_url(value: str) -> str:
     return value
 
 
+def _require(holds: Callable[[Value], object], problem: str) -> AfterValidator:
+    """Return the validator that accepts a value for which `holds` does; of any other it reports the `problem`."""
+
+    def validate(value: Value) -> Value:
+        if not holds(value):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(validate)
+
+
 def _split_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
 
 def _split_families(value: object) -> object:
     return () if value == "off" else _split_names(value)
-
-
-def _check_header_name(name: str) -> str:
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError("must be a header name: letters, digits and dashes, 128 at most")
-    return name
 
 
 def _check_server_name(name: str) -> str:
@@ -103,18 +108,6 @@ def _check_server_name(name: str) -> str:
     if not is_dns_name(name):
         raise ValueError(f"{name!r} is neither a DNS name in lower case nor an IP address")
     return name
-
-
-def _check_not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError("must have at least one name")
-    return names
-
-
-def _check_namespace(value: str) -> str:
-    if not is_dns_label(value):
-        raise ValueError("must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
-    return value
 
 
 def _parse_path(value: object) -> object:
@@ -177,14 +170,18 @@ DomainCallers = Annotated[
 HeaderFamilies = Annotated[
     tuple[Literal["draft03", "ietf", "plain", "retry-after"], ...], BeforeValidator(_split_families)
 ]
-HeaderName = Annotated[str, AfterValidator(_check_header_name)]
+HeaderName = Annotated[
+    str, _require(_HEADER_NAME.fullmatch, "must be a header name: letters, digits and dashes, 128 at most")
+]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
 ServerNames = Annotated[
     tuple[Annotated[str, AfterValidator(_check_server_name)], ...],
     BeforeValidator(_split_names),
-    AfterValidator(_check_not_empty),
+    _require(bool, "must have at least one name"),
 ]
-Namespace = Annotated[str, AfterValidator(_check_namespace)]
+Namespace = Annotated[
+    str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
+]
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Fingerprint = Annotated[str, AfterValidator(_parse_fingerprint)]

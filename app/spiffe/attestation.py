@@ -22,4 +22,3 @@ class Attestor(Protocol):
         Raises UnauthenticatedError with the reason, which the caller may see, if it proves none, and UnavailableError
         if that cannot be found out now.
         """
-        ...

@@ -1,7 +1,4 @@
-"""Trust bundles and their two documents: PEM, and the SPIFFE bundle document, which is JSON.
-
-SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1.
-"""
+"""Trust bundles, as PEM and as JSON (SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1)."""
 
 import base64
 import json
@@ -30,10 +27,7 @@ _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
 
 @dataclass(frozen=True, slots=True)
 class TrustBundle:
-    """The root certificates (PEM, one each) that vouch for the SVIDs of a trust domain.
-
-    `sequence` grows whenever the roots change.
-    """
+    """The roots (PEM, one each) that vouch for the SVIDs of a trust domain. `sequence` grows when they change."""
 
     trust_domain: TrustDomain
     roots: tuple[str, ...]
@@ -48,9 +42,9 @@ def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:
     """
     if len(text) > MAX_BUNDLE_BYTES:
         raise InvalidInputError(f"the trust bundle is longer than {MAX_BUNDLE_BYTES} bytes")
-    read = _jwks_certificates if text.lstrip().startswith("{") else _pem_certificates
+    is_json = text.lstrip().startswith("{")
     try:
-        roots = read(text)
+        roots = _jwks_certificates(text) if is_json else x509.load_pem_x509_certificates(text.encode("ascii"))
     except (*MALFORMED, KeyError, AttributeError, RecursionError) as error:
         problem = "the trust bundle holds no well-formed PEM certificate or SPIFFE bundle document"
         raise InvalidInputError(problem) from error
@@ -82,10 +76,6 @@ def bundle_jwks(bundle: TrustBundle) -> dict[str, Any]:
         "spiffe_sequence": bundle.sequence,
         "spiffe_refresh_hint": REFRESH_HINT_SECONDS,
     }
-
-
-def _pem_certificates(text: str) -> list[x509.Certificate]:
-    return x509.load_pem_x509_certificates(text.encode("ascii"))
 
 
 def _jwks_certificates(text: str) -> list[x509.Certificate]:

@@ -157,10 +157,7 @@ def authority_ids(authority: x509.Certificate) -> tuple[str, ...]:
 
 
 def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, issuer: x509.Certificate) -> None:
-    """Check a certificate of our own authority under `issuer` (itself, for a root) before it is used (10, 11).
-
-    Raises InvalidInputError with the clause.
-    """
+    """Check an authority of our own under `issuer`, itself for a root (10, 11). Raises InvalidInputError."""
     try:
         _check_signing_certificate(certificate, 0, trust_domain)
         if not _issued_by(certificate, issuer):

@@ -5,7 +5,8 @@ bound is counted under `other`, so that hostile input cannot claim memory.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -13,6 +14,7 @@ from prometheus_client.registry import Collector
 # Series that one family may hold; a mesh has a few dozen RPCs, codes and domains.
 MAX_SERIES = 512
 OTHER = "other"
+Series = TypeVar("Series")
 # Upper bounds in seconds: from a decision in memory (0.1 ms) to a call that waits for a database.
 LATENCY_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -26,22 +28,30 @@ class CounterSeries:
         self.count = 0.0
 
 
-class Counter(Collector):
-    """Counts events by label values. `name` goes without the `_total` that the exposition adds."""
+class _Family(Collector, Generic[Series]):
+    """The series of a metric by their label values, each made by `new_series`. `name` goes without a `_total`."""
+
+    new_series: Callable[[], Series]
 
     def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
         self._other = (OTHER,) * len(labels)
-        self._series: dict[tuple[str, ...], CounterSeries] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
 
-    def series(self, values: tuple[str, ...]) -> CounterSeries:
-        """Return the series with these label values, in the order of the labels."""
+    def series(self, values: tuple[str, ...]) -> Series:
+        """Return the series with these label values, in the order of the labels, for a caller that uses it often."""
         known = self._series.get(values)
         if known is None:
             if len(self._series) >= MAX_SERIES:
                 values = self._other
-            known = self._series.setdefault(values, CounterSeries())
+            known = self._series.setdefault(values, self.new_series())
         return known
+
+
+class Counter(_Family[CounterSeries]):
+    """Counts events by label values."""
+
+    new_series = CounterSeries
 
     def add(self, values: tuple[str, ...], amount: float = 1) -> None:
         """Add `amount` to the series with these label values."""
@@ -100,22 +110,10 @@ class HistogramSeries:
         self.sum += seconds
 
 
-class Histogram(Collector):
+class Histogram(_Family[HistogramSeries]):
     """Counts durations in buckets by label values."""
 
-    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
-        self._other = (OTHER,) * len(labels)
-        self._series: dict[tuple[str, ...], HistogramSeries] = {}
-
-    def series(self, values: tuple[str, ...]) -> HistogramSeries:
-        """Return the series with these label values, for a caller that observes it often."""
-        known = self._series.get(values)
-        if known is None:
-            if len(self._series) >= MAX_SERIES:
-                values = self._other
-            known = self._series.setdefault(values, HistogramSeries())
-        return known
+    new_series = HistogramSeries
 
     def observe(self, values: tuple[str, ...], seconds: float) -> None:
         """Count one event that took `seconds`."""

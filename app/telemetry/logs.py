@@ -7,7 +7,7 @@ its own.
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -111,18 +111,13 @@ def _masked(key: str, value: Any, depth: int) -> Any:
         return value
     if depth >= MAX_DEPTH:
         return "…"
-    nested = _nested(depth)
     if isinstance(value, Mapping):
-        return {str(name): nested(str(name), item) for name, item in list(value.items())[:MAX_ITEMS]}
+        return {str(name): _masked(str(name), item, depth + 1) for name, item in list(value.items())[:MAX_ITEMS]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [nested("", item) for item in list(value)[:MAX_ITEMS]]
+        return [_masked("", item, depth + 1) for item in list(value)[:MAX_ITEMS]]
     return _masked_text(
         value if isinstance(value, str) else _spelled(value), MAX_EXCEPTION if key == "exception" else MAX_TEXT
     )
-
-
-def _nested(depth: int) -> Callable[[str, Any], Any]:
-    return lambda name, item: _masked(name, item, depth + 1)
 
 
 def _spelled(value: Any) -> str:

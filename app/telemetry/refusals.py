@@ -12,10 +12,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Refusals(Counter):
-    """Counts refused requests by surface and reason, both of them words from the code, and logs the first ones.
-
-    `report` starts over; it is called every REPORT_SECONDS.
-    """
+    """Counts refused requests by surface and reason, words from the code, and logs the first between two `report`s."""
 
     def __init__(self) -> None:
         super().__init__("meshward_refusals", "Requests refused, by surface and reason", ("surface", "reason"))

@@ -9,6 +9,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -109,10 +110,7 @@ class AcceptedSockets:
         return sum(accepted is not None for accepted in self._known.values())
 
     def unproven(self, connections: Iterable[Connection]) -> Iterator[Unproven]:
-        """Yield the connections of the last scan that `connections`, which have made requests, do not prove.
-
-        Those of a Unix socket are proven by the permissions of its file.
-        """
+        """Yield the scanned connections that `connections` do not prove; the file of a Unix socket proves its own."""
         by_address = {connection.peer.address: connection for connection in connections}
         for accepted in self._known.values():
             if accepted is None or accepted.host == UNIX:
@@ -131,7 +129,8 @@ class AcceptedSockets:
                 with _duplicate(descriptor) as duplicate:
                     # The server may have closed the descriptor since, and something else may have it now.
                     if duplicate is not None and os.fstat(duplicate.fileno()).st_ino == inode:
-                        _shut_down(duplicate)
+                        with suppress(OSError):  # the peer was faster
+                            duplicate.shutdown(socket.SHUT_RDWR)
 
     def _identify(self, descriptor: int, inode: int, now: float) -> _Accepted | None:
         if inode == self._own_inode:
@@ -148,23 +147,16 @@ class AcceptedSockets:
         return _Accepted(inode, host, port, now)
 
 
-class _duplicate:  # noqa: N801 - reads as the statement that it is: with _duplicate(descriptor) as socket
-    """A socket of its own on a descriptor of the process, None if the descriptor is gone."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._socket: socket.socket | None = None
-
-    def __enter__(self) -> socket.socket | None:
-        try:
-            self._socket = socket.socket(fileno=os.dup(self._descriptor))
-        except OSError:
-            return None
-        return self._socket
-
-    def __exit__(self, *_: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
+@contextmanager
+def _duplicate(descriptor: int) -> Iterator[socket.socket | None]:
+    """Yield a socket of its own on a descriptor of the process, None if the descriptor is gone."""
+    try:
+        duplicate = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        yield None
+        return
+    with duplicate:
+        yield duplicate
 
 
 def _sockets() -> Iterator[tuple[int, int]]:
@@ -183,10 +175,3 @@ def _local_part(bound: socket.socket) -> int | str:
     name = bound.getsockname()
     common: int | str = name if bound.family == socket.AF_UNIX else name[1]
     return common
-
-
-def _shut_down(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # the peer was faster

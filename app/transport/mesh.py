@@ -24,10 +24,7 @@ NOT_FOUND = "there is nothing here; gRPC needs POST and content-type application
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """An HTTP service on the mesh ports: every path under `prefix`, for callers that `authentication` admits.
-
-    IDENTITY is not for mounts: only RPCs accept join tokens.
-    """
+    """An HTTP service on the mesh ports under `prefix`, for those whom `authentication`, never IDENTITY, admits."""
 
     prefix: str
     application: ASGIApp

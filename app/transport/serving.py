@@ -117,10 +117,7 @@ class MeshListener:
         return UNIX if self._unix else str(self.port)
 
     async def start(self, tls: TlsMaterial | None = None) -> None:
-        """Start serving, in plaintext without `tls`.
-
-        Raises InternalError if the server does not start, PreconditionError if it has no directory for temporary files.
-        """
+        """Start serving, in plaintext without `tls`. Raises InternalError or PreconditionError if it cannot."""
         self._current = await self._launch(tls)
         for state in ("proven", "unproven"):
             self._metrics.mesh_connections.set((self.name, state), 0)

@@ -124,11 +124,11 @@ def _answer(decision: Decision, *, expose: bool) -> Any:
         metadata["meshward.policy"] = decision.policy
         metadata["meshward.rule"] = decision.rule
     if decision.allowed:
-        response.status.code = Code.OK
+        response.status.code = Code.OK.value
         response.ok_response.SetInParent()
         headers = response.ok_response.response_headers_to_add
     else:
-        response.status.code = Code.PERMISSION_DENIED
+        response.status.code = Code.PERMISSION_DENIED.value
         response.denied_response.status.code = _FORBIDDEN
         headers = response.denied_response.headers
         _add(headers, "content-type", CONTENT_TYPE)

@@ -43,7 +43,7 @@ def parse_csr(pem: str) -> CertificateRequest:
         key = accepted_key(csr)
         _check_hash(csr)
         signed = csr.is_signature_valid
-        wants_common_name = _has_common_name(csr)
+        wants_common_name = any(name.value for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     except MALFORMED as error:
         raise _refused("not a well-formed PKCS#10 request") from error
     except InvalidInputError as error:
@@ -57,10 +57,6 @@ def _check_hash(csr: x509.CertificateSigningRequest) -> None:
     algorithm = csr.signature_hash_algorithm
     if algorithm is not None and not isinstance(algorithm, _HASHES):
         raise InvalidInputError(f"signed over {algorithm.name}: use SHA-256, SHA-384 or SHA-512")
-
-
-def _has_common_name(csr: x509.CertificateSigningRequest) -> bool:
-    return any(attribute.value for attribute in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
 
 
 def _refused(problem: str) -> InvalidInputError:

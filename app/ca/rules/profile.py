@@ -1,7 +1,4 @@
-"""The profiles of the certificates that this CA issues, as values, and their builders.
-
-X509-SVID standard, sections 3 and 4; RFC 5280, section 4.
-"""
+"""The certificates that this CA issues, and their builders (X509-SVID, sections 3 and 4; RFC 5280, section 4)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -30,17 +27,19 @@ KEY_ID_BYTES = 20
 # How much of an authority's id is in its name, for people who read certificates.
 SHOWN_ID_LENGTH = 8
 
-_AUTHORITY_USAGE = x509.KeyUsage(
-    digital_signature=False,
-    key_encipherment=False,
-    content_commitment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
+_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
 )
+
+
+def _key_usage(*usages: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{usage: usage in usages for usage in _USAGES})
+
+
+_AUTHORITY_USAGE = _key_usage("key_cert_sign", "crl_sign")
+# Only an RSA key can encipher another (RFC 8813, section 3; RFC 9295, section 3).
+_RSA_LEAF_USAGE, _LEAF_USAGE = _key_usage("digital_signature", "key_encipherment"), _key_usage("digital_signature")
 _LEAF_EXTENDED_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _LEAF_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
 
@@ -82,10 +81,7 @@ def signing_hash(public_key: ec.EllipticCurvePublicKey) -> hashes.SHA256 | hashe
 
 
 def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.CertificateBuilder:
-    """Return the builder of a leaf under `issuer` (X509-SVID, sections 3.1 and 4).
-
-    Raises InternalError if a value of the profile does not fit into a certificate.
-    """
+    """Return the builder of a leaf (X509-SVID, 3.1 and 4). Raises InternalError if a value does not fit into it."""
     try:
         return _leaf_builder(profile, issuer)
     except MALFORMED as error:
@@ -95,10 +91,7 @@ def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certifi
 def check_leaf(
     signed: x509.Certificate, profile: LeafProfile, signer: x509.Certificate, root: x509.Certificate, now: datetime
 ) -> x509.Certificate:
-    """Return the signed certificate as read back from its PEM, after it was verified at `now` as any peer verifies it.
-
-    Raises InternalError if it is not a valid SVID of the profile's identity: it must not be handed out.
-    """
+    """Return the certificate read back from its PEM and verified at `now` as a peer would. Raises InternalError."""
     try:
         leaf = parse_certificate(pem(signed))
         verified = verify_svid((leaf, signer), (root,), profile.spiffe_id.trust_domain, now)
@@ -113,6 +106,7 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(profile.spiffe_id))]
     names += [x509.DNSName(name) for name in profile.dns_names]
     names += [x509.IPAddress(address) for address in profile.ip_addresses]
+    usage = _RSA_LEAF_USAGE if isinstance(profile.public_key, rsa.RSAPublicKey) else _LEAF_USAGE
     return (
         x509.CertificateBuilder()
         .serial_number(profile.serial)
@@ -121,27 +115,12 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
         .not_valid_before(profile.not_before)
         .not_valid_after(profile.not_after)
         .public_key(profile.public_key)
-        .add_extension(_leaf_usage(profile.public_key), critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(_LEAF_EXTENDED_USAGE, critical=False)
         .add_extension(_LEAF_CONSTRAINTS, critical=True)
         .add_extension(x509.SubjectKeyIdentifier(key_id(profile.public_key)), critical=False)
         .add_extension(_authority_key_identifier(issuer), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
-    )
-
-
-def _leaf_usage(public_key: SubjectKey) -> x509.KeyUsage:
-    """Return a leaf's key usage. Only an RSA key can encipher another (RFC 8813, section 3; RFC 9295, section 3)."""
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=isinstance(public_key, rsa.RSAPublicKey),
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
     )
 
 
@@ -152,10 +131,7 @@ def authority_builder(
     lifetime: tuple[datetime, datetime],
     issuer: x509.Certificate | None,
 ) -> x509.CertificateBuilder:
-    """Return the builder of a signing authority's certificate under `issuer`, or of a root's if that is None.
-
-    X509-SVID, section 3.2. `lifetime` is notBefore and notAfter.
-    """
+    """Return the builder of an authority under `issuer`, None for a root; `lifetime` is from and to (X509-SVID 3.2)."""
     subject = _authority_subject(trust_domain, SIGNER_TITLE if issuer else ROOT_TITLE, public_key)
     identifier = x509.SubjectKeyIdentifier(key_id(public_key))
     own_key = x509.AuthorityKeyIdentifier(identifier.digest, None, None)

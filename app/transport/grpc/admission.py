@@ -1,7 +1,4 @@
-"""Whether a call is admitted: who makes it, how often it may be made, how many streams may be open.
-
-Authentication makes a Principal of what the table demands and what the connection and the metadata prove.
-"""
+"""Whether a call is admitted: who makes it (a Principal), how often it may be made, how many streams may be open."""
 
 import asyncio
 from collections import Counter
@@ -54,10 +51,7 @@ class Authenticator:
         self._trust_plaintext = trust_plaintext
 
     def by_connection(self, demand: Authentication, peer: Peer) -> Principal | None:
-        """Return the caller if the connection alone proves it, None if attestors have to be asked.
-
-        Raises UnauthenticatedError with the reason if neither can be.
-        """
+        """Return the caller if the connection proves it, None to ask the attestors. Raises UnauthenticatedError."""
         if demand is Authentication.PUBLIC:
             return Principal(Credential.NONE, address=peer.address)
         if peer.svid is not None:
@@ -71,10 +65,7 @@ class Authenticator:
         )
 
     async def attest(self, context: CallContext) -> Principal:
-        """Return the caller that the call's metadata proves to one of the attestors.
-
-        Raises UnauthenticatedError with the reason of each if none accepts it.
-        """
+        """Return the caller that the metadata proves. Raises UnauthenticatedError with every attestor's reason."""
         evidence, reasons = Evidence(_bearer(context)), []
         for attestor in self._attestors:
             try:
@@ -113,10 +104,7 @@ def _bearer(context: CallContext) -> str | None:
 
 
 class RateLimiter:
-    """Limits how often a caller may start a call of a row, and how often it may fail to prove an identity.
-
-    `monotonic` gives seconds.
-    """
+    """Limits a caller's calls of a row, and its failed proofs of an identity. `monotonic` gives seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._calls, self._failures = Buckets(monotonic), Buckets(monotonic)
@@ -167,10 +155,7 @@ class RateLimiter:
 
 
 class OpenStreams:
-    """Limits the open streams of each join token, each identity, and each address that proved neither.
-
-    The streams of a token end when `settle` reports that it was not used.
-    """
+    """Limits the open streams of each join token, identity or address. `settle` ends those of an unused token."""
 
     def __init__(
         self,
@@ -199,11 +184,7 @@ class OpenStreams:
 
     @contextmanager
     def slot(self, caller: Principal) -> "Iterator[asyncio.Future[None] | None]":
-        """Count a stream of `caller` as open for the length of the block.
-
-        Yields the future that is done when the stream has to end; None if the caller has no token. Raises
-        ResourceExhaustedError if too many are open.
-        """
+        """Count a stream as open for the block; yields the future that ends it. Raises ResourceExhaustedError."""
         kind, name, maximum = self._limit(caller)
         public = caller.spiffe_id is None
         if self._open[kind, name] >= maximum:

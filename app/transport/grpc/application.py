@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -15,6 +15,7 @@ from app.core.errors import InternalError, MeshwardError, UnauthenticatedError
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
+from app.transport.grpc import wire
 from app.transport.grpc.admission import Authenticator, OpenStreams, RateLimiter
 from app.transport.grpc.call import (
     Call,
@@ -28,19 +29,7 @@ from app.transport.grpc.connection import Admission, Connection, Connections, Dr
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import BoundRpc, Kind, Prepared, Rpc, bind, route_table
 from app.transport.grpc.status import Code, RpcError, code_of
-from app.transport.grpc.wire import (
-    CONTENT_TYPE,
-    CONTENT_TYPE_GRPC,
-    DEFAULT_MAX_MESSAGE_BYTES,
-    OK_TRAILERS,
-    PREFIX_BYTES,
-    START,
-    BufferBudget,
-    FrameReader,
-    call_seconds,
-    message_event,
-    request_encoding,
-)
+from app.transport.grpc.wire import CONTENT_TYPE_GRPC, OK_TRAILERS, PREFIX_BYTES, START, call_seconds, message_event
 
 # How long a unary call may take when its client sets no deadline, or a longer one.
 MAX_UNARY_SECONDS = 60.0
@@ -60,7 +49,6 @@ TOKEN_ENDED = "the join token was deleted, or has expired unused"  # noqa: S105 
 MAX_PATH_IN_MESSAGE = 256
 
 log = structlog.get_logger(__name__)
-Serve = Callable[[Rpc, Call, FrameReader], Awaitable[None]]
 
 
 class GrpcApplication:
@@ -82,7 +70,7 @@ class GrpcApplication:
         limiter: RateLimiter,
         metrics: Metrics,
         streams: OpenStreams | None = None,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        max_message_bytes: int = wire.DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
         self.table = route_table(rpcs)
         self._authenticator = authenticator
@@ -91,20 +79,11 @@ class GrpcApplication:
         self._metrics = metrics
         self.refusals = metrics.refusals
         self._max_message_bytes = max_message_bytes
-        self.budget = BufferBudget()
+        self.budget = wire.BufferBudget()
         self._bound = {path: bind(rpc, metrics) for path, rpc in self.table.items()}
-        self._serve_kind: dict[Kind, Serve] = {
-            Kind.UNARY: self._unary,
-            Kind.SERVER_STREAM: self._server_stream,
-            Kind.CLIENT_STREAM: self._client_stream,
-            Kind.BIDI_STREAM: self._bidi_stream,
-        }
 
     def serve(self, connections: Connections, fallback: ASGIApp) -> ASGIApp:
-        """Return the ASGI application that answers calls of the table, and passes other requests to `fallback`.
-
-        It keeps the server's `connections`, whose drain ends them and their open streams.
-        """
+        """Return the application that answers calls on `connections`, and passes what is not one to `fallback`."""
         by_client, expired, max_bytes = connections.by_client, self._authenticator.expired, self._max_message_bytes
 
         # The fast path: a unary call that its connection admits. It stays in one frame, because each further one costs
@@ -177,7 +156,7 @@ class GrpcApplication:
         """Answer a call that has to be admitted, that streams, or whose request comes in pieces."""
         send = reports_disconnect(send)
         row = self._bound.get(scope.get("path", ""))
-        if row is None or CONTENT_TYPE not in scope["headers"]:
+        if row is None or wire.CONTENT_TYPE not in scope["headers"]:
             with suppress(ClientDisconnectedError), connection.in_use():
                 await fallback(scope, receive, send)
             return
@@ -198,10 +177,11 @@ class GrpcApplication:
             # As other gRPC servers: an HTTP implementation or a proxy on the way lacks what gRPC needs.
             raise RpcError(Code.INTERNAL, "gRPC needs the request header 'te: trailers'")
         headers = dict(scope["headers"])
-        call.encoding = request_encoding(headers)
+        call.encoding = wire.request_encoding(headers)
         timeout = headers.get(b"grpc-timeout")
         if rpc.kind is Kind.UNARY or timeout is not None:
-            call.deadline = began + call_seconds(timeout, MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf)
+            longest = MAX_UNARY_SECONDS if rpc.kind is Kind.UNARY else math.inf
+            call.deadline = began + call_seconds(timeout, longest)
 
     async def _admit_and_serve(self, row: BoundRpc, call: Call) -> None:
         rpc, peer = row.rpc, call.peer
@@ -217,35 +197,32 @@ class GrpcApplication:
                 call.connection.admitted[rpc.path] = Admission(row, principal, not_after)
         call.principal = principal
         max_bytes = min(self._max_message_bytes, rpc.max_request_bytes)
-        reader = FrameReader(call.encoding, max_bytes, self.budget, proven=call.connection.proven)
-        serve = self._serve_kind[rpc.kind]
+        reader = wire.FrameReader(call.encoding, max_bytes, self.budget, proven=call.connection.proven)
         try:
             if rpc.kind is Kind.UNARY:
-                await serve(rpc, call, reader)
+                await self._serve(rpc, call, reader)
                 return
             # Counted before anything of it is read.
             with self._streams.slot(principal) as ended:
                 if ended is None:
-                    await serve(rpc, call, reader)
+                    await self._serve(rpc, call, reader)
                 else:
                     error = UnauthenticatedError(TOKEN_ENDED, reason="token_ended")
-                    await interrupt(serve(rpc, call, reader), ended, error)
+                    await interrupt(self._serve(rpc, call, reader), ended, error)
         finally:
             reader.release()
 
-    async def _unary(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
-        response = rpc.handler(await call.read_request(rpc.request, reader), call)
-        await call.respond(response if isinstance(response, Prepared | Message) else await response)
-
-    async def _server_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
-        request = await call.read_request(rpc.request, reader)
-        await call.connection.drain.interrupt(call.respond_all(rpc.handler(request, call)))
-
-    async def _client_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
-        await call.respond(await rpc.handler(call.requests(rpc.request, reader), call))
-
-    async def _bidi_stream(self, rpc: Rpc, call: Call, reader: FrameReader) -> None:
-        await call.respond_all(rpc.handler(call.requests(rpc.request, reader), call))
+    async def _serve(self, rpc: Rpc, call: Call, reader: wire.FrameReader) -> None:
+        reads_one = rpc.kind in {Kind.UNARY, Kind.SERVER_STREAM}
+        request = await call.read_request(rpc.request, reader) if reads_one else call.requests(rpc.request, reader)
+        response = rpc.handler(request, call)
+        match rpc.kind:
+            case Kind.UNARY | Kind.CLIENT_STREAM:
+                await call.respond(response if isinstance(response, Prepared | Message) else await response)
+            case Kind.SERVER_STREAM:
+                await call.connection.drain.interrupt(call.respond_all(response))
+            case Kind.BIDI_STREAM:
+                await call.respond_all(response)
 
     async def _failed(self, call: Call, row: BoundRpc, began: float, error: BaseException) -> None:
         """End and count a call that failed. Raises `error` itself if it is not for the client, such as cancellation."""

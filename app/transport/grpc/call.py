@@ -11,23 +11,11 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import DeadlineExceededError, InvalidInputError, MeshwardError
 from app.spiffe.principal import ANONYMOUS, Principal
+from app.transport.grpc import wire
 from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code, RpcError
-from app.transport.grpc.wire import (
-    ACCEPT_ENCODING,
-    CONTENT_TYPE,
-    END_OF_BODY,
-    IDENTITY,
-    OK_TRAILERS,
-    START,
-    FrameReader,
-    encode_metadata,
-    error_trailers,
-    frame,
-    message_event,
-)
 
 Result = TypeVar("Result")
 
@@ -104,7 +92,7 @@ class RequestStream(AsyncIterator[Message]):
     """The messages that a client streams, until it half-closes or the server drains."""
 
     def __init__(
-        self, receive: Receive, reader: FrameReader, message_type: type[Message], drained: "asyncio.Future[None]"
+        self, receive: Receive, reader: wire.FrameReader, message_type: type[Message], drained: "asyncio.Future[None]"
     ) -> None:
         self._receive = receive
         self._reader = reader
@@ -157,13 +145,10 @@ class RequestStream(AsyncIterator[Message]):
 
 
 class Call(CallContext):
-    """One HTTP exchange as a call: its requests out of the body; headers once, messages and the status back.
-
-    To its handler it is a CallContext.
-    """
+    """One HTTP exchange as a call, a CallContext to its handler: requests out of the body, response and status back."""
 
     # Defaults of the class: most calls never set them. `started`: something has been sent.
-    encoding = IDENTITY
+    encoding = wire.IDENTITY
     started = False
 
     def __init__(
@@ -178,11 +163,8 @@ class Call(CallContext):
         self._receive = receive
         self._send = send
 
-    async def read_request(self, message_type: type[Message], reader: FrameReader) -> Message:
-        """Return the one message of a request (grpc/doc/statuscodes.md: any other number is UNIMPLEMENTED).
-
-        Raises DeadlineExceededError if it has not arrived within REQUEST_SECONDS.
-        """
+    async def read_request(self, message_type: type[Message], reader: wire.FrameReader) -> Message:
+        """Return the one message, UNIMPLEMENTED for more or none. Raises DeadlineExceededError if it is late."""
         messages: list[bytes] = []
         more = True
         async with request_arrives():
@@ -198,14 +180,14 @@ class Call(CallContext):
             raise RpcError(Code.UNIMPLEMENTED, "this method takes exactly one message")
         return _decode(message_type, messages[0])
 
-    def requests(self, message_type: type[Message], reader: FrameReader) -> RequestStream:
+    def requests(self, message_type: type[Message], reader: wire.FrameReader) -> RequestStream:
         """Return the messages that the client streams."""
         return RequestStream(self._receive, reader, message_type, self.connection.drain.streams)
 
     async def respond(self, response: Message | Prepared) -> None:
         """Send the one message of a response and end with OK."""
         await self._start()
-        await self._send(response.event if isinstance(response, Prepared) else message_event(response))
+        await self._send(response.event if isinstance(response, Prepared) else wire.message_event(response))
         await self._send(self._ok_trailers())
 
     async def complete(self, response: "Message | Prepared | Awaitable[Message | Prepared]") -> None:
@@ -219,36 +201,37 @@ class Call(CallContext):
         async with aclosing(responses):
             async for response in responses:
                 await self._start()
-                body = frame(response.SerializeToString())
+                body = wire.frame(response.SerializeToString())
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
         await self._start()
-        await self._send(END_OF_BODY)
+        await self._send(wire.END_OF_BODY)
         await self._send(self._ok_trailers())
 
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (PROTOCOL-HTTP2.md, "Responses")."""
-        trailers = [*error_trailers(code, error), *encode_metadata(self.trailing_metadata)]
+        trailers = [*wire.error_trailers(code, error), *wire.encode_metadata(self.trailing_metadata)]
         if self.started:
-            await self._send(END_OF_BODY)
+            await self._send(wire.END_OF_BODY)
             await self._send({"type": "http.response.trailers", "headers": trailers})
         else:
-            headers = [CONTENT_TYPE, ACCEPT_ENCODING, *trailers]
+            headers = [wire.CONTENT_TYPE, wire.ACCEPT_ENCODING, *trailers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._send(END_OF_BODY)
+            await self._send(wire.END_OF_BODY)
 
     async def _start(self) -> None:
         if self.started:
             return
         self.started = True
+        start = wire.START
         if self.sends_metadata:
-            await self._send({**START, "headers": [CONTENT_TYPE, *encode_metadata(self.initial_metadata)]})
-        else:
-            await self._send(START)
+            start = {**start, "headers": [wire.CONTENT_TYPE, *wire.encode_metadata(self.initial_metadata)]}
+        await self._send(start)
 
     def _ok_trailers(self) -> dict[str, Any]:
-        if not self.sends_metadata:
-            return OK_TRAILERS
-        return {**OK_TRAILERS, "headers": [*OK_TRAILERS["headers"], *encode_metadata(self.trailing_metadata)]}
+        trailers = wire.OK_TRAILERS
+        if self.sends_metadata:
+            return {**trailers, "headers": [*trailers["headers"], *wire.encode_metadata(self.trailing_metadata)]}
+        return trailers
 
 
 def _decode(message_type: type[Message], payload: bytes) -> Message:

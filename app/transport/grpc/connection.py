@@ -25,10 +25,7 @@ def _future() -> "asyncio.Future[None]":
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The drain of one server. Made in the event loop that serves.
-
-    `streams` is done once open streams have to end, `connections` is set once connections need not be held open.
-    """
+    """One server's drain: `streams` is done once streams have to end, `connections` set once connections may."""
 
     streams: "asyncio.Future[None]" = field(default_factory=_future)
     connections: asyncio.Event = field(default_factory=asyncio.Event)

@@ -28,10 +28,7 @@ class PeerSvid:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of a connection.
-
-    `address` is `host:port` or `unix`; `svid` is what the client's certificate proves, None without a certificate.
-    """
+    """The other end of a connection: `host:port` or `unix`, and what its certificate proves (None without one)."""
 
     address: str
     local: bool

@@ -18,6 +18,7 @@ from app.transport.grpc.status import Code
 
 SERVICE_V1 = "grpc.reflection.v1.ServerReflection"
 SERVICE_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
+METHOD = "ServerReflectionInfo"
 # Longest name that is looked up; fully qualified names are far shorter.
 MAX_NAME = 512
 # A small request has a large answer. A client that reads every descriptor asks once for each of a few dozen files.
@@ -34,26 +35,14 @@ class Reflection:
     def rpcs(self, authentication: Authentication, rate_limit: RateLimit | None) -> Iterator[Rpc]:
         """Yield the rows of both services for the route table."""
         for service, messages in ((SERVICE_V1, reflection_pb2), (SERVICE_V1ALPHA, v1alpha_pb2)):
-            request, response = messages.ServerReflectionRequest, messages.ServerReflectionResponse
-            handler = partial(self.info, response)
-            yield Rpc(
-                service,
-                "ServerReflectionInfo",
-                Kind.BIDI_STREAM,
-                request,
-                response,
-                handler,
-                authentication,
-                rate_limit,
-            )
+            types = (messages.ServerReflectionRequest, messages.ServerReflectionResponse)
+            handler = partial(self.info, messages.ServerReflectionResponse)
+            yield Rpc(service, METHOD, Kind.BIDI_STREAM, *types, handler, authentication, rate_limit)
 
     async def info(
         self, response_type: Callable[..., Message], requests: AsyncIterator[Any], _context: CallContext
     ) -> AsyncIterator[Message]:
-        """Answer each request of the stream, in order; what is not known is an error_response, not the stream's end.
-
-        Raises ResourceExhaustedError after MAX_REQUESTS_PER_STREAM.
-        """
+        """Answer each request in order, unknown names as errors. Raises ResourceExhaustedError after too many."""
         answered = 0
         async for request in requests:
             if answered >= MAX_REQUESTS_PER_STREAM:
@@ -77,7 +66,7 @@ class Reflection:
                 files = _with_dependencies(self._file(kind, request))
                 response.file_descriptor_response.file_descriptor_proto.extend(files)
         except KeyError:
-            response.error_response.error_code = int(Code.NOT_FOUND)
+            response.error_response.error_code = Code.NOT_FOUND.value
             response.error_response.error_message = "nothing of that name is known here"
 
     def _file(self, kind: str | None, request: Any) -> FileDescriptor:

@@ -1,8 +1,4 @@
-"""The table of RPCs: what is served, to whom, how often.
-
-An RPC that is not in the table is UNIMPLEMENTED, and a row cannot be written without its authentication and its
-rate limit: neither field has a default.
-"""
+"""The table of RPCs: what is served, to whom, how often. No row can leave out its authentication and rate limit."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,10 +22,7 @@ Handler = Callable[[Any, CallContext], Any]
 
 
 class Prepared:
-    """A response that is always the same, serialized once; a handler returns it in place of the message.
-
-    `event` is the ASGI event of a response body that is this one message.
-    """
+    """A response that is always the same, serialized once, as a handler may return it; `event` is its ASGI event."""
 
     __slots__ = ("_payload", "event")
 

@@ -1,57 +1,25 @@
 """gRPC status codes, and the one place where errors become them."""
 
-from enum import IntEnum
+from grpclib.const import Status
 
-from app.core.errors import (
-    ConflictError,
-    DeadlineExceededError,
-    InternalError,
-    InvalidInputError,
-    MeshwardError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    ResourceExhaustedError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-)
+from app.core import errors
+from app.core.errors import MeshwardError
 
-
-class Code(IntEnum):
-    """The status codes of gRPC (grpc/doc/statuscodes.md)."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
+Code = Status
+"""The status codes of gRPC (grpc/doc/statuscodes.md)."""
 
 CODE_OF_ERROR: dict[type[MeshwardError], Code] = {
-    InvalidInputError: Code.INVALID_ARGUMENT,
-    UnauthenticatedError: Code.UNAUTHENTICATED,
-    PermissionDeniedError: Code.PERMISSION_DENIED,
-    NotFoundError: Code.NOT_FOUND,
-    ConflictError: Code.ALREADY_EXISTS,
-    PreconditionError: Code.FAILED_PRECONDITION,
-    ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
-    UnimplementedError: Code.UNIMPLEMENTED,
-    UnavailableError: Code.UNAVAILABLE,
-    DeadlineExceededError: Code.DEADLINE_EXCEEDED,
-    InternalError: Code.INTERNAL,
+    errors.InvalidInputError: Code.INVALID_ARGUMENT,
+    errors.UnauthenticatedError: Code.UNAUTHENTICATED,
+    errors.PermissionDeniedError: Code.PERMISSION_DENIED,
+    errors.NotFoundError: Code.NOT_FOUND,
+    errors.ConflictError: Code.ALREADY_EXISTS,
+    errors.PreconditionError: Code.FAILED_PRECONDITION,
+    errors.ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
+    errors.UnimplementedError: Code.UNIMPLEMENTED,
+    errors.UnavailableError: Code.UNAVAILABLE,
+    errors.DeadlineExceededError: Code.DEADLINE_EXCEEDED,
+    errors.InternalError: Code.INTERNAL,
 }
 
 

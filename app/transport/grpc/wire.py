@@ -1,7 +1,4 @@
-"""gRPC over HTTP/2 on the wire (grpc/doc/PROTOCOL-HTTP2.md), as ASGI carries it.
-
-Length-prefixed messages in the body; metadata, timeout and status in headers and trailers.
-"""
+"""gRPC over HTTP/2 on the wire (grpc/doc/PROTOCOL-HTTP2.md), as ASGI carries it: body, headers, trailers."""
 
 import base64
 import binascii
@@ -63,7 +60,6 @@ class Serializable(Protocol):
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
         """Return the serialized message."""
-        ...
 
 
 def message_event(message: Serializable) -> dict[str, Any]:
@@ -176,10 +172,7 @@ class FrameReader:
 
 
 def parse_metadata(headers: Headers) -> Metadata:
-    """Return the call's custom metadata: text values as str, values of `-bin` keys decoded to bytes.
-
-    A `-bin` value that is not base64, or text that is not ASCII, is left out: no handler can be misled by it.
-    """
+    """Return the custom metadata, `-bin` values as bytes, others as str; what is not base64 or ASCII is left out."""
     metadata: dict[str, tuple[str | bytes, ...]] = {}
     for raw_name, raw_value in headers:
         if raw_name in _RESERVED or raw_name.startswith(b":"):
@@ -201,18 +194,12 @@ def parse_timeout(value: bytes) -> float:
 
 @lru_cache(maxsize=256)  # clients send the same few, by configuration
 def call_seconds(timeout: bytes | None, maximum: float) -> float:
-    """Return the seconds that a call may take: its `grpc-timeout`, `maximum` without one or if it is longer.
-
-    Raises InvalidInputError if the timeout is malformed.
-    """
+    """Return how long a call may take: its `grpc-timeout`, `maximum` at most. Raises InvalidInputError."""
     return maximum if timeout is None else min(parse_timeout(timeout), maximum)
 
 
 def request_encoding(headers: Mapping[bytes, bytes]) -> str:
-    """Return the compression of the request's messages.
-
-    Raises RpcError UNIMPLEMENTED for one that is not supported (grpc/doc/compression.md).
-    """
+    """Return the compression of the request's messages. Raises RpcError UNIMPLEMENTED for an unknown one."""
     name = headers.get(b"grpc-encoding", b"identity").decode("latin-1")
     if name not in ENCODINGS:
         raise RpcError(Code.UNIMPLEMENTED, f"grpc-encoding {name[:64]!r} is not supported: use identity or gzip")
@@ -225,14 +212,11 @@ def encode_message(message: str) -> bytes:
 
 
 def error_trailers(code: Code, error: MeshwardError) -> list[tuple[bytes, bytes]]:
-    """Return the trailers of a failed call, with the details of the error as google.rpc has them.
-
-    Violations are a BadRequest, the time of a ResourceExhaustedError a RetryInfo.
-    """
-    trailers = [(b"grpc-status", str(int(code)).encode()), (b"grpc-message", encode_message(error.message))]
+    """Return the trailers of a failed call: violations are a BadRequest, the time to retry is a RetryInfo."""
+    trailers = [(b"grpc-status", str(code.value).encode()), (b"grpc-message", encode_message(error.message))]
     details = list(_details(error))
     if details:
-        status = Status(code=int(code), message=error.message[:MAX_STATUS_MESSAGE])
+        status = Status(code=code.value, message=error.message[:MAX_STATUS_MESSAGE])
         for detail in details:
             status.details.add().Pack(detail)
         trailers.append((b"grpc-status-details-bin", base64.b64encode(status.SerializeToString()).rstrip(b"=")))

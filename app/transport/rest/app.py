@@ -54,10 +54,7 @@ def create_app(
     metrics: Metrics,
     metrics_public: bool,
 ) -> FastAPI:
-    """Return the application that serves `routes`, health, metrics and the OpenAPI document.
-
-    Raises ValueError if two rows have one method and path.
-    """
+    """Return the application with `routes` and the frame's own. Raises ValueError for a row that is there twice."""
     app = FastAPI(
         title="Meshward admin API", version=version("meshward"), openapi_url=None, docs_url=None, redoc_url=None
     )

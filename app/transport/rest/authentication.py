@@ -1,8 +1,4 @@
-"""The admin token: its bearer may use the admin API.
-
-It is in a private file of the data dir. The process keeps only its SHA-256, and reads the file again when it has been
-replaced.
-"""
+"""The admin token, in a private file of the data dir: its bearer may use the admin API. Read again when replaced."""
 
 import hashlib
 import hmac
@@ -56,10 +52,7 @@ def rotate_token(path: Path) -> None:
 
 
 def read_token(path: Path) -> str:
-    """Return the token in the file.
-
-    Raises NotFoundError if there is no file, and PreconditionError if others can read it or it contains no token.
-    """
+    """Return the token in the file. Raises NotFoundError without a file, PreconditionError if it is not safe."""
     content = read_private_file(path)
     token = content.decode("ascii", errors="replace").strip()
     if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH or not token.isascii() or not token.isprintable():

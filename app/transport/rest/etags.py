@@ -25,10 +25,7 @@ IfMatch = Annotated[
 
 
 def check_preconditions(request: Request) -> None:
-    """Refuse a change under a condition that is not supported: to ignore it would overwrite what it protects.
-
-    Raises InvalidInputError for `If-None-Match` and `If-Unmodified-Since`, and for a repeated `If-Match`.
-    """
+    """Raise InvalidInputError for a change under a condition that is not supported, rather than ignore it."""
     if request.method in _SAFE_METHODS:
         return
     for name in _NOT_EVALUATED:

@@ -1,14 +1,13 @@
 """Cursor pagination: a page has the key to continue after, so that changes in between skip and repeat nothing."""
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
 
-from app.core.errors import InvalidInputError, Violation
+from app.core.errors import InvalidInputError, MeshwardError, Violation
 
 DEFAULT_PAGE_SIZE = 100
 # Bounds the memory and time that one request can ask for.
@@ -38,31 +37,23 @@ def encode_cursor(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None, fits: Callable[[str], bool] = bool) -> str | None:
-    """Return the key to continue after, None for the first page.
-
-    Raises InvalidInputError if it is not a cursor, or its key is not one of this list by `fits`.
-    """
+def decode_cursor(cursor: str | None, parse: Callable[[str], Item]) -> Item | None:
+    """Return the key as `parse` reads it, None for the first page. Raises InvalidInputError where `parse` raises."""
     if cursor is None:
         return None
     try:
-        key = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise _unknown_cursor() from error
-    if not fits(key):
-        raise _unknown_cursor()
-    return key
+        return parse(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode())
+    except (ValueError, MeshwardError) as error:
+        raise InvalidInputError(
+            "cursor was not made by this service", Violation("cursor", "send the next_cursor of the previous page")
+        ) from error
 
 
-def decode_number(cursor: str | None) -> int | None:
-    """Return the number to continue after in a list that is ordered by numbers. Raises InvalidInputError."""
-    key = decode_cursor(cursor, is_number)
-    return None if key is None else int(key)
-
-
-def is_number(text: str) -> bool:
-    """Whether `text` is a count."""
-    return text.isascii() and text.isdigit() and len(text) <= MAX_NUMBER_DIGITS
+def parse_number(key: str) -> int:
+    """Return the number that a key of a list in the order of numbers is. Raises ValueError."""
+    if not key.isascii() or not key.isdigit() or len(key) > MAX_NUMBER_DIGITS:
+        raise ValueError("not a count")
+    return int(key)
 
 
 def page_of(found: Sequence[Item], limit: int, view: Callable[[Item], View], key: Callable[[Item], str]) -> Page[View]:
@@ -70,9 +61,3 @@ def page_of(found: Sequence[Item], limit: int, view: Callable[[Item], View], key
     items = found[:limit]
     following = encode_cursor(key(items[-1])) if len(found) > limit else None
     return Page(items=[view(item) for item in items], next_cursor=following)
-
-
-def _unknown_cursor() -> InvalidInputError:
-    return InvalidInputError(
-        "cursor was not made by this service", Violation("cursor", "send the next_cursor of the previous page")
-    )

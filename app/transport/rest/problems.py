@@ -10,21 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.core.errors import (
-    ConflictError,
-    DeadlineExceededError,
-    InternalError,
-    InvalidInputError,
-    MeshwardError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    ResourceExhaustedError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-    Violation,
-)
+from app.core import errors
+from app.core.errors import InvalidInputError, MeshwardError, Violation
 
 MEDIA_TYPE = "application/problem+json"
 # Violations in one response; the rest of them follow when these are corrected.
@@ -33,17 +20,17 @@ MAX_VIOLATIONS = 100
 RETRY_AFTER = "1"
 
 STATUS_OF_ERROR: dict[type[MeshwardError], HTTPStatus] = {
-    InvalidInputError: HTTPStatus.BAD_REQUEST,
-    UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
-    PermissionDeniedError: HTTPStatus.FORBIDDEN,
-    NotFoundError: HTTPStatus.NOT_FOUND,
-    ConflictError: HTTPStatus.CONFLICT,
-    PreconditionError: HTTPStatus.CONFLICT,
-    ResourceExhaustedError: HTTPStatus.TOO_MANY_REQUESTS,
-    UnimplementedError: HTTPStatus.NOT_IMPLEMENTED,
-    UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
-    DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
-    InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.InvalidInputError: HTTPStatus.BAD_REQUEST,
+    errors.UnauthenticatedError: HTTPStatus.UNAUTHORIZED,
+    errors.PermissionDeniedError: HTTPStatus.FORBIDDEN,
+    errors.NotFoundError: HTTPStatus.NOT_FOUND,
+    errors.ConflictError: HTTPStatus.CONFLICT,
+    errors.PreconditionError: HTTPStatus.CONFLICT,
+    errors.ResourceExhaustedError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.UnimplementedError: HTTPStatus.NOT_IMPLEMENTED,
+    errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.InternalError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 _log = structlog.get_logger(__name__)
@@ -74,10 +61,7 @@ def problem(
     violations: Sequence[Violation] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return the response: `type`, `title`, `status`, `detail`, `request_id`, and `violations` of fields at fault.
-
-    `type` is a URN by the status's name, `urn:meshward:problem:not-found`.
-    """
+    """Return the response; `type` is a URN by the status's name, `urn:meshward:problem:not-found`."""
     body: dict[str, Any] = {
         "type": f"urn:meshward:problem:{status.phrase.lower().replace(' ', '-')}",
         "title": status.phrase,
@@ -101,7 +85,12 @@ def from_error(request: Request, error: MeshwardError) -> JSONResponse:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("request_failed", problem=error.message, cause=repr(error.__cause__), exc_info=_is_internal(error))
+        _log.warning(
+            "request_failed",
+            problem=error.message,
+            cause=repr(error.__cause__),
+            exc_info=status is HTTPStatus.INTERNAL_SERVER_ERROR,
+        )
     return problem(status, error.message, request_id_of(request), error.violations, headers)
 
 
@@ -140,7 +129,3 @@ def path_of(location: Sequence[str | int]) -> str:
 def request_id_of(request: Request) -> str:
     """Return the id under which the request is logged."""
     return str(request.scope.get("state", {}).get("request_id", ""))
-
-
-def _is_internal(error: MeshwardError) -> bool:
-    return status_of(error) is HTTPStatus.INTERNAL_SERVER_ERROR

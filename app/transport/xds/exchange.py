@@ -6,9 +6,11 @@ resource type instance version": versions and nonces are separate for each type)
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from app.core.errors import InvalidInputError, Violation
 from app.transport.xds.resources import WILDCARD, Catalog, Resource
@@ -29,37 +31,54 @@ class Reply(Enum):
     STALE = "stale"
 
 
-class Exchange(Protocol):
-    """The exchange of one type, in either variant."""
+@dataclass(frozen=True, slots=True)
+class Exchange(ABC):
+    """The exchange of the catalog's resources, in either variant.
 
-    def __init__(self, catalog: Catalog, stream: str) -> None:
-        """Begin an exchange of the catalog's resources; `stream` distinguishes its nonces from other streams'."""
-        ...
+    `stream` distinguishes its nonces from those of other streams, and `opened` is whether there was a request. `names`
+    are those that the client is subscribed to, `known` maps each name to the version that it was sent last. `due`: the
+    last request may call for a response. `sent` counts responses, `answered` is the last that was accepted or refused.
+    """
+
+    catalog: Catalog
+    stream: str
+    opened: bool = False
+    names: frozenset[str] = frozenset()
+    due: bool = False
+    known: Mapping[str, str] = field(default_factory=dict)
+    sent: int = 0
+    answered: int = 0
 
     @property
-    def due(self) -> bool:
-        """Whether the last request may call for a response."""
-        ...
-
-    @property
+    @abstractmethod
     def wanted(self) -> frozenset[str]:
         """The names that the client is subscribed to; `*` among them is the wildcard."""
-        ...
 
+    @abstractmethod
     def receive(self, request: Any) -> tuple[Self, Reply]:
         """Return the state after `request`. Raises InvalidInputError if it breaks the protocol or asks for too much."""
-        ...
 
+    @abstractmethod
     def offer(self, resources: Mapping[str, Resource]) -> tuple[Self, Any | None]:
         """Return the response that brings the client up to `resources` (the current ones of `wanted`), if needed."""
-        ...
+
+    def next_nonce(self) -> str:
+        """Return the nonce of the next response: the name of the stream and the number, from 1, of the response."""
+        return f"{self.stream}-{self.sent + 1}"
+
+    def response_number(self, request: Any) -> int | None:
+        """Return which response of this stream a request replies to, None if it names none."""
+        nonce = request.response_nonce
+        found = _NONCE.fullmatch(nonce) if len(nonce) <= MAX_NONCE_LENGTH else None
+        return int(found[2]) if found and found[1] == self.stream else None
+
+    def reply(self, request: Any, number: int) -> tuple[Self, Reply]:
+        """Return the state after `request` has accepted or refused the response `number`."""
+        return replace(self, answered=number), Reply.NACK if request.HasField("error_detail") else Reply.ACK
 
 
 def requested_type(request: Any, served: Collection[str]) -> str:
-    """Return the type URL that a discovery request is for. Raises InvalidInputError if it is not one of those served.
-
-    It may be left out where one type is served (xDS, "type_url is implicit in singleton APIs").
-    """
+    """Return the request's type URL, optional where one is `served`. Raises InvalidInputError if it is not served."""
     if request.type_url in served:
         return str(request.type_url)
     if not request.type_url and len(served) == 1:
@@ -74,11 +93,11 @@ def requested_type(request: Any, served: Collection[str]) -> str:
 def check_request(request: Any, catalog: Catalog) -> None:
     """Raise InvalidInputError if a discovery request is for something else than the catalog's resources by name."""
     requested_type(request, (catalog.type_url,))
-    for field in ("resource_locators", "resource_locators_subscribe", "resource_locators_unsubscribe"):
-        if getattr(request, field, ()):
+    for locators in ("resource_locators", "resource_locators_subscribe", "resource_locators_unsubscribe"):
+        if getattr(request, locators, ()):
             raise InvalidInputError(
                 "xdstp resource locators are not supported: subscribe to resources by name",
-                Violation(field, "not supported"),
+                Violation(locators, "not supported"),
             )
 
 
@@ -97,16 +116,3 @@ def check_names(names: Collection[str], catalog: Catalog) -> None:
     for name in names:
         if name != WILDCARD:
             catalog.check(name)
-
-
-def make_nonce(stream: str, number: int) -> str:
-    """Return the nonce of the response `number` (from 1) of a stream."""
-    return f"{stream}-{number}"
-
-
-def nonce_number(stream: str, nonce: str) -> int | None:
-    """Return which response of the stream `nonce` belongs to, None if it is not this stream's."""
-    if len(nonce) > MAX_NONCE_LENGTH:
-        return None
-    found = _NONCE.fullmatch(nonce)
-    return int(found[2]) if found and found[1] == stream else None

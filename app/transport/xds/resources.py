@@ -13,10 +13,7 @@ VERSION_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource under the name that it was subscribed by; `body` is an Any.
-
-    `version` is equal for equal content, also after a reconnect and on another replica.
-    """
+    """A resource, an Any, under a name it was subscribed by. `version` is equal for equal content, on any replica."""
 
     name: str
     version: str
@@ -29,16 +26,13 @@ class Catalog(Protocol):
     @property
     def type_url(self) -> str:
         """The type of the resources."""
-        ...
 
     @property
     def max_names(self) -> int:
         """How many names one request, and the whole subscription of a stream, may have."""
-        ...
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError, listing what is available, if the caller may not subscribe to `name`."""
-        ...
 
 
 class ResourceSource(Protocol):
@@ -47,18 +41,12 @@ class ResourceSource(Protocol):
     @property
     def catalog(self) -> Catalog:
         """What the caller may subscribe to."""
-        ...
 
     async def resources(self, subscribed: frozenset[str]) -> Mapping[str, Resource]:
-        """Return the current resource of each name, and under `*` the resources of the wildcard.
-
-        A name that has no resource is left out. Raises a MeshwardError, which ends the stream.
-        """
-        ...
+        """Return the current resource, if any, of each name; `*` stands for several. Raises a MeshwardError."""
 
     async def wait_for_change(self) -> None:
         """Return once what `resources` returned last may have been replaced. Raises as `resources` does."""
-        ...
 
 
 def content_version(parts: Iterable[bytes]) -> str:

@@ -11,66 +11,49 @@ The xDS protocol, in the order of its own sections:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from envoy.service.discovery.v3 import discovery_pb2
 
-from app.transport.xds.exchange import Reply, check_names, check_request, make_nonce, nonce_number
-from app.transport.xds.resources import WILDCARD, Catalog, Resource, version_of
+from app.transport.xds.exchange import Exchange, Reply, check_names, check_request
+from app.transport.xds.resources import WILDCARD, Resource, version_of
 
 
 @dataclass(frozen=True, slots=True)
-class StateOfTheWorldExchange:
-    """The state of one type on one stream.
+class StateOfTheWorldExchange(Exchange):
+    """The state of one type on one stream. `named`: a request has named resources."""
 
-    `stream` distinguishes its nonces from those of other streams. `known` maps each name to the version sent last,
-    accepted or not. `sent` and `answered` count responses.
-    """
-
-    catalog: Catalog
-    stream: str
-    opened: bool = False
     named: bool = False
-    names: frozenset[str] = frozenset()
-    due: bool = False
-    known: Mapping[str, str] = field(default_factory=dict)
-    sent: int = 0
-    answered: int = 0
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The names that the client is subscribed to; `*` among them is the wildcard."""
         return frozenset({WILDCARD}) if self.opened and not self.named else self.names
 
-    def receive(self, request: Any) -> tuple["StateOfTheWorldExchange", Reply]:
-        """Return the state after `request`. Raises InvalidInputError if it asks for what the caller may not have."""
+    def receive(self, request: Any) -> tuple[Self, Reply]:
         check_request(request, self.catalog)
         if not self.opened:  # 1; a nonce or version from a stream before this one means nothing here
             return replace(self._subscribe(request), due=True), Reply.REQUEST
-        if self.sent and nonce_number(self.stream, request.response_nonce) != self.sent:  # 3
+        if self.sent and self.response_number(request) != self.sent:  # 3
             return self, Reply.STALE
         after = self._subscribe(request)
         if self.sent == self.answered:
             return after, Reply.REQUEST
-        after = replace(after, answered=self.sent)  # 2
-        return after, Reply.NACK if request.HasField("error_detail") else Reply.ACK
+        return after.reply(request, self.sent)  # 2
 
-    def offer(self, resources: Mapping[str, Resource]) -> tuple["StateOfTheWorldExchange", Any | None]:
-        """Return the response that brings the client up to `resources`, or None if it was sent all of them (6)."""
+    def offer(self, resources: Mapping[str, Resource]) -> tuple[Self, Any | None]:
         versions = {name: resource.version for name, resource in sorted(resources.items())}
-        if not self.wanted or (versions == self.known and not self.due):
+        if not self.wanted or (versions == self.known and not self.due):  # 6
             return replace(self, due=False), None
-        number = self.sent + 1
         response = discovery_pb2.DiscoveryResponse(
             version_info=version_of(resources),
             resources=[resources[name].body for name in versions],  # 7
             type_url=self.catalog.type_url,
-            nonce=make_nonce(self.stream, number),
+            nonce=self.next_nonce(),
         )
-        return replace(self, due=False, known=versions, sent=number), response
+        return replace(self, due=False, known=versions, sent=self.sent + 1), response
 
-    def _subscribe(self, request: Any) -> "StateOfTheWorldExchange":
+    def _subscribe(self, request: Any) -> Self:
         names = frozenset(request.resource_names)
         check_names(request.resource_names, self.catalog)
         after = replace(self, opened=True, named=self.named or bool(names), names=names)  # 5

@@ -1,12 +1,10 @@
-"""Running the exchanges of a stream: requests and changes in, responses out.
-
-It does not know how messages travel: the mesh ports and the agent's Unix socket run the same code.
-"""
+"""Running the exchanges of a stream, whoever carries its messages: requests and changes in, responses out."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 from app.transport.xds.exchange import Exchange, Reply, requested_type
 from app.transport.xds.resources import ResourceSource
@@ -16,20 +14,8 @@ from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
 STREAM_NAME_BYTES = 6
 
 
-class StreamObserver(Protocol):
-    """Is notified of the life of one stream, for metrics and logs."""
-
-    def opened(self) -> None:
-        """Note that the stream has begun."""
-        ...
-
-    def received(self, request: Any, reply: Reply) -> None:
-        """Note what a request was."""
-        ...
-
-    def closed(self) -> None:
-        """Note that the stream has ended."""
-        ...
+StreamObserver = AbstractContextManager[Callable[[Any, Reply], None]]
+"""Is entered for the life of a stream; what it returns is called with each request and what that was."""
 
 
 async def run_stream(
@@ -46,37 +32,36 @@ async def run_stream(
     """
     name = _stream_name()
     exchanges = {type_url: variant(source.catalog, name) for type_url, source in sources.items()}
-    reading = asyncio.ensure_future(_next(requests))
     changes: dict[str, asyncio.Future[None]] = {}
-    observer.opened()
-    try:
-        while True:
-            await asyncio.wait((reading, *changes.values()), return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                request = reading.result()
-                if request is None:
-                    return
-                type_url = requested_type(request, sources)
-                exchanges[type_url], reply = exchanges[type_url].receive(request)
-                observer.received(request, reply)
-                reading = asyncio.ensure_future(_next(requests))
-                del request
-                if not exchanges[type_url].due:
-                    continue
-            else:
-                type_url = next(changed for changed, change in changes.items() if change.done())
-                changes[type_url].result()
-            await _cancel(changes.pop(type_url, None))
-            source, exchange = sources[type_url], exchanges[type_url]
-            exchanges[type_url], response = exchange.offer(await source.resources(exchange.wanted))
-            changes[type_url] = asyncio.ensure_future(source.wait_for_change())
-            if response is not None:
-                yield response
-            del response
-    finally:
-        for task in (reading, *changes.values()):
-            await _cancel(task)
-        observer.closed()
+    with observer as received:
+        reading = asyncio.ensure_future(_next(requests))
+        try:
+            while True:
+                await asyncio.wait((reading, *changes.values()), return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    request = reading.result()
+                    if request is None:
+                        return
+                    type_url = requested_type(request, sources)
+                    exchanges[type_url], reply = exchanges[type_url].receive(request)
+                    received(request, reply)
+                    reading = asyncio.ensure_future(_next(requests))
+                    del request
+                    if not exchanges[type_url].due:
+                        continue
+                else:
+                    type_url = next(changed for changed, change in changes.items() if change.done())
+                    changes[type_url].result()
+                await _cancel(changes.pop(type_url, None))
+                source, exchange = sources[type_url], exchanges[type_url]
+                exchanges[type_url], response = exchange.offer(await source.resources(exchange.wanted))
+                changes[type_url] = asyncio.ensure_future(source.wait_for_change())
+                if response is not None:
+                    yield response
+                del response
+        finally:
+            for task in (reading, *changes.values()):
+                await _cancel(task)
 
 
 async def fetch(source: ResourceSource, request: Any) -> Any:

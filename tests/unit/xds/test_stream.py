@@ -23,14 +23,15 @@ class Observed:
         self.open = 0
         self.replies = []
 
-    def opened(self) -> None:
+    def __enter__(self):
         self.open += 1
+        return self.received
+
+    def __exit__(self, *_) -> None:
+        self.open -= 1
 
     def received(self, said, reply) -> None:
         self.replies.append((said.type_url, reply))
-
-    def closed(self) -> None:
-        self.open -= 1
 
 
 @pytest.fixture
