@@ -17,7 +17,7 @@ from app.core.signals import Latest
 from app.envoy.sds import SecretSession
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
-from app.main.rpcs import SERVICES, mount_table, rpc_table
+from app.main.rpcs import RATELIMIT_HEALTH, SERVICES, mount_table, rpc_table
 from app.settings.areas import MeshSettings
 from app.telemetry.refusals import REPORT_SECONDS
 from app.transport.grpc.admission import OpenStreams, RateLimiter
@@ -55,7 +55,7 @@ class ControlPlane:
         grace = settings.shutdown_grace.total_seconds()
         self._parts = parts
         self._health = make_health(parts, self._mesh_is_served)
-        self._grpc_health = GrpcHealth(SERVICES)
+        self._grpc_health = GrpcHealth(SERVICES | {RATELIMIT_HEALTH})
         self._streams = OpenStreams(settings.ca.streams_per_identity, settings.ca.streams_per_token)
         grpc = GrpcApplication(
             rpc_table(parts, self._grpc_health),

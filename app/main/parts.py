@@ -102,7 +102,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         metrics,
         max_hits=settings.quota.max_hits,
         callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
-        modes=Modes(shadow=settings.quota.shadow_mode, quota=settings.quota.quota_mode),
+        modes=Modes(settings.quota.shadow_mode, settings.quota.quota_mode, settings.quota.near_limit_ratio),
     )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,

@@ -4,7 +4,7 @@ from app.audit.rest import AUDIT_PATH, AuditRest
 from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
 from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, SIGNING_REQUESTS_PATH, CaRest
 from app.main.parts import Parts
-from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, RLCONFIG_PATH, QuotaRest
 from app.transport.rest.routes import Access, Route
 
 ADMIN = Access.ADMIN
@@ -13,7 +13,7 @@ CREATED, NO_CONTENT, OK = 201, 204, 200
 
 def route_table(parts: Parts) -> tuple[Route, ...]:
     """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
-    policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas.documents)
+    policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
     return (
         *ca_rows(CaRest(parts.ca)),
         Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),
@@ -22,6 +22,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz"),
         Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz"),
         Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
+        Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
         Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota"),
         Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
         Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),

@@ -13,6 +13,7 @@ from app.envoy.sds import SecretDiscovery
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
+from app.quota.rpc.http import JSON_PATH, JsonRateLimit
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
@@ -25,6 +26,8 @@ RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"
 # From its descriptor, which reflection answers with and nothing else loads: its messages are those of every discovery.
 SECRETS: str = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 ISTIO_CA = "istio.v1.auth.IstioCertificateService"
+# The name that envoyproxy/ratelimit reports its health by.
+RATELIMIT_HEALTH = "ratelimit"
 SERVICES = frozenset({AUTHORIZATION, RATE_LIMIT, SECRETS, ISTIO_CA, HEALTH})
 
 # A caller asks for a certificate at half of its life; a node agent asks for a few hundred workloads at once.
@@ -44,14 +47,7 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     authorization = AuthorizationRpc(
         parts.policies, expose_decision=authz.expose_decision, trusted_hops=authz.trusted_hops
     )
-    quota = parts.settings.quota
-    headers = HeaderOptions(
-        tuple(HeaderFamily(family) for family in quota.headers),
-        quota.limit_header,
-        quota.remaining_header,
-        quota.reset_header,
-    )
-    limits = RateLimitRpc(parts.quotas, parts.metrics, headers, dynamic_metadata=quota.dynamic_metadata)
+    limits = rate_limits(parts)
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
     certificates = IstioCertificates(parts.ca.issuance)
     discovery = (discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse)
@@ -70,6 +66,14 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     )
 
 
+def rate_limits(parts: Parts) -> RateLimitRpc:
+    """Return the handlers of the rate limit service."""
+    quota = parts.settings.quota
+    families = tuple(HeaderFamily(family) for family in quota.headers)
+    headers = HeaderOptions(families, quota.limit_header, quota.remaining_header, quota.reset_header)
+    return RateLimitRpc(parts.quotas, parts.metrics, headers, dynamic_metadata=quota.dynamic_metadata)
+
+
 def mount_table(parts: Parts) -> tuple[Mount, ...]:
     """Return every HTTP service on the mesh ports, and who may call it."""
     authz = parts.settings.authz
@@ -79,4 +83,4 @@ def mount_table(parts: Parts) -> tuple[Mount, ...]:
         trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
         trusted_hops=authz.trusted_hops,
     )
-    return (Mount(PREFIX, check, MESH),)
+    return (Mount(PREFIX, check, MESH), Mount(JSON_PATH, JsonRateLimit(rate_limits(parts)), MESH))

@@ -187,8 +187,10 @@ class Answer(NamedTuple):
 class Modes(NamedTuple):
     """Modes that apply to every limit.
 
-    In shadow mode the statuses are as without it, and every request passes; in quota mode every limit is in it.
+    In shadow mode the statuses are as without it, and every request passes; in quota mode every limit is in it. What is
+    over `near_ratio` of a limit is counted as near to it.
     """
 
     shadow: bool = False
     quota: bool = False
+    near_ratio: float = 0.8

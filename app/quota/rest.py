@@ -4,17 +4,19 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from app.documents.model import DocumentKey
 from app.documents.rest import DocumentRest
 from app.quota.model import MAX_DOMAIN_LENGTH
-from app.quota.service import QuotaStore
+from app.quota.service import QuotaService
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page
 from app.transport.rest.views import View
 
+RLCONFIG_PATH = "/rlconfig"
 CONFIGS_PATH = "/v1/quota/configs"
 CONFIG_PATH = CONFIGS_PATH + "/{domain:path}"
 """A domain may have slashes: Envoy Gateway's do."""
@@ -32,10 +34,15 @@ class QuotaConfigView(View):
 
 
 class QuotaRest:
-    """The endpoints under `/v1/quota/configs`."""
+    """The endpoints under `/v1/quota/configs`, and `/rlconfig`."""
 
-    def __init__(self, configs: QuotaStore) -> None:
-        self._configs = DocumentRest(configs, CONFIGS_PATH, QuotaConfigView.model_validate)
+    def __init__(self, service: QuotaService) -> None:
+        self._service = service
+        self._configs = DocumentRest(service.documents, CONFIGS_PATH, QuotaConfigView.model_validate)
+
+    async def describe(self) -> PlainTextResponse:
+        """Show every active limit, a line each, as envoyproxy/ratelimit's `/rlconfig`."""
+        return PlainTextResponse("".join(f"{line}\n" for line in self._service.describe()))
 
     async def put(
         self, caller: Caller, domain: Domain, request: Request, response: Response, if_match: IfMatch = None

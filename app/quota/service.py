@@ -1,6 +1,6 @@
 """Quota's use cases: decide whether a request is within its limits. Their document store keeps the configurations."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 
 from app.core.clock import Clock
 from app.core.errors import PermissionDeniedError, PreconditionError
@@ -8,9 +8,10 @@ from app.documents.ports import DocumentSource
 from app.documents.store import DocumentStore, Snapshot
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
-from app.quota.rules.answer import NO_MODES, answer_of
+from app.quota.rules.answer import answer_of
 from app.quota.rules.callers import CallerGrant, may_count
-from app.quota.rules.match import CompiledConfig, MatchedRequest, compile_config, match_request
+from app.quota.rules.describe import describe_config
+from app.quota.rules.match import NO_MODES, CompiledConfig, MatchedRequest, compile_config, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
@@ -60,7 +61,7 @@ class QuotaService:
         snapshot = self.documents.snapshot
         if snapshot is None:
             raise PreconditionError("no rate limit configuration loaded")
-        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend, self._max_hits)
+        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend, self._max_hits, self._modes)
 
     def should_rate_limit(self, principal: Principal, request: MatchedRequest) -> Answer | Awaitable[Answer]:
         """Count one request of `principal` and answer it.
@@ -75,8 +76,32 @@ class QuotaService:
         outcomes = self._counters.add(request.hits) if request.hits else []
         return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
 
+    def describe(self) -> Iterator[str]:
+        """Yield a line for each limit of the active configurations."""
+        snapshot = self.documents.snapshot
+        for config in snapshot.index.values() if snapshot else ():
+            yield from describe_config(config)
+
     def _answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
+        if outcomes:
+            self._count_rules(request, outcomes)
         return answer_of(request, outcomes, self._modes)
+
+    def _count_rules(self, request: MatchedRequest, outcomes: list[Outcome]) -> None:
+        rules = self._metrics.rules
+        known = rules.series
+        for counted, hit, outcome in zip(request.counted, request.hits, outcomes, strict=True):
+            series = known.get(counted.rule) or rules.open(request.domain, counted.rule)
+            hits = hit.hits
+            if outcome.allowed:
+                series.within += hits
+                near = counted.near - outcome.remaining
+                if near > 0:
+                    series.near += min(near, hits)
+            else:
+                series.over += hits
+                if counted.limit.shadow_mode:
+                    series.shadow += hits
 
     async def _answer_later(self, request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
         return self._answer(request, await outcomes)
@@ -96,3 +121,4 @@ class QuotaService:
     def _free_counters(self, snapshot: Snapshot[QuotaConfig, CompiledConfig, Domains]) -> None:
         self._metrics.quota_configs.set((), len(snapshot.index))
         self._counters.retain({limit for config in snapshot.index.values() for limit in config.limits})
+        self._metrics.rules.configure({rule for config in snapshot.index.values() for rule in config.rules})

@@ -169,7 +169,8 @@ class QuotaSettings(Area):
     names of the plain ones. `configs_dir`: configurations come from this directory
     instead of the database. `max_hits`: the most hits that one descriptor of a request may have.
     `callers`: who may count in which domains; any caller may in a domain that none of them names.
-    `shadow_mode`: no request is refused. `quota_mode`: every limit is in quota mode. `dynamic_metadata`: answers carry
+    `shadow_mode`: no request is refused. `quota_mode`: every limit is in quota mode. `near_limit_ratio`: from which
+    part of a limit on hits are counted as near to it. `dynamic_metadata`: answers carry
     the request and its quota mode violations.
     """
 
@@ -182,6 +183,7 @@ class QuotaSettings(Area):
     callers: DomainCallers = ()
     shadow_mode: bool = False
     quota_mode: bool = False
+    near_limit_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
     dynamic_metadata: bool = False
 
 

@@ -36,7 +36,7 @@ def as_toml(loaded: LoadedSettings) -> str:
 
 def _plain(value: object) -> object:
     match value:
-        case bool() | int() | None:
+        case bool() | int() | float() | None:
             return value
         case tuple():
             return [str(item) for item in value]

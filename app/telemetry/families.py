@@ -33,8 +33,9 @@ class _Family(Collector, Generic[Series]):
 
     new_series: Callable[[], Series]
 
-    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...], *, max_series: int = MAX_SERIES) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
+        self._max_series = max_series
         self._other = (OTHER,) * len(labels)
         self._series: dict[tuple[str, ...], Series] = {}
 

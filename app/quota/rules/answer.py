@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
-from app.quota.rules.match import MatchedRequest
+from app.quota.rules.match import NO_MODES, MatchedRequest
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
 NOT_LIMITED = Status(_OK)
 UNLIMITED = Status(_OK, remaining=MAX_UINT32)
-NO_MODES = Modes()
 
 
 def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes = NO_MODES) -> Answer:

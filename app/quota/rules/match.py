@@ -16,6 +16,7 @@ from app.quota.model import (
     Hit,
     Limit,
     LimitId,
+    Modes,
     QuotaConfig,
     RateLimit,
     Unit,
@@ -24,6 +25,7 @@ from app.quota.model import (
 from app.quota.rules.window import algorithm_of
 
 WILDCARD = "*"
+NO_MODES = Modes()
 # Bytes of a LimitId: a collision would need 2^80 limits.
 _ID_BYTES = 20
 
@@ -55,7 +57,7 @@ class AppliedLimit:
 
     `shared` are the places in the descriptor whose values count together, each with the pattern that stands for them.
     `rule` is what metrics call the limit; `levels` is None, or what of that comes from each entry of the descriptor,
-    where None stands for its key and value.
+    where None stands for its key and, unless it is empty, its value. No levels stand for all keys and values.
     """
 
     limit: Limit
@@ -93,8 +95,8 @@ class CompiledConfig:
 class MatchedRequest(NamedTuple):
     """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
 
-    `excessive` is whether one of them has more hits than a request may have. `rules` are the names that metrics have
-    for the limits that are counted.
+    `excessive` is whether one of them has more hits than a request may have. `counted` has what metrics need to know of
+    each hit's limit.
     """
 
     domain: str
@@ -102,7 +104,15 @@ class MatchedRequest(NamedTuple):
     limits: tuple[AppliedLimit | None, ...]
     hits: tuple[Hit, ...]
     excessive: bool = False
-    rules: tuple[str, ...] = ()
+    counted: tuple["CountedLimit", ...] = ()
+
+
+class CountedLimit(NamedTuple):
+    """A limit that hits are counted under, the name that metrics have for it, and the last hits that are near to it."""
+
+    limit: RateLimit
+    rule: str
+    near: int
 
 
 class _Level(NamedTuple):
@@ -154,13 +164,20 @@ class _Compiler:
         limit_id = _id_of(place, "limit", unit)
         self.limits.add(limit_id)
         shared = tuple((index, level.value) for index, level in enumerate(way) if level.share and level.value)
-        levels = tuple(
-            None if not level.share and (node.detailed_metric or level.by_value) else level.name for level in way
-        )
         rule = ".".join((self.domain, *(level.name for level in way)))
-        if None not in levels:
+        levels = _levels(way, node)
+        if levels is None:
             self.rules.add(rule)
-        return AppliedLimit(limit, limit_id, algorithm, rule, shared, levels if None in levels else None)
+        return AppliedLimit(limit, limit_id, algorithm, rule, shared, levels)
+
+
+def _levels(way: tuple[_Level, ...], node: ConfigDescriptor) -> tuple[str | None, ...] | None:
+    """Return the `levels` of an AppliedLimit, as envoyproxy/ratelimit has them."""
+    detailed = node.detailed_metric
+    if detailed and not any(level.share for level in way):
+        return ()
+    levels = tuple(None if not level.share and (detailed or level.by_value) else level.name for level in way)
+    return levels if None in levels else None
 
 
 def compile_config(config: QuotaConfig) -> CompiledConfig:
@@ -208,7 +225,12 @@ def _by_pattern(node: Node, entry: Entry) -> Node | None:
 
 
 def match_request(
-    domain: str, config: CompiledConfig | None, descriptors: Sequence[Descriptor], hits_addend: int, max_hits: int
+    domain: str,
+    config: CompiledConfig | None,
+    descriptors: Sequence[Descriptor],
+    hits_addend: int,
+    max_hits: int,
+    modes: Modes = NO_MODES,
 ) -> MatchedRequest:
     """Return the request with the limits of its domain's `config`, None if the domain is not configured.
 
@@ -218,21 +240,25 @@ def match_request(
         return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
     limits = limits_of(config, descriptors)
     hits: list[Hit] = []
-    rules: list[str] = []
+    counted: list[CountedLimit] = []
     for descriptor, applied in zip(descriptors, limits, strict=True):
-        if applied is None or applied.algorithm is None:
+        if applied is None or applied.algorithm is None or isinstance(applied.limit, Unlimited):
             continue
         number = hits_of(descriptor.hits, hits_addend)
         hits.append(Hit(applied.limit_id, _counter_key(config, descriptor, applied), applied.algorithm, number))
-        rules.append(applied.rule if applied.levels is None else _rule_of(domain, applied.levels, descriptor.entries))
+        rule = applied.rule if applied.levels is None else _rule_of(domain, applied.levels, descriptor.entries)
+        most = applied.limit.requests_per_unit
+        counted.append(CountedLimit(applied.limit, rule, most - int(most * modes.near_ratio)))
     excessive = any(hit.hits > max_hits for hit in hits)
     if excessive:
         hits = [_refused(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
-    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(rules))
+    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted))
 
 
 def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]) -> str:
     """Return the name that metrics have for a limit, with the request's values where it takes them."""
+    if not levels:
+        return ".".join([domain, *[f"{key}_{value}" for key, value in entries]])
     names = [
         level if level is not None else f"{key}_{value}" if value else key
         for level, (key, value) in zip(levels, entries, strict=True)

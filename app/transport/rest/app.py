@@ -83,6 +83,7 @@ def _built_in_routes(app: FastAPI, health: Health, metrics: Metrics, *, metrics_
     return (
         Route("GET", "/healthz", health.healthz, Access.PUBLIC, tag="health"),
         Route("GET", "/readyz", health.readyz, Access.PUBLIC, tag="health"),
+        Route("GET", "/healthcheck", health.healthcheck, Access.PUBLIC, tag="health"),
         Route("GET", METRICS_PATH, render_metrics, Access.PUBLIC if metrics_public else Access.ADMIN, tag="health"),
         Route("GET", "/openapi.json", openapi, Access.ADMIN, tag="documentation"),
     )

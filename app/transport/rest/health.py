@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 import structlog
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from app.core.clock import Clock
 from app.core.errors import MeshwardError
@@ -63,6 +63,12 @@ class Health:
             checks[name] |= {"reason": reason}  # type: ignore[dict-item]  # a check's fields differ in type
         status = HTTPStatus.SERVICE_UNAVAILABLE if failures else HTTPStatus.OK
         return JSONResponse({"status": "not ready" if failures else "ready", "checks": checks}, status)
+
+    async def healthcheck(self) -> PlainTextResponse:
+        """Answer as envoyproxy/ratelimit: 200 and `OK` if every part is ready, else 500."""
+        if await self.failures():
+            return PlainTextResponse("not ready; /readyz has the reasons", HTTPStatus.INTERNAL_SERVER_ERROR)
+        return PlainTextResponse("OK")
 
 
 async def _run(check: Check) -> str:

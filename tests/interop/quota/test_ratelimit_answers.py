@@ -17,6 +17,7 @@ from tests.assets.ratelimit_traffic import Traffic
 from tests.fakes.context import call_context
 from tests.fakes.quota import Quota
 from tests.support.ratelimit_process import ratelimit_process
+from tests.support.serving import eventually
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(600)]
 CONFIGURATIONS, REQUESTS = 500, 24
@@ -79,6 +80,30 @@ async def test_generated_requests_get_the_same_answers(tmp_path, modes, variable
         pytest.skip("a day ended meanwhile, and with it the windows of one of them")
     assert codes == ({OK} if modes.quota else {OK, OVER})
     assert not differing, differing[0]
+
+
+async def test_limits_have_the_same_names_and_counts_in_metrics(tmp_path):
+    traffic = [Traffic(seed, most_hits=1) for seed in range(50)]
+    rpc, metrics = await ours(traffic)
+    with theirs(tmp_path, traffic) as peer:
+        for each in traffic:
+            for request in each.requests(REQUESTS):
+                peer.ask(request)
+                rpc.ShouldRateLimit(request, CONTEXT)
+        found = counted(metrics)
+        assert len({name for _, name in found}) == 5
+        eventually(lambda: peer.rules() == found, "both to have counted the same")
+
+
+def counted(metrics):
+    """What we counted of each limit, under the names that envoyproxy/ratelimit gives limits and counters."""
+    found = {}
+    for family in metrics.rules.collect():
+        name = family.name.removeprefix("meshward_quota_rule_")
+        for sample in family.samples:
+            rule = f"{sample.labels['domain']}.{sample.labels['rule']}"
+            found[rule.translate(str.maketrans(":|", "__")), "total_hits" if name == "hits" else name] = sample.value
+    return found
 
 
 @pytest.mark.parametrize(

@@ -121,11 +121,10 @@ def test_the_settings_file_that_is_shown_is_valid(tmp_path):
 
 
 def test_the_operations_page_has_each_metric_with_its_labels_and_no_other():
-    families = [
-        family for family in vars(Metrics()).values() if hasattr(family, "collect") and hasattr(family, "_name")
-    ]
+    collectors = [each for each in vars(Metrics()).values() if hasattr(each, "collect")]
+    families = [family for each in collectors for family in each.collect()]
     exposed = {line.split()[2] for line in Metrics().render().decode().splitlines() if line.startswith("# TYPE")}
-    labels = {family._name: family._labels for family in families}
+    labels = {family.name: family._labelnames for family in families}
     expected = {
         (f"`{name}`", ", ".join(f"`{label}`" for label in labels[name.removesuffix("_total")])) for name in exposed
     }
@@ -158,7 +157,7 @@ def test_the_operations_page_has_each_event_that_is_logged_and_no_other():
 
 def test_the_admin_api_page_has_each_route_and_no_other():
     parts = make_parts(load({}).settings, SystemClock())
-    frame = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json"}
+    frame = {"GET /healthz", "GET /readyz", "GET /healthcheck", "GET /metrics", "GET /openapi.json"}
     expected = {f"{route.method} {route.path.replace(':path', '')}" for route in route_table(parts)} | frame
     found = {row[0].strip("`") for row in rows(GUIDE / "admin-api.md")}
     assert {cell for cell in found if re.match(r"(GET|POST|PUT|DELETE) /", cell)} == expected

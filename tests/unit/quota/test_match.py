@@ -175,13 +175,15 @@ descriptors:
         ([("path", "/api/7")], "shop.path_/api/7"),
         ([("path", "/api/7"), ("user", "ann")], "shop.path_/api/7.user"),
         ([("tenant", "t"), ("user", "ann")], "shop.tenant_t.user_ann"),
-        ([("tenant", "t"), ("user", "")], "shop.tenant_t.user"),
+        ([("tenant", "t"), ("user", "")], "shop.tenant_t.user_"),
+        ([("tenant", ""), ("user", "x")], "shop.tenant.user_x"),
         ([("tenant", "t"), ("user", "x")], "shop.tenant.user_x"),
         ([("file", "a")], "shop.file_*"),
     ],
 )
 def test_a_limit_has_the_name_in_metrics_that_envoyproxy_ratelimit_gives_it(entries, rule):
-    assert match_request("shop", NAMED, [Descriptor(tuple(entries))], 1, 1).rules == (rule,)
+    (counted,) = match_request("shop", NAMED, [Descriptor(tuple(entries))], 1, 1).counted
+    assert counted.rule == rule
 
 
 def test_the_names_of_a_configuration_are_those_that_take_no_values_of_requests():

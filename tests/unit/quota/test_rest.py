@@ -38,7 +38,7 @@ DOCUMENT = {
 @asynccontextmanager
 async def client_of(service):
     await service.documents.refresh()
-    rest = QuotaRest(service.documents)
+    rest = QuotaRest(service)
     app = FastAPI()
     app.dependency_overrides[current_principal] = lambda: OPERATOR
     app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class

@@ -74,7 +74,7 @@ async def test_every_route_but_those_of_health_wants_the_token(make_app, strange
             assert response.headers["www-authenticate"].startswith("Bearer")
         else:
             public.add(path)
-    assert public == {"/healthz", "/readyz", "/metrics"}
+    assert public == {"/healthz", "/readyz", "/healthcheck", "/metrics"}
 
 
 async def test_metrics_can_be_closed(make_app):

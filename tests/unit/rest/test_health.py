@@ -46,6 +46,12 @@ async def test_ready_is_when_every_check_passes(clock):
     assert body == {"status": "ready", "checks": {"database": {"ready": True}, "ca": {"ready": True}}}
 
 
+async def test_the_health_check_of_envoyproxy_ratelimit_is_ok_or_an_error(clock):
+    ready, failing = [await Health({"database": check}, clock).healthcheck() for check in (fine, away)]
+    assert (ready.status_code, ready.body) == (200, b"OK")
+    assert (failing.status_code, b"database" in failing.body) == (500, False)
+
+
 async def test_a_failing_check_is_named_with_its_reason_beside_the_others(clock):
     status, body = await answer(Health({"database": away, "ca": fine}, clock))
     assert status == 503

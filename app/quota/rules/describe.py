@@ -1,0 +1,29 @@
+"""What is configured, in words for operators."""
+
+from collections.abc import Iterator
+
+from app.quota.model import RateLimit
+from app.quota.rules.match import AppliedLimit, CompiledConfig, Node
+
+
+def describe_config(config: CompiledConfig) -> Iterator[str]:
+    """Yield a line for each limit of a domain, in the form of envoyproxy/ratelimit's `/rlconfig`."""
+    for applied in limits_below(config.root):
+        limit = applied.limit
+        if isinstance(limit, RateLimit):
+            modes = f"shadow_mode: {_flag(limit.shadow_mode)}, quota_mode: {_flag(limit.quota_mode)}"
+            yield f"{applied.rule}: unit={limit.unit.name} requests_per_unit={limit.requests_per_unit}, {modes}"
+        else:
+            yield f"{applied.rule}: unlimited"
+
+
+def limits_below(node: Node) -> Iterator[AppliedLimit]:
+    """Yield every limit of `node` and below it."""
+    if node.limit is not None:
+        yield node.limit
+    for child in (*node.exact.values(), *node.bare.values()):
+        yield from limits_below(child)
+
+
+def _flag(value: bool) -> str:  # noqa: FBT001 - it is what is printed
+    return str(value).lower()
