@@ -33,7 +33,7 @@ class EnvoyProcess:
         bootstrap: dict[str, Any], directory: Path, *, wait_ready: bool = True
     ) -> AsyncIterator["EnvoyProcess"]:
         """Run Envoy with `bootstrap`; its admin port is chosen by the kernel, and so may be those of its listeners."""
-        _write_bootstrap(bootstrap, directory)
+        write_bootstrap(bootstrap, directory)
         with (directory / "envoy.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 str(envoy_binary()),
@@ -45,6 +45,15 @@ class EnvoyProcess:
                 stderr=log,
                 start_new_session=True,
             )
+        async with EnvoyProcess.run_by(process, directory, wait_ready=wait_ready) as envoy:
+            yield envoy
+
+    @staticmethod
+    @asynccontextmanager
+    async def run_by(
+        process: asyncio.subprocess.Process, directory: Path, *, wait_ready: bool = True
+    ) -> AsyncIterator["EnvoyProcess"]:
+        """The Envoy that `process` is or starts, with `--admin-address-path` in the directory; ends the process."""
         envoy = EnvoyProcess(process, directory)
         try:
             await envoy.eventually(envoy._has_admin, "Envoy's admin port", START_SECONDS)
@@ -115,11 +124,12 @@ class EnvoyProcess:
         try:
             await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
         except TimeoutError:
-            os.kill(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
 
 
-def _write_bootstrap(bootstrap: dict[str, Any], directory: Path) -> None:
+def write_bootstrap(bootstrap: dict[str, Any], directory: Path) -> None:
+    """Write the file, with an admin port that the kernel chooses if it has none."""
     directory.mkdir(parents=True, exist_ok=True)
     admin = {"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}}
     (directory / "bootstrap.json").write_text(json.dumps(admin | bootstrap))
