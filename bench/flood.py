@@ -2,7 +2,8 @@
 
 A control plane runs as a process. Sixteen connections without a certificate flood its TLS port in one way after the
 other, each for a few seconds, while a sidecar with an SVID makes checks at a steady rate. Printed are the latency of
-its checks and the memory of the process.
+its checks and the memory of the process, and for which share of the time its event loop waited for a core: where that
+is large, the machine is busy with other things, and the latencies are theirs.
 """
 
 import asyncio
@@ -39,6 +40,8 @@ from bench.calls import check_request
 CONNECTIONS = 16
 SECONDS = 5.0
 CHECKS_PER_SECOND = 100
+# The floods come from other machines: here they take what the control plane and the sidecar leave of the cores.
+FLOOD_NICE = 15
 # The bounds that the control plane is to keep.
 MAX_P99_MS = 50.0
 MAX_MEGABYTES = 400.0
@@ -55,6 +58,11 @@ class Target:
     directory: Path
     tls_port: int
     admin_port: int
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long its main thread has been ready to run without a core."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
 
     @property
     def megabytes(self) -> float:
@@ -292,14 +300,17 @@ async def measure(target: Target) -> bool:
         arguments = [sys.executable, "-m", "bench.flood", name, str(target.tls_port)]
         flooding = await asyncio.create_subprocess_exec(*arguments) if flood else None
         await asyncio.sleep(1)
+        waited = target.waited_seconds
         took = await honest(channel, SECONDS)
+        waiting = (target.waited_seconds - waited) / SECONDS
         megabytes = target.megabytes
         if flooding:
             flooding.kill()
             await flooding.wait()
         p99 = statistics.quantiles(took, n=100)[98]
         kept = kept and p99 < MAX_P99_MS and megabytes < MAX_MEGABYTES
-        print(f"{name:<28}{statistics.median(took):>10.1f}{p99:>10.1f}{max(took):>10.1f}{megabytes:>10.0f}", flush=True)
+        milliseconds = f"{statistics.median(took):>10.1f}{p99:>10.1f}{max(took):>10.1f}"
+        print(f"{name:<28}{milliseconds}{megabytes:>10.0f}{waiting:>10.0%}", flush=True)
     await channel.close()
     return kept
 
@@ -307,7 +318,7 @@ async def measure(target: Target) -> bool:
 def main() -> None:
     """Print the table."""
     print(f"Checks of an honest sidecar, {CHECKS_PER_SECOND} a second, beside {CONNECTIONS} flooding connections")
-    print(f"{'flood':<28}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}{'MB':>10}")
+    print(f"{'flood':<28}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}{'MB':>10}{'waiting':>10}")
     with tempfile.TemporaryDirectory(prefix="meshward-flood-") as directory, running(Path(directory)) as target:
         kept = asyncio.run(measure(target))
     print(f"p99 below {MAX_P99_MS:.0f} ms and memory below {MAX_MEGABYTES:.0f} MB: {'yes' if kept else 'NO'}")
@@ -317,6 +328,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         chosen = FLOODS[sys.argv[1]]
         assert chosen
+        os.nice(FLOOD_NICE)
         asyncio.run(flood_from_all(chosen, int(sys.argv[2])))
     else:
         main()
