@@ -161,7 +161,9 @@ class CheckInput:
 
     `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
     behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
-    path itself. `host` is the authority in lower case, with its port if it has one. `method` is None in the reading in
+    path itself. `host` is the authority in lower case, with its port and its last dot if it has them. Addresses
+    and the server name are as they were told. `remote_ip` is the client's address behind `trusted_hops` proxies, see
+    `rules.addresses`. `method` is None in the reading in
     which a header that may name another one was not forwarded. `forwarded_headers` are the names of headers that are
     absent only if the client sent none, None if that is true of every name; of another header that is absent it is not
     known whether the client sent it.
@@ -178,6 +180,7 @@ class CheckInput:
     reading: str | None = None
     source_ip: IpAddress | None = None
     remote_ip: IpAddress | None = None
+    trusted_hops: int = 0
     destination_ip: IpAddress | None = None
     destination_port: int | None = None
     sni: str | None = None

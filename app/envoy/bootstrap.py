@@ -147,6 +147,8 @@ def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
         {"cluster": f"{inbound.name}-workload", "rate_limits": [{"actions": limit}]},
         (_authorization(inbound.check, sidecar.labels), _quota(sidecar.quota_domain)),
         {"transport_socket": tls},
+        # The peer's address is the last entry of x-forwarded-for, so that those before it count as hops.
+        use_remote_address=True,
         # The header x-forwarded-client-cert is written from the verified peer, never taken from the client.
         forward_client_cert_details="SANITIZE_SET",
         set_current_client_cert_details={"uri": True},

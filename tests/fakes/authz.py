@@ -1,7 +1,8 @@
 """Requests and policies as tests write them."""
 
 from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
-from app.authz.rpc.attributes import read_address, read_authority, read_identity, read_method
+from app.authz.rpc.attributes import read_authority, read_identity, read_method
+from app.authz.rules.addresses import read_address
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND

@@ -1,6 +1,7 @@
 """The same decisions without any index: every policy, rule and value is walked, with regular expressions."""
 
 import re
+from ipaddress import ip_address
 
 from app.authz.model import (
     Action,
@@ -47,14 +48,14 @@ def source_fields(source, check, action, options):
     yield identity(source.service_accounts, check, action, account_expression)
     yield identity(source.trust_domains, check, action, trust_domain_expression)
     yield network(source.ip_blocks, check.source_ip, action)
-    yield network(source.remote_ip_blocks, check.remote_ip, action)
+    yield remote(source.remote_ip_blocks, check, action)
 
 
 def operation_fields(operation, check, action):
     yield plain(operation.methods, [check.method], action)
     path = check.path
     yield plain(operation.paths, None if path is None else [path], action, path_expression, lax_end="/?")
-    yield plain(operation.hosts, None if check.host is None else [check.host], action, lax_end="(?::[0-9]+)?")
+    yield authority(operation.hosts, check.host, action)
     yield told(
         operation.ports.any_of,
         operation.ports.none_of,
@@ -70,7 +71,7 @@ def condition_matches(condition, check, action, options):
         case Attribute.SOURCE_IP:
             return network(values, check.source_ip, action)
         case Attribute.REMOTE_IP:
-            return network(values, check.remote_ip, action)
+            return remote(values, check, action)
         case Attribute.DESTINATION_IP:
             return network(values, check.destination_ip, action)
         case Attribute.DESTINATION_PORT:
@@ -84,7 +85,7 @@ def condition_matches(condition, check, action, options):
         case Attribute.SOURCE_TRUST_DOMAIN:
             return identity(values, check, action, trust_domain_expression)
         case Attribute.SNI:
-            return plain(values, None if check.sni is None else [check.sni], action)
+            return server_name(values, check.sni, action)
     return header(values, check.headers.get(condition.header), action)
 
 
@@ -158,8 +159,67 @@ def told(any_of, none_of, value, action, hit) -> bool:
 
 
 def network(networks: Networks, address, action: Action) -> bool:
-    return told(
-        networks.any_of, networks.none_of, address, action, lambda values, one: any(one in value for value in values)
+    if networks == Networks():
+        return True
+    if address is None:
+        return action is Action.DENY
+    denies = action is Action.DENY
+
+    def hit(blocks, *, wide):
+        forms = {f"{address}"}
+        if wide:
+            number = int(address)
+            forms |= {f"::ffff:{address}"} if address.version == 4 else set()
+            forms |= {f"{ip_address(number & 0xFFFFFFFF)}"} if number >> 32 == 0xFFFF else set()
+        return any(ip_address(form) in block for form in forms for block in blocks if block.prefixlen or "." in form)
+
+    return (not networks.any_of or hit(networks.any_of, wide=denies)) and not hit(networks.none_of, wide=not denies)
+
+
+def remote(networks: Networks, check: CheckInput, action: Action) -> bool:
+    if networks == Networks():
+        return True
+    addresses = [check.remote_ip]
+    if forwarded := check.headers.get("x-forwarded-for"):
+        addresses.append(ip_address(forwarded[-1].split(",")[-1].strip()))
+
+    def each(part):
+        results = [network(part, address, action) for address in addresses]
+        return any(results) if action is Action.DENY else all(results)
+
+    return each(Networks(networks.any_of)) and each(Networks(none_of=networks.none_of))
+
+
+def authority(patterns: Patterns, host, action: Action) -> bool:
+    name, dot, port = re.fullmatch(r"(.*?)(\.?)(:[0-9]+)?", host or "").groups(default="")
+    readings = [host, name + dot, name + port, name]
+    return read(patterns, readings, [host], action, lambda value: re.sub(r"(?<=[^*])\.(?=(:[0-9]+)?$)", "", value))
+
+
+def server_name(patterns: Patterns, name, action: Action) -> bool:
+    lowered = (name or "").lower()
+    readings = [name, lowered, lowered.removesuffix(".")]
+    return read(patterns, readings, [name, lowered], action, str.lower)
+
+
+def read(patterns: Patterns, wide, narrow, action: Action, respell) -> bool:
+    """A name of several readings: one of the `wide` has to match where that denies, else all of the `narrow`."""
+    if patterns == Patterns():
+        return True
+    if narrow[0] is None:
+        return action is Action.DENY
+    denies = action is Action.DENY
+
+    def hit(values, *, is_wide):
+        spellings = [*values, *map(respell, values)] if is_wide else values
+        results = [
+            any(re.fullmatch(string_expression(value), text) for value in spellings)
+            for text in (wide if is_wide else narrow)
+        ]
+        return any(results) if is_wide else all(results)
+
+    return (not patterns.any_of or hit(patterns.any_of, is_wide=denies)) and not (
+        patterns.none_of and hit(patterns.none_of, is_wide=not denies)
     )
 
 

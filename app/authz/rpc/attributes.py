@@ -3,19 +3,17 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 
 from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
+from app.authz.rules.addresses import read_address
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
 from app.authz.rules.paths import read_path
 from app.authz.rules.values import MAX_PORT
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SpiffeId
 
-# Identities, addresses and authorities that were read recently; bounds the memory that hostile input can take.
+# Identities and authorities that were read recently; bounds the memory that hostile input can take.
 READ_CACHE_SIZE = 4096
-# The longest text form of an address, an IPv6 one with a zone.
-MAX_ADDRESS_LENGTH = 64
 # A DNS name of 253 characters, a dot, a colon and a port.
 MAX_AUTHORITY_LENGTH = 261
 # Labels of one workload, as in a policy's selector, and their text.
@@ -42,19 +40,6 @@ def identity_of(spiffe_id: SpiffeId) -> Identity:
     return Identity(spiffe_id.principal, spiffe_id.trust_domain.name, namespaces)
 
 
-@lru_cache(maxsize=READ_CACHE_SIZE)
-def read_address(text: str) -> IpAddress | None:
-    """Return the address, an IPv4 one where it is mapped into IPv6; None if the text is none, such as a pipe's."""
-    if len(text) > MAX_ADDRESS_LENGTH:
-        return None
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
 def read_port(text: str) -> int | None:
     """Return the port, None if the text is none."""
     digits = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_PORT))
@@ -77,7 +62,7 @@ def read_target(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def read_authority(text: str) -> str | None:
-    """Return host and port in lower case, without the dot that ends a fully qualified name; None if there is none.
+    """Return host and port in lower case; None if there is none.
 
     Raises InvalidInputError if the text is not an authority without user information (RFC 3986, section 3.2).
     """
@@ -93,7 +78,7 @@ def _read_authority(text: str) -> str:
     found = _AUTHORITY.fullmatch(text.lower()) if text.isascii() else None
     if found is None:
         raise InvalidInputError("the authority is not a host with an optional port")
-    return f"{found[1]}{found[2] or ''}"
+    return found[0]
 
 
 def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, hops: int) -> IpAddress | None:

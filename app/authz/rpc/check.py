@@ -21,7 +21,6 @@ from app.authz.rpc.attributes import (
     identity_of,
     labels_of,
     namespace_of,
-    read_address,
     read_authority,
     read_identity,
     read_labels,
@@ -31,6 +30,7 @@ from app.authz.rpc.attributes import (
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
+from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
@@ -166,9 +166,8 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         forwarded_headers=_forwarded(attributes.context_extensions),
         other_paths=other_paths,
         source_ip=source_ip,
-        remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), trusted_hops)
-        if trusted_hops
-        else source_ip,
+        remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), trusted_hops) if trusted_hops else source_ip,
+        trusted_hops=trusted_hops,
         destination_ip=at.address,
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,

@@ -31,7 +31,6 @@ from typing import Any
 from app.authz.model import ANONYMOUS, CheckInput, Identity, Workload
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
-    read_address,
     read_authority,
     read_identity,
     read_labels,
@@ -43,6 +42,7 @@ from app.authz.rpc.attributes import (
 )
 from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.forwarded import peer_uri
+from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError
@@ -134,7 +134,8 @@ class HttpAuthorization:
             headers={name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
             forwarded_headers=forwarded,
             source_ip=source_ip,
-            remote_ip=remote_address(source_ip, headers.get("x-forwarded-for"), self._trusted_hops),
+            remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), self._trusted_hops),
+            trusted_hops=self._trusted_hops,
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
             sni=_single(headers, "x-meshward-sni") or None,

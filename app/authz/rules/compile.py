@@ -32,6 +32,7 @@ from app.authz.rules.nodes import (
     Node,
     Or,
     PathMatch,
+    RemoteMatch,
     Values,
     all_of,
     any_of,
@@ -43,6 +44,7 @@ from app.authz.rules.patterns import (
     AddressBlocks,
     NamespacePatterns,
     Paths,
+    ServerNames,
     ServiceAccounts,
     StringPatterns,
     TrustDomainPatterns,
@@ -188,6 +190,8 @@ class _Matches:
             return HeaderMatch(header, found, negated, wide, if_missing=not self.grants)
         if attribute is Attribute.PATH:
             return PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
+        if attribute is Attribute.REMOTE_IP:
+            return RemoteMatch(AddressBlocks(values, wide), negated, if_missing=not self.grants)
         return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)
 
     def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
@@ -200,12 +204,14 @@ class _Matches:
                 return ServiceAccounts(values)
             case Attribute.SOURCE_TRUST_DOMAIN:
                 return TrustDomainPatterns.of(values)
-            case Attribute.SOURCE_IP | Attribute.REMOTE_IP | Attribute.DESTINATION_IP:
-                return AddressBlocks(values)
+            case Attribute.SOURCE_IP | Attribute.DESTINATION_IP:
+                return AddressBlocks(values, wide)
             case Attribute.DESTINATION_PORT:
                 return frozenset(values)
             case Attribute.HOST if wide:
-                return WideHosts(read_strings(values))
+                return WideHosts.of(values)
+            case Attribute.SNI:
+                return ServerNames.of(values, wide=wide)
             case _:
                 return read_strings(values)
 
@@ -241,7 +247,7 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
                 return None
             exact = frozenset(key for keys in found for key in keys.exact)
             return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
-        case HeaderMatch():
+        case RemoteMatch() | HeaderMatch():
             return None
 
 

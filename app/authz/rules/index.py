@@ -9,7 +9,7 @@ from itertools import chain
 
 from app.authz.model import Action, Attribute, CheckInput, Labels, Workload
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
-from app.authz.rules.patterns import without_port
+from app.authz.rules.hosts import authority_readings
 
 # Workloads, by namespace and labels, whose tables are kept; beyond that all are dropped and made again. A mesh has
 # fewer kinds of workloads than this, and hostile labels cannot take more memory.
@@ -81,7 +81,7 @@ class RuleTable:
         if host is None:
             found.append(self._by_host)
             return
-        found.extend(self._hosts[name] for name in {host, without_port(host)} if name in self._hosts)
+        found.extend(self._hosts[name] for name in set(authority_readings(host)) if name in self._hosts)
 
 
 def _number(entry: Numbered) -> int:

@@ -13,10 +13,12 @@ from operator import attrgetter
 from typing import Any
 
 from app.authz.model import Attribute, CheckInput
+from app.authz.rules.addresses import remote_addresses
 from app.authz.rules.patterns import (
     AddressBlocks,
     NamespacePatterns,
     Paths,
+    ServerNames,
     ServiceAccounts,
     StringPatterns,
     Strings,
@@ -26,7 +28,14 @@ from app.authz.rules.patterns import (
 )
 
 Values = (
-    Strings | frozenset[int] | WideHosts | NamespacePatterns | ServiceAccounts | TrustDomainPatterns | AddressBlocks
+    Strings
+    | frozenset[int]
+    | WideHosts
+    | ServerNames
+    | NamespacePatterns
+    | ServiceAccounts
+    | TrustDomainPatterns
+    | AddressBlocks
 )
 
 
@@ -38,7 +47,6 @@ def _principal(request: CheckInput) -> str | None:
 _source = attrgetter("source")
 _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
     Attribute.SOURCE_IP: attrgetter("source_ip"),
-    Attribute.REMOTE_IP: attrgetter("remote_ip"),
     Attribute.SOURCE_PRINCIPAL: _principal,
     Attribute.SOURCE_NAMESPACE: _source,
     Attribute.SOURCE_SERVICE_ACCOUNT: _source,
@@ -95,6 +103,27 @@ class PathMatch:
         if request.path is None:
             return self.if_missing
         return (request.path in self.patterns) is not self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteMatch:
+    """The client's address is in one of `blocks`, or with `negated` in none.
+
+    The address may be one of two, see `remote_addresses`: both have to match, or with `if_missing` one of them does
+    or is missing.
+    """
+
+    blocks: AddressBlocks
+    negated: bool = False
+    if_missing: bool = False
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` matches."""
+        results = (
+            self.if_missing if address is None else (address in self.blocks) is not self.negated
+            for address in remote_addresses(request)
+        )
+        return any(results) if self.if_missing else all(results)
 
 
 PRESENT = StringPatterns(prefixes=("",))
@@ -159,7 +188,7 @@ class Or:
         return False
 
 
-Node = And | Or | Match | PathMatch | HeaderMatch
+Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch
 
 
 def all_of(parts: list[Node]) -> Node:
@@ -200,9 +229,13 @@ def describe(node: Node) -> str:
             return f"{f'not ({found})' if negated else found}{' (or not forwarded)' if if_missing else ''}"
         case PathMatch(patterns, _, negated, if_missing):
             return _described(Attribute.PATH, spelled(patterns), negated=negated, if_missing=if_missing)
+        case RemoteMatch(blocks, negated, if_missing):
+            return _described(Attribute.REMOTE_IP, str(blocks), negated=negated, if_missing=if_missing)
         case Match(attribute, values, negated, if_missing):
-            port = " with any port" if isinstance(values, WideHosts) else ""
-            return _described(attribute, spelled(values), port, negated=negated, if_missing=if_missing)
+            more = " with any port" if isinstance(values, WideHosts) else ""
+            if isinstance(values, ServerNames) and values.wide:
+                more = " in any case"
+            return _described(attribute, spelled(values), more, negated=negated, if_missing=if_missing)
 
 
 def _described(attribute: Attribute, values: str, more: str = "", *, negated: bool, if_missing: bool) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from app.authz.model import Identity, IpAddress, IpNetwork
+from app.authz.rules.addresses import other_form
+from app.authz.rules.hosts import authority_readings, server_name_readings, spellings_of
 from app.authz.rules.paths import canonical, decoded
 
 ANY = "*"
@@ -90,21 +92,43 @@ def read_strings(patterns: Iterable[str], spellings: Callable[[str], Iterable[st
 
 @dataclass(frozen=True, slots=True)
 class WideHosts:
-    """Patterns for an authority, which match it with its port or without."""
+    """Patterns for an authority, which match it with its port or without, and with a dot at the end or without."""
 
     patterns: Strings
 
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Self:
+        """Return the patterns for a policy's values."""
+        return cls(read_strings(dict.fromkeys(spellings_of(values))))
+
     def __contains__(self, host: str) -> bool:
-        return host in self.patterns or without_port(host) in self.patterns
+        for reading in authority_readings(host):
+            if reading in self.patterns:
+                return True
+        return False
 
     def __str__(self) -> str:
         return spelled(self.patterns)
 
 
-def without_port(host: str) -> str:
-    """Return the authority without its port, if it has one; the colons of an IPv6 address stand in brackets."""
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() else host
+@dataclass(frozen=True, slots=True)
+class ServerNames:
+    """Patterns for a server name, which must match every reading of it; wide patterns, one."""
+
+    patterns: Strings
+    wide: bool
+
+    @classmethod
+    def of(cls, values: Iterable[str], *, wide: bool) -> Self:
+        """Return the patterns for a policy's values."""
+        return cls(read_strings(dict.fromkeys(spellings_of(values) if wide else values)), wide)
+
+    def __contains__(self, name: str) -> bool:
+        readings = map(self.patterns.__contains__, server_name_readings(name))
+        return any(readings) if self.wide else all(readings)
+
+    def __str__(self) -> str:
+        return spelled(self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +256,8 @@ def template_problem(path: str) -> str:
         return f"a path template must not have more than {MAX_OPERATORS} operators"
     if ANY_SEGMENTS in operators[:-1]:
         return "'{**}' must be the last operator of a path template"
+    if "" in path.strip("/").split("/"):
+        return "a path template must not have an empty segment: no '//'"
     for segment in segments:
         if segment not in {ONE_SEGMENT, ANY_SEGMENTS} and not _LITERAL.fullmatch(segment):
             return f"segment {segment!r} of a path template must be '{{*}}', '{{**}}' or literal, without '*' or braces"
@@ -315,14 +341,20 @@ def _contains_glob(text: str, glob: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AddressBlocks:
-    """Address blocks, looked up once for each length of prefix among them."""
+    """Address blocks, looked up once for each length of prefix among them.
+
+    An IPv4 address and the same one written as IPv6 (`::ffff:10.1.2.3`) are two, as to Envoy; in wide blocks they are
+    one.
+    """
 
     blocks: tuple[IpNetwork, ...]
+    wide: bool = False
     _tables: tuple[tuple[int, int, frozenset[int]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         tables: dict[tuple[int, int], set[int]] = {}
-        for block in self.blocks:
+        others = filter(None, map(other_form, self.blocks)) if self.wide else ()
+        for block in (*self.blocks, *others):
             shift = block.max_prefixlen - block.prefixlen
             tables.setdefault((block.version, shift), set()).add(int(block.network_address) >> shift)
         object.__setattr__(self, "_tables", tuple((*key, frozenset(table)) for key, table in tables.items()))

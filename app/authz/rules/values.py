@@ -1,7 +1,8 @@
 """The values that fields of a policy may have, each read by one function that notes what is wrong with it."""
 
+import re
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import TypeVar
 
 from app.authz.model import IpNetwork, Networks, Patterns, Ports
@@ -15,8 +16,8 @@ MAX_SERVICE_ACCOUNT_LENGTH = 320
 
 MAX_PORT = 65535
 _MAX_PORT_DIGITS = 5
-_V4_IN_V6 = IPv6Network("::ffff:0:0/96")
-_V4_IN_V6_PREFIX = 96
+# Python reads more than Istio: masks (10.0.0.0/255.0.0.0), lengths with zeros before them, zones.
+_BLOCK = re.compile(r"[0-9a-fA-F:.]+(/(0|[1-9][0-9]{0,2}))?")
 
 Value = TypeVar("Value")
 ReadValue = Callable[[str, str, Problems], Value | None]
@@ -70,12 +71,11 @@ def method(value: str, path: str, problems: Problems) -> str | None:
 
 
 def host(value: str, path: str, problems: Problems) -> str | None:
-    """Read a host or a pattern for one, in lower case and without the dot that ends a fully qualified name."""
+    """Read a host or a pattern for one, in lower case."""
     if any(character in "/?#@ " for character in value):
         problems.add(path, f"{value!r} is not a host: write it as it stands in Host, such as shop.example.org:8080")
         return None
-    lowered = value.lower()
-    return text(lowered.removesuffix(".") if lowered.strip("*.") else lowered, path, problems)
+    return text(value.lower(), path, problems)
 
 
 def path_pattern(value: str, path: str, problems: Problems) -> str | None:
@@ -98,19 +98,14 @@ def path_pattern(value: str, path: str, problems: Problems) -> str | None:
 
 
 def network(value: str, path: str, problems: Problems) -> IpNetwork | None:
-    """Read an address or a CIDR block; IPv4 blocks written as IPv6 (`::ffff:10.0.0.0/104`) become IPv4."""
-    length = value.partition("/")[2]
+    """Read an address or a CIDR block."""
     try:
-        # Python reads masks, 10.0.0.0/255.0.0.0 and the inverse, where Istio reads a length alone.
-        found = ip_network(value, strict=False) if not length or length.isdecimal() else None
+        if _BLOCK.fullmatch(value):
+            return ip_network(value, strict=False)
     except ValueError:
-        found = None
-    if found is None:
-        problems.add(path, f"{value!r} is not an IP address or CIDR block, such as 10.0.0.0/8 or fd00::/8")
-        return None
-    if isinstance(found, IPv6Network) and found.subnet_of(_V4_IN_V6):
-        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - _V4_IN_V6_PREFIX))
-    return found
+        pass
+    problems.add(path, f"{value!r} is not an IP address or CIDR block, such as 10.0.0.0/8 or fd00::/8")
+    return None
 
 
 def port(value: str, path: str, problems: Problems) -> int | None:
@@ -126,6 +121,9 @@ def trust_domain(value: str, path: str, problems: Problems) -> str | None:
     """Read a trust domain or a pattern for one."""
     if "/" in value:
         problems.add(path, f"{value!r} is not a trust domain: it must not have a slash")
+        return None
+    if "*" in value[1:-1] or value.count("*") > 1:
+        problems.add(path, f"{value!r} must have '*' only once, at its beginning or its end")
         return None
     return text(value, path, problems)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,11 @@ from app.authz.model import (
     Workload,
 )
 from app.authz.rpc.attributes import read_identity
+from app.authz.rules.addresses import read_address
 from app.authz.rules.compile import compile_policy, rule_node
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.nodes import describe
+from tests.fakes import istio_policy as istio
 from tests.fakes import naive_policy as naive
 
 OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)
@@ -45,14 +48,17 @@ IDS = ["spiffe://td/ns/a/sa/x", "spiffe://old/ns/b/sa/y", "spiffe://other/ns/a/s
 NAMESPACES = ["a", "b", "*", "a*", "*b", "c"]
 ACCOUNTS = ["a/x", "b/y", "b/x"]
 DOMAINS = ["td", "old", "*", "o*", "*d"]
-HOSTS = ["h", "h:80", "h:*", "*.org", "*", "x.org"]
+HOSTS = ["h", "h:80", "h:*", "*.org", "*", "x.org", "h.", "*.org."]
 PATHS = ["/", "/a", "/a/", "/a*", "/a/*", "*.js", "*", "/{*}", "/a/{**}", "/{*}/b/{**}/c", "*/b"]
 REQUEST_PATHS = ["/", "/a", "/a/", "/a/b", "/a/b.js", "/a/b/", "/x/b/c", "/x/b/1/2/c", "/b"]
 METHODS = ["GET", "POST", "G*", "*", "*T"]
 VALUES = ["1", "1*", "*2", "*", "1,2"]
 HEADER_VALUES = [("1",), ("2",), ("1", "2"), ("1,2",), ("1, 2",), ("",), ("12", "1")]
-BLOCKS = [ip_network(text) for text in ("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "2001:db8::/32", "192.0.2.1/32")]
-ADDRESSES = [ip_address(text) for text in ("10.1.2.3", "10.2.3.4", "192.0.2.1", "2001:db8::1", "::1")]
+BLOCKS = [
+    ip_network(text) for text in ("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "2001:db8::/32", "::ffff:10.0.0.0/104")
+]
+ADDRESSES = [ip_address(text) for text in ("10.1.2.3", "10.2.3.4", "192.0.2.1", "2001:db8::1", "::ffff:10.1.2.3")]
+FORWARDED = [("10.1.2.3",), ("192.0.2.1", "10.2.3.4"), ("10.1.2.3, 192.0.2.1",)]
 
 networks = st.builds(Networks, lists(BLOCKS), lists(BLOCKS))
 ports = st.builds(Ports, lists([80, 443]), lists([80, 443]))
@@ -68,17 +74,19 @@ sources = st.builds(
 operations = st.builds(
     Operation, patterns(HOSTS) | st.just(Patterns()), patterns(METHODS) | st.just(Patterns()), patterns(PATHS), ports
 )
+addresses = st.builds(
+    Condition, st.sampled_from([Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.DESTINATION_IP]), networks
+)
+server_names = st.builds(Condition, st.just(Attribute.SNI), patterns(["h", "*.org", "*", "X.org", "x*"]))
 conditions = st.one_of(
     st.builds(Condition, st.just(Attribute.HEADER), patterns(VALUES), st.sampled_from(["x-a", "x-b"])),
     st.builds(Condition, st.just(Attribute.SOURCE_PRINCIPAL), patterns(PRINCIPALS)),
     st.builds(Condition, st.just(Attribute.SOURCE_NAMESPACE), patterns(NAMESPACES)),
     st.builds(Condition, st.just(Attribute.SOURCE_SERVICE_ACCOUNT), patterns(ACCOUNTS)),
     st.builds(Condition, st.just(Attribute.SOURCE_TRUST_DOMAIN), patterns(DOMAINS)),
-    st.builds(
-        Condition, st.sampled_from([Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.DESTINATION_IP]), networks
-    ),
+    addresses,
     st.builds(Condition, st.just(Attribute.DESTINATION_PORT), ports),
-    st.builds(Condition, st.just(Attribute.SNI), patterns(["h", "*.org", "*"])),
+    server_names,
 )
 rules = st.builds(
     Rule,
@@ -104,13 +112,20 @@ requests = st.builds(
     source=st.sampled_from([None, ANONYMOUS, *map(read_identity, IDS)]),
     method=st.sampled_from(["GET", "POST"]),
     path=st.sampled_from([None, *REQUEST_PATHS]),
-    host=st.sampled_from([None, "h", "h:80", "x.org", "x.org:443"]),
-    headers=st.dictionaries(st.sampled_from(["x-a", "x-b"]), st.sampled_from(HEADER_VALUES)),
+    host=st.sampled_from([None, "h", "h:80", "x.org", "x.org:443", "h.", "x.org.", "h.:80"]),
+    headers=st.fixed_dictionaries(
+        {},
+        optional={
+            "x-a": st.sampled_from(HEADER_VALUES),
+            "x-b": st.sampled_from(HEADER_VALUES),
+            "x-forwarded-for": st.sampled_from(FORWARDED),
+        },
+    ),
     source_ip=st.sampled_from([None, *ADDRESSES]),
     remote_ip=st.sampled_from([None, *ADDRESSES]),
     destination_ip=st.sampled_from([None, *ADDRESSES]),
     destination_port=st.sampled_from([None, 80, 443]),
-    sni=st.sampled_from([None, "h", "x.org"]),
+    sni=st.sampled_from([None, "h", "x.org", "H", "X.org", "x.Org", "h."]),
 )
 
 
@@ -143,9 +158,43 @@ def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, che
 @settings(max_examples=120, deadline=None)
 @given(rules, st.sampled_from(Action), requests)
 def test_one_rule_agrees_with_a_walk_over_everything(rule, action, check):
-    found = [AuthorizationPolicy("shop", "a", action, (), (rule,))]
+    found = [AuthorizationPolicy("istio-system", "a", action, (), (rule,))]
     check = replace(check, workload=Workload("shop", ()))
     assert allows(found, check) == naive.decide(found, check, OPTIONS)
+
+
+# Rules about one attribute, which requests meet far more often than rules about several.
+simple_rules = st.one_of(
+    st.builds(Rule, operations=st.tuples(st.builds(Operation, hosts=patterns(HOSTS)))),
+    st.builds(Rule, operations=st.tuples(st.builds(Operation, paths=patterns(PATHS)))),
+    st.builds(Rule, conditions=st.tuples(conditions)),
+    st.builds(Rule, conditions=st.tuples(addresses)),
+    st.builds(Rule, conditions=st.tuples(server_names)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        policy_sets,
+        st.builds(
+            lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
+            st.sampled_from(Action),
+            simple_rules,
+        ),
+    ),
+    st.lists(requests, min_size=1, max_size=16),
+)
+def test_what_istio_denies_under_any_reading_is_denied(found, checks):
+    """Envoy may have the server name in lower case, and the client's address from either place."""
+    engine = engine_of(found, replace(OPTIONS, every_reading=True))
+    for check in checks:
+        last = check.headers.get("x-forwarded-for", ("",))[-1].rpartition(",")[2].strip()
+        names = {check.sni, check.sni.lower()} if check.sni else {None}
+        remotes = {check.remote_ip, read_address(last) or check.remote_ip}
+        if engine.evaluate(check).decision.allowed:
+            for name, address in product(names, remotes):
+                assert istio.decide(found, replace(check, sni=name, remote_ip=address), OPTIONS)
 
 
 @settings(max_examples=40, deadline=None)

@@ -130,15 +130,45 @@ def test_trust_domains_match_as_a_whole(pattern, expected):
         ("0.0.0.0/0", "203.0.113.9", True),
         ("0.0.0.0/0", "2001:db8::1", False),
         ("2001:db8::/32", "2001:db8:1::1", True),
-        ("10.0.0.0/8", "::ffff:10.1.1.1", True),
-        ("::ffff:10.0.0.0/104", "10.1.1.1", True),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.1.1", True),
     ],
 )
-def test_addresses_match_by_block_also_when_mapped_into_ipv6(block, address, expected):
+def test_addresses_match_by_block(block, address, expected):
     assert both(source("ipBlocks", block), request(source_ip=address)) is expected
     assert both(source("notIpBlocks", block), request(source_ip=address)) is not expected
     assert both(when("source.ip", block), request(source_ip=address)) is expected
     assert both(when("destination.ip", block), request(destination_ip=address)) is expected
+
+
+@pytest.mark.parametrize(("block", "address"), [("10.0.0.0/8", "::ffff:10.1.1.1"), ("::ffff:10.0.0.0/104", "10.1.1.1")])
+def test_an_address_that_is_mapped_into_ipv6_is_another_one_and_denied_as_the_same(block, address):
+    check = request(source_ip=address, destination_ip=address)
+    for field, key in (("ipBlocks", "source.ip"), ("remoteIpBlocks", "remote.ip"), (None, "destination.ip")):
+        rules = [when(key, block), *([source(field, block)] if field else [])]
+        for rule in rules:
+            assert not matches(rule, check)
+            assert refuses(rule, check)
+        assert not matches(when(key, block, field="notValues"), check)
+        assert refuses(when(key, block, field="notValues"), check)
+    assert not refuses(source("ipBlocks", "::/0"), request(source_ip="10.1.1.1"))
+
+
+def test_the_client_may_be_the_peer_or_whom_the_last_proxy_saw():
+    blocks = source("remoteIpBlocks", "203.0.113.0/24")
+    for forwarded, peer, granted, denied in (
+        ("203.0.113.9", "10.0.0.1", False, True),
+        ("203.0.113.9", "203.0.113.7", True, True),
+        ("203.0.113.9, 198.51.100.7", "10.0.0.1", False, False),
+        ("198.51.100.7", "203.0.113.9", False, True),
+        ("garbage", "203.0.113.9", False, True),
+        ("", "10.0.0.1", False, True),
+    ):
+        check = request(source_ip=peer, headers={"x-forwarded-for": (forwarded,)})
+        assert (matches(blocks, check), refuses(blocks, check)) == (granted, denied), forwarded
+        negated = source("notRemoteIpBlocks", "203.0.113.0/24")
+        assert (matches(negated, check), refuses(negated, check)) == (not denied, not granted), forwarded
+    assert both(blocks, request(source_ip="203.0.113.9"))
+    assert not both(blocks, request(source_ip="10.0.0.1"))
 
 
 def test_the_remote_address_is_not_the_connections():
@@ -209,7 +239,7 @@ def test_methods_match(pattern, expected):
     [
         ("shop.example.org", "SHOP.example.ORG", True),
         ("Shop.Example.Org", "shop.example.org", True),
-        ("shop.example.org", "shop.example.org.", True),
+        ("shop.example.org.", "shop.example.org.", True),
         ("shop.example.org:*", "shop.example.org:8080", True),
         ("*.example.org", "shop.example.org", True),
         ("*.example.org", "example.org", False),
@@ -231,6 +261,29 @@ def test_a_host_with_a_port_is_granted_only_as_written_and_denied_also_without()
     assert refuses(operation("notHosts", "shop.example.org"), check)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "host"),
+    [
+        ("shop.example.org", "shop.example.org."),
+        ("shop.example.org", "shop.example.org.:80"),
+        ("shop.example.org.", "shop.example.org"),
+        ("shop.example.org.", "shop.example.org:80"),
+        ("*.example.org", "shop.example.org."),
+        ("*.example.org.", "shop.example.org"),
+        ("shop.example.org:80", "shop.example.org.:80"),
+    ],
+)
+def test_a_host_with_a_dot_at_its_end_is_granted_only_as_written_and_denied_also_without(pattern, host):
+    for field in ("hosts", "notHosts"):
+        assert not matches(operation(field, pattern), request(host=host))
+        assert refuses(operation(field, pattern), request(host=host))
+
+
+@pytest.mark.parametrize("pattern", ["shop.*", "*."])
+def test_a_dot_in_a_pattern_that_ends_no_name_is_not_cut(pattern):
+    assert not refuses(operation("hosts", pattern), request(host="shopping.org"))
+
+
 def test_ports_match():
     assert both(operation("ports", "80", "8080"), request(port=8080))
     assert not both(operation("ports", "80"), request(port=8080))
@@ -238,9 +291,27 @@ def test_ports_match():
     assert both(when("destination.port", "8080"), request(port=8080))
 
 
-def test_the_server_name_is_compared_with_its_case():
+@pytest.mark.parametrize("field", ["values", "notValues"])
+@pytest.mark.parametrize(
+    ("pattern", "sni"),
+    [
+        ("a.example.org", "A.example.org"),
+        ("*.example.org", "a.EXAMPLE.org"),
+        ("a.*", "A.example.org"),
+        ("A.example.org", "a.example.org"),
+        ("A.example.org", "A.example.org"),
+        ("a.example.org", "a.example.org."),
+        ("a.example.org", "A.EXAMPLE.ORG."),
+    ],
+)
+def test_a_server_name_is_denied_in_any_case_and_granted_only_in_lower_case_as_written(pattern, sni, field):
+    assert refuses(when("connection.sni", pattern, field=field), request(sni=sni))
+    assert not matches(when("connection.sni", pattern, field=field), request(sni=sni))
+
+
+def test_the_server_name_is_matched():
     assert both(when("connection.sni", "a.example.org"), request(sni="a.example.org"))
-    assert not both(when("connection.sni", "A.example.org"), request(sni="a.example.org"))
+    assert not both(when("connection.sni", "b.example.org"), request(sni="A.example.org"))
     assert both(when("connection.sni", "*.example.org"), request(sni="a.example.org"))
 
 

@@ -127,6 +127,7 @@ def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_verified_
     assert check["http_service"]["path_prefix"] == "/ext_authz"
     assert check["http_service"]["server_uri"]["cluster"] == "meshward"
     assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
+    assert manager(document, "inbound")["use_remote_address"] is True
 
 
 def test_an_http_check_has_every_header_of_the_client_but_those_that_it_declares_to_withhold_or_sets_itself():

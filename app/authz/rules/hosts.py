@@ -1,0 +1,44 @@
+"""Names of hosts as servers read them: the authority of a request, and the server name of a TLS connection.
+
+Istio compares an authority without regard to case, but with its port and with the dot that ends a fully qualified name.
+The proxy may have the server name in lower case or as the client sent it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+
+def without_port(host: str) -> str:
+    """Return the authority without its port, if it has one; the colons of an IPv6 address stand in brackets."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
+
+
+def without_dot(host: str) -> str:
+    """Return the authority without the dot that ends its name, if it has one."""
+    name = without_port(host)
+    return f"{name.removesuffix('.')}{host[len(name) :]}" if name.endswith(".") else host
+
+
+def authority_readings(host: str) -> tuple[str, ...]:
+    """Return the authority in lower case as it is, and without its port, its last dot and both if it has them."""
+    name = without_port(host)
+    if name.endswith("."):
+        return host, name, name[:-1], without_dot(host)
+    return (host,) if name == host else (host, name)
+
+
+def server_name_readings(name: str) -> tuple[str, ...]:
+    """Return the server name as it is, in lower case, and without the dot at its end."""
+    lowered = name.lower()
+    if lowered.endswith("."):
+        return name, lowered, lowered[:-1]
+    return (name,) if lowered == name else (name, lowered)
+
+
+def spellings_of(patterns: Iterable[str]) -> Iterator[str]:
+    """Yield the patterns for names, and those without a last dot and in lower case that match the same names."""
+    for pattern in patterns:
+        yield pattern
+        lowered = pattern.lower()
+        # A dot before a star at the end is not the last one, and `*.` is about nothing else.
+        yield without_dot(lowered) if lowered.strip("*.") else lowered
