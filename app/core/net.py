@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from app.core.errors import InvalidInputError
 
@@ -35,11 +35,7 @@ class Address:
     @property
     def is_name(self) -> bool:
         """Whether the host is a name that has to be resolved."""
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return True
-        return False
+        return ip_of(self.host) is None
 
     @property
     def is_loopback(self) -> bool:
@@ -105,18 +101,20 @@ def parse_socket_path(text: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether `host`, an IP address or a name, stands for this machine alone."""
+    address = ip_of(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def ip_of(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that `host` is, None if it is none."""
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def _is_ipv6(host: str) -> bool:
-    try:
-        IPv6Address(host)
-    except ValueError:
-        return False
-    return True
+    return isinstance(ip_of(host), IPv6Address)
 
 
 def _malformed(text: str, problem: str) -> InvalidInputError:

@@ -7,6 +7,7 @@ its own.
 import logging
 import re
 import sys
+import uuid
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
@@ -27,6 +28,8 @@ MAX_ITEMS = 64
 # Libraries speak when something is wrong; some of them, at debug level, would log headers and statements.
 _FOREIGN_LEVEL = logging.WARNING
 
+# A request id of a client is used only if it is harmless in a log line and in a header.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECRET_KEY = re.compile(r"(?:[a-z0-9_.-]*[_.-])?(?:authorization|cookie|token|secret|password|passwd|private[_-]?key)")
 _SECRETS_IN_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s{1,8}[A-Za-z0-9._~+/=-]+"), rf"\1 {MASK}"),
@@ -80,6 +83,11 @@ def configure(level: Level, form: Format, stream: TextIO = sys.stderr) -> None:
     root.handlers[:] = [handler]
     root.setLevel(_FOREIGN_LEVEL)
     logging.getLogger("app").setLevel(logging.getLevelNamesMapping()[level.upper()])
+
+
+def request_id(given: str | None) -> str:
+    """Return the id under which a request is logged: the one that its client gave if it is harmless, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -1,14 +1,9 @@
 """What a handler knows about the call it answers."""
 
-import re
-import uuid
-
 from app.spiffe.principal import ANONYMOUS, Principal
+from app.telemetry.logs import request_id
 from app.transport.grpc.peer import Peer
 from app.transport.grpc.wire import Headers, Metadata, parse_metadata
-
-# A request id of the client is used only if it is harmless in a log line and in a header.
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class CallContext:
@@ -59,8 +54,7 @@ class CallContext:
     def request_id(self) -> str:
         """The client's `x-request-id` if it is harmless, else a new one."""
         if not self._request_id:
-            given = self.text("x-request-id")
-            self._request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+            self._request_id = request_id(self.text("x-request-id"))
         return self._request_id
 
     def text(self, key: str) -> str | None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any
 
 from app.core.errors import InvalidInputError
+from app.core.net import ip_of
 from app.spiffe.id import SpiffeId
 from app.spiffe.x509_svid import parse_certificate, read_leaf
 
@@ -65,12 +65,8 @@ def read_peer(scope: Mapping[str, Any]) -> Peer:
 @lru_cache(maxsize=PEER_CACHE_SIZE)
 def is_local(host: str) -> bool:
     """Whether `host` (an address, or `unix`) is this machine."""
-    if host == UNIX:
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = ip_of(host)
+    return host == UNIX or (address is not None and address.is_loopback)
 
 
 @lru_cache(maxsize=PEER_CACHE_SIZE)

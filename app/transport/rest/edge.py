@@ -1,8 +1,6 @@
 """The middleware of every request to the admin API: request id, body limits, response headers, log and metrics."""
 
 import asyncio
-import re
-import uuid
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
@@ -11,6 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
 from app.transport.rest.problems import HttpError, problem
 
@@ -24,8 +23,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 OTHER = "other"
 # In metrics and logs, where a request was refused.
 SURFACE = "admin"
-# A request id of the client is used only if it is harmless in a log line and in a header.
-_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Responses are data for the caller alone: not cached, sniffed, framed or executed.
 SECURITY_HEADERS = {
     "cache-control": "no-store",
@@ -82,8 +79,7 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        self.request_id = given if _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = request_id(Headers(scope=scope).get(REQUEST_ID_HEADER))
         self.status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
         self.started = False
         scope.setdefault("state", {})["request_id"] = self.request_id
