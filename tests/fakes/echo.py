@@ -40,9 +40,6 @@ class EchoService:
                 raise InvalidInputError("Prüfung: 100% of it is wrong", Violation("spec.rules[0]", "is empty"))
             case "bug":
                 raise KeyError("secret detail")
-            case "metadata":
-                context.initial_metadata.append(("x-first", "1"))
-                context.trailing_metadata.append(("x-last", "2"))
             case "prepared":
                 return Prepared(StringValue(value="prepared!"))
         return StringValue(value=f"{request.value}!")

@@ -128,7 +128,7 @@ class GrpcApplication:
                         raise malformed_message(row.rpc.request) from error
                     response = row.handler(request, call)
                     prepared = type(response) is Prepared
-                    if call.sends_metadata or not (prepared or isinstance(response, Message)):
+                    if not (prepared or isinstance(response, Message)):
                         await call.complete(response)
                     else:
                         call.started = True

@@ -188,7 +188,7 @@ class Call(CallContext):
         """Send the one message of a response and end with OK."""
         await self._start()
         await self._send(response.event if isinstance(response, Prepared) else wire.message_event(response))
-        await self._send(self._ok_trailers())
+        await self._send(wire.OK_TRAILERS)
 
     async def complete(self, response: "Message | Prepared | Awaitable[Message | Prepared]") -> None:
         """Send what a unary handler returned, once it is there."""
@@ -205,11 +205,11 @@ class Call(CallContext):
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
         await self._start()
         await self._send(wire.END_OF_BODY)
-        await self._send(self._ok_trailers())
+        await self._send(wire.OK_TRAILERS)
 
     async def fail(self, code: Code, error: MeshwardError) -> None:
         """End the call with `code`, as trailers-only if nothing was sent yet (PROTOCOL-HTTP2.md, "Responses")."""
-        trailers = [*wire.error_trailers(code, error), *wire.encode_metadata(self.trailing_metadata)]
+        trailers = wire.error_trailers(code, error)
         if self.started:
             await self._send(wire.END_OF_BODY)
             await self._send({"type": "http.response.trailers", "headers": trailers})
@@ -219,19 +219,9 @@ class Call(CallContext):
             await self._send(wire.END_OF_BODY)
 
     async def _start(self) -> None:
-        if self.started:
-            return
-        self.started = True
-        start = wire.START
-        if self.sends_metadata:
-            start = {**start, "headers": [wire.CONTENT_TYPE, *wire.encode_metadata(self.initial_metadata)]}
-        await self._send(start)
-
-    def _ok_trailers(self) -> dict[str, Any]:
-        trailers = wire.OK_TRAILERS
-        if self.sends_metadata:
-            return {**trailers, "headers": [*trailers["headers"], *wire.encode_metadata(self.trailing_metadata)]}
-        return trailers
+        if not self.started:
+            self.started = True
+            await self._send(wire.START)
 
 
 def _decode(message_type: type[Message], payload: bytes) -> Message:

@@ -10,38 +10,19 @@ class CallContext:
     """One RPC as its handler sees it.
 
     `method` is its path, `/package.Service/Method`, `headers` are unparsed, `principal` is the authenticated caller.
-    `deadline` is in the event loop's time, None if the call may take any time. Append to `initial_metadata` before the
-    first message, to `trailing_metadata` before the call ends.
+    `deadline` is in the event loop's time, None if the call may take any time.
     """
 
     # Defaults of the class: a call on the fast path sets few of them, and what is not set costs nothing.
     deadline: float | None = None
-    # Whether the handler has asked for metadata to send.
-    sends_metadata: bool = False
     _metadata: Metadata | None = None
     _request_id = ""
-    _initial: list[tuple[str, str]] | None = None
-    _trailing: list[tuple[str, str]] | None = None
 
     def __init__(self, method: str, peer: Peer, headers: Headers = (), principal: Principal = ANONYMOUS) -> None:
         self.method = method
         self.peer = peer
         self.headers = headers
         self.principal = principal
-
-    @property
-    def initial_metadata(self) -> list[tuple[str, str]]:
-        """The metadata that is sent before the first message."""
-        if self._initial is None:
-            self._initial, self.sends_metadata = [], True
-        return self._initial
-
-    @property
-    def trailing_metadata(self) -> list[tuple[str, str]]:
-        """The metadata that is sent with the status."""
-        if self._trailing is None:
-            self._trailing, self.sends_metadata = [], True
-        return self._trailing
 
     @property
     def metadata(self) -> Metadata:

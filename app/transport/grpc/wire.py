@@ -235,17 +235,6 @@ def _details(error: MeshwardError) -> Iterator[Message]:
         yield retry
 
 
-def encode_metadata(metadata: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Return text metadata as header pairs. Raises ValueError if a value could break out of its header."""
-    return [(name.encode("ascii"), _header_value(value)) for name, value in metadata]
-
-
-def _header_value(value: str) -> bytes:
-    if not value.isprintable():
-        raise ValueError("metadata value has a control character")
-    return value.encode("ascii")
-
-
 def _text(value: bytes) -> str | None:
     return value.decode("ascii") if value.isascii() else None
 

@@ -13,7 +13,6 @@ from app.transport.grpc.wire import (
     MAX_VIOLATIONS,
     call_seconds,
     encode_message,
-    encode_metadata,
     error_trailers,
     parse_metadata,
     parse_timeout,
@@ -77,11 +76,6 @@ def test_a_limit_that_was_reached_has_the_time_to_retry_in_its_details():
     assert details.retry_delay.ToMilliseconds() == 1500
     without = error_trailers(Code.RESOURCE_EXHAUSTED, ResourceExhaustedError("full"))
     assert b"grpc-status-details-bin" not in dict(without)
-
-
-def test_metadata_with_control_characters_is_refused():
-    with pytest.raises(ValueError, match="control character"):
-        encode_metadata([("x-a", "1\r\nx-b: 2")])
 
 
 def all_kinds(root):
