@@ -65,7 +65,9 @@ class MeshApplication:
                 self._record(scope, "not_found", NOT_FOUND)
                 await _respond_text(send, 404, NOT_FOUND)
             elif scope["path"] in self._grpc.table:
-                await application(_with_bare_content_type(scope), receive, send)
+                # With neither subtype nor parameters in its content type.
+                others = [header for header in scope["headers"] if header[0] != b"content-type"]
+                await application({**scope, "headers": [CONTENT_TYPE, *others]}, receive, send)
             else:
                 await self._grpc.refuse(scope, receive, send, connections.drain)
 
@@ -102,12 +104,6 @@ def _is_grpc(scope: Scope) -> bool:
             media_type: bytes = value.partition(b";")[0].strip().lower()
             return media_type == CONTENT_TYPE_GRPC or media_type.startswith(CONTENT_TYPE_GRPC + b"+")
     return False
-
-
-def _with_bare_content_type(scope: Scope) -> Scope:
-    """Return the scope of a gRPC request with neither subtype nor parameters in its content type."""
-    others = [header for header in scope["headers"] if header[0] != b"content-type"]
-    return {**scope, "headers": [CONTENT_TYPE, *others]}
 
 
 async def _respond_text(send: Send, status: int, text: str) -> None:

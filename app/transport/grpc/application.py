@@ -239,7 +239,10 @@ class GrpcApplication:
                 log.error("rpc_failed", method=call.method, peer=peer, request_id=request_id, exc_info=error)
                 error = InternalError(f"internal fault; the log has the details under {request_id}")
             with suppress(ClientDisconnectedError, OSError):
-                await self._end(call, row.rpc, error)
+                if row.rpc.on_error is None or call.principal is ANONYMOUS or call.started:
+                    await self._refuse(call, error)
+                else:
+                    await call.respond(row.rpc.on_error(error))
                 code = code_of(error)
         finally:
             self._metrics.rpcs.add((row.rpc.path, code.name))
@@ -251,13 +254,6 @@ class GrpcApplication:
         error = RpcError(Code.UNIMPLEMENTED, f"there is no method {call.method[:MAX_PATH_IN_MESSAGE]} here")
         self._metrics.rpcs.add((UNKNOWN_METHOD, Code.UNIMPLEMENTED.name))
         await self._refuse(call, error)
-
-    async def _end(self, call: Call, rpc: Rpc, error: MeshwardError) -> None:
-        """End a call that failed, with the response of its row's `on_error` if it has been admitted."""
-        if rpc.on_error is None or call.principal is ANONYMOUS or call.started:
-            await self._refuse(call, error)
-        else:
-            await call.respond(rpc.on_error(error))
 
     async def _refuse(self, call: Call, error: MeshwardError) -> None:
         code = code_of(error)
