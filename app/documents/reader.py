@@ -17,6 +17,7 @@ MAX_VALUE_LENGTH = 4096
 # How YAML 1.1 spells the booleans that the parser keeps as strings (https://yaml.org/type/bool.html).
 _TRUE = frozenset({"y", "Y", "yes", "Yes", "YES", "True", "TRUE", "on", "On", "ON"})
 _FALSE = frozenset({"n", "N", "no", "No", "NO", "False", "FALSE", "off", "Off", "OFF"})
+_KINDS = {type(None): "nothing", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
 @dataclass(slots=True)
@@ -44,19 +45,7 @@ def violations_in(file: str, error: InvalidInputError) -> list[Violation]:
 
 def kind_of(value: object) -> str:
     """Return what a person calls the type of `value`."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "a mapping"
+    return _KINDS.get(type(value), "a mapping")
 
 
 @dataclass(slots=True)
