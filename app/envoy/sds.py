@@ -50,7 +50,7 @@ class SecretSession(Protocol):
         """Return the current trust bundle."""
 
     async def wait_for_change(self) -> None:
-        """Return once what was returned last is to be replaced; again so until the new secret is asked for."""
+        """Return once a secret that was returned is to be replaced, and again until the new one is asked for."""
 
 
 class SecretSource(Protocol):
