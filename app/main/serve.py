@@ -4,6 +4,7 @@ import asyncio
 import gc
 import resource
 import signal
+import sys
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from app.main.control_plane import ControlPlane
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
 from app.telemetry import logs
+from app.telemetry.background import written_in_background
 from app.transport.rest.authentication import ensure_token
 
 log = structlog.get_logger(__name__)
@@ -28,11 +30,12 @@ def run(settings: Settings) -> None:
     Raises the MeshwardError that keeps it from starting: a directory that cannot be written, a port in use, a database
     that is away or newer than this version, a key that others can read.
     """
-    logs.configure(settings.log.level, settings.log.format)
-    _raise_descriptor_limit()
-    ensure_data_directory(settings.data_dir)
-    ensure_token(settings.data_dir / "admin.token")
-    asyncio.run(_serve(settings))
+    with written_in_background(sys.stderr) as stream:
+        logs.configure(settings.log.level, settings.log.format, stream)
+        _raise_descriptor_limit()
+        ensure_data_directory(settings.data_dir)
+        ensure_token(settings.data_dir / "admin.token")
+        asyncio.run(_serve(settings))
 
 
 def _raise_descriptor_limit() -> None:

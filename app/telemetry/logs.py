@@ -9,7 +9,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -42,7 +42,23 @@ _SECRETS_IN_TEXT = (
 )
 
 
-def configure(level: Level, form: Format, stream: TextIO = sys.stderr) -> None:
+class Stream(Protocol):
+    """Where lines are written."""
+
+    def write(self, text: str, /) -> object:
+        """Write a line, or have it written."""
+        ...
+
+    def flush(self) -> None:
+        """Have what was written read."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether a person reads it."""
+        ...
+
+
+def configure(level: Level, form: Format, stream: Stream = sys.stderr) -> None:
     """Set logging up for this process: everything from `level` on goes to `stream`, a line each.
 
     `auto` is `console` on a terminal and `json` elsewhere. Values bound with `structlog.contextvars` (the request's
@@ -106,7 +122,7 @@ def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return escaped
 
 
-def _console(stream: TextIO) -> Processor:
+def _console(stream: Stream) -> Processor:
     return structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
