@@ -50,6 +50,10 @@ class NativeEngine:
         """Return the engine for `policies`."""
         return NativeEngine(PolicyIndex(policies, options.root_namespace), options)
 
+    def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "NativeEngine":
+        """Return the engine without the policies `removed` and with those `added`; this one stays as it is."""
+        return NativeEngine(self.index.changed(removed, added), self.options)
+
     def evaluate(self, request: CheckInput) -> Verdict:
         """Return the verdict on `request`: a denial if it is denied under any reading of its path and method."""
         index, workload = self.index, request.workload

@@ -1,9 +1,11 @@
 """The index: for a workload its rules, and for a request the few of them that can match.
 
-An index is a snapshot that never changes in meaning; the tables of a workload are made on its first request and kept.
+An index never changes in meaning. A change of policies makes another one, which shares with it what the change did not
+touch: policies are kept by namespace and selector, so that a change rebuilds the tables of one selector. A workload's
+rules are the tables of the selectors that its labels have, put together on its first request.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -11,28 +13,135 @@ from app.authz.model import Action, Attribute, CheckInput, Labels, Workload
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.hosts import authority_readings
 
-# Workloads, by namespace and labels, whose tables are kept; beyond that all are dropped and made again. A mesh has
+# Workloads, by namespace and labels, whose rules are kept; beyond that all are dropped and made again. A mesh has
 # fewer kinds of workloads than this, and hostile labels cannot take more memory.
 MAX_WORKLOADS = 4096
 
-Numbered = tuple[int, CompiledRule]
-Table = dict[str, list[Numbered]]
+Place = tuple[str, str, int]
+"""Where a rule stands among those that are reported: namespace and name of its policy, its number there."""
+Placed = tuple[Place, CompiledRule]
+Table = Mapping[str, list[Placed]]
+
+_REST = ""
+"""The one key of the rules that have none."""
 
 
 class RuleTable:
-    """Rules in the order in which they are reported, found by path, identity or host of a request."""
+    """Rules of one action, found by path, identity or host of a request."""
 
-    def __init__(self, rules: Iterable[CompiledRule]) -> None:
-        numbered = list(enumerate(rules))
-        self._rest = [entry for entry in numbered if entry[1].keys is None]
-        self._by_path = _looked_up_by(numbered, Attribute.PATH)
-        self._by_host = _looked_up_by(numbered, Attribute.HOST)
-        self._by_identity = _looked_up_by(numbered, Attribute.SOURCE_PRINCIPAL, Attribute.SOURCE_NAMESPACE)
-        self._paths, self._prefixes = _table(self._by_path), _prefix_tables(self._by_path)
-        self._hosts = _table(self._by_host)
-        self._principals = _table(_looked_up_by(numbered, Attribute.SOURCE_PRINCIPAL))
-        self._namespaces = _table(_looked_up_by(numbered, Attribute.SOURCE_NAMESPACE))
-        self.is_empty = not numbered
+    def __init__(self, tables: Mapping[str, Table] | None = None) -> None:
+        self._tables = tables or {}
+        find = self._tables.get
+        self._rest = find("rest", {}).get(_REST)
+        self._paths, self._prefixes, self._by_path = find("path", {}), find("prefix", {}), find("by_path", {})
+        self._lengths = sorted(set(map(len, self._prefixes)))
+        self._hosts, self._by_host = find("host", {}), find("by_host", {})
+        self._principals, self._namespaces = find("principal", {}), find("namespace", {})
+        self._by_identity = find("by_identity", {})
+        self.is_empty = not any(self._tables.values())
+
+    def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "RuleTable":
+        """Return the table without the rules of `removed` and with those of `added`."""
+        gone: set[tuple[str, str]] = set()
+        touched: dict[str, dict[str, list[Placed]]] = {}
+        for compiled in removed:
+            gone.add((compiled.policy.namespace, compiled.policy.name))
+            for table, key, _ in _entries(compiled):
+                touched.setdefault(table, {}).setdefault(key, [])
+        for compiled in added:
+            for table, key, entry in _entries(compiled):
+                touched.setdefault(table, {}).setdefault(key, []).append(entry)
+        if not touched:
+            return self
+        return RuleTable({**self._tables, **{name: self._with(name, keys, gone) for name, keys in touched.items()}})
+
+    def _with(self, name: str, touched: Mapping[str, list[Placed]], gone: set[tuple[str, str]]) -> Table:
+        table = dict(self._tables.get(name, {}))
+        for key, new in touched.items():
+            entries = [entry for entry in table.get(key, ()) if entry[0][:2] not in gone] + new
+            entries.sort(key=_place)
+            if entries:
+                table[key] = entries
+            else:
+                del table[key]
+        return table
+
+    def find(self, request: CheckInput, found: list[list[Placed]]) -> None:
+        """Add the lists of the rules that can match to `found`."""
+        if self._rest:
+            found.append(self._rest)
+        if self._by_path:
+            self._find_by_path(request.path if request.reading is None else request.reading, found)
+        if self._by_identity:
+            self._find_by_identity(request, found)
+        if self._by_host:
+            self._find_by_host(request.host, found)
+
+    def _find_by_path(self, path: str | None, found: list[list[Placed]]) -> None:
+        if path is None:
+            found.extend(self._by_path.values())
+            return
+        if path in self._paths:
+            found.append(self._paths[path])
+        # A path is cut once a length, not compared once a prefix.
+        find = self._prefixes.get
+        found.extend(rules for length in self._lengths if (rules := find(path[:length])))
+
+    def _find_by_identity(self, request: CheckInput, found: list[list[Placed]]) -> None:
+        source = request.source
+        if source is None:
+            found.extend(self._by_identity.values())
+            return
+        if source.principal in self._principals:
+            found.append(self._principals[source.principal])
+        if self._namespaces:
+            found.extend(self._namespaces[name] for name in source.namespaces if name in self._namespaces)
+
+    def _find_by_host(self, host: str | None, found: list[list[Placed]]) -> None:
+        if host is None:
+            found.extend(self._by_host.values())
+            return
+        found.extend(self._hosts[name] for name in set(authority_readings(host)) if name in self._hosts)
+
+
+def _place(entry: Placed) -> Place:
+    return entry[0]
+
+
+def _entries(compiled: CompiledPolicy) -> Iterator[tuple[str, str, Placed]]:
+    """Yield the name of a table and a key in it, wherever a rule of the policy is found.
+
+    Where the attribute is missing all rules that are found by it are looked at: those are kept by policy.
+    """
+    namespace, name = compiled.policy.namespace, compiled.policy.name
+    for number, rule in enumerate(compiled.rules):
+        entry = (namespace, name, number), rule
+        keys = rule.keys
+        if keys is None:
+            yield "rest", _REST, entry
+            continue
+        group, table = _TABLES[keys.dimension]
+        yield group, compiled.policy.key, entry
+        for key in keys.exact:
+            yield table, key, entry
+        for prefix in dict.fromkeys(keys.prefixes):
+            yield "prefix", prefix, entry
+
+
+_TABLES = {
+    Attribute.PATH: ("by_path", "path"),
+    Attribute.HOST: ("by_host", "host"),
+    Attribute.SOURCE_PRINCIPAL: ("by_identity", "principal"),
+    Attribute.SOURCE_NAMESPACE: ("by_identity", "namespace"),
+}
+
+
+class RuleTables:
+    """Rules of one action that apply to one workload, in the order of their policies' names."""
+
+    def __init__(self, tables: Iterable[RuleTable]) -> None:
+        self._tables = tuple(table for table in tables if not table.is_empty)
+        self.is_empty = not self._tables
 
     def first(self, request: CheckInput) -> CompiledRule | None:
         """Return the first rule that matches, None if none does."""
@@ -41,135 +150,112 @@ class RuleTable:
                 return rule
         return None
 
-    def _candidates(self, request: CheckInput) -> list[Numbered]:
-        found = [self._rest] if self._rest else []
-        if self._by_path:
-            self._find_by_path(request.path if request.reading is None else request.reading, found)
-        if self._by_identity:
-            self._find_by_identity(request, found)
-        if self._by_host:
-            self._find_by_host(request.host, found)
+    def _candidates(self, request: CheckInput) -> list[Placed]:
+        found: list[list[Placed]] = []
+        for table in self._tables:
+            table.find(request, found)
         match found:
             case []:
                 return []
             case [only]:
                 return only
             case _:
-                return sorted(chain.from_iterable(found), key=_number)
-
-    def _find_by_path(self, path: str | None, found: list[list[Numbered]]) -> None:
-        if path is None:
-            found.append(self._by_path)
-            return
-        if path in self._paths:
-            found.append(self._paths[path])
-        for length, table in self._prefixes:
-            if rules := table.get(path[:length]):
-                found.append(rules)
-
-    def _find_by_identity(self, request: CheckInput, found: list[list[Numbered]]) -> None:
-        source = request.source
-        if source is None:
-            found.append(self._by_identity)
-            return
-        if source.principal in self._principals:
-            found.append(self._principals[source.principal])
-        if self._namespaces:
-            found.extend(self._namespaces[name] for name in source.namespaces if name in self._namespaces)
-
-    def _find_by_host(self, host: str | None, found: list[list[Numbered]]) -> None:
-        if host is None:
-            found.append(self._by_host)
-            return
-        found.extend(self._hosts[name] for name in set(authority_readings(host)) if name in self._hosts)
-
-
-def _number(entry: Numbered) -> int:
-    return entry[0]
-
-
-def _looked_up_by(numbered: Iterable[Numbered], *dimensions: Attribute) -> list[Numbered]:
-    return [entry for entry in numbered if (keys := entry[1].keys) and keys.dimension in dimensions]
-
-
-def _table(entries: Iterable[Numbered]) -> Table:
-    table: Table = {}
-    for entry in entries:
-        for key in entry[1].keys.exact if entry[1].keys else ():
-            table.setdefault(key, []).append(entry)
-    return table
-
-
-def _prefix_tables(entries: Iterable[Numbered]) -> list[tuple[int, Table]]:
-    """Return a table for each length of prefix, so that a path is cut once a length, not compared once a prefix."""
-    tables: dict[int, Table] = {}
-    for entry in entries:
-        for prefix in dict.fromkeys(entry[1].keys.prefixes) if entry[1].keys else ():
-            tables.setdefault(len(prefix), {}).setdefault(prefix, []).append(entry)
-    return sorted(tables.items())
+                return sorted(chain.from_iterable(found), key=_place)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadRules:
     """The rules that apply to one workload; `allow_headers` are the request headers that those of `allow` look at."""
 
-    deny: RuleTable
-    allow: RuleTable
+    deny: RuleTables
+    allow: RuleTables
     has_allow_policy: bool
     looks_at_methods: bool
     allow_headers: frozenset[str]
 
-    @staticmethod
-    def of(policies: Iterable[CompiledPolicy]) -> "WorkloadRules":
-        """Put the rules of `policies` into tables, in the order of the policies' names."""
-        applied = sorted(policies, key=lambda compiled: (compiled.policy.namespace, compiled.policy.name))
-        allowing = [compiled for compiled in applied if compiled.policy.action is Action.ALLOW]
-        denying = [compiled for compiled in applied if compiled.policy.action is Action.DENY]
-        return WorkloadRules(
-            RuleTable(rule for policy in denying for rule in policy.rules),
-            RuleTable(rule for policy in allowing for rule in policy.rules),
-            bool(allowing),
-            any(policy.looks_at_methods for policy in applied),
-            frozenset[str]().union(*(policy.headers for policy in allowing)),
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """The policies of one namespace with one selector: tables of their rules, and how many of them there are."""
+
+    deny: RuleTable = field(default_factory=RuleTable)
+    allow: RuleTable = field(default_factory=RuleTable)
+    policies: int = 0
+    allow_policies: int = 0
+    looking_at_methods: int = 0
+
+    def changed(self, removed: list[CompiledPolicy], added: list[CompiledPolicy]) -> "_Selected":
+        allow = [[each for each in policies if each.policy.action is Action.ALLOW] for policies in (removed, added)]
+        deny = [[each for each in policies if each.policy.action is Action.DENY] for policies in (removed, added)]
+        methods = [sum(each.looks_at_methods for each in policies) for policies in (removed, added)]
+        return _Selected(
+            self.deny.changed(*deny),
+            self.allow.changed(*allow),
+            self.policies - len(removed) + len(added),
+            self.allow_policies - len(allow[0]) + len(allow[1]),
+            self.looking_at_methods - methods[0] + methods[1],
         )
+
+
+Namespace = Mapping[Labels, _Selected]
+"""The policies of a namespace by their selectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
     """The policies of one namespace together with the root namespace's.
 
-    `selected` are the labels that any of them selects by; workloads that have the same of these share their tables.
+    `pairs` are the labels that any of them selects by; workloads that have the same of these share their rules.
     """
 
-    policies: tuple[CompiledPolicy, ...]
-    selected: frozenset[tuple[str, str]]
+    selected: tuple[tuple[Labels, _Selected], ...]
+    pairs: frozenset[tuple[str, str]]
     made: dict[Labels, WorkloadRules] = field(default_factory=dict)
     made_for: dict[frozenset[tuple[str, str]], WorkloadRules] = field(default_factory=dict)
 
 
 class PolicyIndex:
-    """`policies` by the workloads that they are for; `root` is the root namespace."""
+    """Policies by the workloads that they are for; `root` is the root namespace."""
 
     def __init__(self, policies: Iterable[CompiledPolicy], root: str) -> None:
         self._root = root
-        by_namespace: dict[str, list[CompiledPolicy]] = {root: []}
-        for compiled in policies:
-            by_namespace.setdefault(compiled.policy.namespace, []).append(compiled)
-        everywhere = by_namespace[root]
-        self._scopes = {
-            namespace: _scope(everywhere if namespace == root else [*everywhere, *own])
-            for namespace, own in by_namespace.items()
-        }
+        self._namespaces: dict[str, Namespace] = {}
+        self._scopes: dict[str, _Scope] = {}
+        self._update((), policies)
         self._kept = 0
+
+    def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "PolicyIndex":
+        """Return the index without the policies `removed` and with those `added`; this one stays as it is."""
+        index = PolicyIndex((), self._root)
+        # Copies are made in one step each: checks add scopes meanwhile.
+        index._namespaces, index._scopes = dict(self._namespaces), dict(self._scopes)
+        index._update(removed, added)
+        index._kept = sum(len(scope.made) for scope in index._scopes.values())
+        return index
+
+    def _update(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> None:
+        changes: dict[str, dict[Labels, tuple[list[CompiledPolicy], list[CompiledPolicy]]]] = {}
+        for number, policies in enumerate((removed, added)):
+            for each in policies:
+                policy = each.policy
+                changes.setdefault(policy.namespace, {}).setdefault(policy.selector, ([], []))[number].append(each)
+        for namespace, selectors in changes.items():
+            found = dict(self._namespaces.get(namespace, {}))
+            for selector, change in selectors.items():
+                found[selector] = found.get(selector, _Selected()).changed(*change)
+            self._namespaces[namespace] = {key: selected for key, selected in found.items() if selected.policies}
+            self._scopes.pop(namespace, None)
+        if self._root in changes:
+            self._scopes.clear()
 
     def selects_by_labels(self, namespace: str) -> bool:
         """Whether a workload's labels decide which policies are for it."""
-        return bool(self._scope(namespace).selected)
+        return bool(self._scope(namespace).pairs)
 
     def rules_for(self, workload: Workload) -> WorkloadRules:
         """Return the rules for `workload`; without labels, only those of policies without a selector."""
         scope = self._scope(workload.namespace)
-        labels = (workload.labels or ()) if scope.selected else ()
+        labels = (workload.labels or ()) if scope.pairs else ()
         rules = scope.made.get(labels)
         return self._make(scope, labels) if rules is None else rules
 
@@ -178,7 +264,17 @@ class PolicyIndex:
         return self.rules_for(Workload(self._root))
 
     def _scope(self, namespace: str) -> _Scope:
-        return self._scopes.get(namespace) or self._scopes[self._root]
+        scope = self._scopes.get(namespace)
+        if scope is None:
+            if not self._namespaces.get(namespace):
+                namespace = self._root
+            scope = self._scopes.get(namespace) or self._scopes.setdefault(namespace, self._made_scope(namespace))
+        return scope
+
+    def _made_scope(self, namespace: str) -> _Scope:
+        names = (self._root,) if namespace == self._root else (self._root, namespace)
+        selected = tuple(chain.from_iterable(self._namespaces.get(name, {}).items() for name in names))
+        return _Scope(selected, frozenset(pair for selector, _ in selected for pair in selector))
 
     def _make(self, scope: _Scope, labels: Labels) -> WorkloadRules:
         if self._kept >= MAX_WORKLOADS:
@@ -186,16 +282,20 @@ class PolicyIndex:
                 each.made.clear()
                 each.made_for.clear()
             self._kept = 0
-        pairs = scope.selected.intersection(labels)
+        pairs = scope.pairs.intersection(labels)
         rules = scope.made_for.get(pairs)
         if rules is None:
-            rules = WorkloadRules.of(policy for policy in scope.policies if pairs.issuperset(policy.policy.selector))
+            rules = _rules_of([selected for selector, selected in scope.selected if pairs.issuperset(selector)])
             scope.made_for[pairs] = rules
         scope.made[labels] = rules
         self._kept += 1
         return rules
 
 
-def _scope(policies: Iterable[CompiledPolicy]) -> _Scope:
-    found = tuple(policies)
-    return _Scope(found, frozenset(pair for compiled in found for pair in compiled.policy.selector))
+def _rules_of(selected: list[_Selected]) -> WorkloadRules:
+    return WorkloadRules(
+        RuleTables(each.deny for each in selected),
+        RuleTables(each.allow for each in selected),
+        any(each.allow_policies for each in selected),
+        any(each.looking_at_methods for each in selected),
+    )

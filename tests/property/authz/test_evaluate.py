@@ -145,6 +145,23 @@ def test_the_index_agrees_with_a_walk_over_everything(found, checks):
         assert engine.evaluate(check).decision.allowed == naive.decide(found, check, OPTIONS)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(policy_sets, min_size=2, max_size=4), st.lists(requests, min_size=1, max_size=6))
+def test_an_index_that_was_changed_decides_as_one_made_anew(sets, checks):
+    """Also while checks are made between the changes, which remember what they found."""
+    active = {policy.key: compile_policy(policy, OPTIONS) for policy in sets[0]}
+    engine = engine_of(sets[0])
+    for found in sets[1:]:
+        for check in checks:
+            engine.evaluate(check)
+        wanted = {policy.key: compile_policy(policy, OPTIONS) for policy in found}
+        removed = [each for key, each in active.items() if wanted.get(key) != each]
+        engine = engine.changed(removed, [each for key, each in wanted.items() if active.get(key) != each])
+        active = wanted
+        for check in checks:
+            assert engine.evaluate(check) == engine_of(found).evaluate(check)
+
+
 @settings(max_examples=120, deadline=None)
 @given(rules, st.sampled_from(Action), st.lists(requests, min_size=1, max_size=8))
 def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, checks):
