@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, decisions, flood, hot_paths, issuance, sds, unary
+from bench import connections, decisions, flood, hot_paths, issuance, loop, sds, unary
 
 
 def main() -> None:
@@ -18,6 +18,8 @@ def main() -> None:
     sds.main()
     print()
     flood.main()
+    print()
+    loop.main()
 
 
 if __name__ == "__main__":

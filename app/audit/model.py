@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, get_args
 
+from app.core.json_text import JsonText
 from app.spiffe.principal import Principal
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ def record_of(
 ) -> AuditRecord:
     """Return the record of a change that `principal` makes at `at`; `before` and `after` are JSON objects."""
     who = (principal.name, principal.credential.value, principal.address, principal.request_id)
-    return AuditRecord(at, *who, action, target, before and dict(before), after and dict(after))
+    return AuditRecord(at, *who, action, target, _as_text(before), _as_text(after))
+
+
+def _as_text(state: State) -> State:
+    return None if state is None else JsonText.of(state)
 
 
 def state_of(value: "DataclassInstance") -> dict[str, object]:

@@ -12,8 +12,8 @@ from app.audit.model import AuditRecord
 class AuditTrail(Protocol):
     """Where a transaction that changes something records that. Every repository that changes something is one."""
 
-    async def record(self, record: AuditRecord) -> None:
-        """Store a record; it commits with the change, or not at all."""
+    async def record(self, *records: AuditRecord) -> None:
+        """Store records, in their order; they commit with the change, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ class SqlAuditTrail(AuditTrail):
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def record(self, record: AuditRecord) -> None:
-        await RECORDS.insert(self._session, record)
+    async def record(self, *records: AuditRecord) -> None:
+        await RECORDS.insert(self._session, *records)
 
 
 class SqlAuditRepository(SqlAuditTrail, AuditRepository):

@@ -1,12 +1,13 @@
 """The table of the audit log."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Integer, String, Text
+from sqlalchemy import BigInteger, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
+from app.db.types import JSON_TEXT
 from app.spiffe.id import MAX_ID_BYTES
 
 
@@ -25,5 +26,5 @@ class AuditRow(Base):
     request_id: Mapped[str] = mapped_column(String(128))
     action: Mapped[str] = mapped_column(String(64))
     target: Mapped[str] = mapped_column(Text)
-    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    before: Mapped[Mapping[str, object] | None] = mapped_column(JSON_TEXT)
+    after: Mapped[Mapping[str, object] | None] = mapped_column(JSON_TEXT)

@@ -8,7 +8,7 @@ from app.authz.rules.compile import CompiledPolicy
 
 
 class PolicyEngine(Protocol):
-    """Evaluates requests by one set of policies, which never changes: a change of policies makes another engine.
+    """Evaluates requests by one set of policies, which never changes: `changed` makes another engine.
 
     An engine that waits bounds the time itself: a check over HTTP has no deadline.
     """
@@ -17,6 +17,13 @@ class PolicyEngine(Protocol):
         """Return the verdict on `request`, or an awaitable of it where the engine has to wait for something."""
         ...
 
+    def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy], /) -> "PolicyEngine":
+        """Return the engine without the policies `removed` and with those `added`.
+
+        Called in a thread, in which it keeps no check waiting, while checks are evaluated by this one.
+        """
+        ...
+
 
 MakeEngine = Callable[[Iterable[CompiledPolicy], AuthzOptions], PolicyEngine]
-"""Returns the engine for a set of policies. Called in a thread, in which it keeps no check waiting."""
+"""Returns the engine for the first set of policies. Called in a thread, in which it keeps no check waiting."""

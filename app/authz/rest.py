@@ -6,15 +6,15 @@ from typing import Annotated, Any
 from fastapi import Path, Query, Request, Response
 from pydantic import AliasPath, BeforeValidator, Field
 
-from app.authz.model import Action
+from app.authz.model import Action, AuthorizationPolicy
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from app.authz.service import PolicyStore
 from app.documents.model import Change, DocumentKey
 from app.documents.rest import DocumentRest
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page
-from app.transport.rest.views import View
+from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit
+from app.transport.rest.views import View, shown_as
 
 POLICIES_PATH = "/v1/policies"
 VALIDATE_PATH = f"{POLICIES_PATH}/validate"
@@ -25,13 +25,18 @@ Name = Annotated[str, Path(max_length=MAX_NAME_LENGTH, description="The policy's
 InNamespace = Annotated[str | None, Query(max_length=MAX_LABEL_LENGTH, description="Only this namespace's policies")]
 
 
-class PolicyView(View):
-    """A policy: the document as it was given, and when. `version` grows with every change of it."""
+class PolicyHead(View):
+    """Which policy it is, and since when. `version` grows with every change of it."""
 
     namespace: str
     name: str
     version: int
     updated_at: datetime
+
+
+class PolicyView(PolicyHead):
+    """A policy: the document as it was given, and when."""
+
     document: dict[str, Any]
 
 
@@ -69,42 +74,40 @@ class PolicyRest:
     """The endpoints under `/v1/policies`."""
 
     def __init__(self, policies: PolicyStore) -> None:
-        self._policies = DocumentRest(policies, POLICIES_PATH, PolicyView.model_validate)
+        self._policies = DocumentRest(policies, POLICIES_PATH, PolicyHead)
 
-    async def apply(self, caller: Caller, request: Request, response: Response) -> AppliedList:
+    async def apply(self, caller: Caller, request: Request) -> ItemsResponse:
         """Apply policies: one or many AuthorizationPolicy documents, YAML or JSON, all of them or none.
 
         201 if a policy is new, 200 if all of them existed. They are active with the next check.
         """
-        applied = await self._policies.apply(caller, request, response)
-        return AppliedList.model_validate({"items": applied})
+        return await self._policies.apply(caller, request, shown_as(AppliedView))
 
-    async def validate(self, request: Request) -> ValidList:
+    async def validate(self, request: Request) -> ItemsResponse:
         """Check whether policies would be accepted, list everything that is wrong with them, and change nothing."""
-        return ValidList.model_validate({"items": await self._policies.validate(request)})
+        return await self._policies.validate(request, show_valid)
 
     async def list(
         self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None, namespace: InNamespace = None
-    ) -> Page[PolicyView]:
+    ) -> ItemsResponse:
         """List policies, in the order of namespace and name."""
         return await self._policies.page(limit, cursor, namespace)
 
-    async def get(self, namespace: Namespace, name: Name, response: Response) -> PolicyView:
+    async def get(self, namespace: Namespace, name: Name) -> Response:
         """Get a policy; send its ETag back in If-Match to change exactly this version."""
-        return await self._policies.get(DocumentKey(namespace, name), response)
+        return await self._policies.get(DocumentKey(namespace, name))
 
     async def put(
-        self,
-        caller: Caller,
-        namespace: Namespace,
-        name: Name,
-        request: Request,
-        response: Response,
-        if_match: IfMatch = None,
-    ) -> PolicyView:
+        self, caller: Caller, namespace: Namespace, name: Name, request: Request, if_match: IfMatch = None
+    ) -> Response:
         """Create or replace a policy with one document. 201 if there was none, 200 if it is replaced."""
-        return await self._policies.put(caller, DocumentKey(namespace, name), request, response, if_match)
+        return await self._policies.put(caller, DocumentKey(namespace, name), request, if_match)
 
     async def delete(self, caller: Caller, namespace: Namespace, name: Name, if_match: IfMatch = None) -> None:
         """Delete a policy. It no longer applies to the next check."""
         await self._policies.delete(caller, DocumentKey(namespace, name), if_match)
+
+
+def show_valid(policy: AuthorizationPolicy) -> str:
+    """Return a policy that would be accepted, in JSON."""
+    return shown_as(ValidView)(policy)

@@ -11,8 +11,9 @@ from app.authz.rules.compile import CompiledPolicy, compile_policy
 from app.authz.rules.parse import POLICY_KIND
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
+from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
-from app.documents.store import DocumentStore
+from app.documents.store import Compiler, Difference, DocumentStore
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 
@@ -52,17 +53,24 @@ class PolicyService:
         options: AuthzOptions,
         decisions: DecisionLog,
         make_engine: MakeEngine,
+        *,
+        offload: Offload = in_thread,
     ) -> None:
         self._metrics, self._decisions = metrics, decisions
+        self._make_engine, self._options = make_engine, options
         self.documents: PolicyStore = DocumentStore(
             POLICY_KIND,
             source,
-            compile_document=partial(compile_policy, options=options),
-            build_index=lambda compiled: make_engine(compiled.values(), options),
+            Compiler(partial(compile_policy, options=options), self._engine, offload),
             on_change=lambda snapshot: metrics.policies.set((), len(snapshot.documents)),
             clock=clock,
             metrics=metrics,
         )
+
+    def _engine(self, before: PolicyEngine | None, difference: Difference[CompiledPolicy]) -> PolicyEngine:
+        if before is None:
+            return self._make_engine(difference.added.values(), self._options)
+        return before.changed(difference.removed.values(), difference.added.values())
 
     def check(self, request: CheckInput) -> Decision | Awaitable[Decision]:
         """Return whether `request` may pass, to be awaited where the engine has to wait for something.

@@ -124,7 +124,7 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     # Issued SVIDs
 
     async def add_svids(self, svids: Sequence[IssuedSvid]) -> None:
-        await SVIDS.insert_all(self._session, svids)
+        await SVIDS.insert(self._session, *svids)
 
     async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
         query = SVIDS.select().order_by(SvidRow.number.desc()).limit(limit)

@@ -17,8 +17,8 @@ from app.spiffe.bundle import bundle_jwks, bundle_pem
 from app.spiffe.id import MAX_ID_BYTES, SpiffeId
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page, decode_cursor, page_of, parse_number
-from app.transport.rest.views import Input, Seconds, Text, View
+from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit, page_of, parse_number
+from app.transport.rest.views import Input, Seconds, Text, View, shown_as
 
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
@@ -174,13 +174,19 @@ class CaRest:
 
     async def list_entries(
         self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None, spiffe_id: SpiffeIdFilter = None
-    ) -> Page[EntryView]:
+    ) -> ItemsResponse:
         """List the entries in the order of their SPIFFE IDs, or the one of `spiffe_id`."""
         if spiffe_id is not None:
             entry = await self._ca.entries.find(_parse_id(spiffe_id))
-            return Page(items=[EntryView.model_validate(entry)] if entry else [])
-        found = await self._ca.entries.page(decode_cursor(cursor, lambda key: str(SpiffeId.parse(key))), limit + 1)
-        return page_of(found, limit, EntryView.model_validate, lambda entry: str(entry.spiffe_id))
+            return ItemsResponse([entry] if entry else [], shown_as(EntryView), more=',"next_cursor":null')
+        return await page_of(
+            self._ca.entries.page,
+            cursor,
+            limit,
+            parse=lambda key: str(SpiffeId.parse(key)),
+            key=lambda entry: str(entry.spiffe_id),
+            render=shown_as(EntryView),
+        )
 
     async def get_entry(self, entry_id: Id, response: Response) -> EntryView:
         """Return an entry; send its ETag back in If-Match to change exactly this version."""
@@ -204,12 +210,16 @@ class CaRest:
         view = JoinTokenView.model_validate(created.token)
         return NewJoinTokenView(**view.model_dump(), token=created.secret)
 
-    async def list_join_tokens(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> Page[JoinTokenView]:
+    async def list_join_tokens(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
         """List the join tokens, with those used or expired in the last week, in the order of their ids."""
-        found = await self._ca.join_tokens.page(
-            decode_cursor(cursor, lambda key: _known_id(key, "join token")), limit + 1
+        return await page_of(
+            self._ca.join_tokens.page,
+            cursor,
+            limit,
+            parse=lambda key: _known_id(key, "join token"),
+            key=lambda token: token.id,
+            render=shown_as(JoinTokenView),
         )
-        return page_of(found, limit, JoinTokenView.model_validate, lambda token: token.id)
 
     async def delete_join_token(self, token_id: Id, caller: Caller) -> None:
         """Delete a join token, which can then no longer be used."""
@@ -217,11 +227,17 @@ class CaRest:
 
     async def list_svids(
         self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None, spiffe_id: SpiffeIdFilter = None
-    ) -> Page[SvidView]:
+    ) -> ItemsResponse:
         """List the issued SVIDs, the newest first, of all identities or of one."""
         wanted = _parse_id(spiffe_id) if spiffe_id is not None else None
-        found = await self._ca.records.page(decode_cursor(cursor, parse_number), limit + 1, wanted)
-        return page_of(found, limit, SvidView.model_validate, lambda svid: str(svid.number))
+        return await page_of(
+            lambda after, count: self._ca.records.page(after, count, wanted),
+            cursor,
+            limit,
+            parse=parse_number,
+            key=lambda svid: str(svid.number),
+            render=shown_as(SvidView),
+        )
 
 
 def _prefers_json(accept: str) -> bool:

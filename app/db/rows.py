@@ -38,16 +38,11 @@ class Rows(Generic[Record]):
         row = (await session.execute(statement)).mappings().first()
         return None if row is None else self._record(**row)
 
-    async def insert(self, session: AsyncSession, record: Record, **more: object) -> None:
-        """Store a record, and `more` columns beside its fields. A field that is None is left to the database."""
-        values = {**values_of(record), **more}
-        await session.execute(self._insert, {name: value for name, value in values.items() if value is not None})
-
-    async def insert_all(self, session: AsyncSession, records: Sequence[Record]) -> None:
-        """Store records. A field that is None in every one of them is left to the database."""
-        rows = [values_of(record) for record in records]
-        unset = {name for name in rows[0] if all(row[name] is None for row in rows)} if rows else set()
-        await session.execute(self._insert, [{n: v for n, v in row.items() if n not in unset} for row in rows])
+    async def insert(self, session: AsyncSession, *records: Record, **more: object) -> None:
+        """Store records, and `more` columns beside their fields. What is None in all is left to the database."""
+        rows = [{**values_of(record), **more} for record in records]
+        given = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        await session.execute(self._insert, [{name: row[name] for name in given} for row in rows])
 
 
 def values_of(record: "DataclassInstance") -> dict[str, Any]:

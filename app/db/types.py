@@ -1,12 +1,13 @@
 """Column types for the values that records are made of: each is stored as one plain type of every database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, DateTime, Dialect, Integer, String
+from sqlalchemy import JSON, DateTime, Dialect, Integer, String, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from app.core.json_text import JsonText
 from app.spiffe.id import MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, TrustDomain
 
 Value = TypeVar("Value")
@@ -56,3 +57,5 @@ SPIFFE_ID = Converted(String(MAX_ID_BYTES), str, SpiffeId.parse)
 TRUST_DOMAIN = Converted(String(MAX_TRUST_DOMAIN_BYTES), str, TrustDomain)
 WHOLE_SECONDS = Converted(Integer(), lambda duration: int(duration.total_seconds()), lambda s: timedelta(seconds=s))
 TEXTS: Converted[tuple[str, ...]] = Converted(JSON(), list, tuple)
+JSON_TEXT: Converted[Mapping[str, object]] = Converted(Text(), lambda value: JsonText.of(value).text, JsonText)
+"""A JSON object, which stays the text that it is until somebody looks into it."""

@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from app.core.json_text import JsonText
+
 # Kubernetes' bound on a namespace, and the longest name of any kind: an index on PostgreSQL holds both in UTF-8.
 MAX_NAMESPACE_LENGTH = 63
 MAX_NAME_LENGTH = 512
@@ -39,6 +41,11 @@ class StoredDocument:
     def key(self) -> DocumentKey:
         """What identifies the document."""
         return DocumentKey(self.namespace, self.name)
+
+    @property
+    def size(self) -> int:
+        """The length of the document as JSON."""
+        return len(JsonText.of(self.document).text)
 
 
 class Change(Enum):

@@ -1,19 +1,23 @@
 """The queries of versioned documents. Nothing here commits; `DocumentRepository` in `ports.py` has the docstrings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, text, tuple_
+from sqlalchemy import Select, delete, func, insert, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
 from app.db.rows import Rows
 from app.documents.model import DocumentKey, StoredDocument
-from app.documents.ports import DocumentRepository
-from app.documents.tables import DocumentRevisionRow, DocumentRow
+from app.documents.ports import REVISIONS_KEPT, DocumentRepository
+from app.documents.tables import DocumentDeletionRow, DocumentRevisionRow, DocumentRow
+
+# Rows that are read at once: what is made of them does not hold the event loop.
+ROWS_AT_ONCE = 100
 
 DOCUMENTS = Rows(DocumentRow, StoredDocument)
 KEY = tuple_(DocumentRow.namespace, DocumentRow.name)
+PLACE = tuple_(DocumentRow.version, DocumentRow.namespace, DocumentRow.name)
 # One statement on both databases, so that the first two writers ever cannot both insert the row. It locks the row, on
 # SQLite the database, until the transaction ends.
 NEXT_REVISION = text(
@@ -39,19 +43,48 @@ class SqlDocumentRepository(SqlAuditTrail, DocumentRepository):
     async def get(self, key: DocumentKey) -> StoredDocument | None:
         return await DOCUMENTS.first(self._session, self._query().where(KEY.in_([key])))
 
-    async def put(self, stored: StoredDocument) -> None:
-        await self.delete(stored.key)
-        await DOCUMENTS.insert(self._session, stored, kind=self._kind)
+    async def several(self, keys: Sequence[DocumentKey]) -> Mapping[DocumentKey, StoredDocument]:
+        return {each.key: each for each in await DOCUMENTS.all(self._session, self._query().where(KEY.in_(keys)))}
+
+    async def put(self, *stored: StoredDocument) -> None:
+        await self._remove([each.key for each in stored])
+        await DOCUMENTS.insert(self._session, *stored, kind=self._kind)
 
     async def delete(self, key: DocumentKey) -> None:
-        await self._session.execute(delete(DocumentRow).where(DocumentRow.kind == self._kind, KEY.in_([key])))
+        await self._remove([key])
+        revision = await self.revision()
+        row = DocumentDeletionRow
+        values = {"kind": self._kind, "version": revision, "namespace": key.namespace, "name": key.name}
+        await self._session.execute(insert(row).values(values))
+        old = delete(row).where(row.kind == self._kind, row.version <= revision - REVISIONS_KEPT)
+        await self._session.execute(old)
+
+    async def _remove(self, keys: Sequence[DocumentKey]) -> None:
+        await self._session.execute(delete(DocumentRow).where(DocumentRow.kind == self._kind, KEY.in_(keys)))
 
     async def count(self) -> int:
         query = select(func.count()).select_from(DocumentRow).where(DocumentRow.kind == self._kind)
         return await self._session.scalar(query) or 0
 
     async def all(self) -> Sequence[StoredDocument]:
-        return await DOCUMENTS.all(self._session, self._query())
+        return await self.changed(0)
+
+    async def changed(self, since: int) -> Sequence[StoredDocument]:
+        query = self._query().where(DocumentRow.version > since)
+        query = query.order_by(DocumentRow.version, DocumentRow.namespace, DocumentRow.name).limit(ROWS_AT_ONCE)
+        found: list[StoredDocument] = []
+        piece = await DOCUMENTS.all(self._session, query)
+        while piece:
+            found += piece
+            last = piece[-1]
+            after = query.where((last.version, last.namespace, last.name) < PLACE)
+            piece = await DOCUMENTS.all(self._session, after) if len(piece) == ROWS_AT_ONCE else ()
+        return found
+
+    async def deleted(self, since: int) -> Sequence[DocumentKey]:
+        row = DocumentDeletionRow
+        query = select(row.namespace, row.name).where(row.kind == self._kind, row.version > since)
+        return [DocumentKey(*each) for each in await self._session.execute(query)]
 
     async def page(self, after: DocumentKey | None, limit: int, namespace: str | None) -> Sequence[StoredDocument]:
         query = self._query().order_by(DocumentRow.namespace, DocumentRow.name).limit(limit)

@@ -1,84 +1,81 @@
 """What the admin API does with documents; each feature's `rest.py` adds its paths, parameters and views."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 from urllib.parse import quote
 
 from fastapi import Request, Response
 
-from app.core.errors import InvalidInputError, Violation
+from app.core.json_text import JsonText
 from app.documents.kind import Parsed
 from app.documents.model import Applied, Change, DocumentKey, StoredDocument
-from app.documents.parser import parse_documents
 from app.documents.store import DocumentStore
 from app.spiffe.principal import Principal
 from app.transport.rest.etags import etag_of, expected_version
-from app.transport.rest.pages import Page, decode_cursor, page_of
+from app.transport.rest.pages import ItemsResponse, page_of
+from app.transport.rest.views import View, shown_as, with_texts
 
-_CREATED = 201
-
-View = TypeVar("View")
+_OK, _CREATED = 200, 201
 
 
-class DocumentRest(Generic[Parsed, View]):
-    """The endpoints of one kind. `path` is where they are, `view` how a stored document is shown."""
+class DocumentRest(Generic[Parsed]):
+    """The endpoints of one kind. `path` is where they are, `head` how a stored document is shown, without its content.
 
-    def __init__(
-        self, store: DocumentStore[Parsed, Any, Any], path: str, view: Callable[[StoredDocument], View]
-    ) -> None:
-        self._store, self._path, self._view = store, path, view
+    The content is answered as the text that is stored, and never parsed here.
+    """
 
-    async def apply(self, caller: Principal, request: Request, response: Response) -> Sequence[Applied]:
-        """Apply the documents in the body, all or none; 201 if one is new."""
-        applied = await self._store.apply(caller, await _documents(request))
-        if any(each.change is Change.CREATED for each in applied):
-            response.status_code = _CREATED
-        return applied
+    def __init__(self, store: DocumentStore[Parsed, Any, Any], path: str, head: type[View]) -> None:
+        self._store, self._path, self._head = store, path, shown_as(head)
 
-    async def validate(self, request: Request) -> Sequence[Parsed]:
-        """Return what the documents in the body describe, and change nothing."""
-        return await self._store.validate(await _documents(request))
+    async def apply(self, caller: Principal, request: Request, render: Callable[[Applied], str]) -> ItemsResponse:
+        """Apply the documents in the body, all or none, and answer what became of each; 201 if one is new."""
+        applied = await self._store.apply(caller, await request.body())
+        is_new = any(each.change is Change.CREATED for each in applied)
+        return ItemsResponse(applied, render, status=_CREATED if is_new else _OK)
 
-    async def page(self, limit: int, cursor: str | None, namespace: str | None = None) -> Page[View]:
-        """Return a page of the documents, in the order of their keys."""
-        found = await self._store.page(decode_cursor(cursor, self._key_of), limit + 1, namespace)
-        return page_of(found, limit, self._view, lambda stored: "/".join(stored.key))
+    async def validate(self, request: Request, show: Callable[[Parsed], str]) -> ItemsResponse:
+        """Answer what `show` makes of each document in the body, in JSON, and change nothing."""
+        shown: Sequence[str] = await self._store.validate(await request.body(), show)
+        return ItemsResponse(shown, str)
 
-    async def get(self, key: DocumentKey, response: Response) -> View:
-        """Return a document, and its version as ETag."""
-        return self._shown(await self._store.get(key), response)
+    async def page(self, limit: int, cursor: str | None, namespace: str | None = None) -> ItemsResponse:
+        """Answer a page of the documents, in the order of their keys."""
+        return await page_of(
+            lambda after, count: self._store.page(after, count, namespace),
+            cursor,
+            limit,
+            parse=self._key_of,
+            key=lambda stored: "/".join(stored.key),
+            render=self._shown,
+            size=lambda stored: stored.size,
+        )
 
-    async def put(
-        self, caller: Principal, key: DocumentKey, request: Request, response: Response, if_match: str | None
-    ) -> View:
+    async def get(self, key: DocumentKey) -> Response:
+        """Answer a document, and its version as ETag."""
+        return self._answer(await self._store.get(key))
+
+    async def put(self, caller: Principal, key: DocumentKey, request: Request, if_match: str | None) -> Response:
         """Apply the one document in the body as the one with the key; 201 with its location if there was none."""
-        documents = await _documents(request)
-        if len(documents) != 1:
-            raise InvalidInputError(
-                f"the body has {len(documents)} documents: send one", Violation("", "must be one document")
-            )
-        applied = await self._store.replace(caller, key, documents[0], expected_version(if_match))
+        applied = await self._store.replace(caller, key, await request.body(), expected_version(if_match))
+        answer = self._answer(applied.stored)
         if applied.change is Change.CREATED:
-            response.status_code = _CREATED
-            response.headers["Location"] = f"{self._path}/{quote(str(key))}"
-        return self._shown(applied.stored, response)
+            answer.status_code = _CREATED
+            answer.headers["Location"] = f"{self._path}/{quote(str(key))}"
+        return answer
 
     async def delete(self, caller: Principal, key: DocumentKey, if_match: str | None) -> None:
         """Delete a document."""
         await self._store.delete(caller, key, expected_version(if_match))
 
-    def _key_of(self, cursor: str) -> DocumentKey:
-        namespace, _, name = cursor.partition("/")
+    def _key_of(self, text: str) -> DocumentKey:
+        namespace, _, name = text.partition("/")
         if not self._store.kind.is_key(key := DocumentKey(namespace, name)):
             raise ValueError("not a key of this kind")
         return key
 
-    def _shown(self, stored: StoredDocument, response: Response) -> View:
-        response.headers["ETag"] = etag_of(stored.version)
-        return self._view(stored)
+    def _answer(self, stored: StoredDocument) -> Response:
+        headers = {"ETag": etag_of(stored.version)}
+        return Response(self._shown(stored), headers=headers, media_type="application/json")
 
-
-async def _documents(request: Request) -> Sequence[dict[str, object]]:
-    # In a thread: a large body takes a good part of a second, in which decisions would wait.
-    return await asyncio.to_thread(parse_documents, await request.body())
+    def _shown(self, stored: StoredDocument) -> str:
+        return with_texts(self._head(stored), document=JsonText.of(stored.document).text)

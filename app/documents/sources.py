@@ -3,17 +3,20 @@
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, MeshwardError, PreconditionError, UnavailableError, Violation
+from app.core.json_text import JsonText
+from app.core.offload import Offload, in_thread
 from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey, StoredDocument
 from app.documents.parser import MAX_TEXT_BYTES, parse_documents
-from app.documents.ports import DocumentTransactions
+from app.documents.ports import REVISIONS_KEPT, DocumentTransactions
 from app.documents.reader import violations_in
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -43,12 +46,13 @@ class DirectorySource:
     that there are no documents. Versions count from 1 in each process.
     """
 
-    def __init__(self, kind: DocumentKind[Any], directory: Path, clock: Clock) -> None:
-        self._kind, self._directory, self._clock = kind, directory, clock
+    def __init__(self, kind: DocumentKind[Any], directory: Path, clock: Clock, offload: Offload = in_thread) -> None:
+        self._kind, self._directory, self._clock, self._offload = kind, directory, clock, offload
         self._files: Files = {}
         self._problem: MeshwardError | None = None
         self._revision = 0
         self._documents: Mapping[DocumentKey, StoredDocument] = {}
+        self._deleted: Mapping[DocumentKey, int] = {}
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator["DirectorySource"]:
@@ -68,8 +72,11 @@ class DirectorySource:
         if files != self._files:
             self._files, self._problem = files, None
             try:
-                self._documents = await asyncio.to_thread(self._parse, files)
+                found = await self._parsed(files)
                 self._revision += 1
+                gone = dict.fromkeys(self._documents.keys() - found.keys(), self._revision)
+                kept = {key: at for key, at in self._deleted.items() if at > self._revision - REVISIONS_KEPT}
+                self._documents, self._deleted = found, kept | gone
             except MeshwardError as error:
                 self._problem = error
         if self._problem is not None:
@@ -79,6 +86,18 @@ class DirectorySource:
     async def get(self, key: DocumentKey) -> StoredDocument | None:
         """Return the document, None if there is none."""
         return self._documents.get(key)
+
+    async def count(self) -> int:
+        """Return how many documents there are."""
+        return len(self._documents)
+
+    async def changed(self, since: int) -> Sequence[StoredDocument]:
+        """Return the documents that were written after the revision `since`."""
+        return [each for each in self._documents.values() if each.version > since]
+
+    async def deleted(self, since: int) -> Sequence[DocumentKey]:
+        """Return the keys that were deleted after the revision `since`."""
+        return [key for key, revision in self._deleted.items() if revision > since]
 
     async def all(self) -> Sequence[StoredDocument]:
         """Return every document."""
@@ -93,33 +112,40 @@ class DirectorySource:
         ]
         return [self._documents[key] for key in keys[:limit]]
 
-    def _parse(self, files: Files) -> Mapping[DocumentKey, StoredDocument]:
-        found: dict[DocumentKey, StoredDocument] = {}
-        places: dict[DocumentKey, str] = {}
-        violations: list[Violation] = []
-        for name, text in sorted(files.items()):
-            try:
-                documents = parse_documents(text)
-                parsed = self._kind.parse(documents) if documents else ()
-            except InvalidInputError as error:
-                violations += violations_in(name, error)
-                continue
-            for key, document in zip(map(self._kind.key_of, parsed), documents, strict=True):
-                if key in places:
-                    violations.append(Violation(name, f"{self._kind.title(key)} is in {places[key]}, too"))
-                places[key], found[key] = name, self._stored(key, document)
-        if violations:
-            summary = f"{self._kind.plural} in {self._directory} are not valid: {violations[0]}"
-            raise InvalidInputError(summary, *violations)
-        if len(found) > self._kind.max_documents:
-            raise InvalidInputError(f"{self._directory} has more than {self._kind.max_documents} {self._kind.plural}")
-        return found
+    async def _parsed(self, files: Files) -> Mapping[DocumentKey, StoredDocument]:
+        job = partial(_parse, self._kind, self._directory, files)
+        found = await self._offload(job, sum(map(len, files.values())))
+        return {key: self._stored(key, document) for key, document in found}
 
-    def _stored(self, key: DocumentKey, document: Mapping[str, object]) -> StoredDocument:
+    def _stored(self, key: DocumentKey, document: JsonText) -> StoredDocument:
         before = self._documents.get(key)
         if before is not None and before.document == document:
             return before
         return StoredDocument(*key, document, self._revision + 1, self._clock.now())
+
+
+def _parse(kind: DocumentKind[Any], directory: Path, files: Files) -> Iterator[tuple[DocumentKey, JsonText]]:
+    found: list[tuple[DocumentKey, JsonText]] = []
+    places: dict[DocumentKey, str] = {}
+    violations: list[Violation] = []
+    for name, text in sorted(files.items()):
+        try:
+            documents = parse_documents(text)
+            parsed = kind.parse(documents) if documents else ()
+        except InvalidInputError as error:
+            violations += violations_in(name, error)
+            continue
+        for key, document in zip(map(kind.key_of, parsed), documents, strict=True):
+            if key in places:
+                violations.append(Violation(name, f"{kind.title(key)} is in {places[key]}, too"))
+            places[key] = name
+            found.append((key, JsonText.of(document)))
+    if violations:
+        summary = f"{kind.plural} in {directory} are not valid: {violations[0]}"
+        raise InvalidInputError(summary, *violations)
+    if len(found) > kind.max_documents:
+        raise InvalidInputError(f"{directory} has more than {kind.max_documents} {kind.plural}")
+    yield from found
 
 
 def _read(directory: Path, known: Files) -> Files:

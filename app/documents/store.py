@@ -1,11 +1,13 @@
 """The use cases of versioned documents: keep those of one kind, and have them compiled and active."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -17,36 +19,77 @@ from app.core.errors import (
     InvalidInputError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
     Violation,
+)
+from app.core.offload import Offload, in_thread
+from app.documents.compiling import (
+    ActiveDocument,
+    Compiled,
+    Given,
+    Ready,
+    describe_given,
+    read_given,
+    read_stored,
+    size_of,
 )
 from app.documents.kind import DocumentKind, Parsed
 from app.documents.model import Applied, Change, DocumentKey, StoredDocument
-from app.documents.ports import DocumentRepository, DocumentSource
+from app.documents.ports import REVISIONS_KEPT, DocumentReader, DocumentRepository, DocumentSource
 from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics
 
-Compiled = TypeVar("Compiled")
+# Documents that are written in one statement, and freed in one step: neither holds the event loop.
+DOCUMENTS_AT_ONCE = 50
+# How often documents that change while they are read are read before the next refresh tries again.
+MAX_ATTEMPTS = 4
+
 Index = TypeVar("Index")
+Active = Mapping[DocumentKey, ActiveDocument[Parsed, Compiled]]
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveDocument(Generic[Parsed, Compiled]):
-    """A document that decisions are made by: its version, what it describes, and that compiled."""
+class Snapshot(Generic[Parsed, Compiled, Index]):
+    """Every active document of one kind as of `revision`, and the index that the feature made of them.
 
-    version: int
-    parsed: Parsed
-    compiled: Compiled
+    `known` are the digests of the documents.
+    """
+
+    revision: int
+    documents: Active[Parsed, Compiled]
+    index: Index
+    known: AbstractSet[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot(Generic[Parsed, Compiled, Index]):
-    """Every active document of one kind as of `revision`, and the index that the feature made of them."""
+class Difference(Generic[Compiled]):
+    """What a change of documents removes and adds, compiled; a document that is replaced is in both."""
 
-    revision: int
-    documents: Mapping[DocumentKey, ActiveDocument[Parsed, Compiled]]
-    index: Index
+    removed: Mapping[DocumentKey, Compiled]
+    added: Mapping[DocumentKey, Compiled]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler(Generic[Parsed, Compiled, Index]):
+    """How a feature makes what it decides by.
+
+    `update_index` returns the index after a change of the one before, which it leaves as it is. `offload` is where
+    documents are read and compiled: `compile_document` and the kind may be sent there.
+    """
+
+    compile_document: Callable[[Parsed], Compiled]
+    update_index: Callable[[Index | None, Difference[Compiled]], Index]
+    offload: Offload = in_thread
+
+
+@dataclass(frozen=True, slots=True)
+class _Delta:
+    """What is stored now and was not before: documents that were written, and keys that are gone."""
+
+    written: Sequence[StoredDocument]
+    gone: AbstractSet[DocumentKey]
 
 
 class DocumentStore(Generic[Parsed, Compiled, Index]):
@@ -61,17 +104,17 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         self,
         kind: DocumentKind[Parsed],
         source: DocumentSource,
+        compiler: "Compiler[Parsed, Compiled, Index]",
         *,
-        compile_document: Callable[[Parsed], Compiled],
-        build_index: Callable[[Mapping[DocumentKey, Compiled]], Index],
         on_change: Callable[[Snapshot[Parsed, Compiled, Index]], None],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         """`on_change` is called with each snapshot once it is active."""
         self.kind, self._source, self._clock = kind, source, clock
-        self._compile_document, self._build_index = compile_document, build_index
+        self._compile_document, self._update_index = compiler.compile_document, compiler.update_index
         self._on_change, self._loads = on_change, metrics.config_loads
+        self._offload = compiler.offload
         self._changing = asyncio.Lock()
         self.snapshot: Snapshot[Parsed, Compiled, Index] | None = None
 
@@ -81,7 +124,7 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         return self.snapshot is not None
 
     async def refresh(self) -> bool:
-        """Read every document if one was changed since, by this replica or elsewhere; return whether it was.
+        """Read what was changed since, by this replica or elsewhere; return whether anything was.
 
         All or nothing: if one is not valid, what was active stays active, and InternalError (InvalidInputError for one
         that is not in the database) names it. Raises UnavailableError if the source cannot be reached.
@@ -92,50 +135,52 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
                     revision = await reader.revision()
                     if self.snapshot is not None and self.snapshot.revision == revision:
                         return False
-                    stored = await reader.all()
-                snapshot = await asyncio.to_thread(self._compile_all, revision, stored)
+                    revision, delta = await self._settled_delta(reader, revision)
+                await self._install(*await self._snapshot_of(revision, await self._compiled(delta.written), delta.gone))
             except (InvalidInputError, InternalError):
                 self._count("error")
                 raise
-            self._install(snapshot)
             return True
 
-    async def validate(self, documents: Sequence[Mapping[str, object]]) -> tuple[Parsed, ...]:
-        """Return what `documents` describe, and change nothing. Raises InvalidInputError with all that is wrong."""
-        # In a thread: large documents take a good part of a second, in which decisions would wait.
-        return await asyncio.to_thread(self.kind.parse, documents)
+    async def validate(self, documents: Given, show: Callable[[Parsed], Any] = lambda parsed: parsed) -> list[Any]:
+        """Return what `show` makes of each of the documents, and change nothing.
 
-    async def apply(self, principal: Principal, documents: Sequence[Mapping[str, object]]) -> Sequence[Applied]:
+        Raises InvalidInputError with all that is wrong.
+        """
+        return await self._offload(partial(describe_given, self.kind, show, documents), size_of(documents))
+
+    async def apply(self, principal: Principal, documents: Given) -> Sequence[Applied]:
         """Make every one of `documents` active, or none; return what became of each, in their order.
 
         Raises InvalidInputError with all that is wrong with them, ResourceExhaustedError if there would be too many,
         PreconditionError if they cannot be changed here, UnavailableError if the database cannot be reached. The change
         takes effect on the next decision.
         """
-        parsed = await self._valid(documents)
+        ready = await self._ready(documents)
         async with self._transaction(principal) as transaction:
-            return [await transaction.put(each, document) for each, document in zip(parsed, documents, strict=True)]
+            return await transaction.put(ready)
 
     async def replace(
         self,
         principal: Principal,
         key: DocumentKey,
-        document: Mapping[str, object],
+        document: bytes | Mapping[str, object],
         expected_version: int | None = None,
     ) -> Applied:
         """Make `document` active as the one with the key.
 
         With `expected_version` only if that is the version of what is stored. Raises as `apply` does, InvalidInputError
-        if the document has another key, ConflictError if the version is another one.
+        if there is more than one document or it has another key, ConflictError if the version is another one.
         """
-        (parsed,) = await self._valid([document])
-        found = self.kind.key_of(parsed)
+        (ready,) = await self._ready(document if isinstance(document, bytes) else [document], one=True)
+        found = self.kind.key_of(ready.parsed)
         if found != key:
             problem = Violation(self.kind.key_field, f"must be {str(key)!r}, as in the path")
             raise InvalidInputError(f"the document is {self.kind.title(found)}", problem)
         async with self._transaction(principal) as transaction:
             await transaction.expect(key, expected_version)
-            return await transaction.put(parsed, document)
+            (applied,) = await transaction.put([ready])
+            return applied
 
     async def delete(self, principal: Principal, key: DocumentKey, expected_version: int | None = None) -> None:
         """Delete the document, with `expected_version` only if that is the version of what is stored.
@@ -169,75 +214,121 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
             raise NotFoundError(f"there is no {self.kind.title(key)}")
         return stored
 
-    async def _valid(self, documents: Sequence[Mapping[str, object]]) -> tuple[Parsed, ...]:
+    async def _ready(self, documents: Given, *, one: bool = False) -> list[Ready[Parsed, Compiled]]:
+        known = self.snapshot.known if self.snapshot else frozenset[bytes]()
         try:
-            return await self.validate(documents)
+            job = partial(read_given, self.kind, self._compile_document, known, documents, one=one)
+            return await self._offload(job, size_of(documents))
         except InvalidInputError:
             self._count("error")
             raise
 
     @asynccontextmanager
-    async def _transaction(self, principal: Principal) -> AsyncIterator["_Transaction[Parsed]"]:
+    async def _transaction(self, principal: Principal) -> AsyncIterator["_Transaction[Parsed, Compiled]"]:
         """Open a transaction; what it wrote is active once it has committed."""
         async with self._changing:
             async with self._source.change() as repository:
                 # The revision is taken first: it makes other writers wait.
                 revision = await repository.next_revision()
-                transaction = _Transaction(self.kind, repository, principal, revision, self._clock.now())
+                transaction = _Transaction[Parsed, Compiled](
+                    self.kind, repository, principal, revision, self._clock.now()
+                )
                 yield transaction
                 if transaction.written and await repository.count() > self.kind.max_documents:
                     problem = f"there would be more than {self.kind.max_documents} {self.kind.plural}"
                     raise ResourceExhaustedError(f"{problem}: delete some first")
-                snapshot = await self._snapshot_after(transaction)
-            self._install(snapshot)
+                prepared = await self._snapshot_after(transaction)
+            await self._install(*prepared)
         for record in transaction.records:
             _log.info("document_changed", action=record.action, document=record.target, principal=record.principal)
 
-    async def _snapshot_after(self, transaction: "_Transaction[Parsed]") -> Snapshot[Parsed, Compiled, Index]:
-        active = self.snapshot
-        if active is None or active.revision != transaction.revision - 1:  # another replica made a change in between
-            return await asyncio.to_thread(self._compile_all, transaction.revision, await transaction.repository.all())
-        kept = {key: document for key, document in active.documents.items() if key != transaction.deleted}
-        written = [(transaction.revision, parsed) for parsed in transaction.written]
-        return await asyncio.to_thread(self._compile, transaction.revision, kept, written)
+    async def _snapshot_after(
+        self, transaction: "_Transaction[Parsed, Compiled]"
+    ) -> tuple[Snapshot[Parsed, Compiled, Index], list[Any]]:
+        revision, snapshot = transaction.revision, self.snapshot
+        if snapshot is None or snapshot.revision != revision - 1:  # another replica made a change in between
+            delta = await self._delta(transaction.repository, revision)
+            return await self._snapshot_of(revision, await self._compiled(delta.written), delta.gone)
+        found: dict[DocumentKey, ActiveDocument[Parsed, Compiled]] = {}
+        again: list[StoredDocument] = []
+        for ready, stored in transaction.written:
+            active = snapshot.documents.get(stored.key)
+            if ready.compiled is not None:
+                found[stored.key] = ActiveDocument(revision, ready.parsed, ready.compiled, ready.digest)
+            elif active is not None and active.digest == ready.digest:
+                found[stored.key] = ActiveDocument(revision, active.parsed, active.compiled, active.digest)
+            else:  # what was known when it was compiled has been changed since
+                again.append(stored)
+        gone = frozenset[DocumentKey]() if transaction.deleted is None else frozenset({transaction.deleted})
+        return await self._snapshot_of(revision, {**found, **await self._compiled(again)}, gone)
 
-    def _compile_all(self, revision: int, stored: Sequence[StoredDocument]) -> Snapshot[Parsed, Compiled, Index]:
-        active = self.snapshot.documents if self.snapshot else {}
-        versions = {each.key: each.version for each in stored}
-        kept = {key: document for key, document in active.items() if versions.get(key) == document.version}
-        changed = ((each.version, self._parse(each)) for each in stored if each.key not in kept)
-        return self._compile(revision, kept, changed)
+    async def _settled_delta(self, reader: DocumentReader, revision: int) -> tuple[int, _Delta]:
+        """Return the revision that was read whole, and what it changed: statements need not see the same moment."""
+        for _ in range(MAX_ATTEMPTS):
+            delta = await self._delta(reader, revision)
+            read, revision = revision, await reader.revision()
+            if read == revision:
+                return revision, delta
+        raise UnavailableError(f"{self.kind.plural} change while they are read: they are read again")
 
-    def _parse(self, stored: StoredDocument) -> Parsed:
-        try:
-            return self.kind.parse([stored.document])[0]
-        except InvalidInputError as error:
-            problem = f"the stored {self.kind.title(stored.key)} is not valid"
-            raise InternalError(f"{problem}: apply it again or delete it", *error.violations) from error
+    async def _delta(self, reader: DocumentReader, revision: int) -> _Delta:
+        snapshot = self.snapshot
+        if snapshot is not None and 0 < revision - snapshot.revision <= REVISIONS_KEPT:
+            written = await reader.changed(snapshot.revision)
+            keys = frozenset(each.key for each in written)
+            gone = frozenset(await reader.deleted(snapshot.revision)) - keys
+            there = len(snapshot.documents.keys() | keys) - len(gone & snapshot.documents.keys())
+            if there == await reader.count():
+                return _Delta(written, gone)
+            # Something was deleted without a trace, as by a version that left none.
+        active = snapshot.documents if snapshot else {}
+        stored = await reader.all()
+        changed = [each for each in stored if each.key not in active or active[each.key].version != each.version]
+        return _Delta(changed, active.keys() - {each.key for each in stored})
 
-    def _compile(
-        self,
-        revision: int,
-        kept: Mapping[DocumentKey, ActiveDocument[Parsed, Compiled]],
-        changed: Iterable[tuple[int, Parsed]],
-    ) -> Snapshot[Parsed, Compiled, Index]:
-        documents = dict(kept)
-        for version, parsed in changed:
-            documents[self.kind.key_of(parsed)] = ActiveDocument(version, parsed, self._compile_document(parsed))
-        index = self._build_index({key: document.compiled for key, document in documents.items()})
-        return Snapshot(revision, documents, index)
+    async def _compiled(self, stored: Sequence[StoredDocument]) -> Active[Parsed, Compiled]:
+        if not stored:
+            return {}
+        job = partial(read_stored, self.kind, self._compile_document, stored)
+        size = sum(each.size for each in stored)
+        return {self.kind.key_of(each.parsed): each for each in await self._offload(job, size)}
 
-    def _install(self, snapshot: Snapshot[Parsed, Compiled, Index]) -> None:
+    async def _snapshot_of(
+        self, revision: int, written: Active[Parsed, Compiled], gone: Iterable[DocumentKey]
+    ) -> tuple[Snapshot[Parsed, Compiled, Index], list[Any]]:
+        """Return the snapshot after a change, and the documents that it no longer has."""
+        before = self.snapshot
+
+        def make() -> Iterator[tuple[Snapshot[Parsed, Compiled, Index], list[Any]]]:
+            documents = dict(before.documents) if before else {}
+            removed = {key: documents.pop(key) for key in (*gone, *written) if key in documents}
+            documents |= written
+            difference = Difference(
+                {key: document.compiled for key, document in removed.items()},
+                {key: document.compiled for key, document in written.items()},
+            )
+            index = self._update_index(before.index if before else None, difference)
+            known = frozenset(document.digest for document in documents.values())
+            yield Snapshot(revision, documents, index, known), list(removed.values())
+
+        (prepared,) = await in_thread(make)
+        return prepared
+
+    async def _install(self, snapshot: Snapshot[Parsed, Compiled, Index], removed: list[Any]) -> None:
+        """Make the snapshot active, and free what it replaced step by step: it may be all there was."""
         self.snapshot = snapshot
         self._count("success")
         self._on_change(snapshot)
+        while removed:
+            del removed[-DOCUMENTS_AT_ONCE:]
+            await asyncio.sleep(0)
 
     def _count(self, result: str) -> None:
         self._loads.add((self.kind.name, result))
 
 
 @dataclass(slots=True)
-class _Transaction(Generic[Parsed]):
+class _Transaction(Generic[Parsed, Compiled]):
     """One change of the stored documents, under one revision: what it writes it also records in the audit log."""
 
     kind: DocumentKind[Parsed]
@@ -245,7 +336,7 @@ class _Transaction(Generic[Parsed]):
     principal: Principal
     revision: int
     now: datetime
-    written: list[Parsed] = field(default_factory=list)
+    written: list[tuple[Ready[Parsed, Compiled], StoredDocument]] = field(default_factory=list)
     deleted: DocumentKey | None = None
     records: list[AuditRecord] = field(default_factory=list)
 
@@ -257,28 +348,49 @@ class _Transaction(Generic[Parsed]):
         if stored is None or stored.version != version:
             raise ConflictError(f"{self.kind.title(key)} was changed since it was read: read it again")
 
-    async def put(self, parsed: Parsed, document: Mapping[str, object]) -> Applied:
-        """Store the document, unless it is what is stored already."""
-        key = self.kind.key_of(parsed)
-        before = await self.repository.get(key)
-        if before is not None and before.document == document:
-            return Applied(before, Change.UNCHANGED)
-        stored = StoredDocument(*key, document, self.revision, self.now)
-        await self.repository.put(stored)
-        await self._record("apply", key, before.document if before else None, document)
-        self.written.append(parsed)
-        return Applied(stored, Change.UPDATED if before else Change.CREATED)
+    async def put(self, ready: Sequence[Ready[Parsed, Compiled]]) -> list[Applied]:
+        """Store the documents, but for those that are what is stored already."""
+        applied: list[Applied] = []
+        for start in range(0, len(ready), DOCUMENTS_AT_ONCE):
+            applied += await self._put(ready[start : start + DOCUMENTS_AT_ONCE])
+        return applied
+
+    async def _put(self, ready: Sequence[Ready[Parsed, Compiled]]) -> list[Applied]:
+        keys = [self.kind.key_of(each.parsed) for each in ready]
+        stored = await self.repository.several(keys)
+        befores = [stored.get(key) for key in keys]
+        # In a thread: documents that differ in their text are parsed to be compared.
+        same = await asyncio.to_thread(_same, befores, ready)
+        applied: list[Applied] = []
+        for each, key, before, unchanged in zip(ready, keys, befores, same, strict=True):
+            if before is not None and unchanged:
+                applied.append(Applied(before, Change.UNCHANGED))
+                continue
+            found = StoredDocument(*key, each.document, self.revision, self.now)
+            applied.append(Applied(found, Change.UPDATED if before else Change.CREATED))
+            self.written.append((each, found))
+            self._note("apply", key, before.document if before else None, each.document)
+        changed = [each.stored for each in applied if each.change is not Change.UNCHANGED]
+        if changed:
+            await self.repository.put(*changed)
+            await self.repository.record(*self.records[-len(changed) :])
+        return applied
 
     async def delete(self, stored: StoredDocument) -> None:
         """Remove the document."""
         await self.repository.delete(stored.key)
-        await self._record("delete", stored.key, stored.document, None)
+        self._note("delete", stored.key, stored.document, None)
+        await self.repository.record(*self.records)
         self.deleted = stored.key
 
-    async def _record(
+    def _note(
         self, verb: str, key: DocumentKey, before: Mapping[str, object] | None, after: Mapping[str, object] | None
     ) -> None:
         action = f"{self.kind.name}.{verb}"
-        record = record_of(self.principal, self.now, action, str(key), before=before, after=after)
-        await self.repository.record(record)
-        self.records.append(record)
+        self.records.append(record_of(self.principal, self.now, action, str(key), before=before, after=after))
+
+
+def _same(befores: Sequence[StoredDocument | None], ready: Sequence[Ready[Any, Any]]) -> list[bool]:
+    return [
+        before is not None and before.document == each.document for before, each in zip(befores, ready, strict=True)
+    ]

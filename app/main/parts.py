@@ -20,6 +20,7 @@ from app.ca.model import CaConfig
 from app.ca.service import CaService
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
+from app.core.offload import ChildProcess, Offload
 from app.db.engine import create_engine, place_of
 from app.db.macs import RowMacs
 from app.db.transactions import Transactions
@@ -93,16 +94,18 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
-    source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock)
-    policies = PolicyService(source, clock, metrics, options, decisions, NativeEngine.of)
+    offload = ChildProcess()
+    source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock, offload)
+    policies = PolicyService(source, clock, metrics, options, decisions, NativeEngine.of, offload=offload)
     quotas = QuotaService(
-        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock),
+        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock, offload),
         MemoryCounters(clock),
         clock,
         metrics,
         max_hits=settings.quota.max_hits,
         callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
         modes=Modes(settings.quota.shadow_mode, settings.quota.quota_mode, settings.quota.near_limit_ratio),
+        offload=offload,
     )
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
@@ -132,9 +135,11 @@ def serving_names(
     return tuple(dns_names), tuple(addresses)
 
 
-def _source(engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock) -> DocumentSource:
+def _source(
+    engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock, offload: Offload
+) -> DocumentSource:
     if directory is not None:
-        return DirectorySource(kind, directory, clock)
+        return DirectorySource(kind, directory, clock, offload)
     return DatabaseSource(_documents(engine, kind.name))
 
 

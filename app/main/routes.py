@@ -1,10 +1,19 @@
 """The table of the admin API: every route under `/v1`, and who may use it."""
 
-from app.audit.rest import AUDIT_PATH, AuditRest
-from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
-from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, SIGNING_REQUESTS_PATH, CaRest
+from app.audit.rest import AUDIT_PATH, AuditRecordView, AuditRest
+from app.authz.rest import (
+    POLICIES_PATH,
+    POLICY_PATH,
+    VALIDATE_PATH,
+    AppliedList,
+    PolicyRest,
+    PolicyView,
+    ValidList,
+)
+from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, SIGNING_REQUESTS_PATH, CaRest, EntryView, JoinTokenView, SvidView
 from app.main.parts import Parts
-from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, RLCONFIG_PATH, QuotaRest
+from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, RLCONFIG_PATH, QuotaConfigView, QuotaRest
+from app.transport.rest.pages import Page
 from app.transport.rest.routes import Access, Route
 
 ADMIN = Access.ADMIN
@@ -16,18 +25,18 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
     policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
     return (
         *ca_rows(CaRest(parts.ca)),
-        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz"),
-        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz"),
-        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz"),
-        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz"),
-        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz"),
+        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz", AppliedList),
+        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz", ValidList),
+        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
+        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz", PolicyView),
+        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", PolicyView),
         Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
         Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
-        Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota"),
-        Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota"),
-        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota"),
+        Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota", Page[QuotaConfigView]),
+        Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota", QuotaConfigView),
+        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota", QuotaConfigView),
         Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
-        Route("GET", AUDIT_PATH, AuditRest(parts.audit).list, ADMIN, OK, "audit"),
+        Route("GET", AUDIT_PATH, AuditRest(parts.audit).list, ADMIN, OK, "audit", Page[AuditRecordView]),
     )
 
 
@@ -40,12 +49,12 @@ def ca_rows(ca: CaRest) -> tuple[Route, ...]:
         Route("POST", SIGNING_REQUESTS_PATH + "/{request_id}/approve", ca.approve_signing_request, ADMIN, OK, "ca"),
         Route("GET", "/v1/bundle", ca.get_bundle, ADMIN, OK, "ca"),
         Route("POST", ENTRIES_PATH, ca.create_entry, ADMIN, CREATED, "ca"),
-        Route("GET", ENTRIES_PATH, ca.list_entries, ADMIN, OK, "ca"),
+        Route("GET", ENTRIES_PATH, ca.list_entries, ADMIN, OK, "ca", Page[EntryView]),
         Route("GET", ENTRIES_PATH + "/{entry_id}", ca.get_entry, ADMIN, OK, "ca"),
         Route("PUT", ENTRIES_PATH + "/{entry_id}", ca.replace_entry, ADMIN, OK, "ca"),
         Route("DELETE", ENTRIES_PATH + "/{entry_id}", ca.delete_entry, ADMIN, NO_CONTENT, "ca"),
         Route("POST", JOIN_TOKENS_PATH, ca.create_join_token, ADMIN, CREATED, "ca"),
-        Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca"),
+        Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca", Page[JoinTokenView]),
         Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", ca.delete_join_token, ADMIN, NO_CONTENT, "ca"),
-        Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca"),
+        Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca", Page[SvidView]),
     )

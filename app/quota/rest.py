@@ -13,7 +13,7 @@ from app.quota.model import MAX_DOMAIN_LENGTH
 from app.quota.service import QuotaService
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, Limit, Page
+from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit
 from app.transport.rest.views import View
 
 RLCONFIG_PATH = "/rlconfig"
@@ -24,13 +24,18 @@ CONFIG_PATH = CONFIGS_PATH + "/{domain:path}"
 Domain = Annotated[str, Path(max_length=MAX_DOMAIN_LENGTH, description="The domain that sidecars ask about")]
 
 
-class QuotaConfigView(View):
-    """A domain's configuration: the document as it was given, and when."""
+class QuotaConfigHead(View):
+    """Which domain's configuration it is, and since when."""
 
     domain: str = Field(validation_alias="name")
-    document: dict[str, Any]
     revision: int = Field(validation_alias="version")
     updated_at: datetime
+
+
+class QuotaConfigView(QuotaConfigHead):
+    """A domain's configuration: the document as it was given, and when."""
+
+    document: dict[str, Any]
 
 
 class QuotaRest:
@@ -38,26 +43,24 @@ class QuotaRest:
 
     def __init__(self, service: QuotaService) -> None:
         self._service = service
-        self._configs = DocumentRest(service.documents, CONFIGS_PATH, QuotaConfigView.model_validate)
+        self._configs = DocumentRest(service.documents, CONFIGS_PATH, QuotaConfigHead)
 
     async def describe(self) -> PlainTextResponse:
         """Show every active limit, a line each, as envoyproxy/ratelimit's `/rlconfig`."""
         return PlainTextResponse("".join(f"{line}\n" for line in self._service.describe()))
 
-    async def put(
-        self, caller: Caller, domain: Domain, request: Request, response: Response, if_match: IfMatch = None
-    ) -> QuotaConfigView:
+    async def put(self, caller: Caller, domain: Domain, request: Request, if_match: IfMatch = None) -> Response:
         """Create or replace a domain's limits: one document in envoyproxy/ratelimit's schema, YAML or JSON.
 
         201 if the domain had none, 200 if it is replaced. The answer's ETag is that of what is now stored.
         """
-        return await self._configs.put(caller, DocumentKey("", domain), request, response, if_match)
+        return await self._configs.put(caller, DocumentKey("", domain), request, if_match)
 
-    async def get(self, domain: Domain, response: Response) -> QuotaConfigView:
+    async def get(self, domain: Domain) -> Response:
         """Get a domain's configuration; send its ETag back in If-Match to change exactly this version."""
-        return await self._configs.get(DocumentKey("", domain), response)
+        return await self._configs.get(DocumentKey("", domain))
 
-    async def list(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> Page[QuotaConfigView]:
+    async def list(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
         """List the configurations of all domains, in the order of domains."""
         return await self._configs.page(limit, cursor)
 

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Iterator, Mapping, Sequence
 
 from app.core.clock import Clock
 from app.core.errors import PermissionDeniedError, PreconditionError
+from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
-from app.documents.store import DocumentStore, Snapshot
+from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig
 from app.quota.ports import CounterStore
 from app.quota.rules.answer import answer_of
@@ -27,7 +28,7 @@ QuotaStore = DocumentStore[QuotaConfig, CompiledConfig, Domains]
 class QuotaService:
     """Answers from memory, by the active configurations of `documents`: the last set that was read whole and valid."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of its own, or an option
         self,
         source: DocumentSource,
         counters: CounterStore,
@@ -37,6 +38,7 @@ class QuotaService:
         max_hits: int = MAX_UINT32,
         callers: Sequence[CallerGrant] = (),
         modes: Modes = NO_MODES,
+        offload: Offload = in_thread,
     ) -> None:
         """`max_hits` is the most that one descriptor may count; `callers` are those who may count, by domain."""
         self._counters, self._metrics, self._max_hits, self._modes = counters, metrics, max_hits, modes
@@ -45,8 +47,7 @@ class QuotaService:
         self.documents: QuotaStore = DocumentStore(
             QUOTA_KIND,
             source,
-            compile_document=compile_config,
-            build_index=lambda compiled: {key.name: config for key, config in compiled.items()},
+            Compiler(compile_config, _updated, offload),
             on_change=self._free_counters,
             clock=clock,
             metrics=metrics,
@@ -122,3 +123,10 @@ class QuotaService:
         self._metrics.quota_configs.set((), len(snapshot.index))
         self._counters.retain({limit for config in snapshot.index.values() for limit in config.limits})
         self._metrics.rules.configure({rule for config in snapshot.index.values() for rule in config.rules})
+
+
+def _updated(before: Domains | None, difference: Difference[CompiledConfig]) -> Domains:
+    domains = dict(before or {})
+    for key in difference.removed:
+        del domains[key.name]
+    return domains | {key.name: config for key, config in difference.added.items()}

@@ -45,8 +45,8 @@ class MemoryRepository:
         self.audited = []
         self.unapproved = {}
 
-    async def record(self, record):
-        self.audited.append(record)
+    async def record(self, *records):
+        self.audited += records
 
     async def roots(self):
         return sorted(self._roots.values(), key=lambda root: root.generation)

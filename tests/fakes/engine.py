@@ -19,6 +19,9 @@ class WaitingEngine:
         self.asked.set()
         return await self._verdict
 
+    def changed(self, _removed, _added, /):
+        return self
+
     def answer(self, verdict: Verdict) -> None:
         self.asked.clear()
         self._verdict.set_result(verdict)

@@ -5,6 +5,7 @@ touch: policies are kept by namespace and selector, so that a change rebuilds th
 rules are the tables of the selectors that its labels have, put together on its first request.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -176,17 +177,22 @@ class WorkloadRules:
 
 @dataclass(frozen=True, slots=True)
 class _Selected:
-    """The policies of one namespace with one selector: tables of their rules, and how many of them there are."""
+    """The policies of one namespace with one selector: tables of their rules, and how many of them there are.
+
+    `allow_headers` has how many ALLOW policies look at each request header.
+    """
 
     deny: RuleTable = field(default_factory=RuleTable)
     allow: RuleTable = field(default_factory=RuleTable)
     policies: int = 0
     allow_policies: int = 0
     looking_at_methods: int = 0
+    allow_headers: Counter[str] = field(default_factory=Counter)
 
     def changed(self, removed: list[CompiledPolicy], added: list[CompiledPolicy]) -> "_Selected":
         allow = [[each for each in policies if each.policy.action is Action.ALLOW] for policies in (removed, added)]
         deny = [[each for each in policies if each.policy.action is Action.DENY] for policies in (removed, added)]
+        headers = [Counter(chain.from_iterable(each.headers for each in policies)) for policies in allow]
         methods = [sum(each.looks_at_methods for each in policies) for policies in (removed, added)]
         return _Selected(
             self.deny.changed(*deny),
@@ -194,6 +200,7 @@ class _Selected:
             self.policies - len(removed) + len(added),
             self.allow_policies - len(allow[0]) + len(allow[1]),
             self.looking_at_methods - methods[0] + methods[1],
+            self.allow_headers - headers[0] + headers[1],
         )
 
 
@@ -298,4 +305,5 @@ def _rules_of(selected: list[_Selected]) -> WorkloadRules:
         RuleTables(each.allow for each in selected),
         any(each.allow_policies for each in selected),
         any(each.looking_at_methods for each in selected),
+        frozenset(chain.from_iterable(each.allow_headers for each in selected)),
     )

@@ -78,14 +78,22 @@ def _read_selector(spec: Reader) -> Labels:
     return labels
 
 
+def _key_of(policy: AuthorizationPolicy) -> DocumentKey:
+    return DocumentKey(policy.namespace, policy.name)
+
+
+def _is_key(key: DocumentKey) -> bool:
+    return is_namespace(key.namespace) and is_name(key.name)
+
+
 POLICY_KIND = DocumentKind(
     name="policy",
     noun="policy",
     plural="policies",
     key_field="metadata",
     read=_read_policy,
-    key_of=lambda policy: DocumentKey(policy.namespace, policy.name),
-    is_key=lambda key: is_namespace(key.namespace) and is_name(key.name),
+    key_of=_key_of,
+    is_key=_is_key,
     max_documents=MAX_POLICIES,
     max_bytes=MAX_POLICY_BYTES,
 )

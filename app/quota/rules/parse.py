@@ -171,14 +171,22 @@ def _fits_header(name: str) -> bool:
     return name.isascii() and name.isprintable() and '"' not in name and "\\" not in name
 
 
+def _key_of(config: QuotaConfig) -> DocumentKey:
+    return DocumentKey("", config.domain)
+
+
+def _is_key(key: DocumentKey) -> bool:
+    return not key.namespace and domain_problem(key.name) is None
+
+
 QUOTA_KIND = DocumentKind(
     name="quota",
     noun="quota configuration",
     plural="quota configurations",
     key_field="domain",
     read=_read_config,
-    key_of=lambda config: DocumentKey("", config.domain),
-    is_key=lambda key: not key.namespace and domain_problem(key.name) is None,
+    key_of=_key_of,
+    is_key=_is_key,
     max_documents=MAX_CONFIGS,
     max_bytes=MAX_CONFIG_BYTES,
 )

@@ -103,6 +103,7 @@ def _add(app: FastAPI, row: Route, authenticate: Authenticate | None) -> None:
         row.endpoint,
         methods=[row.method],
         status_code=row.status,
+        **({"response_model": row.shown} if row.shown else {}),
         tags=[row.tag] if row.tag else None,
         responses={"default": {"description": "What went wrong", "content": {MEDIA_TYPE: {}}, "model": ProblemBody}},
         openapi_extra={"security": [{_SECURITY_SCHEME: []}]} if authenticate else {"security": []},

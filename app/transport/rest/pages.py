@@ -1,10 +1,13 @@
 """Cursor pagination: a page has the key to continue after, so that changes in between skip and repeat nothing."""
 
+import asyncio
 import base64
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Query
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from app.core.errors import InvalidInputError, MeshwardError, Violation
@@ -12,6 +15,10 @@ from app.core.errors import InvalidInputError, MeshwardError, Violation
 DEFAULT_PAGE_SIZE = 100
 # Bounds the memory and time that one request can ask for.
 MAX_PAGE_SIZE = 1000
+# The length of the items of a page; a single item may be longer.
+MAX_PAGE_BYTES = 1 << 20
+# Items that are read, and rendered, at once: that does not hold the event loop.
+ITEMS_AT_ONCE = 50
 # Keys are names and ids; no cursor of this service is longer.
 MAX_CURSOR_LENGTH = 4096
 
@@ -19,14 +26,14 @@ MAX_CURSOR_LENGTH = 4096
 MAX_NUMBER_DIGITS = 18
 
 Item = TypeVar("Item")
-View = TypeVar("View")
+Key = TypeVar("Key")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on a page")]
 Cursor = Annotated[str | None, Query(max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the previous page")]
 
 
 class Page(BaseModel, Generic[Item]):
-    """Some items in key order; `next_cursor` is absent on the last page."""
+    """Some items in key order, as the OpenAPI document shows them; `next_cursor` is null on the last page."""
 
     items: Sequence[Item]
     next_cursor: str | None = None
@@ -56,8 +63,58 @@ def parse_number(key: str) -> int:
     return int(key)
 
 
-def page_of(found: Sequence[Item], limit: int, view: Callable[[Item], View], key: Callable[[Item], str]) -> Page[View]:
-    """Return the page of what was found when one item more than `limit` was asked for."""
-    items = found[:limit]
-    following = encode_cursor(key(items[-1])) if len(found) > limit else None
-    return Page(items=[view(item) for item in items], next_cursor=following)
+class ItemsResponse(StreamingResponse):
+    """A list as it is sent: in pieces, between which the event loop does other work."""
+
+    def __init__(
+        self, items: Sequence[Item], render: Callable[[Item], str], *, status: int = 200, more: str = ""
+    ) -> None:
+        """`render` returns an item as JSON; `more` are further fields of the body."""
+        super().__init__(_pieces(items, render, more), status, media_type="application/json")
+
+
+async def page_of(  # noqa: PLR0913 - each is what one kind of list has of its own
+    fetch: Callable[[Key | None, int], Awaitable[Sequence[Item]]],
+    cursor: str | None,
+    limit: int,
+    *,
+    parse: Callable[[str], Key],
+    key: Callable[[Item], str],
+    render: Callable[[Item], str],
+    size: Callable[[Item], int] = lambda _: 0,
+) -> ItemsResponse:
+    """Return the page of at most `limit` items after `cursor`, whose key is as `key` writes and `parse` reads it.
+
+    There are fewer where they are longer than MAX_PAGE_BYTES, but one at least. `fetch` returns at most so many items
+    after a key, `size` the length of an item.
+    """
+    after = decode_cursor(cursor, parse)
+    items: list[Item] = []
+    left = MAX_PAGE_BYTES
+    more = True
+    while more and len(items) <= limit and left >= 0:
+        wanted = min(ITEMS_AT_ONCE, limit + 1 - len(items))
+        found = await fetch(parse(key(items[-1])) if items else after, wanted)
+        items += found
+        left -= sum(map(size, found))
+        more = len(found) == wanted
+    shown = _within_bounds(items, limit, size)
+    following = encode_cursor(key(shown[-1])) if len(shown) < len(items) else None
+    return ItemsResponse(shown, render, more=f',"next_cursor":{json.dumps(following)}')
+
+
+def _within_bounds(items: Sequence[Item], limit: int, size: Callable[[Item], int]) -> Sequence[Item]:
+    total = 0
+    for number, item in enumerate(items[:limit]):
+        total += size(item)
+        if number and total > MAX_PAGE_BYTES:
+            return items[:number]
+    return items[:limit]
+
+
+async def _pieces(items: Sequence[Item], render: Callable[[Item], str], more: str) -> AsyncIterator[str]:
+    yield '{"items":['
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        yield ("," if start else "") + ",".join(map(render, items[start : start + ITEMS_AT_ONCE]))
+        await asyncio.sleep(0)
+    yield f"]{more}}}"

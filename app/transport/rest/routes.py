@@ -15,7 +15,10 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the table. `endpoint` is a FastAPI endpoint; `status` is the code of its success."""
+    """One row of the table. `endpoint` is a FastAPI endpoint; `status` is the code of its success.
+
+    `shown` is what the OpenAPI document shows where the endpoint makes its response itself.
+    """
 
     method: str
     path: str
@@ -23,3 +26,4 @@ class Route:
     access: Access
     status: int = 200
     tag: str = ""
+    shown: Any = None

@@ -1,5 +1,6 @@
 """The base models of request and response bodies; responses are made from the dataclasses of a feature's model."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 
@@ -16,6 +17,17 @@ class View(BaseModel):
     """A response body. `model_validate` makes it from a dataclass with attributes of the same names."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+def shown_as(view: type[View]) -> Callable[[object], str]:
+    """Return what shows a value as a view, in JSON."""
+    return lambda value: view.model_validate(value).model_dump_json()
+
+
+def with_texts(shown: str, **texts: str | None) -> str:
+    """Return an object in JSON with further fields, which are JSON already."""
+    more = "".join(f',"{name}":{"null" if text is None else text}' for name, text in texts.items())
+    return f"{shown[:-1]}{more}}}"
 
 
 def _seconds(value: object) -> object:

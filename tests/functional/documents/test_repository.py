@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from app.core.errors import InvalidInputError
+from app.core.json_text import JsonText
+from app.documents import repository as repository_module
 from app.documents.model import MAX_NAME_LENGTH, MAX_NAMESPACE_LENGTH, DocumentKey, StoredDocument
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 890000, tzinfo=UTC)
@@ -113,3 +115,53 @@ async def test_pages_follow_the_key_and_skip_nothing(transactions):
         assert found == keys
         assert [each.key.name for each in await repository.page(None, 9, "b")] == ["a", "z"]
         assert [each.key.name for each in await repository.page(DocumentKey("b", "a"), 9, "b")] == ["z"]
+
+
+async def test_what_was_written_and_deleted_since_a_revision_is_found(transactions):
+    keys = [DocumentKey("shop", name) for name in "abc"]
+    async with transactions() as repository:
+        await repository.next_revision()
+        await repository.put(*(stored(key, 1) for key in keys))
+    async with transactions() as repository:
+        assert await repository.next_revision() == 2
+        await repository.put(stored(keys[1], 2))
+    async with transactions() as repository:
+        assert await repository.next_revision() == 3
+        await repository.delete(keys[0])
+    async with transactions() as repository:
+        assert [each.key for each in await repository.changed(1)] == [keys[1]]
+        assert await repository.changed(2) == []
+        assert (await repository.deleted(0), await repository.deleted(2), await repository.deleted(3)) == (
+            [keys[0]],
+            [keys[0]],
+            [],
+        )
+        assert set(await repository.several(keys)) == set(keys[1:])
+
+
+async def test_changes_are_read_in_pieces_without_a_gap(transactions, monkeypatch):
+    monkeypatch.setattr(repository_module, "ROWS_AT_ONCE", 2)
+    keys = [DocumentKey(namespace, name) for namespace in "xy" for name in "abc"]
+    async with transactions() as repository:
+        await repository.put(*(stored(key, number % 3 + 1) for number, key in enumerate(keys)))
+    async with transactions() as repository:
+        assert sorted(each.key for each in await repository.all()) == keys
+        assert sorted(each.key for each in await repository.changed(2)) == [keys[2], keys[5]]
+
+
+async def test_deletions_are_remembered_for_so_many_revisions(transactions, monkeypatch):
+    monkeypatch.setattr(repository_module, "REVISIONS_KEPT", 2)
+    for name in "abcd":
+        async with transactions() as repository:
+            await repository.next_revision()
+            await repository.delete(DocumentKey("shop", name))
+    async with transactions() as repository:
+        assert [key.name for key in await repository.deleted(0)] == ["c", "d"]
+
+
+async def test_the_text_of_a_document_is_stored_as_it_is(transactions):
+    text = '{"spec":  {"b": 1.50, "a": "\\u00e9"}}'
+    async with transactions() as repository:
+        await repository.put(stored(A, 1, JsonText(text)))
+    async with transactions() as repository:
+        assert (await repository.get(A)).document.text == text

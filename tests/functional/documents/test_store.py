@@ -6,11 +6,19 @@ import pytest
 
 from app.audit.ports import AuditFilter
 from app.audit.repository import SqlAuditRepository
+from app.authz.model import AuthzOptions
+from app.authz.rules.evaluate import NativeEngine
+from app.authz.service import PolicyService
 from app.core.clock import SystemClock
-from app.core.errors import ConflictError, ResourceExhaustedError
+from app.core.errors import ConflictError, InvalidInputError, ResourceExhaustedError
+from app.core.offload import ChildProcess
+from app.db.rows import Rows
 from app.db.transactions import Transactions
-from app.documents.model import Applied, DocumentKey
+from app.documents.model import Applied, Change, DocumentKey, StoredDocument
 from app.documents.sources import DatabaseSource
+from app.telemetry.decisions import DecisionLog
+from app.telemetry.metrics import Metrics
+from tests.fakes.authz import policy, request
 from tests.fakes.documents import note, note_store, texts
 from tests.fakes.principals import OPERATOR
 
@@ -79,3 +87,45 @@ async def test_the_audit_log_has_what_was_committed_and_no_more(replica, engine)
         ("note.apply", "home/b", None, note("b")),
         ("note.delete", "home/a", note("a"), None),
     ]
+
+
+async def test_a_refresh_reads_the_rows_that_were_changed(replica, monkeypatch):
+    read = []
+    take = Rows.all
+
+    async def counted(self, session, statement):
+        found = await take(self, session, statement)
+        read.extend(each for each in found if isinstance(each, StoredDocument))
+        return found
+
+    one, other = await replica(), await replica()
+    await one.apply(OPERATOR, [note(name) for name in "abcd"])
+    await other.refresh()
+    await one.apply(OPERATOR, [note("b", "bye")])
+    await one.delete(OPERATOR, DocumentKey("home", "c"))
+    monkeypatch.setattr(Rows, "all", counted)
+    assert await other.refresh()
+    assert [each.key.name for each in read] == ["b"]
+    assert texts(other) == {"a": "hello", "b": "bye", "d": "hello"}
+
+
+async def test_large_documents_are_read_in_another_process(transactions):
+    """From the text of a request to a decision, and from the database at another replica."""
+
+    def replica():
+        offload = ChildProcess(max_thread_bytes=1000)
+        log = DecisionLog("off", float)
+        source = DatabaseSource(transactions)
+        return PolicyService(source, SystemClock(), Metrics(), AuthzOptions(), log, NativeEngine.of, offload=offload)
+
+    one, other = replica(), replica()
+    await one.documents.refresh()
+    text = "".join(policy(f"{{rules: [{{to: [{{operation: {{paths: [/{n}/*]}}}}]}}]}}", f"p{n}") for n in range(20))
+    applied = await one.documents.apply(OPERATOR, text.encode())
+    assert [each.change for each in applied] == [Change.CREATED] * 20
+    await other.documents.refresh()
+    for each in (one, other):
+        assert each.check(request("/19/x")).allowed
+        assert not each.check(request("/20/x")).allowed
+    with pytest.raises(InvalidInputError, match=r"documents\[1\].spec.action"):
+        await one.documents.apply(OPERATOR, (text[: text.index("---", 3)] + policy("{action: BLOCK}") + text).encode())

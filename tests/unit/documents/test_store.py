@@ -1,5 +1,6 @@
 """Documents become active whole or not at all, with an audit record in the same transaction."""
 
+import asyncio
 import threading
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from app.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from app.core.offload import in_thread
+from app.documents import store as store_module
 from app.documents.model import Change, DocumentKey
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
@@ -62,10 +65,34 @@ def changes():
     return []
 
 
+class Offloads:
+    """Threads, which wait for `held` when their work is done; `reached` is set then. `away` makes them fail."""
+
+    def __init__(self):
+        self.held, self.reached, self.away = None, asyncio.Event(), False
+
+    async def __call__(self, job, size=0):
+        if self.away:
+            raise UnavailableError("the process is away")
+        held = self.held
+        items = await in_thread(job, size)
+        if held:
+            self.reached.set()
+            await held.wait()
+        return items
+
+
 @pytest.fixture
-def make(source, metrics, clock, compiler, changes):
+def offloads():
+    return Offloads()
+
+
+@pytest.fixture
+def make(source, metrics, clock, compiler, changes, offloads):
     """Make a store; several are replicas over one source."""
-    return lambda: note_store(source, clock=clock, compile_document=compiler, metrics=metrics, changes=changes)
+    return lambda: note_store(
+        source, clock=clock, compile_document=compiler, metrics=metrics, changes=changes, offload=offloads
+    )
 
 
 @pytest.fixture
@@ -325,3 +352,114 @@ async def test_what_cannot_be_changed_here_is_refused(clock):
         with pytest.raises(PreconditionError, match="come from a shelf: change them there"):
             await change
     assert await store.validate([note("a")])
+
+
+class TestReadingChanges:
+    async def test_a_refresh_reads_the_documents_that_were_changed_and_no_others(self, make, store, source):
+        other = make()
+        await store.apply(OPERATOR, [note(name) for name in "abcd"])
+        await other.refresh()
+        source.rows = 0
+        await store.apply(OPERATOR, [note("b", "bye")])
+        await store.delete(OPERATOR, C)
+        await other.refresh()
+        assert source.rows == 1
+        assert texts(other) == {"a": "HELLO", "b": "BYE", "d": "HELLO"}
+
+    async def test_a_document_that_was_deleted_and_written_again_is_there(self, make, store):
+        other = make()
+        await store.apply(OPERATOR, [note("a"), note("b")])
+        await other.refresh()
+        await store.delete(OPERATOR, A)
+        await store.apply(OPERATOR, [note("a", "again")])
+        await store.delete(OPERATOR, B)
+        await other.refresh()
+        assert texts(other) == {"a": "AGAIN"}
+
+    async def test_a_deletion_that_left_no_trace_is_seen(self, make, store, source):
+        """As an older version makes one."""
+        other = make()
+        await store.apply(OPERATOR, [note("a"), note("b")])
+        await other.refresh()
+        await store.delete(OPERATOR, A)
+        source.deletions.clear()
+        await other.refresh()
+        assert texts(other) == {"b": "HELLO"}
+
+    async def test_who_has_not_looked_for_long_reads_everything(self, make, store, source, monkeypatch):
+        monkeypatch.setattr(store_module, "REVISIONS_KEPT", 2)
+        other = make()
+        await store.apply(OPERATOR, [note("a"), note("b")])
+        await other.refresh()
+        await store.delete(OPERATOR, A)
+        await store.apply(OPERATOR, [note("c")])
+        await store.apply(OPERATOR, [note("d")])
+        source.deletions.clear()  # they are kept no longer
+        source.rows = 0
+        await other.refresh()
+        assert texts(other) == {"b": "HELLO", "c": "HELLO", "d": "HELLO"}
+        assert source.rows == 3
+
+    async def test_documents_that_change_while_they_are_read_are_read_again(self, make, store, source):
+        other = make()
+        await store.apply(OPERATOR, [note("a")])
+        await other.refresh()
+        await store.apply(OPERATOR, [note("b")])
+        source.during_reads = [lambda: store.apply(OPERATOR, [note("c")])]
+        await other.refresh()
+        assert texts(other) == {"a": "HELLO", "b": "HELLO", "c": "HELLO"}
+        assert other.snapshot.revision == 3
+
+
+class TestKnownDocuments:
+    async def test_fields_in_another_order_are_the_same_document(self, store, compiler):
+        await store.apply(OPERATOR, [note("a")])
+        (applied,) = await store.apply(OPERATOR, [dict(reversed(note("a").items()))])
+        assert (applied.change, applied.stored.document) == (Change.UNCHANGED, note("a"))
+        assert compiler.names == ["a"]
+
+    async def test_a_document_that_was_changed_elsewhere_and_is_applied_again_is_active(self, make, store):
+        other = make()
+        await store.apply(OPERATOR, [note("a")])
+        await other.refresh()
+        await other.apply(OPERATOR, [note("a", "bye")])
+        (applied,) = await store.apply(OPERATOR, [note("a")])
+        assert applied.change is Change.UPDATED
+        assert texts(store) == {"a": "HELLO"}
+        await other.refresh()
+        assert texts(other) == {"a": "HELLO"}
+
+    async def test_a_document_that_is_known_and_replaced_while_it_is_read_is_compiled(self, make, store, offloads):
+        """Two changes at once: what the second one took for known is not active any more once it is its turn."""
+        await store.apply(OPERATOR, [note("a")])
+        offloads.held = asyncio.Event()
+        again = asyncio.create_task(store.apply(OPERATOR, [note("a")]))
+        await offloads.reached.wait()
+        held, offloads.held = offloads.held, None
+        await store.apply(OPERATOR, [note("a", "bye")])
+        held.set()
+        (applied,) = await again
+        assert applied.change is Change.UPDATED
+        assert texts(store) == {"a": "HELLO"}
+
+
+async def test_what_cannot_be_compiled_for_now_leaves_what_was_active(store, source, offloads, make):
+    await store.apply(OPERATOR, [note("a")])
+    offloads.away = True
+    other = make()
+    for change in (store.apply(OPERATOR, [note("b")]), other.refresh()):
+        with pytest.raises(UnavailableError, match="the process is away"):
+            await change
+    assert (texts(store), other.loaded, list(source.documents)) == ({"a": "HELLO"}, False, [A])
+    offloads.away = False
+    await other.refresh()
+    assert texts(other) == {"a": "HELLO"}
+
+
+async def test_documents_are_kept_and_recorded_as_the_text_that_they_are(store, source):
+    await store.apply(OPERATOR, [note("a", "é")])
+    stored = source.documents[A].document
+    assert stored.text == '{"namespace": "home", "name": "a", "text": "\\u00e9"}'
+    assert source.records[0].after.text == stored.text
+    await store.delete(OPERATOR, A)
+    assert source.records[1].before.text == stored.text

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.errors import MeshwardError
-from app.documents import rest as rest_module
+from app.documents import compiling as compiling_module
 from app.documents.parser import parse_documents
 from app.quota import service as service_module
 from app.quota.model import MAX_ENTRIES, Code, Descriptor
@@ -185,7 +185,7 @@ async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(m
 
         return wrapper
 
-    monkeypatch.setattr(rest_module, "parse_documents", watched(parse_documents))
+    monkeypatch.setattr(compiling_module, "parse_documents", watched(parse_documents))
     monkeypatch.setattr(service_module, "compile_config", watched(compile_config))
     async with client_of(Quota()) as client:
         assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201

@@ -1,0 +1,49 @@
+"""A JSON object as the text that it is: stored, moved and answered as such, and parsed by whoever looks into it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Self
+
+
+class JsonText(Mapping[str, object]):
+    """A mapping that is its JSON text, in ASCII, until a key is asked for; equal to every mapping with its content.
+
+    What it has to parse it does not keep: whoever needs more than one key takes `value()`.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def of(cls, value: Mapping[str, object]) -> Self:
+        """Return the mapping as its text."""
+        return value if isinstance(value, cls) else cls(json.dumps(value))
+
+    def value(self) -> dict[str, object]:
+        """Return what the text describes. Raises ValueError if that is not a JSON object."""
+        value = json.loads(self.text)
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")  # noqa: TRY004 - it is the text's content that is wrong
+        return value
+
+    def __getitem__(self, key: str) -> object:
+        return self.value()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.value())
+
+    def __len__(self) -> int:
+        return len(self.value())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JsonText):
+            return self.text == other.text or self.value() == other.value()
+        return self.value() == other if isinstance(other, Mapping) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.value()))
+
+    def __repr__(self) -> str:
+        return self.text
