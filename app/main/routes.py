@@ -10,7 +10,15 @@ from app.authz.rest import (
     PolicyView,
     ValidList,
 )
-from app.ca.rest import ENTRIES_PATH, JOIN_TOKENS_PATH, SIGNING_REQUESTS_PATH, CaRest, EntryView, JoinTokenView, SvidView
+from app.ca.rest import (
+    ENTRIES_PATH,
+    JOIN_TOKENS_PATH,
+    SIGNING_REQUESTS_PATH,
+    CaRest,
+    EntryView,
+    JoinTokenView,
+    SvidView,
+)
 from app.main.parts import Parts
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, RLCONFIG_PATH, QuotaConfigView, QuotaRest
 from app.transport.rest.pages import Page

@@ -21,6 +21,10 @@ from app.telemetry import logs
 from app.telemetry.background import written_in_background
 from app.transport.rest.authentication import ensure_token
 
+# How long a thread that compiles documents keeps the interpreter's lock from the event loop, which takes it a few times
+# for one check; Python's own five milliseconds made that tens.
+SWITCH_SECONDS = 0.0005
+
 log = structlog.get_logger(__name__)
 
 
@@ -31,6 +35,7 @@ def run(settings: Settings) -> None:
     that is away or newer than this version, a key that others can read.
     """
     with written_in_background(sys.stderr) as stream:
+        sys.setswitchinterval(SWITCH_SECONDS)
         logs.configure(settings.log.level, settings.log.format, stream)
         _raise_descriptor_limit()
         ensure_data_directory(settings.data_dir)

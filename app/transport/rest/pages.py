@@ -73,7 +73,7 @@ class ItemsResponse(StreamingResponse):
         super().__init__(_pieces(items, render, more), status, media_type="application/json")
 
 
-async def page_of(  # noqa: PLR0913 - each is what one kind of list has of its own
+async def page_of(
     fetch: Callable[[Key | None, int], Awaitable[Sequence[Item]]],
     cursor: str | None,
     limit: int,
