@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
 from app.core.decision import Decision
+from app.core.errors import Violation
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -109,13 +110,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationPolicy:
-    """One policy document, parsed. It is for the workloads whose labels include `selector`."""
+    """One policy document, parsed. It is for the workloads whose labels include `selector`.
+
+    `warnings` are what whoever applies it should know about its values.
+    """
 
     namespace: str
     name: str
     action: Action
     selector: Labels = ()
     rules: tuple[Rule, ...] = ()
+    warnings: tuple[Violation, ...] = ()
 
     @property
     def key(self) -> str:

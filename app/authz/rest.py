@@ -1,5 +1,6 @@
 """Authorization in the admin API: the policies."""
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from pydantic import AliasPath, BeforeValidator, Field
 from app.authz.model import Action, AuthorizationPolicy
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from app.authz.service import PolicyStore
-from app.documents.model import Change, DocumentKey
+from app.documents.model import Applied, Change, DocumentKey
 from app.documents.rest import DocumentRest
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
@@ -40,6 +41,19 @@ class PolicyView(PolicyHead):
     document: dict[str, Any]
 
 
+class WarningView(View):
+    """A value of a valid policy that is read otherwise than it may be meant, and where it stands."""
+
+    path: str
+    problem: str
+
+
+class WrittenPolicyView(PolicyView):
+    """A policy as it was just written."""
+
+    warnings: list[WarningView]
+
+
 class AppliedView(View):
     """What became of a policy."""
 
@@ -47,6 +61,7 @@ class AppliedView(View):
     name: str = Field(validation_alias=AliasPath("stored", "name"))
     version: int = Field(validation_alias=AliasPath("stored", "version"))
     change: Change
+    warnings: list[WarningView]
 
 
 class AppliedList(View):
@@ -62,6 +77,7 @@ class ValidView(View):
     name: str
     action: Action
     rules: Annotated[int, BeforeValidator(len)]
+    warnings: list[WarningView]
 
 
 class ValidList(View):
@@ -101,11 +117,15 @@ class PolicyRest:
         self, caller: Caller, namespace: Namespace, name: Name, request: Request, if_match: IfMatch = None
     ) -> Response:
         """Create or replace a policy with one document. 201 if there was none, 200 if it is replaced."""
-        return await self._policies.put(caller, DocumentKey(namespace, name), request, if_match)
+        return await self._policies.put(caller, DocumentKey(namespace, name), request, if_match, _warnings)
 
     async def delete(self, caller: Caller, namespace: Namespace, name: Name, if_match: IfMatch = None) -> None:
         """Delete a policy. It no longer applies to the next check."""
         await self._policies.delete(caller, DocumentKey(namespace, name), if_match)
+
+
+def _warnings(applied: Applied) -> dict[str, str]:
+    return {"warnings": json.dumps([{"path": each.path, "problem": each.problem} for each in applied.warnings])}
 
 
 def show_valid(policy: AuthorizationPolicy) -> str:

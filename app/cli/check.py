@@ -39,13 +39,21 @@ def policy_check(
     from app.authz.rules.parse import POLICY_KIND
 
     if not show:
-        _check(files, POLICY_KIND)
+        _check(files, POLICY_KIND, _warnings)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
     from app.main.parts import authz_options
 
     options = authz_options(load_settings(config).settings)
-    _check(files, POLICY_KIND, lambda policy: describe_policy(compile_policy(policy, options), options))
+    _check(
+        files,
+        POLICY_KIND,
+        lambda policy: [*describe_policy(compile_policy(policy, options), options), *_warnings(policy)],
+    )
+
+
+def _warnings(policy: Any) -> list[str]:
+    return [f"warning: {warning}" for warning in policy.warnings]
 
 
 @quota.command("check")

@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from app.core.errors import InvalidInputError
+from app.core.errors import InvalidInputError, Violation
 from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader
 
 Parsed = TypeVar("Parsed")
+
+
+def _no_warnings(_parsed: object) -> Sequence[Violation]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +22,9 @@ class DocumentKind(Generic[Parsed]):
 
     `name` is its name in the database, in audit actions and in metrics; `noun` and `plural` are what messages call it.
     `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which is in
-    the document at `key_field`; `is_key` whether a key can be one of this kind. `max_documents` is how many there may
-    be, `max_bytes` how long one may be as JSON.
+    the document at `key_field`; `is_key` whether a key can be one of this kind; `warnings_of` what whoever applies a
+    valid document should know about it. `max_documents` is how many there may be, `max_bytes` how long one may be as
+    JSON.
     """
 
     name: str
@@ -31,6 +36,7 @@ class DocumentKind(Generic[Parsed]):
     is_key: Callable[[DocumentKey], bool]
     max_documents: int
     max_bytes: int
+    warnings_of: Callable[[Parsed], Sequence[Violation]] = _no_warnings
 
     def title(self, key: DocumentKey) -> str:
         """Return what messages call the document: `policy 'shop/no-admin'`."""

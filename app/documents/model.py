@@ -1,11 +1,12 @@
 """The values of versioned documents."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from app.core.errors import Violation
 from app.core.json_text import JsonText
 
 # Kubernetes' bound on a namespace, and the longest name of any kind: an index on PostgreSQL holds both in UTF-8.
@@ -58,7 +59,8 @@ class Change(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A document as it is stored now, and what applying it did."""
+    """A document as it is stored now, what applying it did, and what whoever applied it should know about it."""
 
     stored: StoredDocument
     change: Change
+    warnings: Sequence[Violation] = ()

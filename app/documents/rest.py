@@ -1,6 +1,7 @@
 """What the admin API does with documents; each feature's `rest.py` adds its paths, parameters and views."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic
 from urllib.parse import quote
 
@@ -54,10 +55,20 @@ class DocumentRest(Generic[Parsed]):
         """Answer a document, and its version as ETag."""
         return self._answer(await self._store.get(key))
 
-    async def put(self, caller: Principal, key: DocumentKey, request: Request, if_match: str | None) -> Response:
-        """Apply the one document in the body as the one with the key; 201 with its location if there was none."""
+    async def put(
+        self,
+        caller: Principal,
+        key: DocumentKey,
+        request: Request,
+        if_match: str | None,
+        more: Callable[[Applied], Mapping[str, str]] = lambda _: {},
+    ) -> Response:
+        """Apply the one document in the body as the one with the key; 201 with its location if there was none.
+
+        `more` returns further fields of the answer, in JSON.
+        """
         applied = await self._store.replace(caller, key, await request.body(), expected_version(if_match))
-        answer = self._answer(applied.stored)
+        answer = self._answer(applied.stored, more(applied))
         if applied.change is Change.CREATED:
             answer.status_code = _CREATED
             answer.headers["Location"] = f"{self._path}/{quote(str(key))}"
@@ -73,9 +84,9 @@ class DocumentRest(Generic[Parsed]):
             raise ValueError("not a key of this kind")
         return key
 
-    def _answer(self, stored: StoredDocument) -> Response:
+    def _answer(self, stored: StoredDocument, more: Mapping[str, str] = MappingProxyType({})) -> Response:
         headers = {"ETag": etag_of(stored.version)}
-        return Response(self._shown(stored), headers=headers, media_type="application/json")
+        return Response(self._shown(stored, more), headers=headers, media_type="application/json")
 
-    def _shown(self, stored: StoredDocument) -> str:
-        return with_texts(self._head(stored), document=JsonText.of(stored.document).text)
+    def _shown(self, stored: StoredDocument, more: Mapping[str, str] = MappingProxyType({})) -> str:
+        return with_texts(self._head(stored), document=JsonText.of(stored.document).text, **more)

@@ -364,10 +364,11 @@ class _Transaction(Generic[Parsed, Compiled]):
         applied: list[Applied] = []
         for each, key, before, unchanged in zip(ready, keys, befores, same, strict=True):
             if before is not None and unchanged:
-                applied.append(Applied(before, Change.UNCHANGED))
+                applied.append(Applied(before, Change.UNCHANGED, self.kind.warnings_of(each.parsed)))
                 continue
             found = StoredDocument(*key, each.document, self.revision, self.now)
-            applied.append(Applied(found, Change.UPDATED if before else Change.CREATED))
+            change = Change.UPDATED if before else Change.CREATED
+            applied.append(Applied(found, change, self.kind.warnings_of(each.parsed)))
             self.written.append((each, found))
             self._note("apply", key, before.document if before else None, each.document)
         changed = [each.stored for each in applied if each.change is not Change.UNCHANGED]

@@ -9,6 +9,7 @@ from app.authz.rest import (
     PolicyRest,
     PolicyView,
     ValidList,
+    WrittenPolicyView,
 )
 from app.ca.rest import (
     ENTRIES_PATH,
@@ -37,7 +38,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz", ValidList),
         Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
         Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz", PolicyView),
-        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", PolicyView),
+        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
         Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
         Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
         Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota", Page[QuotaConfigView]),

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
 from app.authz.rules.addresses import read_address
+from app.authz.rules.hosts import is_authority
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
 from app.authz.rules.paths import read_path
 from app.authz.rules.values import MAX_PORT
@@ -21,7 +22,6 @@ MAX_LABELS = 256
 MAX_LABELS_LENGTH = 8 * 1024
 
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+,;=.-]*[a-z0-9_~!$&'()*+,;=-])\.?(:[0-9]{1,5})?")
 
 
 @lru_cache(maxsize=READ_CACHE_SIZE)
@@ -75,10 +75,10 @@ def read_authority(text: str) -> str | None:
 
 @lru_cache(maxsize=READ_CACHE_SIZE)
 def _read_authority(text: str) -> str:
-    found = _AUTHORITY.fullmatch(text.lower()) if text.isascii() else None
-    if found is None:
+    lowered = text.lower()
+    if not text.isascii() or not is_authority(lowered):
         raise InvalidInputError("the authority is not a host with an optional port")
-    return found[0]
+    return lowered
 
 
 def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, hops: int) -> IpAddress | None:

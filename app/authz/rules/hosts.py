@@ -4,7 +4,15 @@ Istio compares an authority without regard to case, but with its port and with t
 The proxy may have the server name in lower case or as the client sent it.
 """
 
+import re
 from collections.abc import Iterable, Iterator
+
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+,;=.-]*[a-z0-9_~!$&'()*+,;=-])\.?(:[0-9]{1,5})?")
+
+
+def is_authority(text: str) -> bool:
+    """Whether the text is a host in lower case, with a port or without, and no user information (RFC 3986, 3.2)."""
+    return _AUTHORITY.fullmatch(text) is not None
 
 
 def without_port(host: str) -> str:

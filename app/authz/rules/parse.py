@@ -4,9 +4,13 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 `normalization`.
 """
 
+from collections.abc import Sequence
+
 from app.authz.model import Action, AuthorizationPolicy, Labels, Rule
 from app.authz.rules.kubernetes import is_name, is_namespace, read_labels, read_metadata
 from app.authz.rules.parse_rule import read_rule
+from app.authz.rules.warnings import warnings_of
+from app.core.errors import Violation
 from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey
 from app.documents.reader import Reader
@@ -38,7 +42,9 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
     if not document.has("spec"):
         problems.add(document.at("spec"), "is missing: write 'spec: {}' for a policy that allows nothing")
     document.close()
-    return AuthorizationPolicy(namespace, name, action, selector, rules)
+    # Where something is wrong, the places of values are not their places in the document.
+    warnings = () if problems.found else warnings_of(action, rules)
+    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings)
 
 
 def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Rule, ...]]:
@@ -82,6 +88,10 @@ def _key_of(policy: AuthorizationPolicy) -> DocumentKey:
     return DocumentKey(policy.namespace, policy.name)
 
 
+def _warnings_of(policy: AuthorizationPolicy) -> Sequence[Violation]:
+    return policy.warnings
+
+
 def _is_key(key: DocumentKey) -> bool:
     return is_namespace(key.namespace) and is_name(key.name)
 
@@ -96,4 +106,5 @@ POLICY_KIND = DocumentKind(
     is_key=_is_key,
     max_documents=MAX_POLICIES,
     max_bytes=MAX_POLICY_BYTES,
+    warnings_of=_warnings_of,
 )

@@ -241,6 +241,22 @@ def _between_operators(respell: Callable[[str], str], text: str) -> str:
     return "".join(piece if piece in {ONE_SEGMENT, ANY_SEGMENTS} else respell(piece) for piece in pieces)
 
 
+def sample_path(value: str) -> str:
+    """Return a path that the pattern or template is about, empty if there is none that it is about alone."""
+    if is_template(value):
+        return _OPERATORS.sub("x", value)
+    if value.startswith("*"):
+        return f"/x{value[1:]}"
+    if value.endswith("*"):
+        return "" if "%" in value[-3:] else f"{value[:-1]}x"  # a pattern may end inside of an escape
+    return value
+
+
+def matched_by(value: str, path: str, *, read: bool = False) -> bool:
+    """Whether the pattern or template matches the path of a request, or with `read` another reading of it."""
+    return path in read_paths([value], wide=False)[read]
+
+
 def is_template(path: str) -> bool:
     """Whether `path` has an operator and so is a template and not a string pattern."""
     return ONE_SEGMENT in path or ANY_SEGMENTS in path

@@ -88,8 +88,22 @@ async def test_a_body_that_is_no_document_is_400(client, body):
 
 async def test_validating_reports_what_would_be_accepted(client):
     answer = await client.post("/v1/policies/validate", content=DENY_ALL)
-    assert answer.json()["items"] == [{"namespace": "shop", "name": "p", "action": "DENY", "rules": 1}]
+    assert answer.json()["items"] == [{"namespace": "shop", "name": "p", "action": "DENY", "rules": 1, "warnings": []}]
     assert (await client.get(ONE)).status_code == 404
+
+
+async def test_what_a_policy_says_in_vain_is_in_the_answer(client):
+    odd = policy("{rules: [{to: [{operation: {paths: [/ok, /a/../b]}}]}]}", "odd")
+    for path in ("/v1/policies/validate", "/v1/policies", "/v1/policies"):
+        first, second = (await client.post(path, content=DENY_ALL + odd)).json()["items"]
+        assert first["warnings"] == []
+        (warning,) = second["warnings"]
+        assert warning["path"] == "spec.rules[0].to[0].operation.paths[1]"
+        assert "makes '/b' of '/a/../b'" in warning["problem"]
+    answer = await client.put("/v1/policies/shop/odd", content=odd)
+    assert answer.json()["warnings"] == [warning]
+    assert answer.json()["document"]["metadata"]["name"] == "odd"
+    assert (await client.put(ONE, content=DENY_ALL)).json()["warnings"] == []
 
 
 async def test_pages_go_through_all_policies(client):

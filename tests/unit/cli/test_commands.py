@@ -31,6 +31,12 @@ spec:
   action: ALLOW
   rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/web"]}}]}]
 """
+ODD_POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: odd, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {paths: [/a/../b]}}]}]}
+"""
 NO_RULES = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -92,6 +98,17 @@ def test_valid_documents_are_listed(meshward, tmp_path):
     (tmp_path / "q.yaml").write_text(LIMITS)
     assert meshward("policy", "check", "a.yaml")[:2] == (0, "a.yaml: shop/cart is valid\n")
     assert meshward("quota", "check", "q.yaml")[:2] == (0, "q.yaml: mesh is valid\n")
+
+
+def test_a_value_that_matches_nothing_is_warned_of(meshward, tmp_path):
+    (tmp_path / "a.yaml").write_text(ODD_POLICY)
+    warning = (
+        "  warning: spec.rules[0].to[0].operation.paths[0]: "
+        "paths are compared as Envoy normalises them, and it makes '/b' of '/a/../b'"
+    )
+    for options in ((), ("--show",)):
+        status, out, _ = meshward("policy", "check", *options, "a.yaml")
+        assert (status, out.splitlines()[-1]) == (0, warning)
 
 
 def test_a_policy_is_printed_as_it_is_evaluated(meshward, tmp_path, monkeypatch):

@@ -1,0 +1,170 @@
+"""What in a policy can be meant otherwise than it is read: values that match no request, or fewer than they seem to.
+
+A policy with such values is valid, as in Istio; whoever applies it is told.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+from app.authz.model import Action, Attribute, IpNetwork, Networks, Operation, Patterns, Ports, Rule, Source
+from app.authz.rules.addresses import is_mapped, other_form
+from app.authz.rules.hosts import is_authority
+from app.authz.rules.paths import read_path
+from app.authz.rules.patterns import ANY, is_template, matched_by, sample_path
+from app.core.errors import InvalidInputError, Violation
+from app.spiffe.id import SpiffeId, TrustDomain
+
+# What one answer lists.
+MAX_WARNINGS = 100
+
+Values = Patterns | Networks | Ports
+Warn = Callable[..., str]
+"""Takes a value and, by name, whether its pattern is `wide`; returns what to say about it, empty for nothing."""
+
+_METHOD = re.compile(r"[A-Z0-9!#$%&'+.^_`|~-]+")
+# Envoy removes these from a request before it asks.
+_REMOVED_HEADERS = frozenset({"keep-alive", "proxy-connection", "transfer-encoding"})
+_HEADERS_OF_THE_CHECK = ("x-meshward-", "x-envoy-", "content-length")
+
+_SOURCE_FIELDS: tuple[tuple[str, Attribute, Callable[[Source], Values]], ...] = (
+    ("principals", Attribute.SOURCE_PRINCIPAL, lambda source: source.principals),
+    ("trustDomains", Attribute.SOURCE_TRUST_DOMAIN, lambda source: source.trust_domains),
+    ("ipBlocks", Attribute.SOURCE_IP, lambda source: source.ip_blocks),
+    ("remoteIpBlocks", Attribute.REMOTE_IP, lambda source: source.remote_ip_blocks),
+)
+_OPERATION_FIELDS: tuple[tuple[str, Attribute, Callable[[Operation], Values]], ...] = (
+    ("hosts", Attribute.HOST, lambda operation: operation.hosts),
+    ("methods", Attribute.METHOD, lambda operation: operation.methods),
+    ("paths", Attribute.PATH, lambda operation: operation.paths),
+)
+
+
+def warnings_of(action: Action, rules: tuple[Rule, ...]) -> tuple[Violation, ...]:
+    """Return the warnings about a policy's rules, each with the path of the value that it is about."""
+    found: list[Violation] = []
+    for warning in chain.from_iterable(_of_rule(action, f"spec.rules[{i}]", rule) for i, rule in enumerate(rules)):
+        found.append(warning)
+        if len(found) >= MAX_WARNINGS:
+            break
+    return tuple(found)
+
+
+def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
+    for number, source in enumerate(rule.sources):
+        field = f"{place}.from[{number}].source"
+        for name, attribute, of_source in _SOURCE_FIELDS:
+            yield from _of_values(action, (f"{field}.{name}", f"{field}.{_not(name)}"), attribute, of_source(source))
+    for number, operation in enumerate(rule.operations):
+        field = f"{place}.to[{number}].operation"
+        for name, attribute, of_operation in _OPERATION_FIELDS:
+            places = f"{field}.{name}", f"{field}.{_not(name)}"
+            yield from _of_values(action, places, attribute, of_operation(operation))
+    for number, condition in enumerate(rule.conditions):
+        field = f"{place}.when[{number}]"
+        if problem := _of_header(condition.header):
+            yield Violation(f"{field}.key", problem)
+        yield from _of_values(action, (f"{field}.values", f"{field}.notValues"), condition.attribute, condition.values)
+
+
+def _not(name: str) -> str:
+    return f"not{name[0].upper()}{name[1:]}"
+
+
+def _of_values(action: Action, places: tuple[str, str], attribute: Attribute, values: Values) -> Iterator[Violation]:
+    warn = _WARN.get(attribute)
+    if warn is None:
+        return
+    lists = (values.any_of, action is Action.DENY), (values.none_of, action is Action.ALLOW)
+    for place, (given, wide) in zip(places, lists, strict=True):
+        for number, value in enumerate(given):
+            if problem := warn(value, wide=wide):
+                yield Violation(f"{place}[{number}]", problem)
+
+
+def _literal_star(value: str) -> str:
+    """Return a warning about a `*` that stands for itself."""
+    rest = value[1:] if value.startswith("*") else value.removesuffix("*")
+    return f"'*' stands for itself here: {value!r} has one elsewhere than at one end" if "*" in rest else ""
+
+
+def _of_text(is_possible: Callable[[str], bool], what: str) -> Warn:
+    def warn(value: str, *, wide: bool) -> str:  # noqa: ARG001 - as the others
+        if problem := _literal_star(value):
+            return problem
+        return "" if "*" in value or is_possible(value) else f"no request has the {what} {value!r}"
+
+    return warn
+
+
+def _of_path(value: str, *, wide: bool) -> str:
+    if not is_template(value) and (problem := _literal_star(value)):
+        return f"{problem}; for one segment write '{{*}}'"
+    sample = sample_path(value)
+    reading = read_path(sample) if sample else None
+    if reading is None or value == ANY:
+        return ""
+    if reading.problem:
+        return f"such requests are denied anyway: {reading.problem}"
+    if reading.path == sample and not reading.others:
+        return ""
+    if not matched_by(value, reading.path):
+        return f"paths are compared as Envoy normalises them, and it makes {reading.path!r} of {sample!r}"
+    missed = [] if wide else [other for other in reading.others if not matched_by(value, other, read=True)]
+    return f"a server may read {sample!r} as {missed[0]!r}, which has to be allowed, too" if missed else ""
+
+
+def _of_server_name(value: str, *, wide: bool) -> str:
+    if problem := _literal_star(value):
+        return problem
+    if not wide and value != value.lower():
+        return f"{value!r} matches no server name, which is compared in lower case as well"
+    return ""
+
+
+def _of_block(block: IpNetwork, *, wide: bool) -> str:
+    if wide or not is_mapped(block):
+        return ""
+    return f"an IPv4 address is not in {block}, because Envoy has it as IPv4: write {other_form(block)}"
+
+
+def _of_header_value(value: str, *, wide: bool) -> str:  # noqa: ARG001
+    return f"no header has the value {value!r}, because spaces around a value are cut" if value != value.strip() else ""
+
+
+def _of_header(name: str) -> str:
+    if name in _REMOVED_HEADERS:
+        return f"no request has the header {name}: Envoy removes it before it asks"
+    if name.startswith(_HEADERS_OF_THE_CHECK):
+        return f"a check over HTTP does not have the header {name} of the request, and is denied by this rule"
+    return ""
+
+
+def _is_principal(value: str) -> bool:
+    try:
+        SpiffeId.parse(f"spiffe://{value}")
+    except InvalidInputError:
+        return False
+    return True
+
+
+def _is_trust_domain(value: str) -> bool:
+    try:
+        TrustDomain(value)
+    except InvalidInputError:
+        return False
+    return True
+
+
+_WARN: dict[Attribute, Warn] = {
+    Attribute.SOURCE_PRINCIPAL: _of_text(_is_principal, "principal"),
+    Attribute.SOURCE_TRUST_DOMAIN: _of_text(_is_trust_domain, "trust domain"),
+    Attribute.SOURCE_IP: _of_block,
+    Attribute.REMOTE_IP: _of_block,
+    Attribute.DESTINATION_IP: _of_block,
+    Attribute.HOST: _of_text(is_authority, "host"),
+    Attribute.METHOD: _of_text(lambda value: _METHOD.fullmatch(value) is not None, "method"),
+    Attribute.PATH: _of_path,
+    Attribute.SNI: _of_server_name,
+    Attribute.HEADER: _of_header_value,
+}

@@ -1,0 +1,116 @@
+"""What the answer about a valid policy warns of."""
+
+import pytest
+
+from app.authz.rules import warnings as rules
+from app.authz.rules.parse import POLICY_KIND
+from app.documents.parser import parse_documents
+from tests.fakes.authz import matches, policy, refuses, request
+
+
+def warnings_of(rule: str, action: str = "ALLOW") -> dict[str, str]:
+    (found,) = POLICY_KIND.parse(parse_documents(policy(f"{{action: {action}, rules: [{rule}]}}").encode()))
+    return {warning.path: warning.problem for warning in found.warnings}
+
+
+def operation(field: str, *values: str) -> str:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{{to: [{{operation: {{{field}: [{listed}]}}}}]}}"
+
+
+def when(key: str, value: str, field: str = "values") -> str:
+    return f"{{when: [{{key: '{key}', {field}: ['{value}']}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/a/../b", "makes '/b' of '/a/../b'"),
+        ("/a/./b", "makes '/a/b' of"),
+        ("/%61", "makes '/a' of"),
+        ("/a\\b", "makes '/a/b' of"),
+        ("/a/../b*", "makes '/bx' of"),
+        ("*/../b", "makes '/b' of"),
+        ("/{*}/../b", "makes '/b' of"),
+        ("/a%zz", "denied anyway: the path has a malformed percent escape"),
+        ("/a%00", "denied anyway"),
+        ("/ä", "denied anyway"),
+        ("/a/*/c", "write '{*}'"),
+        ("*a*", "'*' stands for itself"),
+    ],
+)
+def test_a_path_that_no_request_has_is_warned_of(path, text):
+    for action in ("ALLOW", "DENY"):
+        for field in ("paths", "notPaths"):
+            ((place, problem),) = warnings_of(operation(field, "/ok", path), action).items()
+            assert place == f"spec.rules[0].to[0].operation.{field}[1]"
+            assert text in problem
+    if "*" not in path and "denied anyway" not in text:
+        assert not matches(operation("paths", path), request(path))
+
+
+@pytest.mark.parametrize("path", ["/a//b", "/a;x=1", "//*", "/a/..;/b"])
+def test_a_path_that_a_server_may_read_otherwise_is_warned_of_where_it_grants(path):
+    assert "a server may read" in warnings_of(operation("paths", path))["spec.rules[0].to[0].operation.paths[0]"]
+    assert warnings_of(operation("paths", path), "DENY") == {}
+    assert warnings_of(operation("notPaths", path)) == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/a", "/a%2fb", "/a%2Fb/c*", "/caf%c3%a9", "*", "/*", "*.js", "/a%2*", "/.well-known/*", "/a/{*}/{**}"],
+)
+def test_an_ordinary_path_is_not_warned_of(path):
+    for action in ("ALLOW", "DENY"):
+        assert warnings_of(operation("paths", path), action) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "place"),
+    [
+        (operation("hosts", "a", "shop.*.org"), "spec.rules[0].to[0].operation.hosts[1]"),
+        (operation("notHosts", "shop..org:1:2"), "spec.rules[0].to[0].operation.notHosts[0]"),
+        (operation("methods", "GET,POST"), "spec.rules[0].to[0].operation.methods[0]"),
+        (operation("methods", "G*T"), "spec.rules[0].to[0].operation.methods[0]"),
+        ("{from: [{source: {principals: ['A.org/ns/b']}}]}", "spec.rules[0].from[0].source.principals[0]"),
+        ("{from: [{source: {notPrincipals: ['td/ns/*/sa/b']}}]}", "spec.rules[0].from[0].source.notPrincipals[0]"),
+        ("{from: [{source: {trustDomains: ['A']}}]}", "spec.rules[0].from[0].source.trustDomains[0]"),
+        (when("source.principal", "td//x"), "spec.rules[0].when[0].values[0]"),
+        (when("connection.sni", "a.*.org"), "spec.rules[0].when[0].values[0]"),
+        (when("request.headers[x-role]", " admin", "notValues"), "spec.rules[0].when[0].notValues[0]"),
+        (when("request.headers[Transfer-Encoding]", "x"), "spec.rules[0].when[0].key"),
+        (when("request.headers[X-Envoy-Internal]", "x"), "spec.rules[0].when[0].key"),
+    ],
+)
+def test_a_value_that_no_request_has_is_warned_of_with_its_place(rule, place):
+    for action in ("ALLOW", "DENY"):
+        assert list(warnings_of(rule, action)) == [place]
+
+
+def test_a_block_of_ipv4_addresses_written_as_ipv6_is_warned_of_where_it_grants():
+    for key in ("source.ip", "remote.ip", "destination.ip"):
+        rule = when(key, "::ffff:10.0.0.0/104")
+        assert "write 10.0.0.0/8" in warnings_of(rule)["spec.rules[0].when[0].values[0]"]
+        assert warnings_of(rule, "DENY") == {}
+        assert warnings_of(when(key, "10.0.0.0/8")) == {}
+
+
+def test_a_server_name_in_upper_case_is_warned_of_where_it_grants():
+    rule = when("connection.sni", "Admin.example.org")
+    assert list(warnings_of(rule)) == ["spec.rules[0].when[0].values[0]"]
+    assert warnings_of(rule, "DENY") == {}
+    assert not matches(rule, request(sni="Admin.example.org"))
+    assert refuses(rule, request(sni="admin.example.org"))
+
+
+def test_an_ordinary_policy_has_no_warning():
+    rule = """{from: [{source: {principals: ['td/ns/a/sa/b', '*/sa/b', 'td/*', '*'], trustDomains: ['a', '*.b'],
+                                ipBlocks: [10.0.0.0/8, 'fd00::/8']}}],
+               to: [{operation: {hosts: ['Shop.org', '*.org:8080', 'a:*', '[::1]:80'], methods: [GET, 'P*']}}],
+               when: [{key: 'request.headers[a]', values: ['*/*', 'a b']}, {key: destination.port, values: ['80']}]}"""
+    assert warnings_of(rule) == {}
+
+
+def test_the_warnings_are_bounded(monkeypatch):
+    monkeypatch.setattr(rules, "MAX_WARNINGS", 3)
+    assert len(warnings_of(operation("paths", *[f"/a/../{number}" for number in range(9)]))) == 3
