@@ -7,7 +7,7 @@ the caller itself, if it proved an SVID. Its labels are `destination.labels`, or
 `meshward.forwarded_headers` says which ones.
 """
 
-from collections.abc import Awaitable, Container
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,6 +43,8 @@ from app.transport.grpc.status import Code
 NAMESPACE_EXTENSION = "meshward.namespace"
 LABELS_EXTENSION = "meshward.labels"
 FORWARDED_EXTENSION = "meshward.forwarded_headers"
+_EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION
+_NO_EXTENSIONS = None, None, None
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
 # A percent-encoded byte takes three characters.
@@ -52,7 +54,6 @@ MAX_KNOWN_SOURCES = 1024
 # Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
 MAX_KNOWN_DESTINATIONS = 2048
 MAX_KNOWN_DESTINATION = 2048
-NOT_NAMED = None, None
 
 _FORBIDDEN = 403
 _Peer: Any = attribute_context_pb2.AttributeContext.Peer
@@ -155,7 +156,9 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
     path, other_paths = (None, ()) if not target and method == "CONNECT" else read_target(target)
     headers = _headers(http)
     source_ip = read_address(source.address.socket_address.address)
-    at = _destination(attributes, context)
+    extensions = attributes.context_extensions
+    named, labels, declared = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
+    at = _destination(attributes, context, named, labels)
     return CheckInput(
         workload=at.workload,
         source=_source(source),
@@ -163,7 +166,7 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         path=path,
         host=read_authority(http.host),
         headers=headers,
-        forwarded_headers=_forwarded(attributes.context_extensions),
+        forwarded_headers=None if declared is None else read_forwarded(declared),
         other_paths=other_paths,
         source_ip=source_ip,
         remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), trusted_hops) if trusted_hops else source_ip,
@@ -172,11 +175,6 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
     )
-
-
-def _forwarded(extensions: Any) -> Container[str] | None:
-    declared = extensions.get(FORWARDED_EXTENSION) if extensions else None
-    return None if declared is None else read_forwarded(declared)
 
 
 def _source(source: Any) -> Identity:
@@ -209,9 +207,7 @@ class _Destination:
     port: int | None
 
 
-def _destination(attributes: Any, context: CallContext) -> _Destination:
-    extensions = attributes.context_extensions
-    named, labels = (extensions.get(NAMESPACE_EXTENSION), extensions.get(LABELS_EXTENSION)) if extensions else NOT_NAMED
+def _destination(attributes: Any, context: CallContext, named: str | None, labels: str | None) -> _Destination:
     # A sidecar's destination is the same on every call, and its bytes are read faster than its fields.
     peer = attributes.destination.SerializePartialToString()
     read = _known_destination if len(peer) <= MAX_KNOWN_DESTINATION else _read_destination
