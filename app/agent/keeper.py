@@ -140,7 +140,7 @@ class IdentityKeeper:
         log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
         try:
             self._save(identity)
-        except errors.PreconditionError as error:
+        except (errors.PreconditionError, errors.UnavailableError) as error:
             log.error("svid_not_saved", reason=error.message)  # noqa: TRY400 - the message has the reason
 
     def _failed(self, event: str, error: errors.MeshwardError) -> None:

@@ -74,6 +74,14 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownAuthorities:
+    """Every root, the newest last, and the signing authorities under the newest, the last to end first."""
+
+    roots: tuple[Root, ...]
+    signers: tuple[Signer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SigningRequest:
     """A signing authority without a certificate yet. `request` is its CSR, in PEM, to the root `root_id`."""
 

@@ -4,13 +4,21 @@ They are opened without following a symbolic link and judged by the open descrip
 is read.
 """
 
+import errno
 import os
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from app.core.errors import (
+    ConflictError,
+    InvalidInputError,
+    MeshwardError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -18,6 +26,8 @@ DIRECTORY_MODE = 0o700
 MAX_FILE_BYTES = 1 << 20
 
 ROOT_UID = 0
+# No room on the file system, for this user, or for a file: there may be some again.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What SQLite keeps beside a database.
 JOURNAL_SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -74,11 +84,11 @@ def check_socket_directory(path: Path) -> None:
         _check_writers(path, status, owners=(ROOT_UID,))
 
 
-def read_private_file(path: Path) -> bytes:
+def read_private_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the file's content.
 
     Raises NotFoundError if there is none; PreconditionError if it is a symbolic link or no regular file, belongs to
-    another user, is open to group or others, or cannot be read; InvalidInputError if it is too large for a secret.
+    another user, is open to group or others, or cannot be read; InvalidInputError if it is larger than `max_bytes`.
     """
     try:
         # Without O_NONBLOCK a named pipe in the file's place would stop the process here.
@@ -95,32 +105,38 @@ def read_private_file(path: Path) -> bytes:
             raise PreconditionError(f"{path} is not a regular file: move it away")
         _check_ours(path, status)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         raise PreconditionError(f"cannot read {path}: {_reason(error)}") from error
     finally:
         os.close(descriptor)
-    if len(content) > MAX_FILE_BYTES:
-        raise InvalidInputError(f"{path} is larger than {MAX_FILE_BYTES} bytes: it does not hold a key or a token")
+    if len(content) > max_bytes:
+        raise InvalidInputError(f"{path} is larger than {max_bytes} bytes, which what belongs there never is")
     return content
 
 
 def create_private_file(path: Path, content: bytes) -> None:
-    """Write a new file with mode 0600, durably, in one step. Raises ConflictError or PreconditionError."""
+    """Write a new file with mode 0600, durably, in one step.
+
+    Raises ConflictError, UnavailableError if there is no room, or PreconditionError.
+    """
     temporary = _write_beside(path, content)
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError as error:
         raise ConflictError(f"{path} exists already") from error
     except OSError as error:
-        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+        raise _not_written(path, error) from error
     finally:
         discard(temporary)
     _sync_directory(path.parent)
 
 
 def replace_private_file(path: Path, content: bytes) -> None:
-    """Write the file with mode 0600, durably, in one step. Raises PreconditionError; the old one is then unchanged."""
+    """Write the file with mode 0600, durably, in one step.
+
+    Raises UnavailableError if there is no room, or PreconditionError; the old one is then unchanged.
+    """
     replace_file(path, content, FILE_MODE)
 
 
@@ -131,7 +147,7 @@ def replace_file(path: Path, content: bytes, mode: int) -> None:
         temporary.replace(path)
     except OSError as error:
         discard(temporary)
-        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+        raise _not_written(path, error) from error
     _sync_directory(path.parent)
 
 
@@ -162,7 +178,7 @@ def _write_beside(path: Path, content: bytes, mode: int = FILE_MODE) -> Path:
             os.fsync(descriptor)
     except OSError as error:
         discard(temporary)
-        raise PreconditionError(f"cannot write {path}: {_reason(error)}") from error
+        raise _not_written(path, error) from error
     return temporary
 
 
@@ -208,6 +224,11 @@ def _check_ours(path: Path, status: os.stat_result) -> None:
         mode = stat.S_IMODE(status.st_mode)
         wanted = "700" if stat.S_ISDIR(status.st_mode) else "600"
         raise PreconditionError(f"{path} has mode {mode:04o} and is open to other users: run chmod {wanted} {path}")
+
+
+def _not_written(path: Path, error: OSError) -> MeshwardError:
+    kind = UnavailableError if error.errno in _NO_ROOM else PreconditionError
+    return kind(f"cannot write {path}: {_reason(error)}")
 
 
 def _reason(error: OSError) -> str:

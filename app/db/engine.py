@@ -96,6 +96,22 @@ async def to_end(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
+class HeldBack:
+    """Refuses the connections of an engine, as a database that is away does, until `release`: `reason` is why."""
+
+    def __init__(self, engine: AsyncEngine, reason: str) -> None:
+        self.reason, self._engine = reason, engine.sync_engine
+        event.listen(self._engine, "do_connect", self._refuse, insert=True)
+
+    def release(self) -> None:
+        """Let the engine connect. Does nothing a second time."""
+        if event.contains(self._engine, "do_connect", self._refuse):
+            event.remove(self._engine, "do_connect", self._refuse)
+
+    def _refuse(self, *_arguments: object) -> None:
+        raise DatabaseAwayError(self.reason)
+
+
 @asynccontextmanager
 async def time_limit(seconds: float) -> AsyncIterator[None]:
     """Raise TimeoutError if the block, which awaits calls of the database, takes longer than `seconds`.

@@ -14,6 +14,8 @@ from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
 from app.core.net import Address, UnixSocket
 from app.core.signals import Latest
+from app.db.engine import HeldBack
+from app.db.migrate import upgrade
 from app.envoy.sds import SecretSession
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
@@ -33,6 +35,8 @@ from app.transport.unix_socket import listening
 
 # How soon a change made at another replica, or in a directory, is active here.
 REFRESH_SECONDS = 1.0
+# A database that was away at the start is tried again after a second, then after twice as long each time, up to this.
+MAX_RECONNECT_SECONDS = 15.0
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
 # How long a connection to the TLS port may live, as on istiod. A call over one is refused once the SVID that opened it
@@ -88,23 +92,28 @@ class ControlPlane:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate."""
-        parts = self._parts
-        await parts.ca.start()
-        for refresh in (parts.policies.documents.refresh, parts.quotas.documents.refresh):
+        """Read what is stored and start to serve. The TLS port starts once the CA can sign its certificate.
+
+        Without the database it starts with what is kept, and goes on as usual once the database is back.
+        """
+        parts, held = self._parts, None
+        try:
+            await upgrade(parts.engine)
+            await parts.ca.start()
+        except UnavailableError as error:
+            held = HeldBack(parts.engine, error.message)
+            await parts.last_good.restore(error)
+        refreshes = {"policies": parts.policies.documents.refresh, "quotas": parts.quotas.documents.refresh}
+        for refresh in refreshes.values():
             await _attempt(refresh)
         await self._admin.start()
         if self._plaintext is not None:
             await self._plaintext.start()
             self._supervise(self._plaintext.ended.wait(), "mesh-plaintext")
         self._supervise(self._tls.ended.wait(), "mesh-tls")
-        maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
-        refreshes = partial(repeat, failed="refresh_failed", recovered="refresh_recovered")
-        self._supervise(maintenance(parts.ca.maintain), "ca")
-        self._supervise(maintenance(self._settle_tokens), "join-tokens")
-        self._supervise(refreshes(parts.policies.documents.refresh), "policies")
-        self._supervise(refreshes(parts.quotas.documents.refresh), "quotas")
-        self._supervise(refreshes(parts.audit.maintain), "audit")
+        self._supervise(self._work_on_database(held), "database")
+        for name, refresh in refreshes.items():
+            self._supervise(repeat(refresh, failed="refresh_failed", recovered="refresh_recovered"), name)
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")
@@ -116,6 +125,34 @@ class ControlPlane:
             admin=self._admin.port,
             trust_domain=str(parts.settings.trust_domain),
         )
+
+    async def _work_on_database(self, held: HeldBack | None) -> None:
+        """Do what is done on the database now and then, once it is back and up to date if it was `held` back."""
+        parts = self._parts
+        if held is not None:
+            await self._reconnect(held)
+            parts.last_good.use_database()
+        maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
+        self._supervise(maintenance(parts.ca.maintain), "ca")
+        self._supervise(maintenance(self._settle_tokens), "join-tokens")
+        self._supervise(repeat(parts.audit.maintain, failed="refresh_failed", recovered="refresh_recovered"), "audit")
+        await repeat(parts.last_good.save, failed="last_good_not_saved", recovered="last_good_saved")
+
+    async def _reconnect(self, held: HeldBack) -> None:
+        """Return once the database could be used again. Nothing but the migration has used it until then."""
+        wait = REFRESH_SECONDS
+        while True:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, MAX_RECONNECT_SECONDS)
+            try:
+                await upgrade(self._parts.engine)
+                held.release()
+                await self._parts.ca.start()
+            except UnavailableError as error:
+                held.reason = error.message
+            else:
+                log.info("database_back")
+                return
 
     async def stop(self) -> None:
         """Report the shutdown to health checks, let calls in flight finish, and close everything."""

@@ -20,15 +20,18 @@ from app.ca.model import CaConfig
 from app.ca.service import CaService
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
-from app.core.offload import ChildProcess, Offload
+from app.core.last_good import LastGoodFile
+from app.core.offload import ChildProcess
 from app.db.engine import create_engine, place_of
 from app.db.macs import RowMacs
 from app.db.transactions import Transactions
+from app.documents.kept import KeptSource
 from app.documents.kind import DocumentKind
 from app.documents.ports import DocumentSource, DocumentTransactions
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
+from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.backends.memory import MemoryCounters
@@ -57,6 +60,7 @@ class Parts:
     audit: AuditLog
     authenticator: Authenticator
     write_probe: WriteProbe
+    last_good: LastGood
 
 
 def authz_options(settings: Settings) -> AuthzOptions:
@@ -95,10 +99,20 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
     offload = ChildProcess()
-    source = _source(engine, POLICY_KIND, settings.authz.policies_dir, clock, offload)
-    policies = PolicyService(source, clock, metrics, options, decisions, NativeEngine.of, offload=offload)
+
+    def kept(name: str) -> LastGoodFile:
+        return LastGoodFile(settings.data_dir / DIRECTORY / name, name, place_of(engine.url))
+
+    def source_of(kind: DocumentKind[Any], directory: Path | None) -> DocumentSource:
+        if directory is not None:
+            return DirectorySource(kind, directory, clock, offload)
+        return KeptSource(kind, DatabaseSource(_documents(engine, kind.name)), kept(kind.name))
+
+    policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
+    policies = PolicyService(policy_source, clock, metrics, options, decisions, NativeEngine.of, offload=offload)
+    quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
     quotas = QuotaService(
-        _source(engine, QUOTA_KIND, settings.quota.configs_dir, clock, offload),
+        quota_source,
         MemoryCounters(clock),
         clock,
         metrics,
@@ -115,7 +129,14 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
     write_probe = WriteProbe(_documents(engine, PROBE_KIND), place_of(engine.url), clock)
-    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator, write_probe)
+    sources = ((policy_source, policies.documents), (quota_source, quotas.documents))
+    last_good = LastGood(
+        ca.authorities,
+        kept("ca"),
+        [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
+        metrics,
+    )
+    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator, write_probe, last_good)
 
 
 def serving_names(
@@ -135,14 +156,6 @@ def serving_names(
     return tuple(dns_names), tuple(addresses)
 
 
-def _source(
-    engine: AsyncEngine, kind: DocumentKind[Any], directory: Path | None, clock: Clock, offload: Offload
-) -> DocumentSource:
-    if directory is not None:
-        return DirectorySource(kind, directory, clock, offload)
-    return DatabaseSource(_documents(engine, kind.name))
-
-
 def _documents(engine: AsyncEngine, kind: str) -> DocumentTransactions:
     return Transactions(engine, partial(SqlDocumentRepository, kind=kind))
 
@@ -153,6 +166,8 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
     async def loaded(documents: DocumentStore[Any, Any, Any], what: str) -> None:
         if not documents.loaded:
             raise UnavailableError(f"the {what} are not loaded yet")
+        if is_stale(documents):
+            raise UnavailableError(f"the {what} are the last good ones: the database was not read since the start")
 
     checks: dict[str, Check] = {
         "database": parts.write_probe.check,

@@ -13,9 +13,8 @@ from app.core.clock import ConfirmedClock, SystemClock
 from app.core.errors import InternalError
 from app.core.private_files import ensure_data_directory
 from app.db.engine import dispose
-from app.db.migrate import upgrade
 from app.main.control_plane import ControlPlane
-from app.main.parts import Parts, make_parts
+from app.main.parts import make_parts
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.background import written_in_background
@@ -70,7 +69,7 @@ async def _serve(settings: Settings) -> None:
     try:
         control_plane = ControlPlane(parts)
         try:
-            if await _started(parts, control_plane, stop):
+            if await _started(control_plane, stop):
                 await _until_set_or_done(stop, control_plane.failed)
             log.info("stopping")
         finally:
@@ -82,14 +81,9 @@ async def _serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _started(parts: Parts, control_plane: ControlPlane, stop: asyncio.Event) -> bool:
+async def _started(control_plane: ControlPlane, stop: asyncio.Event) -> bool:
     """Start, and return whether that was done before `stop` was set; a migration of another replica may take long."""
-
-    async def start() -> None:
-        await upgrade(parts.engine)
-        await control_plane.start()
-
-    starting = asyncio.create_task(start())
+    starting = asyncio.create_task(control_plane.start())
     await _until_set_or_done(stop, starting)
     if not starting.done():
         starting.cancel()

@@ -48,6 +48,9 @@ class Metrics:
         self.quota_configs = Gauge("meshward_quota_configs", "Active quota configurations")
         self.rules = RuleCounters()
         self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))
+        self.config_stale = Gauge(
+            "meshward_config_stale", "Whether the documents in use are those that were kept in a file", ("kind",)
+        )
         self._registry = CollectorRegistry()
         for family in vars(self).copy().values():
             if isinstance(family, Counter | Gauge | Histogram | RuleCounters):

@@ -68,10 +68,19 @@ class DiskKeyStore(KeyStore):
 
 
 class BundleFile(BundlePublisher):
-    """A BundlePublisher: the roots in one PEM file, replaced in one step."""
+    """A BundlePublisher: the roots in one PEM file, replaced in one step if they are not what it has already."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def publish(self, bundle: TrustBundle) -> None:
-        await asyncio.to_thread(replace_file, self._path, bundle_pem(bundle).encode("ascii"), BUNDLE_MODE)
+        await asyncio.to_thread(self._publish, bundle_pem(bundle).encode("ascii"))
+
+    def _publish(self, content: bytes) -> None:
+        try:
+            # A control plane that starts on a full disk has nothing to write here.
+            if self._path.read_bytes() == content:
+                return
+        except OSError:  # whatever is in its place is replaced
+            pass
+        replace_file(self._path, content, BUNDLE_MODE)

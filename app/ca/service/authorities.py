@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.audit.model import record_of
-from app.ca.model import CaConfig, CaStatus, Root, Signer, SigningRequest
+from app.ca.model import CaConfig, CaStatus, KnownAuthorities, Root, Signer, SigningRequest
 from app.ca.ports import BundlePublisher, CaRepository, CaTransactions, Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.authority import (
     authority_request,
@@ -139,6 +139,11 @@ class Authorities:
             max_ttl=self._config.max_ttl,
         )
 
+    def known(self) -> KnownAuthorities:
+        """Return the authorities as of the last pass. Raises UnavailableError before the first one."""
+        known = self._require(self._known)
+        return KnownAuthorities(known.roots, known.signers)
+
     def bundle(self) -> TrustBundle:
         """Return the trust bundle. Raises UnavailableError before the first pass."""
         return self._require(self._bundle)
@@ -192,6 +197,16 @@ class Authorities:
         """
         await self.maintain()
 
+    async def restore(self, kept: KnownAuthorities) -> None:
+        """Use authorities that were kept in a file, without the database, until the first pass.
+
+        Raises PreconditionError if there is no root among them, they are of another trust domain, or a key is not safe
+        to use.
+        """
+        if not kept.roots:
+            raise PreconditionError("no root of the CA was kept: start with the database")
+        await self._use(_Known(kept.roots, kept.signers, (), ()), self._clock.now())
+
     async def maintain(self) -> None:
         """Make one pass: read what other replicas did, answer their requests, renew what is due.
 
@@ -205,6 +220,10 @@ class Authorities:
             known = await self._request_signer(known, now)
             if root_key is not None and known.requests:
                 known = await self._answer_requests(known, root_key, now)
+        await self._use(known, now)
+
+    async def _use(self, known: _Known, now: datetime) -> None:
+        check_trust_domain(known.roots, self._config.trust_domain)
         self._own = await self._own_signers(known, now)
         self._known = known
         await self._publish(known.roots)

@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 # For a caller that asks for no lifetime of its own.
 NO_TTL = 0
 CHECK_TTL = timedelta(minutes=1)
+# The life of a serving SVID that could not be recorded: it is tried again at half of it.
+UNRECORDED_TTL = timedelta(hours=1)
 # An SVID is signed again if the entry of its identity changed meanwhile.
 MAX_ATTEMPTS = 3
 # About 1 KB each; an identity that is not among them costs a second signature.
@@ -94,11 +96,28 @@ class Issuance:
                 return await self._issue_with_new_key(subject, surface)
 
     async def issue_serving(self) -> WorkloadSvid:
-        """Return the control plane's own serving SVID, for its names and addresses. Raises as `issue` does."""
+        """Return the control plane's own serving SVID, for its names and addresses. Raises as `issue` does.
+
+        While the database is away it is one that is not recorded, for UNRECORDED_TTL: its key never leaves this
+        process, and sidecars can go on asking.
+        """
         with self._counted(Surface.SERVING):
             config = self._config
             subject = _Subject(self._server_id, None, config.server_dns_names, config.server_addresses)
-            return await self._issue_with_new_key(subject, Surface.SERVING)
+            try:
+                return await self._issue_with_new_key(subject, Surface.SERVING)
+            except UnavailableError as error:
+                return await self._unrecorded(subject, error.message)
+
+    async def _unrecorded(self, subject: _Subject, reason: str) -> WorkloadSvid:
+        active = self._authorities.active()
+        key = ec.generate_private_key(ec.SECP256R1())
+        request = CertificateRequest(key.public_key(), wants_common_name=False)
+        ttl = min(UNRECORDED_TTL, self._config.default_ttl)
+        profile = self._profile(subject, request, None, int(ttl.total_seconds()), active)
+        svid = _workload_svid(self._chain(profile, await self._sign(profile, active), active), key)
+        log.warning("serving_svid_not_recorded", serial=f"{profile.serial:032x}", reason=reason)
+        return svid
 
     async def check(self) -> None:
         """Sign an SVID and discard it. Raises as `issue` does if nothing can be issued now."""
@@ -123,11 +142,7 @@ class Issuance:
     async def _issue_with_new_key(self, subject: _Subject, surface: Surface) -> WorkloadSvid:
         key = ec.generate_private_key(ec.SECP256R1())
         request = CertificateRequest(key.public_key(), wants_common_name=False)
-        issued = await self._issue(subject, request, NO_TTL, surface)
-        private_key = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return WorkloadSvid(issued.spiffe_id, issued.chain, private_key, issued.not_before, issued.not_after)
+        return _workload_svid(await self._issue(subject, request, NO_TTL, surface), key)
 
     async def _issue(
         self, subject: _Subject, request: CertificateRequest, ttl_seconds: int, surface: Surface
@@ -146,10 +161,12 @@ class Issuance:
             svid = self._record_of(subject, profile, leaf, active, surface)
             if await self._recorded(svid, entry):
                 log.debug("svid_issued", spiffe_id=str(svid.spiffe_id), serial=svid.serial, surface=surface.value)
-                chain = (pem(leaf), active.signer.certificate)
-                bundle = self._authorities.bundle()
-                return IssuedChain(subject.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
+                return self._chain(profile, leaf, active)
         raise UnavailableError(f"the entry of {subject.spiffe_id} changes too fast: retry")
+
+    def _chain(self, profile: LeafProfile, leaf: x509.Certificate, active: ActiveSigner) -> IssuedChain:
+        chain, bundle = (pem(leaf), active.signer.certificate), self._authorities.bundle()
+        return IssuedChain(profile.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
 
     def _record_of(
         self,
@@ -256,6 +273,13 @@ class Issuance:
             self._metrics.issuances.add((surface.value, _result(error)))
             raise
         self._metrics.issuances.add((surface.value, "issued"))
+
+
+def _workload_svid(issued: IssuedChain, key: ec.EllipticCurvePrivateKey) -> WorkloadSvid:
+    private_key = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return WorkloadSvid(issued.spiffe_id, issued.chain, private_key, issued.not_before, issued.not_after)
 
 
 def _result(error: MeshwardError) -> str:

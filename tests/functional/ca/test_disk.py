@@ -130,3 +130,16 @@ async def test_a_bundle_in_the_place_of_a_file_is_one_clear_refusal(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PreconditionError, match=r"cannot write .*file/bundle\.pem"):
         await BundleFile(tmp_path / "file" / "bundle.pem").publish(TrustBundle(DOMAIN, ("one\n",)))
+
+
+async def test_a_bundle_that_is_there_already_is_not_written_again(tmp_path):
+    """A control plane starts on a full disk, too."""
+    path = tmp_path / "bundle.pem"
+    bundle = TrustBundle(DOMAIN, ("one\n",))
+    await BundleFile(path).publish(bundle)
+    before = path.stat().st_ino
+    await BundleFile(path).publish(bundle)
+    assert path.stat().st_ino == before
+    path.write_text("another")
+    await BundleFile(path).publish(bundle)
+    assert path.stat().st_ino != before

@@ -301,8 +301,9 @@ async def test_a_renewal_never_changes_the_spiffe_id(world):
     assert "is for spiffe://example.org/ns/shop/sa/till, not for" in logs[0]["reason"]
 
 
-async def test_an_identity_that_cannot_be_saved_is_served(world):
-    world.memory.failure = PreconditionError("cannot write identity.json: No space left on device")
+@pytest.mark.parametrize("kind", [PreconditionError, UnavailableError])
+async def test_an_identity_that_cannot_be_saved_is_served(world, kind):
+    world.memory.failure = kind("cannot write identity.json: No space left on device")
     with capture_logs() as logs:
         identity = await world.keeper.obtain()
     assert world.held.identity is identity

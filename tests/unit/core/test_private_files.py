@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError
+from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from app.core.private_files import (
     MAX_FILE_BYTES,
     check_socket_directory,
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PreconditionError, match="No space left"):
+    with pytest.raises(UnavailableError, match="No space left"):
         replace_private_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in path.parent.iterdir()] == ["secret"]

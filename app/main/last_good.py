@@ -1,0 +1,86 @@
+"""A start without the database: with what was last known to be good, until the database is back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from app.ca.backends.kept import KeptAuthorities
+from app.ca.service.authorities import Authorities
+from app.core.errors import MeshwardError, NotFoundError, UnavailableError
+from app.core.last_good import LastGoodFile
+from app.documents.kept import KEPT_REVISION, KeptSource
+from app.documents.store import DocumentStore
+from app.telemetry.metrics import Metrics
+
+DIRECTORY = "last-good"
+
+AnyStore = DocumentStore[Any, Any, Any]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDocuments:
+    """The documents of one kind that the database has: where they are read, and the store that has them active."""
+
+    source: KeptSource
+    store: AnyStore
+
+
+class LastGood:
+    """Keeps policies, limits and the certificates of the CA in files, and starts with them where it has to."""
+
+    def __init__(
+        self, authorities: Authorities, file: LastGoodFile, documents: Sequence[KeptDocuments], metrics: Metrics
+    ) -> None:
+        """`file` is of the authorities."""
+        self._authorities, self._kept, self._documents = authorities, KeptAuthorities(file), tuple(documents)
+        self._metrics = metrics
+
+    async def restore(self, away: UnavailableError) -> None:
+        """Make what is kept active; `away` is why the database cannot be used.
+
+        Raises `away` if nothing is kept, as before the first start with a database; a MeshwardError that has both
+        reasons if what is kept is refused.
+        """
+        try:
+            await self._authorities.restore(await self._kept.load())
+            for each in self._documents:
+                await each.source.restore()
+                await each.store.refresh()
+        except NotFoundError:
+            raise away from None
+        except MeshwardError as error:
+            raise type(error)(f"{away.message}; without the database: {error.message}") from error
+        log.warning("started_without_database", reason=away.message)
+        self._mark()
+
+    def use_database(self) -> None:
+        """Have the documents read from the database, with the next refresh."""
+        for each in self._documents:
+            each.source.use_database()
+
+    async def save(self) -> None:
+        """Keep what is active, if it has changed since. Raises a MeshwardError if some of it cannot be kept."""
+        self._mark()
+        problem: MeshwardError | None = None
+        work = [self._kept.save(self._authorities.known())]
+        work += [each.source.save(each.store.snapshot.revision) for each in self._documents if each.store.snapshot]
+        for saving in work:
+            try:
+                await saving
+            except MeshwardError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+    def _mark(self) -> None:
+        for each in self._documents:
+            self._metrics.config_stale.set((each.source.kind.name,), int(is_stale(each.store)))
+
+
+def is_stale(store: AnyStore) -> bool:
+    """Whether the active documents are those that were kept in a file."""
+    return store.snapshot is not None and store.snapshot.revision == KEPT_REVISION
