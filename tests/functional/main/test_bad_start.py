@@ -186,7 +186,7 @@ def served_once(serving, data_dir):
 
 
 def key_files(data_dir):
-    return sorted((data_dir / "keys").iterdir())
+    return sorted((data_dir / "keys").glob("*.pem"))
 
 
 def spoil_schema(data_dir):
