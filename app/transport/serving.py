@@ -6,10 +6,11 @@ stops. A call that crosses GOAWAY is refused, unprocessed, and its client makes 
 """
 
 import asyncio
+import os
 import resource
 import socket
-import tempfile
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -172,29 +173,22 @@ class MeshListener:
                 self._metrics.mesh_connections.set((self.name, state), count)
 
     async def _launch(self, tls: TlsMaterial | None) -> _RunningServer:
-        try:
-            with tempfile.TemporaryDirectory(prefix="meshward-tls-") as directory:
-                return await self._launch_from(Path(directory), tls)
-        except OSError as error:
-            raise PreconditionError(
-                f"the mesh listener needs a directory for temporary files, which cannot be used: {error}"
-            ) from error
-
-    async def _launch_from(self, directory: Path, tls: TlsMaterial | None) -> _RunningServer:
-        application, connections = self._application.for_server(unix=self._unix)
-        server = Server(application, _config(self._listener.fileno(), tls, directory, self._grace_seconds))
-        started = _RunningServer(server, connections, asyncio.create_task(server.serve()))
-        started.task.add_done_callback(lambda task: self._on_exit(started, task))
-        self._servers.append(started)
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await server.wait_started()
-        except asyncio.CancelledError:
-            self._shut_down_in_background(started)
-            raise
-        except Exception as error:
-            await _shut_down(started)
-            raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
+        application, connections = self._application.for_server()
+        with ExitStack() as files:
+            config = _config(self._listener.fileno(), tls, files, self._grace_seconds)
+            server = Server(application, config)
+            started = _RunningServer(server, connections, asyncio.create_task(server.serve()))
+            started.task.add_done_callback(lambda task: self._on_exit(started, task))
+            self._servers.append(started)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await server.wait_started()
+            except asyncio.CancelledError:
+                self._shut_down_in_background(started)
+                raise
+            except Exception as error:
+                await _shut_down(started)
+                raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
         return started
 
     def _on_exit(self, server: _RunningServer, task: "asyncio.Task[None]") -> None:
@@ -230,19 +224,13 @@ def _max_connections() -> int:
     return MAX_CONNECTIONS if most == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, most // CONNECTIONS_SHARE)
 
 
-def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_seconds: float) -> Config:
-    """Return the server's settings. h2corn reads TLS material from files, before it has started."""
+def _config(descriptor: int, tls: TlsMaterial | None, opened: ExitStack, grace_seconds: float) -> Config:
+    """Return the server's settings. h2corn reads TLS material from files, before it has started; `opened` ends them."""
     files: dict[str, Path | str] = {}
     if tls is not None:
-        for name, content in (
-            ("certfile", tls.chain.encode()),
-            ("keyfile", tls.private_key),
-            ("ca_certs", tls.client_roots.encode()),
-        ):
-            path = directory / name
-            path.touch(mode=0o600)
-            path.write_bytes(content)
-            files[name] = path
+        files["certfile"] = _file_in_memory(tls.chain.encode(), opened)
+        files["keyfile"] = _file_in_memory(tls.private_key, opened)
+        files["ca_certs"] = _file_in_memory(tls.client_roots.encode(), opened)
         files["cert_reqs"] = "optional"
     return Config(
         bind=(f"fd://{descriptor}",),
@@ -267,3 +255,13 @@ def _config(descriptor: int, tls: TlsMaterial | None, directory: Path, grace_sec
         date_header=False,
         **files,  # type: ignore[arg-type]  # the four TLS settings, by name
     )
+
+
+def _file_in_memory(content: bytes, opened: ExitStack) -> Path:
+    """Return the path of a file that is on no disk, so that a full one does not matter, and no key is left on it."""
+    try:
+        file = opened.enter_context(os.fdopen(os.memfd_create("meshward-tls"), "wb", buffering=0))
+        file.write(content)
+    except OSError as error:
+        raise PreconditionError(f"the mesh listener cannot make a file in memory: {error.strerror}") from error
+    return Path(f"/proc/self/fd/{file.fileno()}")

@@ -1,14 +1,17 @@
 """A mesh port whose startup is cancelled or fails."""
 
 import asyncio
+import os
+import ssl
 import tempfile
 
 import pytest
 
 from app.core.errors import PreconditionError
 from app.core.net import Address
-from app.transport.serving import MeshListener
+from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
+from tests.assets.certificates import MeshCa
 from tests.fakes.served_echo import Mesh
 
 PATIENCE = 10
@@ -33,7 +36,24 @@ async def test_a_cancelled_start_leaves_no_server_running(listener):
     assert asyncio.all_tasks() == before
 
 
-async def test_without_a_directory_for_temporary_files_the_error_has_the_reason(listener, monkeypatch, tmp_path):
+async def test_a_certificate_is_served_without_a_directory_for_temporary_files(listener, monkeypatch, tmp_path):
+    """As on a full disk; and no key is left on any disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(PreconditionError, match="temporary files"):
-        await listener.start()
+    ca = MeshCa()
+    key, chain = ca.serving()
+    await listener.start(TlsMaterial(chain.decode(), key, ca.roots))
+    context = ssl.create_default_context(cadata=ca.roots)
+    context.check_hostname = False
+    _, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=context)
+    assert writer.get_extra_info("peercert")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_certificate_that_there_is_no_room_for_is_refused(listener, monkeypatch):
+    def full(_name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    with pytest.raises(PreconditionError, match="No space left"):
+        await listener.start(TlsMaterial("", b"", ""))
