@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli import check, failures, identity, operation
+from app.cli import check, failures, identity, operation, quota
 from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
 
@@ -17,7 +17,7 @@ for group in (
     envoy,
     *(operation.config, operation.db, operation.admin),
     *(identity.token, identity.entry, identity.ca),
-    *(check.policy, check.quota),
+    *(check.policy, quota.quota),
 ):
     cli.add_typer(group)
 

@@ -1,4 +1,4 @@
-"""Checking documents before they are sent anywhere, with the parsers that the control plane uses."""
+"""Checking policies, and documents of any kind, before they are sent anywhere, with the control plane's parsers."""
 
 import sys
 from collections.abc import Callable
@@ -14,13 +14,11 @@ from app.documents.parser import MAX_TEXT_BYTES, parse_documents
 from app.documents.reader import violations_in
 
 policy = typer.Typer(name="policy", no_args_is_help=True, help="Authorization policies.")
-quota = typer.Typer(name="quota", no_args_is_help=True, help="Rate limits.")
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="YAML or JSON; - is standard input.")]
 
 
 @policy.callback()
-@quota.callback()
 def group() -> None:
     """Make a group of a single command a group, too."""
 
@@ -39,13 +37,13 @@ def policy_check(
     from app.authz.rules.parse import POLICY_KIND
 
     if not show:
-        _check(files, POLICY_KIND, _warnings)
+        check(files, POLICY_KIND, _warnings)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
     from app.main.parts import authz_options
 
     options = authz_options(load_settings(config).settings)
-    _check(
+    check(
         files,
         POLICY_KIND,
         lambda policy: [*describe_policy(compile_policy(policy, options), options), *_warnings(policy)],
@@ -56,18 +54,10 @@ def _warnings(policy: Any) -> list[str]:
     return [f"warning: {warning}" for warning in policy.warnings]
 
 
-@quota.command("check")
-def quota_check(files: Files) -> None:
-    """Check rate limit configurations; exit 0 if the control plane would accept all of them."""
-    from app.quota.rules.parse import QUOTA_KIND
-
-    _check(files, QUOTA_KIND)
-
-
-def _check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], list[str]] = lambda _: []) -> None:
+def check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], list[str]] = lambda _: []) -> None:
     """Print each document of the files with its description. Raises InvalidInputError with all that is wrong."""
     violations: list[Violation] = []
-    for name, text in [(name, _read_file(name)) for name in files]:
+    for name, text in [(name, read_file(name)) for name in files]:
         try:
             for found in kind.parse(parse_documents(text)):
                 typer.echo("\n  ".join([f"{name}: {kind.key_of(found)} is valid", *describe(found)]))
@@ -78,7 +68,8 @@ def _check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], 
         raise InvalidInputError(summary, *violations)
 
 
-def _read_file(name: str) -> bytes:
+def read_file(name: str) -> bytes:
+    """Return the content of a file, `-` for standard input, up to what the parser takes. Raises InvalidInputError."""
     try:
         if name == "-":
             return sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)

@@ -21,7 +21,14 @@ from app.ca.rest import (
     SvidView,
 )
 from app.main.parts import Parts
-from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, RLCONFIG_PATH, QuotaConfigView, QuotaRest
+from app.quota.rest import (
+    CONFIG_PATH,
+    CONFIGS_PATH,
+    EXPLAIN_PATH,
+    RLCONFIG_PATH,
+    QuotaConfigView,
+    QuotaRest,
+)
 from app.transport.rest.pages import Page
 from app.transport.rest.routes import Access, Route
 
@@ -40,6 +47,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz", PolicyView),
         Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
         Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
+        Route("POST", EXPLAIN_PATH, quotas.explain, ADMIN, OK, "quota"),
         Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
         Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota", Page[QuotaConfigView]),
         Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota", QuotaConfigView),

@@ -1,22 +1,33 @@
 """Quota in the admin API: the configuration of each domain."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from app.documents.model import DocumentKey
 from app.documents.rest import DocumentRest
-from app.quota.model import MAX_DOMAIN_LENGTH
+from app.quota.model import (
+    MAX_DESCRIPTORS,
+    MAX_DOMAIN_LENGTH,
+    MAX_ENTRIES,
+    MAX_KEY_LENGTH,
+    MAX_VALUE_LENGTH,
+    Descriptor,
+)
+from app.quota.rules.describe import describe_limit
+from app.quota.rules.explain import Explanation
 from app.quota.service import QuotaService
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit
-from app.transport.rest.views import View
+from app.transport.rest.views import Input, View
 
 RLCONFIG_PATH = "/rlconfig"
+EXPLAIN_PATH = "/v1/quota/explain"
 CONFIGS_PATH = "/v1/quota/configs"
 CONFIG_PATH = CONFIGS_PATH + "/{domain:path}"
 """A domain may have slashes: Envoy Gateway's do."""
@@ -38,8 +49,68 @@ class QuotaConfigView(QuotaConfigHead):
     document: dict[str, Any]
 
 
+class EntryInput(Input):
+    """A key and a value of a request's descriptor."""
+
+    key: Annotated[str, Field(max_length=MAX_KEY_LENGTH)]
+    value: Annotated[str, Field(max_length=MAX_VALUE_LENGTH)] = ""
+
+
+class DescriptorInput(Input):
+    """What a request asks to count."""
+
+    entries: Annotated[list[EntryInput], Field(max_length=MAX_ENTRIES)]
+
+
+class ExplainInput(Input):
+    """A request as sidecars make it, in the JSON form of a RateLimitRequest."""
+
+    domain: Annotated[str, Field(max_length=MAX_DOMAIN_LENGTH)]
+    descriptors: Annotated[list[DescriptorInput], Field(min_length=1, max_length=MAX_DESCRIPTORS)]
+
+    def parsed(self) -> list[Descriptor]:
+        """Return the descriptors."""
+        return [Descriptor(tuple((each.key, each.value) for each in one.entries)) for one in self.descriptors]
+
+
+class MissView(View):
+    """A descriptor of the configuration that an entry passed by, and why."""
+
+    descriptor: str
+    reason: str
+
+
+class StepView(View):
+    """What one entry came to: the descriptor that it matched, and how; some that it passed by, and how many others."""
+
+    entry: str
+    matched: str | None
+    how: str
+    misses: list[MissView]
+    others: int
+
+
+class ExplanationView(View):
+    """The limit of one descriptor, why it applies or none does, and the way to it.
+
+    `rule` is its name in metrics, `counter` the values that it counts by.
+    """
+
+    limit: Annotated[str | None, BeforeValidator(lambda limit: describe_limit(limit) if limit else None)]
+    reason: str
+    rule: str
+    counter: list[str]
+    steps: list[StepView]
+
+
+class ExplanationList(View):
+    """The explanation of each descriptor, in their order."""
+
+    items: list[ExplanationView]
+
+
 class QuotaRest:
-    """The endpoints under `/v1/quota/configs`, and `/rlconfig`."""
+    """The endpoints under `/v1/quota`, and `/rlconfig`."""
 
     def __init__(self, service: QuotaService) -> None:
         self._service = service
@@ -48,6 +119,10 @@ class QuotaRest:
     async def describe(self) -> PlainTextResponse:
         """Show every active limit, a line each, as envoyproxy/ratelimit's `/rlconfig`."""
         return PlainTextResponse("".join(f"{line}\n" for line in self._service.describe()))
+
+    async def explain(self, request: ExplainInput) -> ExplanationList:
+        """Show which limit applies to each descriptor of a request, and why not the others. Nothing is counted."""
+        return explained(self._service.explain(request.domain, request.parsed()))
 
     async def put(self, caller: Caller, domain: Domain, request: Request, if_match: IfMatch = None) -> Response:
         """Create or replace a domain's limits: one document in envoyproxy/ratelimit's schema, YAML or JSON.
@@ -67,3 +142,8 @@ class QuotaRest:
     async def delete(self, caller: Caller, domain: Domain, if_match: IfMatch = None) -> None:
         """Delete a domain's limits: its requests pass from now on."""
         await self._configs.delete(caller, DocumentKey("", domain), if_match)
+
+
+def explained(explanations: Sequence[Explanation]) -> ExplanationList:
+    """Return what is shown of explanations."""
+    return ExplanationList(items=[ExplanationView.model_validate(each) for each in explanations])

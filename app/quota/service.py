@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 
 from app.core.clock import Clock
-from app.core.errors import PermissionDeniedError, PreconditionError
+from app.core.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
@@ -12,6 +12,7 @@ from app.quota.ports import CounterStore
 from app.quota.rules.answer import answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
+from app.quota.rules.explain import Explanation, explain
 from app.quota.rules.match import NO_MODES, CompiledConfig, MatchedRequest, compile_config, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.spiffe.id import SpiffeId
@@ -82,6 +83,17 @@ class QuotaService:
         snapshot = self.documents.snapshot
         for config in snapshot.index.values() if snapshot else ():
             yield from describe_config(config)
+
+    def explain(self, domain: str, descriptors: Sequence[Descriptor]) -> tuple[Explanation, ...]:
+        """Return which limit applies to each descriptor, and why not the others; nothing is counted.
+
+        Raises NotFoundError if the domain is not configured.
+        """
+        snapshot = self.documents.snapshot
+        config = snapshot.index.get(domain) if snapshot else None
+        if config is None:
+            raise NotFoundError(f"the domain {domain!r} has no configuration: every request passes")
+        return explain(config, descriptors)
 
     def _answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
         if outcomes:

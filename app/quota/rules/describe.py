@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator
 
-from app.quota.model import RateLimit
+from app.quota.model import Limit, RateLimit
 from app.quota.rules.match import AppliedLimit, CompiledConfig, Node
 
 
 def describe_config(config: CompiledConfig) -> Iterator[str]:
     """Yield a line for each limit of a domain, in the form of envoyproxy/ratelimit's `/rlconfig`."""
     for applied in limits_below(config.root):
-        limit = applied.limit
-        if isinstance(limit, RateLimit):
-            modes = f"shadow_mode: {_flag(limit.shadow_mode)}, quota_mode: {_flag(limit.quota_mode)}"
-            yield f"{applied.rule}: unit={limit.unit.name} requests_per_unit={limit.requests_per_unit}, {modes}"
-        else:
-            yield f"{applied.rule}: unlimited"
+        yield f"{applied.rule}: {describe_limit(applied.limit)}"
+
+
+def describe_limit(limit: Limit) -> str:
+    """Return a limit in words."""
+    if not isinstance(limit, RateLimit):
+        return "unlimited"
+    modes = f"shadow_mode: {_flag(limit.shadow_mode)}, quota_mode: {_flag(limit.quota_mode)}"
+    return f"unit={limit.unit.name} requests_per_unit={limit.requests_per_unit}, {modes}"
 
 
 def limits_below(node: Node) -> Iterator[AppliedLimit]:

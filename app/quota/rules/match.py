@@ -32,8 +32,9 @@ _ID_BYTES = 20
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A value with wildcards: `prefix`, then each of `middle` in order, then `suffix`, anything between them."""
+    """A value with wildcards, `text`: `prefix`, each of `middle` in order, and `suffix`, with anything between them."""
 
+    text: str
     prefix: str
     middle: tuple[str, ...]
     suffix: str
@@ -197,7 +198,7 @@ def _id_of(place: LimitId, *parts: str | None) -> LimitId:
 def compile_pattern(value: str) -> Pattern:
     """Return the pattern that `value`, which has at least one `*`, describes."""
     prefix, *middle, suffix = value.split(WILDCARD)
-    return Pattern(prefix, tuple(part for part in middle if part), suffix)
+    return Pattern(value, prefix, tuple(part for part in middle if part), suffix)
 
 
 def find_limit(root: Node, entries: Sequence[Entry]) -> AppliedLimit | None:

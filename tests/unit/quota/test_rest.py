@@ -14,7 +14,7 @@ from app.documents import compiling as compiling_module
 from app.documents.parser import parse_documents
 from app.quota import service as service_module
 from app.quota.model import MAX_ENTRIES, Code, Descriptor
-from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, QuotaRest
+from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, EXPLAIN_PATH, QuotaRest
 from app.quota.rules.match import compile_config
 from app.transport.rest.authentication import current_principal
 from app.transport.rest.pages import encode_cursor
@@ -42,6 +42,7 @@ async def client_of(service):
     app = FastAPI()
     app.dependency_overrides[current_principal] = lambda: OPERATOR
     app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class
+    app.add_api_route(EXPLAIN_PATH, rest.explain, methods=["POST"])
     app.add_api_route(CONFIGS_PATH, rest.list, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.get, methods=["GET"])
     app.add_api_route(CONFIG_PATH, rest.put, methods=["PUT"])
@@ -191,3 +192,33 @@ async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(m
         assert (await client.put("/v1/quota/configs/edge", content=YAML)).status_code == 201
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+async def test_a_request_is_explained_and_counts_nothing(client, service, metrics):
+    await client.put("/v1/quota/configs/edge", content=YAML)
+    descriptors = [{"entries": [{"key": "remote_address", "value": "10.0.0.1"}]}, {"entries": [{"key": "x"}]}]
+    for _ in range(3):
+        answer = await client.post(EXPLAIN_PATH, json={"domain": "edge", "descriptors": descriptors})
+    first, second = answer.json()["items"]
+    assert (first["rule"], first["counter"], first["steps"][0]["matched"]) == (
+        "edge.remote_address",
+        ["10.0.0.1"],
+        "remote_address",
+    )
+    assert (second["limit"], second["reason"].startswith("nothing is configured for x=")) == (None, True)
+    assert metrics.rules.value("edge", "remote_address") == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"domain": "unknown", "descriptors": [{"entries": []}]}, 404),
+        ({"domain": "edge", "descriptors": []}, 422),
+        ({"domain": "edge", "descriptors": [{"entries": [{"key": "k", "value": 5}]}]}, 422),
+        ({"domain": "edge", "descriptors": [{"entries": [{"key": "k"}] * 101}]}, 422),
+        ({"domain": "edge", "descriptors": [{"entries": [{"key": "k" * 1025}]}]}, 422),
+    ],
+)
+async def test_a_request_that_cannot_be_explained_is_refused(client, body, status):
+    await client.put("/v1/quota/configs/edge", content=YAML)
+    assert (await client.post(EXPLAIN_PATH, json=body)).status_code == status

@@ -1,0 +1,97 @@
+"""Commands on rate limits: checking and explaining configurations."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.check import Files, check, read_file
+from app.cli.options import Config, Form, Output, Server, admin_client
+from app.core.errors import InvalidInputError
+
+quota = typer.Typer(name="quota", no_args_is_help=True, help="Rate limits.")
+
+Entries = Annotated[
+    list[str],
+    typer.Option("--entry", "-e", metavar="KEY=VALUE", help="Entry of the request's descriptor, in order; repeat it."),
+]
+
+
+@quota.command("check")
+def check_files(files: Files) -> None:
+    """Check rate limit configurations; exit 0 if the control plane would accept all of them."""
+    from app.quota.rules.parse import QUOTA_KIND
+
+    check(files, QUOTA_KIND)
+
+
+@quota.command("explain")
+def explain(
+    files: Annotated[list[str], typer.Argument(metavar="[FILE…]", help="Configurations; - is standard input.")] = [],  # noqa: B006 - typer
+    *,
+    domain: Annotated[str, typer.Option(help="Domain that the request asks about.")],
+    entry: Entries,
+    output: Output = Form.TABLE,
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Show which limit applies to a request's descriptor, and why not the others. Nothing is counted.
+
+    By the files if there are any, else by the active configurations of the running control plane.
+    """
+    entries = [_entry(each) for each in entry]
+    if files:
+        found = _explain_files(files, domain, entries)
+    else:
+        fields = [{"key": key, "value": value} for key, value in entries]
+        body = {"domain": domain, "descriptors": [{"entries": fields}]}
+        (found,) = admin_client(config, server).post("/v1/quota/explain", body)["items"]
+    if output is Form.JSON:
+        import json
+
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for line in _lines(found):
+        typer.echo(_printable(line))
+
+
+def _entry(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InvalidInputError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _explain_files(files: list[str], domain: str, entries: list[tuple[str, str]]) -> dict[str, Any]:
+    from app.documents.parser import parse_documents
+    from app.quota.model import Descriptor
+    from app.quota.rest import explained
+    from app.quota.rules.explain import explain
+    from app.quota.rules.match import compile_config
+    from app.quota.rules.parse import QUOTA_KIND
+
+    documents = [document for name in files for document in parse_documents(read_file(name))]
+    for config in QUOTA_KIND.parse(documents):
+        if config.domain == domain:
+            explanations = explain(compile_config(config), [Descriptor(tuple(entries))])
+            return explained(explanations).items[0].model_dump()
+    raise InvalidInputError(f"the domain {domain!r} is not in {', '.join(files)}: every request for it passes")
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    for step in found["steps"]:
+        yield f"{step['entry']}: {step['matched'] or 'nothing'} ({step['how']})"
+        for miss in step["misses"]:
+            yield f"  not {miss['descriptor']}: {miss['reason']}"
+        if step["others"]:
+            yield f"  nor {step['others']} others with this key"
+    yield f"limit: {found['limit'] or 'none'}"
+    yield f"why: {found['reason']}"
+    if found["rule"]:
+        yield f"in metrics: {found['rule']}"
+        yield f"counted by: {', '.join(found['counter'])}"
+
+
+def _printable(line: str) -> str:
+    """Return `line` without control characters, which a terminal must not interpret."""
+    return "".join(mark if mark.isprintable() else "�" for mark in line)

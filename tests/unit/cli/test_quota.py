@@ -1,0 +1,62 @@
+"""The commands on rate limits, run in this process."""
+
+import json
+
+import pytest
+
+from app.cli import cli
+from app.cli.failures import guarded
+
+LIMITS = """
+domain: shop
+descriptors:
+- {key: user, rate_limit: {unit: minute, requests_per_unit: 5}}
+- {key: user, value: "vip\\e[31m", rate_limit: {unlimited: true}}
+"""
+
+
+@pytest.fixture
+def meshward(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "limits.yaml").write_text(LIMITS)
+
+    def run(*arguments):
+        status = guarded(lambda: cli(["quota", *arguments], prog_name="meshward"))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_files_are_explained_without_a_server(meshward):
+    status, out, _ = meshward("explain", "limits.yaml", "--domain", "shop", "-e", "user=a=b")
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            "user=a=b: user (it takes any value)",
+            "  not user_vip�[31m: the value is another one",
+            "limit: unit=MINUTE requests_per_unit=5, shadow_mode: false, quota_mode: false",
+            "why: the last entry leads to it",
+            "in metrics: shop.user",
+            "counted by: a=b",
+        ],
+    )
+
+
+def test_an_explanation_is_printed_for_programs(meshward):
+    _, out, _ = meshward("explain", "limits.yaml", "--domain", "shop", "-e", "usr=ann", "-o", "json")
+    found = json.loads(out)
+    assert (found["limit"], found["steps"][0]["matched"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--domain", "shop", "-e", "user"], "'user' is not KEY=VALUE"),
+        (["--domain", "shop", "-e", "=x"], "is not KEY=VALUE"),
+        (["--domain", "other", "-e", "user=x"], "the domain 'other' is not in limits.yaml"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(meshward, arguments, problem):
+    status, out, err = meshward("explain", "limits.yaml", *arguments)
+    assert (status, out, problem in err) == (1, "", True), err
