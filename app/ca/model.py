@@ -12,6 +12,8 @@ from app.spiffe.id import SpiffeId, TrustDomain
 MAX_JOIN_TOKEN_TTL = timedelta(hours=24)
 # How far the clocks of replicas may differ.
 CLOCK_DIFFERENCE = timedelta(minutes=10)
+# Serial numbers and ids of authorities, by which the transparency log is searched.
+SUBJECT_LENGTH = 64
 
 
 class KeyAlgorithm(Enum):
@@ -108,6 +110,52 @@ class IssuedSvid:
     surface: Surface
     token_id: str | None = None
     number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What a leaf of the transparency log says. `text` is canonical JSON, of which the leaf is the hash.
+
+    `subject` is what it is found by: the serial number of an SVID, or the id of an authority.
+    """
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLeaf(LogEntry):
+    """An entry at its place in the log, which is counted from 0. `hash` is what is stored of it in the tree."""
+
+    index: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The state of the log after `size` leaves, at a time in whole seconds."""
+
+    trust_domain: TrustDomain
+    size: int
+    root_hash: bytes
+    signed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTreeHead(TreeHead):
+    """A tree head with the signature of an authority, whose certificate is PEM."""
+
+    certificate: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """The proof that a leaf is in the tree of a signed head (RFC 9162, section 2.1.3)."""
+
+    leaf: LogLeaf
+    head: SignedTreeHead
+    proof: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

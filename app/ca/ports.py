@@ -1,6 +1,6 @@
 """What the CA's parts need from outside, as Protocols."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -9,7 +9,19 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from app.audit.ports import AuditTrail
-from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, KeyAlgorithm, Root, Signer, SigningRequest
+from app.ca.model import (
+    Entry,
+    EntrySpec,
+    IssuedSvid,
+    JoinToken,
+    KeyAlgorithm,
+    LogLeaf,
+    Root,
+    SignedTreeHead,
+    Signer,
+    SigningRequest,
+)
+from app.ca.rules.merkle import Frontier, Node, Tile
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 
@@ -106,6 +118,43 @@ class CaRepository(AuditTrail, Protocol):
 
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
+
+    # Transparency log
+
+    async def log_frontier(self) -> Frontier:
+        """Return the state of the log, which is this transaction's to extend until it ends."""
+        ...
+
+    async def extend_log(self, leaves: Sequence[LogLeaf], nodes: Mapping[Node, bytes], frontier: Frontier) -> None:
+        """Store leaves, the nodes that they completed and the new state.
+
+        The transaction ends with ConflictError if a place is taken.
+        """
+        ...
+
+    async def log_leaves(self, start: int, limit: int) -> Sequence[LogLeaf]:
+        """Return at most `limit` leaves from an index on, in order."""
+        ...
+
+    async def log_leaf_of(self, subject: str) -> LogLeaf | None:
+        """Return the last leaf of a subject, if there is one."""
+        ...
+
+    async def log_nodes(self, tiles: Collection[Tile]) -> Mapping[Node, bytes]:
+        """Return the hashes of the stored nodes of tiles; those of level 0 are the leaves'."""
+        ...
+
+    async def add_head(self, head: SignedTreeHead) -> None:
+        """Store a signed head, unless there is one of its size."""
+        ...
+
+    async def newest_head(self) -> SignedTreeHead | None:
+        """Return the signed head of the largest size."""
+        ...
+
+    async def head_of(self, size: int) -> SignedTreeHead | None:
+        """Return the signed head of a size."""
+        ...
 
     # Join tokens
 

@@ -1,19 +1,40 @@
 """The CA's queries. Nothing here commits; `CaRepository` in `ports.py` documents each method."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, and_, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
-from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest
+from app.ca.model import (
+    Entry,
+    EntrySpec,
+    IssuedSvid,
+    JoinToken,
+    LogLeaf,
+    Root,
+    SignedTreeHead,
+    Signer,
+    SigningRequest,
+)
 from app.ca.ports import CaRepository
 from app.ca.rules.authority import has_certificate
-from app.ca.tables import EntryRow, JoinTokenRow, RootRow, SignerRow, SvidRow
+from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
+from app.ca.tables import (
+    EntryRow,
+    JoinTokenRow,
+    LogHeadRow,
+    LogNodeRow,
+    LogRow,
+    LogStateRow,
+    RootRow,
+    SignerRow,
+    SvidRow,
+)
 from app.core.errors import PreconditionError
 from app.db.authentic import AuthenticRows, Refused
 from app.db.macs import RowMacs
@@ -26,6 +47,11 @@ SIGNERS = Rows(SignerRow, Signer)
 SVIDS = Rows(SvidRow, IssuedSvid)
 TOKENS = Rows(JoinTokenRow, JoinToken)
 ENTRIES = Rows(EntryRow, Entry)
+LEAVES = Rows(LogRow, LogLeaf)
+HEADS = Rows(LogHeadRow, SignedTreeHead)
+LOG_STATE_ID = 1
+
+_LOG_STATE = select(LogStateRow.size, LogStateRow.peaks).where(LogStateRow.id == LOG_STATE_ID).with_for_update()
 
 
 class AuthenticTables:
@@ -138,6 +164,57 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         stale = select(SvidRow.number).where(SvidRow.not_after < ended_before).limit(limit)
         return await affected(self._session, delete(SvidRow).where(SvidRow.number.in_(stale)))
 
+    # Transparency log
+
+    async def log_frontier(self) -> Frontier:
+        row = (await self._session.execute(_LOG_STATE)).one_or_none()
+        if row is None:  # until something is appended
+            await self._session.execute(insert(LogStateRow), {"id": LOG_STATE_ID, "size": 0, "peaks": b""})
+            return Frontier()
+        hashes = [row.peaks[start : start + HASH_BYTES] for start in range(0, len(row.peaks), HASH_BYTES)]
+        return Frontier(row.size, tuple(hashes))
+
+    async def extend_log(self, leaves: Sequence[LogLeaf], nodes: Mapping[Node, bytes], frontier: Frontier) -> None:
+        await LEAVES.insert(self._session, *leaves)
+        if nodes:
+            rows = [{"level": node.level, "index": node.index, "hash": hashed} for node, hashed in nodes.items()]
+            await self._session.execute(insert(LogNodeRow), rows)
+        state = update(LogStateRow).where(LogStateRow.id == LOG_STATE_ID)
+        await self._session.execute(state.values(size=frontier.size, peaks=b"".join(frontier.peaks)))
+
+    async def log_leaves(self, start: int, limit: int) -> Sequence[LogLeaf]:
+        query = LEAVES.select().where(LogRow.index >= start).order_by(LogRow.index).limit(limit)
+        return await LEAVES.all(self._session, query)
+
+    async def log_leaf_of(self, subject: str) -> LogLeaf | None:
+        query = LEAVES.select().where(LogRow.subject == subject).order_by(LogRow.index.desc()).limit(1)
+        return await LEAVES.first(self._session, query)
+
+    async def log_nodes(self, tiles: Collection[Tile]) -> Mapping[Node, bytes]:
+        leaves = [LogRow.index.between(*_run(tile)) for tile in tiles if tile.level == 0]
+        others = [
+            and_(LogNodeRow.level == tile.level, LogNodeRow.index.between(*_run(tile))) for tile in tiles if tile.level
+        ]
+        nodes: dict[Node, bytes] = {}
+        if leaves:
+            query = select(LogRow.index, LogRow.hash).where(or_(*leaves))
+            nodes = {Node(0, index): hashed for index, hashed in await self._session.execute(query)}
+        if others:
+            stored = select(LogNodeRow.level, LogNodeRow.index, LogNodeRow.hash).where(or_(*others))
+            for level, index, hashed in await self._session.execute(stored):
+                nodes[Node(level, index)] = hashed
+        return nodes
+
+    async def add_head(self, head: SignedTreeHead) -> None:
+        if await self.head_of(head.size) is None:
+            await HEADS.insert(self._session, head)
+
+    async def newest_head(self) -> SignedTreeHead | None:
+        return await HEADS.first(self._session, HEADS.select().order_by(LogHeadRow.size.desc()).limit(1))
+
+    async def head_of(self, size: int) -> SignedTreeHead | None:
+        return await HEADS.first(self._session, HEADS.select().where(LogHeadRow.size == size))
+
     # Join tokens
 
     async def add_token(self, token: JoinToken, secret_hash: bytes) -> None:
@@ -210,3 +287,9 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     def _waiting(self, root_id: str, limit: int) -> Select[Any]:
         query = self._tables.requests.select().where(SignerRow.root_id == root_id, SignerRow.certificate.is_(None))
         return query.order_by(SignerRow.created_at, SignerRow.id).limit(limit)
+
+
+def _run(tile: Tile) -> tuple[int, int]:
+    """Return the first and the last index of a tile."""
+    first = tile.number * TILE_WIDTH
+    return first, first + TILE_WIDTH - 1

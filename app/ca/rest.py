@@ -6,19 +6,19 @@ from typing import Annotated
 
 from fastapi import Header, Path, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from app.ca.model import Entry, EntrySpec, Surface
+from app.ca.model import SUBJECT_LENGTH, Entry, EntrySpec, IssuedSvid, SignedTreeHead, Surface
 from app.ca.rules.names import is_random_id
 from app.ca.service import CaService
 from app.ca.service.join_tokens import DEFAULT_TTL
 from app.core.errors import InvalidInputError, NotFoundError, Violation
 from app.spiffe.bundle import bundle_jwks, bundle_pem
-from app.spiffe.id import MAX_ID_BYTES, SpiffeId
+from app.spiffe.id import MAX_ID_BYTES, SpiffeId, TrustDomain
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch, etag_of, expected_version
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit, page_of, parse_number
-from app.transport.rest.views import Input, Seconds, Text, View, shown_as
+from app.transport.rest.views import Hex, Input, Seconds, Text, View, shown_as
 
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
@@ -36,6 +36,8 @@ MAX_SECONDS = 2**31 - 1
 Id = Annotated[str, Path(max_length=MAX_ID_LENGTH)]
 SpiffeIdFilter = Annotated[str | None, Query(max_length=MAX_ID_BYTES, description="Only of this SPIFFE ID")]
 Accept = Annotated[str, Header(max_length=MAX_ACCEPT_LENGTH)]
+Subject = Annotated[str, Query(max_length=SUBJECT_LENGTH, description="Serial number, or id of an authority")]
+TreeSize = Annotated[int, Query(ge=1, lt=2**63, description="Number of entries")]
 SecondsInput = Annotated[int, Field(ge=1, le=MAX_SECONDS)]
 SpiffeIdInput = Annotated[str, Field(max_length=MAX_ID_BYTES, examples=["spiffe://cluster.local/ns/shop/sa/cart"])]
 
@@ -133,7 +135,53 @@ class SvidView(View):
     not_after: datetime
     issued_at: datetime
     surface: Surface
-    join_token_id: str | None = Field(validation_alias="token_id")
+    join_token_id: str | None = Field(validation_alias=AliasChoices("token_id", "join_token_id"))
+
+    def value(self) -> IssuedSvid:
+        """Return the record. Raises InvalidInputError if its SPIFFE ID is none."""
+        fields = {**self.model_dump(exclude={"join_token_id"}), "spiffe_id": SpiffeId.parse(self.spiffe_id)}
+        return IssuedSvid(**fields, token_id=self.join_token_id)
+
+
+class TreeHeadView(View):
+    """A signed head of the transparency log: hashes and signature are hexadecimal, the certificate is PEM."""
+
+    trust_domain: Text
+    size: int
+    root_hash: Hex
+    signed_at: datetime
+    certificate: str
+    signature: Hex
+
+    def value(self) -> SignedTreeHead:
+        """Return the head. Raises InvalidInputError if its trust domain cannot be one."""
+        fields = {**self.model_dump(), "trust_domain": TrustDomain(self.trust_domain)}
+        return SignedTreeHead(**{**fields, "root_hash": self.root_hash, "signature": self.signature})
+
+
+class LeafView(View):
+    """An entry of the log at its place. `hash` is that of the leaf, hexadecimal; `text` is what was hashed."""
+
+    index: int
+    subject: str
+    text: str
+    hash: Hex
+
+
+class InclusionView(View):
+    """The proof that a leaf is in the log of the head (RFC 9162, section 2.1.3)."""
+
+    leaf: LeafView
+    head: TreeHeadView
+    proof: list[Hex]
+
+
+class ConsistencyView(View):
+    """The proof that the log of the head begins with the log of `first` entries (RFC 9162, section 2.1.4)."""
+
+    first: int
+    head: TreeHeadView
+    proof: list[Hex]
 
 
 class CaRest:
@@ -238,6 +286,33 @@ class CaRest:
             key=lambda svid: str(svid.number),
             render=shown_as(SvidView),
         )
+
+    async def get_log_head(self) -> TreeHeadView:
+        """Return the newest signed head of the transparency log."""
+        return TreeHeadView.model_validate(await self._ca.log.head())
+
+    async def list_log_entries(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
+        """List the entries of the transparency log, the oldest first."""
+        return await page_of(
+            lambda after, count: self._ca.log.page(0 if after is None else after + 1, count),
+            cursor,
+            limit,
+            parse=parse_number,
+            key=lambda leaf: str(leaf.index),
+            render=shown_as(LeafView),
+        )
+
+    async def prove_inclusion(self, subject: Subject) -> InclusionView:
+        """Return the proof that the log has the entry of an SVID, by its serial number, or of an authority, by its id.
+
+        503 for a second or two after the issuance, until a head that covers it is signed.
+        """
+        return InclusionView.model_validate(await self._ca.log.inclusion(subject))
+
+    async def prove_consistency(self, first: TreeSize, second: TreeSize | None = None) -> ConsistencyView:
+        """Return the proof that the log of a signed head, the newest or that of size `second`, begins with `first`."""
+        head, proof = await self._ca.log.consistency(first, second)
+        return ConsistencyView(first=first, head=TreeHeadView.model_validate(head), proof=list(proof))
 
 
 def _prefers_json(accept: str) -> bool:

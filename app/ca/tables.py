@@ -6,7 +6,7 @@ from typing import Annotated
 from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.ca.model import Surface
+from app.ca.model import SUBJECT_LENGTH, Surface
 from app.db.base import Base
 from app.db.macs import MAC_BYTES
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -16,6 +16,7 @@ AUTHORITY_ID_LENGTH = 40
 # 128 random bits, in hexadecimal: serial numbers, tokens, entries.
 RANDOM_ID_LENGTH = 32
 SHA256_HEX_LENGTH = 64
+SHA256_LENGTH = 32
 
 # The MAC of what a row says. NULL in rows of versions that had none.
 Mac = Annotated[bytes | None, mapped_column(LargeBinary(MAC_BYTES))]
@@ -102,3 +103,48 @@ class EntryRow(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     mac: Mapped[Mac]
+
+
+class LogRow(Base):
+    """A leaf of the transparency log. Its number is given by the transaction that appends it, without gaps."""
+
+    __tablename__ = "ca_log"
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    subject: Mapped[str] = mapped_column(String(SUBJECT_LENGTH), index=True)
+    text: Mapped[str] = mapped_column(Text)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(SHA256_LENGTH))
+
+
+class LogNodeRow(Base):
+    """A complete subtree of the log, of a level that is stored beside the leaves'."""
+
+    __tablename__ = "ca_log_nodes"
+
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(SHA256_LENGTH))
+
+
+class LogStateRow(Base):
+    """The one row with the state of the log, which the transaction that appends locks."""
+
+    __tablename__ = "ca_log_state"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigInteger)
+    # The roots of the complete subtrees, largest first, one after the other.
+    peaks: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogHeadRow(Base):
+    """A signed tree head."""
+
+    __tablename__ = "ca_log_heads"
+
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    trust_domain: Mapped[TrustDomain]
+    root_hash: Mapped[bytes] = mapped_column(LargeBinary(SHA256_LENGTH))
+    signed_at: Mapped[datetime]
+    certificate: Mapped[str] = mapped_column(Text)
+    signature: Mapped[bytes] = mapped_column(LargeBinary)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.cli import check, failures, identity, operation, quota
+from app.cli.log import log
 from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
 
@@ -18,6 +19,7 @@ for group in (
     *(operation.config, operation.db, operation.admin),
     *(identity.token, identity.entry, identity.ca),
     *(check.policy, quota.quota),
+    log,
 ):
     cli.add_typer(group)
 

@@ -1,6 +1,7 @@
 """A client of the admin API; each failure is a MeshwardError with one sentence."""
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -50,10 +51,12 @@ class AdminClient:
         """Delete what is at `path`."""
         self._ask("DELETE", path)
 
-    def items(self, path: str, **parameters: str | int | None) -> Iterator[dict[str, Any]]:
-        """Yield the items of a listing, page after page."""
+    def items(
+        self, path: str, *, max_pages: int | None = MAX_PAGES, **parameters: str | int | None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the items of a listing, page after page, up to a number of pages, or to the end if that is None."""
         cursor: str | None = None
-        for _ in range(MAX_PAGES):
+        for _ in count() if max_pages is None else range(max_pages):
             page = self.get(path, **parameters, limit=MAX_PAGE_SIZE, cursor=cursor)
             yield from page["items"]
             cursor = page.get("next_cursor")

@@ -18,6 +18,7 @@ from app.ca.rest import (
     CaRest,
     EntryView,
     JoinTokenView,
+    LeafView,
     SvidView,
 )
 from app.main.parts import Parts
@@ -74,4 +75,8 @@ def ca_rows(ca: CaRest) -> tuple[Route, ...]:
         Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca", Page[JoinTokenView]),
         Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", ca.delete_join_token, ADMIN, NO_CONTENT, "ca"),
         Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca", Page[SvidView]),
+        Route("GET", "/v1/log/head", ca.get_log_head, ADMIN, OK, "ca"),
+        Route("GET", "/v1/log/entries", ca.list_log_entries, ADMIN, OK, "ca", Page[LeafView]),
+        Route("GET", "/v1/log/inclusion", ca.prove_inclusion, ADMIN, OK, "ca"),
+        Route("GET", "/v1/log/consistency", ca.prove_consistency, ADMIN, OK, "ca"),
     )

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from app.ca.backends import local_key
+from app.ca.rules.merkle import TILE_WIDTH, Frontier, Node, Tile
 from app.ca.rules.profile import authority_id
 from app.core.errors import ConflictError, UnavailableError
 
@@ -44,6 +45,7 @@ class MemoryRepository:
         self._numbers = 0
         self.audited = []
         self.unapproved = {}
+        self.frontier, self.leaves, self.nodes, self.heads = Frontier(), {}, {}, {}
 
     async def record(self, *records):
         self.audited += records
@@ -105,6 +107,35 @@ class MemoryRepository:
         stale = [svid for svid in self._svids if svid.not_after < ended_before][:limit]
         self._svids = [svid for svid in self._svids if svid not in stale]
         return len(stale)
+
+    async def log_frontier(self):
+        return self.frontier
+
+    async def extend_log(self, leaves, nodes, frontier):
+        if any(leaf.index in self.leaves for leaf in leaves):
+            raise ConflictError("the place is taken")
+        self.leaves |= {leaf.index: leaf for leaf in leaves}
+        self.nodes |= nodes
+        self.frontier = frontier
+
+    async def log_leaves(self, start, limit):
+        return [self.leaves[index] for index in sorted(self.leaves) if index >= start][:limit]
+
+    async def log_leaf_of(self, subject):
+        return next((leaf for _, leaf in sorted(self.leaves.items(), reverse=True) if leaf.subject == subject), None)
+
+    async def log_nodes(self, tiles):
+        stored = self.nodes | {Node(0, leaf.index): leaf.hash for leaf in self.leaves.values()}
+        return {node: hashed for node, hashed in stored.items() if Tile(node.level, node.index // TILE_WIDTH) in tiles}
+
+    async def add_head(self, head):
+        self.heads.setdefault(head.size, head)
+
+    async def newest_head(self):
+        return self.heads[max(self.heads)] if self.heads else None
+
+    async def head_of(self, size):
+        return self.heads.get(size)
 
     async def add_token(self, token, secret_hash):
         if secret_hash in self._hashes:

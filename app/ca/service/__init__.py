@@ -8,6 +8,7 @@ from app.ca.service.authorities import Authorities
 from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
+from app.ca.service.log import TransparencyLog
 from app.ca.service.records import Records
 from app.ca.service.secrets import IssuedSecrets
 from app.core.clock import Clock
@@ -37,6 +38,7 @@ class CaService:
         self.join_tokens = JoinTokens(config, transactions, clock)
         self.entries = Entries(config, transactions, clock)
         self.records = Records(transactions, clock)
+        self.log = TransparencyLog(config, transactions, self.authorities, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
 
     async def start(self) -> None:
@@ -45,13 +47,15 @@ class CaService:
         await self.authorities.start()
 
     async def check_ready(self) -> None:
-        """Sign a test SVID. Raises a MeshwardError with the reason if none can be issued now."""
+        """Sign a test SVID and look at the log. Raises a MeshwardError with the reason if none can be issued now."""
+        self.log.check()
         await self.issuance.check()
 
     async def maintain(self) -> None:
-        """Make one pass: renew authorities, answer other replicas' requests, remove old records."""
+        """Make one pass: renew authorities, answer other replicas' requests, sign the log, remove old records."""
         await self._prepared()
         await self.authorities.maintain()
+        await self.log.maintain()
         await self.records.maintain()
 
     async def _prepared(self) -> None:

@@ -31,8 +31,10 @@ from app.ca.rules.authority import (
     valid_at,
     validity_problem,
 )
+from app.ca.rules.log import root_entry, signer_entry
 from app.ca.rules.profile import ROOT_TITLE, SERIAL_BITS, SIGNER_TITLE, authority_id
 from app.ca.rules.rotation import signer_is_due
+from app.ca.service.leaves import append
 from app.core.clock import Clock
 from app.core.errors import (
     ConflictError,
@@ -262,6 +264,7 @@ class Authorities:
         try:
             async with self._transactions() as repository:
                 await repository.add_root(root)
+                await append(repository, [root_entry(root)])
             log.info("ca_root_created", root=root.id, trust_domain=str(root.trust_domain))
         except ConflictError:
             await self._keys.remove(root.id)
@@ -309,6 +312,7 @@ class Authorities:
                     await repository.remove_signing_request(request.id)
                     continue
                 if await repository.answer_signing_request(signer):
+                    await append(repository, [signer_entry(signer)])
                     log.info("ca_signer_signed", authority=signer.id, not_after=signer.not_after.isoformat())
         return await self._read(now) or known
 

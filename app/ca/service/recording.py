@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from app.ca.model import Entry, IssuedSvid
 from app.ca.ports import CaTransactions
+from app.ca.rules.log import svid_entry
 from app.ca.service.join_tokens import TOKEN_REFUSED
+from app.ca.service.leaves import append
 from app.core.clock import Clock
 from app.core.errors import UnauthenticatedError, UnavailableError
 
@@ -114,4 +116,5 @@ class Recorder:
             recorded = [draft.svid for draft, outcome in zip(drafts, outcomes, strict=True) if outcome is _RECORDED]
             if recorded:
                 await repository.add_svids(recorded)
+                await append(repository, [svid_entry(svid) for svid in recorded])
         return outcomes

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 
 class Input(BaseModel):
@@ -34,7 +34,15 @@ def _seconds(value: object) -> object:
     return int(value.total_seconds()) if isinstance(value, timedelta) else value
 
 
+def _unhex(value: object) -> object:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
 Text = Annotated[str, BeforeValidator(str)]
 """A value that is written as its text, such as a SPIFFE ID."""
 Seconds = Annotated[int, BeforeValidator(_seconds)]
 """A duration that is written as a whole number of seconds."""
+Hex = Annotated[
+    bytes, BeforeValidator(_unhex), PlainSerializer(bytes.hex, str, "json"), WithJsonSchema({"type": "string"})
+]
+"""Bytes that are written in hexadecimal."""

@@ -101,8 +101,7 @@ async def test_the_rows_of_older_versions_are_adopted_by_the_start_that_makes_th
 async def downgrade(engine, step, kept):
     """Make the database one of an older version, with the rows that it had."""
     async with engine.begin() as connection:
-        for table in ("ca_svids", *reversed(TABLES), "audit_records", "documents", "document_revisions"):
-            await connection.execute(text(f"DROP TABLE {table}"))
+        await connection.run_sync(Base.metadata.drop_all)
         await connection.execute(text("DROP TABLE alembic_version"))
         await connection.run_sync(lambda connection: command.upgrade(configuration(connection), step))
         for table, found in kept.items():

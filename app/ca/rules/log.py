@@ -1,0 +1,169 @@
+"""What the transparency log says, and what proves it: entries, signed tree heads, and their verification.
+
+For both sides: the CA that writes the log, and whoever verifies it with nothing but the trust bundle.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from app.ca.model import Inclusion, IssuedSvid, LogEntry, LogLeaf, Root, SignedTreeHead, Signer, TreeHead
+from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
+from app.ca.rules.profile import signing_hash
+from app.core.errors import InvalidInputError
+from app.spiffe.x509_svid import MALFORMED, check_authority, parse_certificate
+
+# The first line of what is signed: no certificate and no request, which the same key signs, begins with it.
+HEAD_CONTEXT = "Meshward transparency log head v1"
+
+
+def svid_entry(svid: IssuedSvid) -> LogEntry:
+    """Return the entry of an issued SVID: its record."""
+    return _entry(
+        svid.serial,
+        "svid",
+        serial=svid.serial,
+        spiffe_id=str(svid.spiffe_id),
+        signer_id=svid.signer_id,
+        fingerprint=svid.fingerprint,
+        not_before=_time(svid.not_before),
+        not_after=_time(svid.not_after),
+        issued_at=_time(svid.issued_at),
+        surface=svid.surface.value,
+        join_token_id=svid.token_id,
+    )
+
+
+def root_entry(root: Root) -> LogEntry:
+    """Return the entry of a new root."""
+    return _entry(root.id, "root", id=root.id, generation=root.generation, certificate=root.certificate)
+
+
+def signer_entry(signer: Signer) -> LogEntry:
+    """Return the entry of a signing authority that has its certificate."""
+    return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=signer.certificate)
+
+
+def entry_hash(entry: LogEntry) -> bytes:
+    """Return the hash of the leaf of an entry."""
+    return leaf_hash(entry.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class UnsignedHead:
+    """A tree head before its signature, for a `SigningKey`. `certificate` (PEM) is of the authority that signs."""
+
+    head: TreeHead
+    certificate: str
+
+    def sign(
+        self, private_key: ec.EllipticCurvePrivateKey, algorithm: hashes.SHA256 | hashes.SHA384, /
+    ) -> SignedTreeHead:
+        """Return the head with its signature."""
+        head, signature = self.head, private_key.sign(head_bytes(self.head), ec.ECDSA(algorithm))
+        return SignedTreeHead(head.trust_domain, head.size, head.root_hash, head.signed_at, self.certificate, signature)
+
+
+def head_bytes(head: TreeHead) -> bytes:
+    """Return what is signed of a head: lines of context, trust domain, size, hash and time."""
+    lines = (HEAD_CONTEXT, head.trust_domain.name, str(head.size), head.root_hash.hex(), _time(head.signed_at), "")
+    return "\n".join(lines).encode()
+
+
+def check_head(head: SignedTreeHead, roots: Sequence[x509.Certificate]) -> None:
+    """Check that an authority under one of the roots signed the head while it was valid.
+
+    Raises InvalidInputError with what is wrong.
+    """
+    signer = parse_certificate(head.certificate)
+    root = next((root for root in roots if _vouches(root, signer, head)), None)
+    if root is None:
+        raise InvalidInputError("the tree head was signed by an authority that no root of the trust bundle vouches for")
+    for certificate in (signer, root):
+        if not certificate.not_valid_before_utc <= head.signed_at <= certificate.not_valid_after_utc:
+            raise InvalidInputError("the tree head was signed at a time at which its authority was not valid")
+    key = signer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidInputError("the tree head's authority has no EC key")
+    try:
+        key.verify(head.signature, head_bytes(head), ec.ECDSA(signing_hash(key)))
+    except MALFORMED as error:
+        raise InvalidInputError("the tree head's signature is not valid") from error
+
+
+def check_inclusion(inclusion: Inclusion) -> None:
+    """Check that the leaf is in the tree of the head, whose signature is checked apart. Raises InvalidInputError."""
+    leaf, head = inclusion.leaf, inclusion.head
+    if leaf.hash != entry_hash(leaf):
+        raise InvalidInputError(f"entry {leaf.index} of the log is not what its leaf says: it was changed")
+    if not is_included(leaf.hash, leaf.index, head.size, inclusion.proof, head.root_hash):
+        raise InvalidInputError(f"entry {leaf.index} is not in the log of {head.size} entries that the tree head is of")
+
+
+def check_consistency(old: TreeHead, new: TreeHead, proof: Sequence[bytes]) -> None:
+    """Check that the log of `new` begins with all of that of `old`. Raises InvalidInputError if it does not."""
+    if old.trust_domain != new.trust_domain:
+        raise InvalidInputError(f"the tree heads are of two logs: {old.trust_domain} and {new.trust_domain}")
+    if not is_consistent(old.size, old.root_hash, new.size, new.root_hash, proof):
+        raise InvalidInputError(
+            f"the log of {new.size} entries does not begin with the one of {old.size}: entries were changed or removed"
+        )
+
+
+def check_tree(head: TreeHead, leaves: Sequence[LogLeaf]) -> None:
+    """Check that the head is of exactly these leaves, and each leaf of its entry. Raises InvalidInputError."""
+    for place, leaf in enumerate(leaves):
+        if leaf.index != place:
+            raise InvalidInputError(f"entry {place} of the log is missing")
+        if leaf.hash != entry_hash(leaf):
+            raise InvalidInputError(f"entry {place} of the log is not what its leaf says: it was changed")
+    frontier, _ = Frontier().grown([leaf.hash for leaf in leaves])
+    if (frontier.size, frontier.root) != (head.size, head.root_hash):
+        raise InvalidInputError(
+            f"the tree head of {head.size} entries is of another log than these {frontier.size} entries: "
+            "entries were changed, removed or added"
+        )
+
+
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return the serial number of a certificate as the log has it."""
+    return f"{certificate.serial_number:032x}"
+
+
+def check_certificate(leaf: LogLeaf, certificate: x509.Certificate) -> None:
+    """Check that an entry is of exactly this certificate of a workload. Raises InvalidInputError if it is not."""
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    if fields_of(leaf).get("fingerprint") != fingerprint:
+        raise InvalidInputError(f"entry {leaf.index} is of another certificate than the one with SHA-256 {fingerprint}")
+
+
+def fields_of(entry: LogEntry) -> dict[str, object]:
+    """Return what an entry says, by name. Raises InvalidInputError if it is not an entry of this log."""
+    try:
+        fields = json.loads(entry.text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError("an entry of the log is not JSON") from error
+    if not isinstance(fields, dict):
+        raise InvalidInputError("an entry of the log is not an object")
+    return fields
+
+
+def _vouches(root: x509.Certificate, signer: x509.Certificate, head: TreeHead) -> bool:
+    try:
+        check_authority(signer, head.trust_domain, root)
+    except InvalidInputError:
+        return False
+    return True
+
+
+def _entry(subject: str, kind: str, **fields: object) -> LogEntry:
+    return LogEntry(subject, json.dumps({"kind": kind, **fields}, separators=(",", ":"), sort_keys=True))
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat()

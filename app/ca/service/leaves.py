@@ -1,0 +1,20 @@
+"""Appending to the transparency log, in the transaction that does what the entries say."""
+
+from collections.abc import Sequence
+
+from app.ca.model import LogEntry, LogLeaf
+from app.ca.ports import CaRepository
+from app.ca.rules.log import entry_hash
+
+
+async def append(repository: CaRepository, entries: Sequence[LogEntry]) -> None:
+    """Append entries in the transaction that does what they say. Concurrent transactions append one after the other.
+
+    The transaction ends with ConflictError if there are leaves in the place of the new ones.
+    """
+    frontier = await repository.log_frontier()
+    leaves = [entry_hash(entry) for entry in entries]
+    grown, nodes = frontier.grown(leaves)
+    numbered = zip(range(frontier.size, grown.size), entries, leaves, strict=True)
+    placed = [LogLeaf(entry.subject, entry.text, index, leaf) for index, entry, leaf in numbered]
+    await repository.extend_log(placed, nodes, grown)
