@@ -13,7 +13,8 @@ def main() -> None:
     compare("Check", ("bare", "meshward", "1,000 policies"), ROUNDS)
     print()
     limits = ("10 limits", "10,000 limits", "10,000 limits, 10,000 users")
-    compare("ShouldRateLimit, two descriptors", ("bare limit", "constant limit", *limits), ROUNDS)
+    valkey = ("10,000 limits, Valkey", "10,000 limits, Valkey, 10,000 users")
+    compare("ShouldRateLimit, two descriptors", ("constant limit", "bare limit", *limits, *valkey), ROUNDS)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """A control plane without listeners, with policies and limits loaded."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.core.clock import SystemClock
+from app.core.store_url import parse_store_url
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
-from app.settings.areas import MAX_BUDGET, CaSettings
+from app.settings.areas import MAX_BUDGET, CaSettings, CountersSettings
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 
@@ -17,16 +19,19 @@ OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 
 @asynccontextmanager
-async def loaded_parts() -> AsyncIterator[Parts]:
-    """Yield the parts over a new SQLite database, ready to decide."""
+async def loaded_parts(counters_url: str = "memory://") -> AsyncIterator[Parts]:
+    """Yield the parts over a new SQLite database, ready to decide, with counters at `counters_url`."""
     with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
         unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
-        parts = make_parts(Settings(data_dir=Path(directory), ca=unlimited), SystemClock())
+        counters = CountersSettings(url=parse_store_url(counters_url))
+        parts = make_parts(Settings(data_dir=Path(directory), ca=unlimited, counters=counters), SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()
         await parts.policies.documents.refresh()
         await parts.quotas.documents.refresh()
+        counting = asyncio.create_task(parts.counters.run())
         yield parts
+        counting.cancel()
         await parts.engine.dispose()
 
 

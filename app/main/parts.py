@@ -31,11 +31,12 @@ from app.documents.ports import DocumentSource, DocumentTransactions
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
+from app.main.counters import make_counters
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
-from app.quota.backends.memory import MemoryCounters
 from app.quota.model import Modes
+from app.quota.ports import CounterStore
 from app.quota.rules.callers import CallerGrant
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
@@ -57,6 +58,7 @@ class Parts:
     ca: CaService
     policies: PolicyService
     quotas: QuotaService
+    counters: CounterStore
     audit: AuditLog
     authenticator: Authenticator
     write_probe: WriteProbe
@@ -98,6 +100,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
+    counters = make_counters(settings.counters, clock, metrics)
     offload = ChildProcess()
 
     def kept(name: str) -> LastGoodFile:
@@ -113,7 +116,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
     quotas = QuotaService(
         quota_source,
-        MemoryCounters(clock),
+        counters,
         clock,
         metrics,
         max_hits=settings.quota.max_hits,
@@ -136,7 +139,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
         metrics,
     )
-    return Parts(settings, clock, metrics, engine, ca, policies, quotas, audit, authenticator, write_probe, last_good)
+    return Parts(
+        settings, clock, metrics, engine, ca, policies, quotas, counters, audit, authenticator, write_probe, last_good
+    )
 
 
 def serving_names(

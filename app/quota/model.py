@@ -36,31 +36,119 @@ class Unit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FixedWindow:
-    """Up to `requests` in each window of `seconds`. Windows start at multiples of their length since the epoch."""
+    """Up to `requests` in each window of `seconds`. Windows start at multiples of their length since the epoch.
+
+    Hits that are refused count unless `counts_refused` is False.
+    """
+
+    requests: int
+    seconds: int
+    counts_refused: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarWindow:
+    """Up to `requests` in each day, week (from Monday on), month or year of the calendar in the time zone `zone`."""
+
+    requests: int
+    unit: Unit
+    zone: str
+    counts_refused: bool = True
+
+    @property
+    def seconds(self) -> int:
+        """The length of the window as answers report it; that of the calendar may be a little different."""
+        return self.unit.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """Up to `requests` in the last `seconds`, from the counts of two fixed windows.
+
+    The hits of the window before count in proportion to the part of it that is within the last `seconds`.
+    """
 
     requests: int
     seconds: int
 
 
-Algorithm = FixedWindow
+@dataclass(frozen=True, slots=True)
+class SlidingLog:
+    """Up to `requests` in any `seconds`, exactly: the time of each hit is kept."""
+
+    requests: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """Up to `burst` tokens, all of them at first, that `requests` are added to in `seconds`. A hit takes one."""
+
+    requests: int
+    seconds: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Up to `requests` at the same time. A hit takes a slot, -1 gives it back; after `seconds` it is free anyway."""
+
+    requests: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Up to `requests` for ever: the count never starts again."""
+
+    requests: int
+
+    @property
+    def seconds(self) -> int:
+        """The length of the window as answers report it: the longest that they can."""
+        return MAX_UINT32
+
+
+Algorithm = FixedWindow | CalendarWindow | SlidingWindow | SlidingLog | TokenBucket | Concurrency | Total
 """How a limit is counted, with the parameters: all that a counter store knows of the limit."""
+
+
+class Away(Enum):
+    """How a descriptor is answered while the counters cannot be reached.
+
+    DENY: over the limit. ALLOW: within it. LEASE: by a share of the limit that this process was granted beforehand.
+    """
+
+    DENY = "deny"
+    ALLOW = "allow"
+    LEASE = "lease"
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How many requests may pass in each window of `unit`.
+    """How many requests may pass, by `algorithm`, or in each window of `unit` if that is None.
 
-    `name` is empty or the name that answers carry; a limit that `replaces` another by name makes that one void in a
+    `unit` is None where the window is none. `name` is empty or the name that answers carry; a limit that `replaces`
+    another by name makes that one void in a
     request that matches both. In `shadow_mode` what is over the limit is counted and passes; in `quota_mode` it passes
-    too, and the answer lists it as a violation.
+    too, and the answer lists it as a violation. `away` decides while the counters cannot be reached.
     """
 
-    unit: Unit
+    unit: Unit | None
     requests_per_unit: int
     name: str = ""
     replaces: frozenset[str] = frozenset()
     shadow_mode: bool = False
     quota_mode: bool = False
+    algorithm: Algorithm | None = None
+    away: Away = Away.DENY
+
+    @property
+    def seconds(self) -> int:
+        """The length of the window, as answers report it."""
+        if self.algorithm is not None:
+            return self.algorithm.seconds
+        return self.unit.seconds if self.unit else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +198,14 @@ class Descriptor(NamedTuple):
     """What a request asks to count.
 
     `hits` is None where the request's own number applies; 0 asks without counting. `override` is a limit that the
-    sidecar brought with it, in place of the configured one.
+    sidecar brought with it, in place of the configured one. With `gives_back` the hits are slots of a `Concurrency`
+    that are free again.
     """
 
     entries: tuple[Entry, ...]
     hits: int | None = None
     override: RateLimit | None = None
+    gives_back: bool = False
 
 
 LimitId = str
@@ -127,12 +217,16 @@ CounterKey = tuple[str, ...]
 
 
 class Hit(NamedTuple):
-    """`hits` to be counted by `algorithm`, under the limit `limit_id`, in the counter `key`."""
+    """`hits` to be counted by `algorithm`, under the limit `limit_id`, in the counter `key`.
+
+    They are fewer than 0 to give back slots of a `Concurrency` alone. `away` decides where they cannot be counted.
+    """
 
     limit_id: LimitId
     key: CounterKey
     algorithm: Algorithm
     hits: int
+    away: Away = Away.DENY
 
 
 class Outcome(NamedTuple):

@@ -19,8 +19,12 @@ class CounterStore(Protocol):
         counted one after another, whether they are allowed or not. 0 hits read the counter, and take up no room. Where
         there is no room for a counter of its own, a key is counted together with others: its count is at least that of
         its hits, for as long as the window lasts, so that nothing is granted that an exact count would refuse.
-        Raises UnavailableError, or the awaitable does, if the counters cannot be reached.
+        What cannot be counted in time is answered by the limit's own `away`.
         """
+        ...
+
+    async def run(self) -> None:
+        """Keep what the store needs, such as connections, until cancelled."""
         ...
 
     def retain(self, limits: Collection[LimitId]) -> None:

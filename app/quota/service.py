@@ -105,7 +105,7 @@ class QuotaService:
         known = rules.series
         for counted, hit, outcome in zip(request.counted, request.hits, outcomes, strict=True):
             series = known.get(counted.rule) or rules.open(request.domain, counted.rule)
-            hits = hit.hits
+            hits = max(hit.hits, 0)  # slots that are given back are no hits
             if outcome.allowed:
                 series.within += hits
                 near = counted.near - outcome.remaining

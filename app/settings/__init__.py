@@ -1,6 +1,14 @@
 """Every setting of the control plane: its name, its bounds, its default, and where it was read from."""
 
-from app.settings.areas import AdminSettings, AuthzSettings, CaSettings, LogSettings, MeshSettings, QuotaSettings
+from app.settings.areas import (
+    AdminSettings,
+    AuthzSettings,
+    CaSettings,
+    CountersSettings,
+    LogSettings,
+    MeshSettings,
+    QuotaSettings,
+)
 from app.settings.areas import Settings as Settings
 from app.settings.load import LoadedSettings, load
 
@@ -8,6 +16,7 @@ __all__ = [
     "AdminSettings",
     "AuthzSettings",
     "CaSettings",
+    "CountersSettings",
     "LoadedSettings",
     "LogSettings",
     "MeshSettings",

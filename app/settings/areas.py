@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.core.durations import format_duration
 from app.core.net import Address, UnixSocket
+from app.core.store_url import StoreKind, StoreUrl
 from app.db.engine import sqlite_url
 from app.settings.values import (
     Bind,
@@ -19,6 +20,7 @@ from app.settings.values import (
     Fingerprint,
     HeaderFamilies,
     HeaderName,
+    KeyPrefix,
     Namespace,
     PlaintextBind,
     ServerNames,
@@ -46,6 +48,10 @@ MAX_TRUSTED_HOPS = 16
 MAX_HITS = 2**32 - 1
 # What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
 DEFAULT_MAX_HITS = 1_000_000
+# Milliseconds. A sidecar waits for 20 by default; where its timeout is set to more, this can be as well.
+MAX_COUNTERS_TIMEOUT = 10_000
+# Two replicas that lease a half each leave nothing to others.
+MAX_LEASE_PERCENT = 50
 
 
 class Area(BaseModel):
@@ -187,13 +193,38 @@ class QuotaSettings(Area):
     dynamic_metadata: bool = False
 
 
+class CountersSettings(Area):
+    """Where hits are counted.
+
+    `url`: the store. `password_file`, `ca_file`, `cert_file`, `key_file`: for its servers, read when a connection is
+    opened. `timeout_ms`: after how many milliseconds a hit is answered without the store. `prefix`: begins the names
+    of counters. `lease_percent`: the share of a limit that each replica leases.
+    """
+
+    url: CountersUrl = StoreUrl(StoreKind.MEMORY)
+    password_file: FilePath | None = None
+    ca_file: FilePath | None = None
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_COUNTERS_TIMEOUT)] = 15
+    prefix: KeyPrefix = "meshward"
+    lease_percent: Annotated[int, Field(ge=1, le=MAX_LEASE_PERCENT)] = 10
+
+    @model_validator(mode="after")
+    def _files_fit(self) -> "CountersSettings":
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file must be set together")
+        if not self.url.tls and (self.ca_file or self.cert_file):
+            raise ValueError("ca_file and cert_file need a URL with TLS: valkeys:// or rediss://")
+        return self
+
+
 class Settings(Area):
     """Every setting of the control plane. `shutdown_grace` is how long calls in flight may take to end."""
 
     data_dir: FilePath = Path(".meshward")
     trust_domain: TrustDomainValue = TrustDomain("cluster.local")
     database_url: DatabaseUrl = Field(default="", repr=False)
-    counters_url: CountersUrl = "memory://"
     shutdown_grace: Duration = timedelta(seconds=30)
     mesh: MeshSettings = MeshSettings()
     admin: AdminSettings = AdminSettings()
@@ -201,6 +232,7 @@ class Settings(Area):
     ca: CaSettings = CaSettings()
     authz: AuthzSettings = AuthzSettings()
     quota: QuotaSettings = QuotaSettings()
+    counters: CountersSettings = CountersSettings()
 
     @model_validator(mode="before")
     @classmethod

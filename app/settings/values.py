@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 from app.core.durations import parse_duration
 from app.core.errors import InvalidInputError
 from app.core.net import Address, UnixSocket, is_dns_label, is_dns_name, parse_address, parse_endpoint
+from app.core.store_url import FORMS, StoreUrl, parse_store_url
 from app.db.engine import parse_url
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential
@@ -25,6 +26,7 @@ Value = TypeVar("Value")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,9 @@ def _check_database_url(value: str) -> str:
     return value
 
 
-def _check_counters_url(value: str) -> str:
-    if value != "memory://":
-        raise ValueError("must be memory://: counters are kept in this process, no other store is supported yet")
+def _check_prefix(value: str) -> str:
+    if not _PREFIX.fullmatch(value):
+        raise ValueError("must be 1 to 64 letters, digits, dots, dashes and underscores")
     return value
 
 
@@ -174,7 +176,8 @@ HeaderName = Annotated[
     str, _require(_HEADER_NAME.fullmatch, "must be a header name: letters, digits and dashes, 128 at most")
 ]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
-CountersUrl = Annotated[str, AfterValidator(_check_counters_url)]
+CountersUrl = Annotated[InstanceOf[StoreUrl], _from_text(StoreUrl, parse_store_url, FORMS)]
+KeyPrefix = Annotated[str, AfterValidator(_check_prefix)]
 ServerNames = Annotated[
     tuple[Annotated[str, AfterValidator(_check_server_name)], ...],
     BeforeValidator(_split_names),

@@ -45,6 +45,17 @@ class Metrics:
         self.sds_streams = Gauge("meshward_sds_streams", "Open SDS streams")
         self.sds_replies = Counter("meshward_sds_replies", "What sidecars said to what was sent", ("reply",))
         self.limits = Counter("meshward_quota_decisions", "Rate limit decisions by domain and code", ("domain", "code"))
+        self.counters_available = Gauge(
+            "meshward_quota_store_available", "Whether a server of the counter store counts: 1 or 0", ("server",)
+        )
+        self.counters_bypassed = Counter(
+            "meshward_quota_store_bypassed",
+            "Hits answered by the limit's own policy because they could not be counted: deny, allow or lease",
+            ("policy", "outcome"),
+        )
+        self.counters_over = Counter(
+            "meshward_quota_known_over_limit", "Hits refused without asking the store, as their window is used up", ()
+        )
         self.quota_configs = Gauge("meshward_quota_configs", "Active quota configurations")
         self.rules = RuleCounters()
         self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))

@@ -1,13 +1,16 @@
-"""Counters in this process's memory: a dictionary for each limit, thrown away whole when its window ends."""
+"""Counters in this process's memory: dictionaries for each limit, thrown away whole when their time is over."""
 
+import asyncio
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from app.core.clock import Clock
+from app.quota.backends.generations import Generations
 from app.quota.backends.sketch import ROWS, Sketch, digest_of
-from app.quota.model import CounterKey, FixedWindow, Hit, LimitId, Outcome
+from app.quota.model import CalendarWindow, CounterKey, FixedWindow, Hit, LimitId, Outcome
+from app.quota.rules.counting import MILLISECONDS, lifetime
 from app.quota.rules.window import count_hits, steady_offset, window_end
 
 # Clients write what is counted, so they can make any number of counters. Those that find no room share the cells of a
@@ -25,8 +28,14 @@ SHARE_OF_CELLS = 8
 # the operator's.
 MAX_WIDTH = 256 * 1024
 MIN_WIDTH = 1024
-# Characters of a key that is kept as it is; a longer one is kept as its digest, so that hostile values claim no memory.
-MAX_PLAIN_LENGTH = 256
+# The same for the counters that keys of other algorithms share, of some 200 bytes each.
+MAX_SLOTS = 128 * 1024
+MAX_LIMIT_SLOTS = 16 * 1024
+MIN_LIMIT_SLOTS = 64
+# Bytes of a key that is kept as it is, as Python keeps texts; a larger one is kept as its digest. So a counter takes no
+# more than 300 bytes, whatever values are.
+MAX_PLAIN_BYTES = 170
+_TUPLE_BYTES, _TEXT_BYTES = 48, 57
 
 
 @dataclass(slots=True)
@@ -60,10 +69,12 @@ class MemoryCounters:
         self._max_cells = max_cells
         self._secret = secret or secrets.token_bytes(32)
         self._rooms: dict[LimitId, _Room] = {}
-        # When the window of each room ends, the next one first.
+        self._generations: dict[LimitId, Generations] = {}
+        # When the window of each room ends and each generation is over, the next one first.
         self._ends: list[tuple[int, LimitId]] = []
         self._held = 0
         self._cells = 0
+        self._slots = 0
 
     @property
     def held(self) -> int:
@@ -74,15 +85,59 @@ class MemoryCounters:
         """Count `hits` in one step; see CounterStore."""
         now = self._now()
         while self._ends and self._ends[0][0] <= now:
-            self._free(self._rooms.pop(heappop(self._ends)[1]))
-        return [self._add(hit, now) for hit in hits]
+            self._end(heappop(self._ends)[1], now)
+        return [
+            self._add(hit, hit.algorithm, now)
+            if isinstance(hit.algorithm, (FixedWindow, CalendarWindow))
+            else self._step(hit)
+            for hit in hits
+        ]
 
     def retain(self, limits: Collection[LimitId]) -> None:
         """Free the counters of every limit that is not one of `limits`."""
         for limit_id in self._rooms.keys() - set(limits):
             self._free(self._rooms.pop(limit_id))
+        for limit_id in self._generations.keys() - set(limits):
+            ended = self._generations.pop(limit_id)
+            self._held -= ended.clear()
+            self._slots -= ended.slots
         self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
+        self._ends += [(each.ends, limit_id) for limit_id, each in self._generations.items() if each.ends is not None]
         heapify(self._ends)
+
+    async def run(self) -> None:
+        """Wait until cancelled: there is nothing to keep."""
+        await asyncio.Event().wait()
+
+    def _end(self, limit_id: LimitId, now: int) -> None:
+        room = self._rooms.pop(limit_id, None)
+        if room is not None:
+            self._free(room)
+            return
+        generations = self._generations[limit_id]
+        self._held -= generations.turn(now)
+        if generations.held and generations.ends is not None:
+            heappush(self._ends, (generations.ends, limit_id))
+        else:
+            self._slots -= self._generations.pop(limit_id).slots
+
+    def _step(self, hit: Hit) -> Outcome:
+        """Count a hit of an algorithm whose counters end one by one."""
+        generations = self._generations.get(hit.limit_id)
+        if generations is None:
+            generations = self._generations[hit.limit_id] = Generations(lifetime(hit.algorithm), self._second)
+            if generations.ends is not None:
+                heappush(self._ends, (generations.ends, hit.limit_id))
+        now = int((self._clock.monotonic() + self._offset) * MILLISECONDS)
+        key = digest_of(hit.key, self._secret)
+        has_room = generations.held < self._max_per_limit and self._held < self._max_counters
+        if not has_room and not generations.slots:
+            generations.slots = _share(MAX_SLOTS - self._slots, MIN_LIMIT_SLOTS, MAX_LIMIT_SLOTS)
+            self._slots += generations.slots
+        held = generations.held
+        step, exact = generations.count(hit, key, now, has_room=has_room)
+        self._held += generations.held - held
+        return step.outcome()._replace(exact=exact)
 
     def _now(self) -> int:
         """Return the steady time in Unix seconds. The wall clock is read once in each second."""
@@ -93,8 +148,8 @@ class MemoryCounters:
             self._next_second = self._second + 1 - self._offset
         return self._second
 
-    def _add(self, hit: Hit, now: int) -> Outcome:
-        limit_id, key, window, hits = hit
+    def _add(self, hit: Hit, window: FixedWindow | CalendarWindow, now: int) -> Outcome:
+        limit_id, key, hits = hit.limit_id, hit.key, hit.hits
         room = self._rooms.get(limit_id) or self._open(limit_id, window_end(window, now))
         counted = room.states.get(key)
         kept: CounterKey | bytes = key
@@ -112,7 +167,9 @@ class MemoryCounters:
             room.states[kept] = counted
         return outcome
 
-    def _add_shared(self, shared: Sketch, key: CounterKey, window: FixedWindow, now: int, hits: int) -> Outcome:
+    def _add_shared(
+        self, shared: Sketch, key: CounterKey, window: FixedWindow | CalendarWindow, now: int, hits: int
+    ) -> Outcome:
         places = shared.places(digest_of(key, self._secret))
         counted, outcome = count_hits(window, shared.count(places), now, hits)
         shared.raise_to(places, counted)
@@ -127,10 +184,8 @@ class MemoryCounters:
         return room
 
     def _share(self, room: _Room) -> Sketch:
-        """Give `room` its sketch, as wide as the largest power of two within its share of the free cells."""
-        share = max(0, self._max_cells - self._cells) // (SHARE_OF_CELLS * ROWS)
-        width = 1 << share.bit_length() >> 1
-        shared = room.shared = Sketch(min(max(width, MIN_WIDTH), MAX_WIDTH))
+        """Give `room` its sketch, as wide as its share of the free cells."""
+        shared = room.shared = Sketch(_share((self._max_cells - self._cells) // ROWS, MIN_WIDTH, MAX_WIDTH))
         self._cells += shared.cells
         return shared
 
@@ -139,5 +194,12 @@ class MemoryCounters:
         self._cells -= room.shared.cells if room.shared else 0
 
     def _bounded(self, key: CounterKey) -> CounterKey | bytes:
-        """Return `key` as it is kept: itself, or its digest if it is long."""
-        return key if sum(map(len, key)) <= MAX_PLAIN_LENGTH else digest_of(key, self._secret)
+        """Return `key` as it is kept: itself, or its digest if it is large."""
+        size = _TUPLE_BYTES + sum([len(part) + _TEXT_BYTES for part in key])
+        return key if size <= MAX_PLAIN_BYTES else digest_of(key, self._secret)
+
+
+def _share(free: int, least: int, most: int) -> int:
+    """Return the largest power of two within a limit's share of what is free, within its bounds."""
+    share = max(0, free) // SHARE_OF_CELLS
+    return min(max(1 << share.bit_length() >> 1, least), most)

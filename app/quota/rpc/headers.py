@@ -75,7 +75,7 @@ def _draft03(limited: Sequence[tuple[RateLimit, Status]], reported: int) -> Iter
     policies = [str(limit.requests_per_unit)]
     for each, _ in limited:
         name = f';name="{each.name}"' if each.name else ""
-        policies.append(f"{each.requests_per_unit};w={each.unit.seconds}{name}")
+        policies.append(f"{each.requests_per_unit};w={each.seconds}{name}")
     yield "x-ratelimit-limit", ", ".join(policies)
     yield "x-ratelimit-remaining", str(status.remaining)
     yield "x-ratelimit-reset", str(status.reset_seconds)
@@ -85,7 +85,7 @@ def _ietf(limited: Sequence[tuple[RateLimit, Status]], reported: int) -> Iterato
     names = _names([limit for limit, _ in limited])
     status = limited[reported][1]
     policies = (
-        f'"{name}";q={limit.requests_per_unit};w={limit.unit.seconds}'
+        f'"{name}";q={limit.requests_per_unit};w={limit.seconds}'
         for name, (limit, _) in zip(names, limited, strict=True)
     )
     yield "ratelimit-policy", ", ".join(policies)
@@ -96,7 +96,7 @@ def _names(limits: Sequence[RateLimit]) -> list[str]:
     """Return a unique name for each policy: the limit's own or its unit, with a number where it repeats."""
     names: list[str] = []
     for limit in limits:
-        name = base = limit.name or f"per-{limit.unit.name.lower()}"
+        name = base = limit.name or (f"per-{limit.unit.name.lower()}" if limit.unit else f"per-{limit.seconds}-seconds")
         number = 2
         while name in names:
             name, number = f"{base}-{number}", number + 1

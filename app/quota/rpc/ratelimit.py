@@ -41,7 +41,10 @@ _OVER_LIMIT: int = _Response.OVER_LIMIT
 _WITHIN = Code.OK
 _ERROR = OTHER, "error"
 NO_HEADERS = HeaderOptions()
-_UNIT_NUMBERS: dict[int, int] = {unit.seconds: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit}
+_UNIT_NUMBERS: dict[Unit | None, int] = {
+    None: _Response.RateLimit.UNKNOWN,
+    **{unit: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit},
+}
 # envoy.type.v3.RateLimitUnit, whose numbers are not those of the answer's unit.
 _OVERRIDE_UNITS: dict[int, Unit] = {
     1: Unit.SECOND,
@@ -171,11 +174,12 @@ def _descriptor(message: Any, index: int) -> Descriptor:
         raise _refusal(f"descriptors[{index}].entries", f"are more than {MAX_ENTRIES}")
     hits = message.hits_addend.value if message.HasField("hits_addend") else None
     unknown_fields: Any = UnknownFieldSet(message)
+    gives_back = False
     for unknown in unknown_fields:
-        if unknown.field_number == _IS_NEGATIVE_HITS and unknown.data:
-            raise _refusal(f"descriptors[{index}].is_negative_hits", "is not supported: no hits are taken back")
+        if unknown.field_number == _IS_NEGATIVE_HITS:
+            gives_back = bool(unknown.data)
     override = _override(message.limit, index) if message.HasField("limit") else None
-    return Descriptor(entries, hits, override)
+    return Descriptor(entries, hits, override, gives_back)
 
 
 def _check_lengths(descriptors: Sequence[Descriptor]) -> None:
@@ -219,7 +223,7 @@ def _write_status(status: Status, message: Any) -> None:
         return
     current = message.current_limit
     current.requests_per_unit = limit.requests_per_unit
-    current.unit = _UNIT_NUMBERS[limit.unit.seconds]
+    current.unit = _UNIT_NUMBERS[limit.unit]
     if limit.name:
         current.name = limit.name
     message.duration_until_reset.seconds = reset_seconds

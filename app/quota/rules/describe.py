@@ -17,7 +17,8 @@ def describe_limit(limit: Limit) -> str:
     if not isinstance(limit, RateLimit):
         return "unlimited"
     modes = f"shadow_mode: {_flag(limit.shadow_mode)}, quota_mode: {_flag(limit.quota_mode)}"
-    return f"unit={limit.unit.name} requests_per_unit={limit.requests_per_unit}, {modes}"
+    unit = limit.unit.name if limit.unit else f"{limit.seconds} seconds"
+    return f"unit={unit} requests_per_unit={limit.requests_per_unit}, {modes}"
 
 
 def limits_below(node: Node) -> Iterator[AppliedLimit]:

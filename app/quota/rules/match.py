@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
+from app.core.errors import InvalidInputError, Violation
 from app.quota.model import (
     Algorithm,
+    Concurrency,
     ConfigDescriptor,
     CounterKey,
     Descriptor,
@@ -22,7 +24,7 @@ from app.quota.model import (
     Unit,
     Unlimited,
 )
-from app.quota.rules.window import algorithm_of
+from app.quota.rules.algorithms import algorithm_of, counter_kind
 
 WILDCARD = "*"
 NO_MODES = Modes()
@@ -89,7 +91,7 @@ class CompiledConfig:
     domain: str
     root: Node
     limits: frozenset[LimitId]
-    overrides: Mapping[Unit, LimitId]
+    overrides: Mapping[Unit | None, LimitId]
     rules: frozenset[str]
 
 
@@ -161,8 +163,8 @@ class _Compiler:
         limit = node.limit
         if limit is None:
             return None
-        unit, algorithm = (limit.unit.name, algorithm_of(limit)) if isinstance(limit, RateLimit) else (None, None)
-        limit_id = _id_of(place, "limit", unit)
+        kind, algorithm = (counter_kind(limit), algorithm_of(limit)) if isinstance(limit, RateLimit) else (None, None)
+        limit_id = _id_of(place, "limit", kind)
         self.limits.add(limit_id)
         shared = tuple((index, level.value) for index, level in enumerate(way) if level.share and level.value)
         rule = ".".join((self.domain, *(level.name for level in way)))
@@ -184,7 +186,7 @@ def _levels(way: tuple[_Level, ...], node: ConfigDescriptor) -> tuple[str | None
 def compile_config(config: QuotaConfig) -> CompiledConfig:
     """Return the configuration of a domain as a tree."""
     place = _id_of("", config.domain)
-    overrides = {unit: _id_of(place, "override", unit.name) for unit in Unit}
+    overrides: dict[Unit | None, LimitId] = {unit: _id_of(place, "override", unit.name) for unit in Unit}
     compiler = _Compiler(config.domain, set(overrides.values()))
     root = compiler.compile(place, (), None, config.descriptors)
     return CompiledConfig(config.domain, root, frozenset(compiler.limits), overrides, frozenset(compiler.rules))
@@ -235,18 +237,23 @@ def match_request(
 ) -> MatchedRequest:
     """Return the request with the limits of its domain's `config`, None if the domain is not configured.
 
-    A descriptor with more than `max_hits` is over its limit, whatever that is, and counts as that many.
+    A descriptor with more than `max_hits` is over its limit, whatever that is, and counts as that many. Raises
+    InvalidInputError if one gives back what its limit does not lend.
     """
     if config is None:
         return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
     limits = limits_of(config, descriptors)
     hits: list[Hit] = []
     counted: list[CountedLimit] = []
-    for descriptor, applied in zip(descriptors, limits, strict=True):
+    for index, (descriptor, applied) in enumerate(zip(descriptors, limits, strict=True)):
         if applied is None or applied.algorithm is None or isinstance(applied.limit, Unlimited):
             continue
         number = hits_of(descriptor.hits, hits_addend)
-        hits.append(Hit(applied.limit_id, _counter_key(config, descriptor, applied), applied.algorithm, number))
+        if descriptor.gives_back:
+            _check_can_give_back(applied.algorithm, index)
+            number = -min(number, max_hits)
+        key, away = _counter_key(config, descriptor, applied), applied.limit.away
+        hits.append(Hit(applied.limit_id, key, applied.algorithm, number, away))
         rule = applied.rule if applied.levels is None else _rule_of(domain, applied.levels, descriptor.entries)
         most = applied.limit.requests_per_unit
         counted.append(CountedLimit(applied.limit, rule, most - int(most * modes.near_ratio)))
@@ -254,6 +261,12 @@ def match_request(
     if excessive:
         hits = [_refused(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
     return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted))
+
+
+def _check_can_give_back(algorithm: Algorithm, index: int) -> None:
+    if not isinstance(algorithm, Concurrency):
+        path, problem = f"descriptors[{index}].is_negative_hits", "needs a limit with the algorithm concurrency"
+        raise InvalidInputError(f"rate limit request is not valid: {path} {problem}", Violation(path, problem))
 
 
 def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]) -> str:
@@ -269,7 +282,7 @@ def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]
 
 def _refused(hit: Hit, max_hits: int) -> Hit:
     """Return `hit` with `max_hits` and a limit that none of them fits into."""
-    return hit._replace(algorithm=FixedWindow(0, hit.algorithm.seconds), hits=max_hits)
+    return hit._replace(algorithm=replace(hit.algorithm, requests=0), hits=max_hits)
 
 
 def _counter_key(config: CompiledConfig, descriptor: Descriptor, applied: AppliedLimit) -> CounterKey:
@@ -325,7 +338,7 @@ def _override(
     limit_id = config.overrides[limit.unit]
     if (
         configured
-        and configured.algorithm
+        and isinstance(configured.algorithm, FixedWindow)
         and configured.algorithm.seconds == algorithm.seconds
         and all(entries[index][1] == pattern for index, pattern in configured.shared)
     ):

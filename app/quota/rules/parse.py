@@ -13,9 +13,9 @@ from app.quota.model import (
     Limit,
     QuotaConfig,
     RateLimit,
-    Unit,
     Unlimited,
 )
+from app.quota.rules.algorithms import read_away, read_window
 
 # Characters of a value that is written in a configuration.
 MAX_CONFIG_VALUE_LENGTH = 4096
@@ -27,8 +27,6 @@ MAX_NAME_LENGTH = 128
 MAX_CONFIGS = 10_000
 # One configuration as JSON; the parser takes no longer text.
 MAX_CONFIG_BYTES = MAX_EXPANDED_CHARACTERS
-
-_UNITS = {unit.name: unit for unit in Unit}
 
 
 def domain_problem(domain: str) -> str | None:
@@ -122,19 +120,11 @@ def _read_limit(limit: Reader, *, shadow_mode: bool, quota_mode: bool) -> Limit:
             _read_number(limit)
         limit.close()
         return Unlimited(name, replaces)
-    unit, number = _read_unit(limit), _read_number(limit)
+    number = _read_number(limit)
+    unit, algorithm = read_window(limit, number)
+    away = read_away(limit, algorithm)
     limit.close()
-    return RateLimit(unit, number, name, replaces, shadow_mode, quota_mode)
-
-
-def _read_unit(limit: Reader) -> Unit:
-    """Return the unit; with a problem noted it is seconds, in a configuration that is not used."""
-    text = limit.take("unit")
-    unit = _UNITS.get(text.upper()) if isinstance(text, str) else None
-    if unit is None:
-        units = ", ".join(unit.name.lower() for unit in Unit)
-        limit.refuse("unit", f"{'is not a unit of time' if limit.has('unit') else 'is required'}; use one of {units}")
-    return unit or Unit.SECOND
+    return RateLimit(unit, number, name, replaces, shadow_mode, quota_mode, algorithm, away)
 
 
 def _read_number(limit: Reader) -> int:

@@ -63,7 +63,7 @@ WRONG_SETTINGS: dict[str, tuple[Any, ...]] = {
     "a level that there is not": ({"log_level": "loud"}, "log.level", "MESHWARD_LOG_LEVEL"),
     "a value that is empty": ({"trust_domain": ""}, "MESHWARD_TRUST_DOMAIN", "empty"),
     "a database of another kind": ({"database_url": "mysql://db/x"}, "database_url", "mysql"),
-    "a counter store that there is not": ({"counters_url": "redis://x"}, "counters_url", "memory://"),
+    "a counter store that there is not": ({"counters_url": "etcd://x"}, "counters.url", "memory://"),
     "a variable that there is not": ({"mesh_tls_bid": "x"}, "MESHWARD_MESH_TLS_BID", "MESHWARD_MESH_TLS_BIND"),
     "a number that is none": ({"mesh_max_message_bytes": "many"}, "mesh.max_message_bytes"),
     "an answer that is neither yes nor no": ({"admin_metrics_public": "perhaps"}, "admin.metrics_public"),

@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from app.demo.place import envoy_binary
+from app.quota.model import Code, Descriptor
 from tests.fakes.quota import BrokenCounters
 from tests.fakes.served_quota import served_quota
+from tests.support.serving import eventually_async
 
 START_SECONDS = 30
 LIMITS: dict[str, Any] = {
@@ -18,6 +20,7 @@ LIMITS: dict[str, Any] = {
     "descriptors": [
         {"key": "user", "rate_limit": {"unit": "minute", "requests_per_unit": 2, "name": "per-user"}},
         {"key": "user", "value": "vip", "rate_limit": {"unlimited": True}},
+        {"key": "slot", "rate_limit": {"algorithm": "concurrency", "requests_per_unit": 1, "duration": "1h"}},
         {
             "key": "path",
             "value": "/api/*",
@@ -48,7 +51,10 @@ def bootstrap(rls_port, upstream, fail_closed):
         failure_mode_deny=fail_closed,
         rate_limit_service={"transport_api_version": "V3", "grpc_service": {"envoy_grpc": {"cluster_name": "rls"}}},
     )
+    slot = {"actions": [header("x-slot", "slot")]}
     limits = [
+        slot,
+        {**slot, "apply_on_stream_done": True, "hits_addend": {"number": 1, "is_negative_hits": True}},
         {"actions": [header("x-user", "user")]},
         {"actions": [header(":path", "path"), header("x-user", "user")]},
     ]
@@ -70,7 +76,10 @@ def bootstrap(rls_port, upstream, fail_closed):
 
 
 def http(route, filters, rate_limits):
-    host = {"name": "all", "domains": ["*"], "routes": [route], "rate_limits": rate_limits}
+    host: dict[str, Any] = {"name": "all", "domains": ["*"], "routes": [route]}
+    if rate_limits:  # here, and not in the virtual host, a limit can apply when the stream is done
+        per_route = typed("envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute", rate_limits=rate_limits)
+        host["typed_per_filter_config"] = {"quota": per_route}
     router = typed("envoy.extensions.filters.http.router.v3.Router")
     manager = typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -191,3 +200,17 @@ async def test_a_long_value_is_limited_by_a_sidecar_that_fails_open(quota, tmp_p
     async with envoy(tmp_path, quota.port, fail_closed=False) as client:
         answers = [await get(client, user="x" * 40_000) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+async def test_a_slot_is_taken_by_a_request_and_given_back_when_it_has_ended(quota, tmp_path):
+    slot = {"x-slot": "a"}
+    async with envoy(tmp_path, quota.port) as client:
+        for _ in range(3):
+            assert (await client.get("/", headers=slot)).status_code == 200
+            await eventually_async(lambda: free(quota), "the slot to be given back")
+        assert quota.service.ask("edge", [Descriptor((("slot", "a"),))], 1).code is Code.OK
+        assert (await client.get("/", headers=slot)).status_code == 429
+
+
+async def free(quota):
+    return quota.service.ask("edge", [Descriptor((("slot", "a"),), 0)], 0).statuses[0].remaining == 1

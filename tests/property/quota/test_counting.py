@@ -14,7 +14,7 @@ from app.quota.backends.sketch import Sketch, digest_of
 from app.quota.model import MAX_UINT32, Code, Descriptor, FixedWindow, Hit, RateLimit, Unit
 from app.quota.rules.answer import judge
 from app.quota.rules.parse import QUOTA_KIND
-from app.quota.rules.window import algorithm_of, count_hits, steady_offset
+from app.quota.rules.window import count_hits, steady_offset
 from tests.fakes.clock import ManualClock
 from tests.fakes.quota import Quota
 
@@ -162,7 +162,7 @@ def test_steady_time_never_goes_back_and_is_never_behind_either_clock(moves):
 @given(st.integers(0, 2**40), st.sampled_from(Unit), st.integers(0, 2**32 - 1), st.integers(0, 2**33))
 def test_an_answer_is_within_its_bounds(now, unit, number, count):
     limit = RateLimit(unit, number)
-    status = judge(limit, count_hits(algorithm_of(limit), 0, now, count)[1])
+    status = judge(limit, count_hits(FixedWindow(number, unit.seconds), 0, now, count)[1])
     assert (status.code is Code.OVER_LIMIT) == (count > number)
     assert status.remaining == max(0, number - count)
     assert now + status.reset_seconds == (now // unit.value + 1) * unit.value

@@ -4,7 +4,7 @@ import pytest
 from envoy.service.ratelimit.v3 import rls_pb2
 
 from app.core.errors import InvalidInputError
-from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_LENGTH, MemoryCounters
+from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_BYTES, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
@@ -109,7 +109,7 @@ async def test_a_flood_of_values_claims_bounded_memory_and_no_quota(rpc, counter
     assert counters.held == 100
     assert counters._cells <= MAX_CELLS
     held = [key for room in counters._rooms.values() for key in room.states]
-    assert max(len(key) if isinstance(key, bytes) else sum(map(len, key)) for key in held) <= MAX_PLAIN_LENGTH
+    assert max(len(key) if isinstance(key, bytes) else sum(map(len, key)) for key in held) <= MAX_PLAIN_BYTES
     again = ask(rpc, request(("path", "mine")))
     assert again.overall_code == OVER
 

@@ -2,7 +2,7 @@ import pytest
 
 from app.quota.backends.memory import MAX_WIDTH, MIN_WIDTH, SHARE_OF_CELLS, MemoryCounters
 from app.quota.backends.sketch import ROWS
-from tests.unit.quota.counters import DAY, LIMIT, MINUTE, CounterStoreContract, counted, hit
+from tests.support.counters import DAY, LIMIT, MINUTE, CounterStoreContract, counted, hit
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_a_wrong_field_is_refused_with_its_path(text, path, problem):
         ("{unlimited: 'maybe'}", "unlimited", "true or false"),
         ("{unit: , requests_per_unit: 1}", "unit", "is required"),
         ("{unit: day, requests_per_unit: }", "requests_per_unit", "is required"),
-        ("{unit: day, requests_per_unit: 1, burst: 3}", "burst", "is not a field here"),
+        ("{unit: day, requests_per_unit: 1, burts: 3}", "burts", "is not a field here"),
         ("{unit: day, requests_per_unit: 1, name: 3.5}", "name", "must be a string"),
         ('{unit: day, requests_per_unit: 1, name: "a\\r\\nset-cookie: x"}', "name", "printable ASCII"),
         ("{unit: day, requests_per_unit: 1, name: 'a\"b'}", "name", "printable ASCII"),

@@ -238,7 +238,7 @@ async def test_a_descriptor_with_too_many_hits_refuses_the_request_and_no_other_
 
 
 @pytest.mark.parametrize("negative", [True, False])
-async def test_negative_hits_are_refused(rpc, negative):
+async def test_negative_hits_are_refused_by_limits_that_lend_nothing(rpc, negative):
     """`is_negative_hits` is field 4 of a descriptor in newer versions of Envoy's API."""
     message = request([("w", "v")])
     message.descriptors[0].hits_addend.value = 3
@@ -251,6 +251,23 @@ async def test_negative_hits_are_refused(rpc, negative):
         await ask(rpc, message)
     assert [violation.path for violation in caught.value.violations] == ["descriptors[0].is_negative_hits"]
     assert (await ask(rpc, request([("w", "v")]))).statuses[0].limit_remaining == 6
+
+
+async def test_negative_hits_give_slots_back(configs, clock, metrics):
+    service = Quota(configs, clock=clock, metrics=metrics)
+    limit = {"algorithm": "concurrency", "requests_per_unit": 2, "duration": "30s"}
+    await service.put("edge", document(k=limit))
+    rpc = RateLimitRpc(service, metrics)
+    taking, giving = request([("k", "a")]), request([("k", "a")])
+    giving.descriptors[0].ParseFromString(giving.descriptors[0].SerializeToString() + b"\x20\x01")
+    codes = [(await ask(rpc, message)).overall_code for message in (taking, taking, taking, giving, taking, taking)]
+    assert codes == [OK, OK, OVER, OK, OK, OVER]
+    status = (await ask(rpc, giving)).statuses[0]
+    assert (status.current_limit.requests_per_unit, status.current_limit.unit) == (
+        2,
+        rls_pb2.RateLimitResponse.RateLimit.UNKNOWN,
+    )
+    assert metrics.rules.series["edge.k"].within == 3
 
 
 @pytest.mark.parametrize(

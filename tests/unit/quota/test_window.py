@@ -3,7 +3,8 @@
 import pytest
 
 from app.quota.model import FixedWindow, RateLimit, Unit
-from app.quota.rules.window import algorithm_of, count_hits, steady_offset, window_end
+from app.quota.rules.algorithms import algorithm_of
+from app.quota.rules.window import count_hits, steady_offset, window_end
 
 WINDOW = FixedWindow(10, 60)
 

@@ -144,7 +144,7 @@ def test_callers_of_rate_limit_domains_are_read_from_a_list(config):
         ("MESHWARD_TRUST_DOMAIN", "spiffe://example.org", "is not valid"),
         ("MESHWARD_DATABASE_URL", "mysql://root:hunter2@db/x", "not supported"),
         ("MESHWARD_DATABASE_URL", "sqlite+aiosqlite://", "names no file"),
-        ("MESHWARD_COUNTERS_URL", "redis://localhost", "must be memory://"),
+        ("MESHWARD_COUNTERS_URL", "valkey://root:hunter2@db:x", "must have HOST or HOST:PORT"),
         ("MESHWARD_ADMIN_BIND", "127.0.0.1:15010", "must differ"),
         ("MESHWARD_ADMIN_METRICS_PUBLIC", "perhaps", "valid boolean"),
         ("MESHWARD_LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),

@@ -1,0 +1,305 @@
+"""The servers of a store: one, the primary that sentinels name, or the nodes of a cluster."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from valkey.asyncio.cluster import ClusterParser
+from valkey.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from valkey.asyncio.sentinel import Sentinel
+from valkey.crc import key_slot
+from valkey.credentials import CredentialProvider
+
+from app.core.errors import InvalidInputError
+from app.core.net import Address
+from app.core.store_url import StoreKind, StoreUrl
+from app.quota.backends.valkey.link import Key, Link, LinkOptions, OpenConnection, Redirect, Result, close, reason_of
+from app.quota.model import Hit, Outcome
+
+SLOTS = 16_384
+# How often a cluster is asked for its slots at most and at least; each up to a half later, so that replicas do not ask
+# together.
+MIN_REFRESH_SECONDS, MAX_REFRESH_SECONDS = 0.2, 30.0
+# How long one node may take to name the slots, and one sentinel the primary.
+ASK_SECONDS = 1.0
+# A password with its line break.
+MAX_PASSWORD_BYTES = 4096
+
+Outcomes = list[Outcome | None]
+"""The outcome of each hit, None of one that was not counted."""
+
+log = structlog.get_logger(__name__)
+
+
+class Servers(Protocol):
+    """Where hits are counted."""
+
+    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
+        """Count `hits` under `keys` and return an awaitable of their outcomes; None if no server counts now."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the connections until cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFiles:
+    """Files that connections need: each is None or read when one is opened, so that it can be replaced."""
+
+    password: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class _Credentials(CredentialProvider):
+    """User and password, the password from its file as it is now."""
+
+    def __init__(self, username: str, password: str, file: Path | None) -> None:
+        self._username, self._password, self._file = username, password, file
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self._password if self._file is None else read_password(self._file)
+        return (self._username, password) if self._username else (password,)
+
+
+def read_password(file: Path) -> str:
+    """Return the password in `file`, without the line break at its end. Raises OSError."""
+    with file.open("rb") as opened:
+        return opened.read(MAX_PASSWORD_BYTES).decode(errors="replace").rstrip("\r\n")
+
+
+class Connector:
+    """Makes connections to the servers of `url`."""
+
+    def __init__(self, url: StoreUrl, files: StoreFiles) -> None:
+        self._url, self._files = url, files
+
+    def to(self, address: Address | None) -> AbstractConnection:
+        """Return a connection to `address`, or to the Unix socket if that is None. It is not connected yet."""
+        options = self.options()
+        if address is None:
+            return UnixDomainSocketConnection(path=self._url.path, db=self._url.database, **options)
+        if self._url.kind is StoreKind.CLUSTER:
+            options["parser_class"] = ClusterParser
+        kind = SSLConnection if self._url.tls else Connection
+        return kind(host=address.host, port=address.port, db=self._url.database, socket_keepalive=True, **options)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of every connection: time is limited by whoever awaits it."""
+        options: dict[str, Any] = {"socket_timeout": None, "lib_name": None, "lib_version": None}
+        if self._url.username or self._url.password or self._files.password:
+            options["credential_provider"] = _Credentials(self._url.username, self._url.password, self._files.password)
+        if self._url.tls:
+            options |= {
+                "ssl_check_hostname": True,
+                "ssl_ca_certs": _text(self._files.ca),
+                "ssl_certfile": _text(self._files.certificate),
+                "ssl_keyfile": _text(self._files.key),
+            }
+        return options
+
+
+class Server:
+    """One server, or the primary behind sentinels: all hits of a request, and of those with it, are one step."""
+
+    def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
+        self._url, self._connector = url, connector
+        self._sentinel = _sentinel(url, connector) if url.kind is StoreKind.SENTINEL else None
+        self._link = _link(str(url), self._open, options)
+
+    async def _open(self) -> AbstractConnection:
+        if self._sentinel is None:
+            return self._connector.to(self._url.servers[0] if self._url.servers else None)
+        host, port = await self._sentinel.discover_master(self._url.service)
+        return self._connector.to(Address(host, int(port)))
+
+    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
+        """Count `hits`; see Servers."""
+        return self._link.add(hits, keys)  # type: ignore[return-value]  # only nodes of a cluster redirect
+
+    async def run(self) -> None:
+        """Keep the connections; see Servers."""
+        try:
+            await self._link.run()
+        finally:
+            for sentinel in self._sentinel.sentinels if self._sentinel else ():
+                await sentinel.aclose()
+
+
+class Cluster:
+    """The nodes of a cluster. Each counter has a slot of its own, so that each hit is a step of its own."""
+
+    def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
+        self._connector, self._options = connector, options
+        self._seeds = url.servers
+        self._nodes: dict[Address, tuple[Link, asyncio.Task[None]]] = {}
+        self._owners: list[Address | None] = [None] * SLOTS
+        self._stale = asyncio.Event()
+
+    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
+        """Count `hits`; see Servers."""
+        parts = self._send(hits, keys, range(len(hits)))
+        return self._collect(hits, keys, parts) if parts else None
+
+    def _send(
+        self, hits: Sequence[Hit], keys: Sequence[Key], places: Sequence[int]
+    ) -> list[tuple[list[int], "asyncio.Future[list[Result]]"]]:
+        by_node: dict[Address | None, list[int]] = {}
+        for place in places:
+            by_node.setdefault(self._owners[key_slot(keys[place])], []).append(place)
+        parts = []
+        for address, chosen in by_node.items():
+            node = self._nodes.get(address) if address else None
+            future = node[0].add([hits[place] for place in chosen], [keys[place] for place in chosen]) if node else None
+            if future is None:
+                self._stale.set()
+            else:
+                parts.append((chosen, future))
+        return parts
+
+    async def _collect(
+        self, hits: Sequence[Hit], keys: Sequence[Key], parts: list[tuple[list[int], "asyncio.Future[list[Result]]"]]
+    ) -> Outcomes:
+        """Return the outcomes of `parts`; a hit whose slot has moved is sent once more, to where it is now."""
+        outcomes: Outcomes = [None] * len(hits)
+        moved: list[int] = []
+        for places, future in parts:
+            for place, result in zip(places, await future, strict=True):
+                if isinstance(result, Redirect):
+                    moved += [place] if self._follow(result) else []
+                else:
+                    outcomes[place] = result
+        for places, future in self._send(hits, keys, moved):
+            for place, result in zip(places, await future, strict=True):
+                outcomes[place] = None if isinstance(result, Redirect) else result
+        return outcomes
+
+    def _follow(self, redirect: Redirect) -> bool:
+        """Note where a slot has moved, and return whether there is a link to that node."""
+        self._stale.set()
+        address = Address(redirect.host, redirect.port)
+        if redirect.moved and address in self._nodes:
+            self._owners[redirect.slot] = address
+            return True
+        return False
+
+    async def run(self) -> None:
+        """Keep the connections and the map of slots; see Servers."""
+        async with asyncio.TaskGroup() as links:
+            failure = ""
+            while True:
+                try:
+                    self._install(await self._discover(), links)
+                    failure = ""
+                except _NoSlotsError as error:
+                    if error.reason != failure:
+                        failure = error.reason
+                        log.error("counters_cluster_unknown", reason=failure)  # noqa: TRY400 - a reason, not a crash
+                self._stale.clear()
+                await asyncio.sleep(MIN_REFRESH_SECONDS * random.uniform(1.0, 1.5))  # noqa: S311 - spreads load
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(MAX_REFRESH_SECONDS * random.uniform(1.0, 1.5)):  # noqa: S311
+                        await self._stale.wait()
+
+    async def _discover(self) -> Mapping[Address, Sequence[range]]:
+        """Return the slots of each primary, as the first node that answers names them."""
+        known = [*self._nodes, *(seed for seed in self._seeds if seed not in self._nodes)]
+        reason = "connection"
+        for address in known:
+            connection = self._connector.to(address)
+            try:
+                async with asyncio.timeout(ASK_SECONDS):
+                    await connection.send_command("CLUSTER SLOTS")
+                    found = slots_of(await connection.read_response(), address)
+            except Exception as error:  # noqa: BLE001 - the parser of replies raises anything on what is no reply
+                reason = reason_of(error)
+            else:
+                return found
+            finally:
+                await close(connection)
+        raise _NoSlotsError(reason)
+
+    def _install(self, slots: Mapping[Address, Sequence[range]], links: asyncio.TaskGroup) -> None:
+        owners: list[Address | None] = [None] * SLOTS
+        for address, ranges in slots.items():
+            for each in ranges:
+                owners[each.start : each.stop] = [address] * len(each)
+        for address in slots.keys() - self._nodes.keys():
+            link = _link(str(address), self._opening(address), self._options, slots[address])
+            self._nodes[address] = link, links.create_task(link.run())
+        for address in self._nodes.keys() - slots.keys():
+            self._nodes.pop(address)[1].cancel()
+        self._owners = owners
+
+    def _opening(self, address: Address) -> OpenConnection:
+        async def open_connection() -> AbstractConnection:
+            return self._connector.to(address)
+
+        return open_connection
+
+
+class _NoSlotsError(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def slots_of(reply: object, asked: Address) -> Mapping[Address, Sequence[range]]:
+    """Return the slots of each primary in the reply to CLUSTER SLOTS.
+
+    A node that does not know its own address is the one that was `asked`. Raises ValueError or another error of a
+    wrong answer.
+    """
+    if not isinstance(reply, list) or not reply:
+        raise ValueError("no slots")
+    found: dict[Address, list[range]] = {}
+    for start, end, primary, *_ in reply:
+        if not 0 <= start <= end < SLOTS:
+            raise ValueError("no such slot")
+        host = primary[0].decode() if primary[0] else asked.host
+        found.setdefault(Address(host, int(primary[1])), []).append(range(start, end + 1))
+    return found
+
+
+def connect(url: StoreUrl, files: StoreFiles, options: LinkOptions) -> Servers:
+    """Return the servers of `url`; nothing is connected before `run`."""
+    connector = Connector(url, files)
+    if url.kind is StoreKind.CLUSTER:
+        return Cluster(url, connector, options)
+    if url.kind is StoreKind.MEMORY:
+        raise InvalidInputError("memory:// has no servers")
+    return Server(url, connector, options)
+
+
+def _sentinel(url: StoreUrl, connector: Connector) -> Sentinel:
+    shared = connector.options() | {"socket_timeout": ASK_SECONDS, "socket_connect_timeout": ASK_SECONDS}
+    shared.pop("credential_provider", None)
+    servers = [(each.host, each.port) for each in url.servers]
+    return Sentinel(servers, sentinel_kwargs=shared | {"ssl": url.tls})  # type: ignore[no-untyped-call]
+
+
+def _link(
+    name: str, open_connection: OpenConnection, options: LinkOptions, owned: Sequence[range] | None = None
+) -> Link:
+    slot_of = None if owned is None else key_slot
+    return Link(name, open_connection, options, probe_key(options.prefix, owned), slot_of)
+
+
+def probe_key(prefix: str, owned: Sequence[range] | None) -> Key:
+    """Return the name of a counter that no limit has, in one of the slots that a node of a cluster owns."""
+    for number in range(100 * SLOTS):
+        key = f"{prefix}:probe:{number}".encode()
+        if owned is None or any(key_slot(key) in each for each in owned):
+            return key
+    raise InvalidInputError("no key has a slot of the node")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

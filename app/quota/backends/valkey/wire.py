@@ -1,0 +1,112 @@
+"""What is sent to Valkey and what comes back: keys, the arguments of the script, and its results."""
+
+import hashlib
+from functools import lru_cache
+from importlib.resources import files
+from struct import Struct
+from typing import Final
+
+from app.quota.model import (
+    Algorithm,
+    CalendarWindow,
+    Concurrency,
+    CounterKey,
+    FixedWindow,
+    Hit,
+    LimitId,
+    Outcome,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+    Total,
+)
+from app.quota.rules.counting import MAX_COUNT, MILLISECONDS, lifetime, outcome_of
+from app.quota.rules.window import calendar_bounds
+
+SCRIPT: Final = (files(__package__) / "count.lua").read_bytes()
+SCRIPT_SHA: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+# Bytes of a key's digest: among 2^64 keys two are the same with a probability of 2^-33.
+_DIGEST_BYTES = 20
+# Algorithms and hits whose arguments are remembered.
+_KNOWN_ALGORITHMS = 16_384
+
+_HIT = Struct(">8d")
+_RESULT = Struct(">3d")
+_DECIDED = (0, 1)
+_CODES: dict[type, int] = {
+    FixedWindow: 1,
+    CalendarWindow: 2,
+    SlidingWindow: 3,
+    SlidingLog: 4,
+    TokenBucket: 5,
+    Concurrency: 6,
+    Total: 7,
+}
+
+
+class WrongAnswerError(Exception):
+    """What came back is not what the script returns."""
+
+
+def key_of(prefix: str, limit_id: LimitId, key: CounterKey) -> bytes:
+    """Return the name of a counter: `PREFIX:LIMIT:{DIGEST}`.
+
+    The digest is of the values with their lengths, so that no values can be those of another counter, and it is a hash
+    tag, so that values cannot choose a slot.
+    """
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for part in key:
+        encoded = part.encode(errors="surrogatepass")
+        digest.update(b"%d:" % len(encoded))
+        digest.update(encoded)
+    return f"{prefix}:{limit_id}:{{{digest.hexdigest()}}}".encode()
+
+
+def arguments_of(hit: Hit, now: int) -> bytes:
+    """Return the script's argument for `hit`; `now` in Unix seconds selects the calendar's window."""
+    algorithm = hit.algorithm
+    if type(algorithm) is CalendarWindow:
+        start, end = calendar_bounds(algorithm, now)
+        return _pack(algorithm, hit.hits, (start, end, calendar_bounds(algorithm, end)[1]))
+    return _pack(algorithm, hit.hits)
+
+
+@lru_cache(_KNOWN_ALGORITHMS)
+def _pack(algorithm: Algorithm, hits: int, bounds: tuple[int, int, int] | None = None) -> bytes:
+    """Return the argument for `hits`; `bounds` are those of the calendar's window and where the next one ends."""
+    counts_refused = isinstance(algorithm, FixedWindow | CalendarWindow) and algorithm.counts_refused
+    burst = algorithm.burst if isinstance(algorithm, TokenBucket) else 0
+    first, second, third = bounds or (algorithm.seconds, 0, 0)
+    return _HIT.pack(
+        _CODES[type(algorithm)],
+        hits,
+        algorithm.requests,
+        first * MILLISECONDS,
+        second * MILLISECONDS if bounds else burst,
+        third * MILLISECONDS,
+        counts_refused,
+        lifetime(algorithm) or 0,
+    )
+
+
+def packed(*command: bytes) -> bytes:
+    """Return a command as the protocol has it, an array of strings, in a third of the time that the client takes."""
+    return b"".join([b"*%d\r\n" % len(command), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in command]])
+
+
+def outcomes_of(reply: object, count: int) -> list[Outcome | None]:
+    """Return the outcomes of `count` hits, None of one whose key has something else in it.
+
+    Raises WrongAnswerError if `reply` is not what the script returns.
+    """
+    if not isinstance(reply, bytes) or len(reply) != count * _RESULT.size:
+        raise WrongAnswerError
+    outcomes: list[Outcome | None] = []
+    for allowed, remaining, reset in _RESULT.iter_unpack(reply):
+        if allowed == -1:
+            outcomes.append(None)
+        elif allowed in _DECIDED and 0 <= remaining <= MAX_COUNT and -MAX_COUNT <= reset <= MAX_COUNT:
+            outcomes.append(outcome_of(allowed == 1, int(remaining), int(reset)))
+        else:
+            raise WrongAnswerError
+    return outcomes

@@ -1,0 +1,25 @@
+"""Servers of a counter store that count in memory, and are away while a test says so."""
+
+from app.quota.backends.memory import MemoryCounters
+
+
+class FakeServers:
+    """Counts as one server would. While it is not `available` nothing is sent; while `late`, nothing is answered."""
+
+    def __init__(self, clock):
+        self.counters = MemoryCounters(clock)
+        self.available = True
+        self.late = False
+        self.batches = []
+
+    def add(self, hits, keys):
+        if not self.available:
+            return None
+        self.batches.append(list(hits))
+        return self._count(hits)
+
+    async def _count(self, hits):
+        return [None] * len(hits) if self.late else self.counters.add(hits)
+
+    async def run(self):
+        """There is nothing to keep."""

@@ -1,0 +1,23 @@
+"""Real Valkey servers."""
+
+import pytest
+
+from tests.fakes.clock import ManualClock
+from tests.support.valkey import cluster_started, valkey_started
+
+
+@pytest.fixture(scope="session")
+def valkey_server():
+    with valkey_started() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster():
+    with cluster_started() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
