@@ -18,11 +18,16 @@ Entries = Annotated[
 
 
 @quota.command("check")
-def check_files(files: Files) -> None:
+def check_files(
+    files: Files,
+    *,
+    limitador: Annotated[bool, typer.Option("--limitador", help="The files are limits in limitador's schema.")] = False,
+) -> None:
     """Check rate limit configurations; exit 0 if the control plane would accept all of them."""
+    from app.quota.rules.limitador import LIMIT_KIND
     from app.quota.rules.parse import QUOTA_KIND
 
-    check(files, QUOTA_KIND)
+    check(files, LIMIT_KIND if limitador else QUOTA_KIND)
 
 
 @quota.command("explain")
@@ -74,7 +79,7 @@ def _explain_files(files: list[str], domain: str, entries: list[tuple[str, str]]
     for config in QUOTA_KIND.parse(documents):
         if config.domain == domain:
             explanations = explain(compile_config(config), [Descriptor(tuple(entries))])
-            return explained(explanations).items[0].model_dump()
+            return explained(explanations[0]).model_dump()
     raise InvalidInputError(f"the domain {domain!r} is not in {', '.join(files)}: every request for it passes")
 
 
@@ -90,6 +95,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found["rule"]:
         yield f"in metrics: {found['rule']}"
         yield f"counted by: {', '.join(found['counter'])}"
+    if found["remaining"] is not None:
+        yield f"remaining: {found['remaining']}, until it resets in {found['reset_seconds']} seconds"
 
 
 def _printable(line: str) -> str:

@@ -104,6 +104,8 @@ class ControlPlane:
             held = HeldBack(parts.engine, error.message)
             await parts.last_good.restore(error)
         refreshes = {"policies": parts.policies.documents.refresh, "quotas": parts.quotas.documents.refresh}
+        if parts.quotas.limits is not None:
+            refreshes["limits"] = parts.quotas.limits.refresh
         for refresh in refreshes.values():
             await _attempt(refresh)
         await self._admin.start()

@@ -38,6 +38,7 @@ from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.model import Modes
 from app.quota.ports import CounterStore
 from app.quota.rules.callers import CallerGrant
+from app.quota.rules.limitador import LIMIT_KIND
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
 from app.settings import Settings
@@ -114,6 +115,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
     policies = PolicyService(policy_source, clock, metrics, options, decisions, NativeEngine.of, offload=offload)
     quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
+    limits_dir = settings.quota.limits_dir
     quotas = QuotaService(
         quota_source,
         counters,
@@ -121,6 +123,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         metrics,
         max_hits=settings.quota.max_hits,
         callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
+        limits=DirectorySource(LIMIT_KIND, limits_dir, clock, offload) if limits_dir else None,
         modes=Modes(settings.quota.shadow_mode, settings.quota.quota_mode, settings.quota.near_limit_ratio),
         offload=offload,
     )
@@ -179,6 +182,7 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         "ca": parts.ca.check_ready,
         "policies": partial(loaded, parts.policies.documents, "policies"),
         "quotas": partial(loaded, parts.quotas.documents, "quota configurations"),
+        **({"limits": partial(loaded, parts.quotas.limits, "limits")} if parts.quotas.limits else {}),
         "mesh": mesh_is_served,
     }
     return Health(checks, parts.clock)

@@ -14,6 +14,7 @@ from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.http import JSON_PATH, JsonRateLimit
+from app.quota.rpc.limitador import LIMITADOR_PATHS, LimitadorHttp
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.transport.grpc.health import SERVICE as HEALTH
 from app.transport.grpc.health import Health
@@ -83,4 +84,9 @@ def mount_table(parts: Parts) -> tuple[Mount, ...]:
         trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
         trusted_hops=authz.trusted_hops,
     )
-    return (Mount(PREFIX, check, MESH), Mount(JSON_PATH, JsonRateLimit(rate_limits(parts)), MESH))
+    limitador = LimitadorHttp(parts.quotas)
+    return (
+        Mount(PREFIX, check, MESH),
+        Mount(JSON_PATH, JsonRateLimit(rate_limits(parts)), MESH),
+        *(Mount(path, limitador, MESH) for path in LIMITADOR_PATHS if parts.settings.quota.limits_dir),
+    )

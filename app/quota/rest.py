@@ -1,6 +1,5 @@
 """Quota in the admin API: the configuration of each domain."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from app.quota.model import (
     MAX_KEY_LENGTH,
     MAX_VALUE_LENGTH,
     Descriptor,
+    Status,
 )
 from app.quota.rules.describe import describe_limit
 from app.quota.rules.explain import Explanation
@@ -93,13 +93,16 @@ class StepView(View):
 class ExplanationView(View):
     """The limit of one descriptor, why it applies or none does, and the way to it.
 
-    `rule` is its name in metrics, `counter` the values that it counts by.
+    `rule` is its name in metrics, `counter` the values that it counts by. `remaining` is what is left of it until it
+    resets in `reset_seconds`; both are null without a limit that counts.
     """
 
     limit: Annotated[str | None, BeforeValidator(lambda limit: describe_limit(limit) if limit else None)]
     reason: str
     rule: str
     counter: list[str]
+    remaining: int | None = None
+    reset_seconds: int | None = None
     steps: list[StepView]
 
 
@@ -121,8 +124,12 @@ class QuotaRest:
         return PlainTextResponse("".join(f"{line}\n" for line in self._service.describe()))
 
     async def explain(self, request: ExplainInput) -> ExplanationList:
-        """Show which limit applies to each descriptor of a request, and why not the others. Nothing is counted."""
-        return explained(self._service.explain(request.domain, request.parsed()))
+        """Show which limit applies to each descriptor of a request, why not the others, and what its counter is at.
+
+        Nothing is counted.
+        """
+        found = await self._service.explain(request.domain, request.parsed())
+        return ExplanationList(items=[explained(explanation, status) for explanation, status in found])
 
     async def put(self, caller: Caller, domain: Domain, request: Request, if_match: IfMatch = None) -> Response:
         """Create or replace a domain's limits: one document in envoyproxy/ratelimit's schema, YAML or JSON.
@@ -144,6 +151,9 @@ class QuotaRest:
         await self._configs.delete(caller, DocumentKey("", domain), if_match)
 
 
-def explained(explanations: Sequence[Explanation]) -> ExplanationList:
-    """Return what is shown of explanations."""
-    return ExplanationList(items=[ExplanationView.model_validate(each) for each in explanations])
+def explained(explanation: Explanation, status: Status | None = None) -> ExplanationView:
+    """Return what is shown of an explanation, with what its counter is at if `status` has it."""
+    view = ExplanationView.model_validate(explanation)
+    if status is None or status.limit is None:
+        return view
+    return view.model_copy(update={"remaining": status.remaining, "reset_seconds": status.reset_seconds})

@@ -6,14 +6,23 @@ from app.core.clock import Clock
 from app.core.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
-from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
-from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig
+from app.documents.store import Compiler, Difference, DocumentStore
+from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore
-from app.quota.rules.answer import answer_of
+from app.quota.rules.answer import admit, answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
 from app.quota.rules.explain import Explanation, explain
-from app.quota.rules.match import NO_MODES, CompiledConfig, MatchedRequest, compile_config, match_request
+from app.quota.rules.limitador import (
+    LIMIT_KIND,
+    CompiledLimit,
+    ConditionalLimit,
+    LimitIndex,
+    compile_limit,
+    index_limits,
+    match_limits,
+)
+from app.quota.rules.match import NO_MODES, CompiledConfig, MatchedRequest, compile_config, hits_of, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
@@ -23,6 +32,7 @@ from app.telemetry.metrics import Metrics
 MAX_KNOWN_CALLERS = 4096
 
 Domains = Mapping[str, CompiledConfig]
+LimitStore = DocumentStore[ConditionalLimit, CompiledLimit, LimitIndex]
 QuotaStore = DocumentStore[QuotaConfig, CompiledConfig, Domains]
 
 
@@ -39,9 +49,13 @@ class QuotaService:
         max_hits: int = MAX_UINT32,
         callers: Sequence[CallerGrant] = (),
         modes: Modes = NO_MODES,
+        limits: DocumentSource | None = None,
         offload: Offload = in_thread,
     ) -> None:
-        """`max_hits` is the most that one descriptor may count; `callers` are those who may count, by domain."""
+        """`max_hits` is the most that one descriptor may count; `callers` are those who may count, by domain.
+
+        `limits` has limits in limitador's schema, if there are any.
+        """
         self._counters, self._metrics, self._max_hits, self._modes = counters, metrics, max_hits, modes
         self._callers = tuple(callers)
         self._may_count: dict[tuple[SpiffeId | None, str], bool] = {}
@@ -49,10 +63,21 @@ class QuotaService:
             QUOTA_KIND,
             source,
             Compiler(compile_config, _updated, offload),
-            on_change=self._free_counters,
+            on_change=self._changed,
             clock=clock,
             metrics=metrics,
         )
+        self.limits: LimitStore | None = None
+        if limits is not None:
+            self.limits = DocumentStore(
+                LIMIT_KIND,
+                limits,
+                Compiler(compile_limit, _limits_updated, offload),
+                on_change=self._changed,
+                clock=clock,
+                metrics=metrics,
+            )
+        self.changes = 0
 
     def match(self, domain: str, descriptors: Sequence[Descriptor], hits_addend: int) -> MatchedRequest:
         """Return the request with the limits that apply to it by the active configurations.
@@ -63,10 +88,32 @@ class QuotaService:
         snapshot = self.documents.snapshot
         if snapshot is None:
             raise PreconditionError("no rate limit configuration loaded")
-        return match_request(domain, snapshot.index.get(domain), descriptors, hits_addend, self._max_hits, self._modes)
+        config = snapshot.index.get(domain)
+        if config is None and self.limits is not None:
+            return self.match_limits(domain, descriptors, hits_of(None, hits_addend))
+        return match_request(domain, config, descriptors, hits_addend, self._max_hits, self._modes)
 
-    def should_rate_limit(self, principal: Principal, request: MatchedRequest) -> Answer | Awaitable[Answer]:
-        """Count one request of `principal` and answer it.
+    def match_limits(self, domain: str, descriptors: Sequence[Descriptor], hits: int) -> MatchedRequest:
+        """Return the request with the limits in limitador's schema that apply to it.
+
+        Raises PreconditionError before they are loaded.
+        """
+        if self.limits is None or self.limits.snapshot is None:
+            raise PreconditionError("no rate limit configuration loaded")
+        namespace = self.limits.snapshot.index.namespaces.get(domain)
+        if namespace is None:
+            return match_request(domain, None, descriptors, hits, self._max_hits)
+        return match_limits(domain, namespace, descriptors, hits, self._max_hits)
+
+    def limits_of(self, domain: str) -> list[ConditionalLimit]:
+        """Return the limits in limitador's schema of a domain."""
+        namespace = self.limits.snapshot.index.namespaces.get(domain) if self.limits and self.limits.snapshot else None
+        return [each.limit for each in namespace.all()] if namespace else []
+
+    def should_rate_limit(
+        self, principal: Principal, request: MatchedRequest, *, counts: bool = True
+    ) -> Answer | Awaitable[Answer]:
+        """Count one request of `principal` and answer it; without `counts` answer alone, where hits go together.
 
         The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
         applies to is within it, and so is every one of a domain that is not configured. Raises PermissionDeniedError,
@@ -75,7 +122,10 @@ class QuotaService:
         """
         if self._callers and request.domain_known:
             self._authorize(principal, request.domain)
-        outcomes = self._counters.add(request.hits) if request.hits else []
+        if request.together and request.hits:
+            outcomes = self._count_together(request, counts=counts)
+        else:
+            outcomes = self._counters.add(request.hits) if request.hits else []
         return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
 
     def describe(self) -> Iterator[str]:
@@ -84,16 +134,38 @@ class QuotaService:
         for config in snapshot.index.values() if snapshot else ():
             yield from describe_config(config)
 
-    def explain(self, domain: str, descriptors: Sequence[Descriptor]) -> tuple[Explanation, ...]:
-        """Return which limit applies to each descriptor, and why not the others; nothing is counted.
+    async def explain(self, domain: str, descriptors: Sequence[Descriptor]) -> list[tuple[Explanation, Status]]:
+        """Return which limit applies to each descriptor, and why not the others, and what its counter is at.
 
-        Raises NotFoundError if the domain is not configured.
+        Nothing is counted. Raises NotFoundError if the domain is not configured, UnavailableError if the counters
+        cannot be reached.
         """
         snapshot = self.documents.snapshot
         config = snapshot.index.get(domain) if snapshot else None
         if config is None:
             raise NotFoundError(f"the domain {domain!r} has no configuration: every request passes")
-        return explain(config, descriptors)
+        probes = match_request(domain, config, [each._replace(hits=0) for each in descriptors], 0, self._max_hits)
+        outcomes = self._counters.add(probes.hits) if probes.hits else []
+        answer = answer_of(probes, outcomes if isinstance(outcomes, list) else await outcomes)
+        return list(zip(explain(config, descriptors), answer.statuses, strict=True))
+
+    def _count_together(self, request: MatchedRequest, *, counts: bool) -> list[Outcome] | Awaitable[list[Outcome]]:
+        probes = self._counters.add([hit._replace(hits=0) for hit in request.hits])
+        if not isinstance(probes, list):
+            return self._count_together_later(request, probes, counts=counts)
+        admitted = admit(request.hits, probes)
+        if counts and all(outcome.allowed for outcome in admitted):
+            return self._counters.add(request.hits)
+        return admitted
+
+    async def _count_together_later(
+        self, request: MatchedRequest, probes: Awaitable[list[Outcome]], *, counts: bool
+    ) -> list[Outcome]:
+        admitted = admit(request.hits, await probes)
+        if not counts or not all(outcome.allowed for outcome in admitted):
+            return admitted
+        outcomes = self._counters.add(request.hits)
+        return outcomes if isinstance(outcomes, list) else await outcomes
 
     def _answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
         if outcomes:
@@ -131,10 +203,17 @@ class QuotaService:
                 f"{principal.name} may not count in the domain {domain!r}: quota.callers lists who may"
             )
 
-    def _free_counters(self, snapshot: Snapshot[QuotaConfig, CompiledConfig, Domains]) -> None:
-        self._metrics.quota_configs.set((), len(snapshot.index))
-        self._counters.retain({limit for config in snapshot.index.values() for limit in config.limits})
-        self._metrics.rules.configure({rule for config in snapshot.index.values() for rule in config.rules})
+    def _changed(self, _snapshot: object) -> None:
+        """Free the counters and the metrics of limits that are gone; `changes` grows with every change."""
+        self.changes += 1
+        configs = self.documents.snapshot.index if self.documents.snapshot else {}
+        namespaces = self.limits.snapshot.index.namespaces if self.limits and self.limits.snapshot else {}
+        limits = [limit for namespace in namespaces.values() for limit in namespace.all()]
+        self._metrics.quota_configs.set((), len(configs))
+        limit_ids = {limit_id for config in configs.values() for limit_id in config.limits}
+        self._counters.retain(limit_ids | {limit.applied.limit_id for limit in limits})
+        rules = {rule for config in configs.values() for rule in config.rules}
+        self._metrics.rules.configure(rules | {limit.applied.rule for limit in limits})
 
 
 def _updated(before: Domains | None, difference: Difference[CompiledConfig]) -> Domains:
@@ -142,3 +221,8 @@ def _updated(before: Domains | None, difference: Difference[CompiledConfig]) -> 
     for key in difference.removed:
         del domains[key.name]
     return domains | {key.name: config for key, config in difference.added.items()}
+
+
+def _limits_updated(before: LimitIndex | None, difference: Difference[CompiledLimit]) -> LimitIndex:
+    kept = {key: limit for key, limit in before.limits.items() if key not in difference.removed} if before else {}
+    return index_limits(kept | dict(difference.added))

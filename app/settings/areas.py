@@ -172,12 +172,12 @@ class QuotaSettings(Area):
     """How limits are answered.
 
     `headers`: which rate-limit header fields an answer carries. `limit_header`, `remaining_header`, `reset_header`: the
-    names of the plain ones. `configs_dir`: configurations come from this directory
-    instead of the database. `max_hits`: the most hits that one descriptor of a request may have.
-    `callers`: who may count in which domains; any caller may in a domain that none of them names.
+    names of the plain ones. `configs_dir`: configurations come from this directory instead of the database.
+    `limits_dir`: limits in limitador's schema come from this one. `max_hits`: the most hits that one descriptor of a
+    request may have. `callers`: who may count in which domains; any caller may in a domain that none of them names.
     `shadow_mode`: no request is refused. `quota_mode`: every limit is in quota mode. `near_limit_ratio`: from which
-    part of a limit on hits are counted as near to it. `dynamic_metadata`: answers carry
-    the request and its quota mode violations.
+    part of a limit on hits are counted as near to it. `dynamic_metadata`: answers carry the request and its quota mode
+    violations.
     """
 
     headers: HeaderFamilies = ()
@@ -185,6 +185,7 @@ class QuotaSettings(Area):
     remaining_header: HeaderName = "ratelimit-remaining"
     reset_header: HeaderName = "ratelimit-reset"
     configs_dir: FilePath | None = None
+    limits_dir: FilePath | None = None
     max_hits: Annotated[int, Field(ge=1, le=MAX_HITS)] = DEFAULT_MAX_HITS
     callers: DomainCallers = ()
     shadow_mode: bool = False

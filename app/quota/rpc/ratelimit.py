@@ -75,8 +75,8 @@ class RateLimitRpc:
         self._decisions = metrics.limits
         self._headers = headers
         self._dynamic_metadata = dynamic_metadata
-        # By the serialized request: what was matched by the configurations of the snapshot; what came once.
-        self._snapshot: object = None
+        # By the serialized request: what was matched since the last change of the configurations; what came once.
+        self._changes = 0
         self._known: dict[bytes, MatchedRequest] = {}
         self._seen: set[bytes] = set()
 
@@ -105,9 +105,8 @@ class RateLimitRpc:
         return self._respond_later(request, matched, answer)
 
     def _match(self, request: Any) -> MatchedRequest:
-        snapshot = self._service.documents.snapshot
-        if snapshot is not self._snapshot:
-            self._snapshot = snapshot
+        if self._service.changes != self._changes:
+            self._changes = self._service.changes
             self._known.clear()
         serialized = request.SerializeToString()
         known = self._known.get(serialized)

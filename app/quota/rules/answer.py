@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
+from app.quota.model import MAX_UINT32, Answer, Code, Hit, Modes, Outcome, RateLimit, Status
 from app.quota.rules.match import NO_MODES, MatchedRequest
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
@@ -32,6 +32,14 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes
         statuses.append(status)
     shadowed = modes.shadow and code is _OVER_LIMIT
     return Answer(_OK if shadowed else code, tuple(statuses), request.domain_known, tuple(violations), shadowed)
+
+
+def admit(hits: Sequence[Hit], probes: Sequence[Outcome]) -> list[Outcome]:
+    """Return what `hits` would come to that go together, from the outcomes of asking for none: nothing is counted."""
+    return [
+        probe._replace(allowed=probe.allowed and hit.hits <= probe.remaining)
+        for hit, probe in zip(hits, probes, strict=True)
+    ]
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:

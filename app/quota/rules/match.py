@@ -99,7 +99,7 @@ class MatchedRequest(NamedTuple):
     """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
 
     `excessive` is whether one of them has more hits than a request may have. `counted` has what metrics need to know of
-    each hit's limit.
+    each hit's limit. Hits that go `together` are counted all, or none if one of them is over its limit.
     """
 
     domain: str
@@ -108,6 +108,7 @@ class MatchedRequest(NamedTuple):
     hits: tuple[Hit, ...]
     excessive: bool = False
     counted: tuple["CountedLimit", ...] = ()
+    together: bool = False
 
 
 class CountedLimit(NamedTuple):
@@ -259,7 +260,7 @@ def match_request(
         counted.append(CountedLimit(applied.limit, rule, most - int(most * modes.near_ratio)))
     excessive = any(hit.hits > max_hits for hit in hits)
     if excessive:
-        hits = [_refused(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
+        hits = [refused_hit(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
     return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted))
 
 
@@ -280,7 +281,7 @@ def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]
     return ".".join([domain, *names])
 
 
-def _refused(hit: Hit, max_hits: int) -> Hit:
+def refused_hit(hit: Hit, max_hits: int) -> Hit:
     """Return `hit` with `max_hits` and a limit that none of them fits into."""
     return hit._replace(algorithm=replace(hit.algorithm, requests=0), hits=max_hits)
 

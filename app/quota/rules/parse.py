@@ -141,7 +141,7 @@ def _read_name(limit: Reader) -> str:
     name = limit.scalar("name") or ""
     if len(name) > MAX_NAME_LENGTH:
         limit.refuse("name", f"is longer than {MAX_NAME_LENGTH} characters")
-    elif not _fits_header(name):
+    elif not fits_header(name):
         limit.refuse("name", "must be printable ASCII without quotes and backslashes")
     return name
 
@@ -157,7 +157,8 @@ def _read_replaces(limit: Reader, name: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _fits_header(name: str) -> bool:
+def fits_header(name: str) -> bool:
+    """Return whether `name` can stand in a header's value without escapes."""
     return name.isascii() and name.isprintable() and '"' not in name and "\\" not in name
 
 

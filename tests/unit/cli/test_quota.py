@@ -60,3 +60,11 @@ def test_an_explanation_is_printed_for_programs(meshward):
 def test_what_cannot_be_explained_is_one_line(meshward, arguments, problem):
     status, out, err = meshward("explain", "limits.yaml", *arguments)
     assert (status, out, problem in err) == (1, "", True), err
+
+
+def test_limits_of_limitador_are_checked(meshward, tmp_path):
+    (tmp_path / "good.yaml").write_text("- {namespace: shop, max_value: 1, seconds: 60}")
+    (tmp_path / "bad.yaml").write_text("- {namespace: shop, max_value: 1, seconds: 60, conditions: ['x == 1']}")
+    assert meshward("check", "--limitador", "good.yaml")[0] == 0
+    status, _, err = meshward("check", "--limitador", "bad.yaml")
+    assert (status, "bad.yaml: conditions[0]: has a variable that does not exist: x" in err) == (1, True), err

@@ -207,6 +207,10 @@ async def test_a_request_is_explained_and_counts_nothing(client, service, metric
     )
     assert (second["limit"], second["reason"].startswith("nothing is configured for x=")) == (None, True)
     assert metrics.rules.value("edge", "remote_address") == {}
+    assert (first["remaining"], second["remaining"]) == (1, None)
+    service.ask("edge", [Descriptor((("remote_address", "10.0.0.1"),))], 1)
+    answer = await client.post(EXPLAIN_PATH, json={"domain": "edge", "descriptors": descriptors})
+    assert (answer.json()["items"][0]["remaining"], answer.json()["items"][0]["reset_seconds"]) == (0, 60)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""limitador's HTTP API: `/check`, `/report`, `/check_and_report`, `/limits/{namespace}` and `/status`."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any
+from urllib.parse import unquote
+
+from app.core.errors import InvalidInputError, MeshwardError
+from app.quota.model import MAX_ENTRIES, MAX_KEY_LENGTH, MAX_UINT32, MAX_VALUE_LENGTH, Code, Descriptor
+from app.quota.rpc.headers import HeaderFamily, HeaderOptions, headers_of
+from app.quota.service import QuotaService
+from app.spiffe.principal import Principal
+from app.transport.body import Receive, read_body
+from app.transport.mesh import PRINCIPAL_KEY
+from app.transport.rest.problems import status_of
+
+CHECK, REPORT, CHECK_AND_REPORT, LIMITS, STATUS = "/check", "/report", "/check_and_report", "/limits", "/status"
+LIMITADOR_PATHS = (CHECK, REPORT, CHECK_AND_REPORT, LIMITS, STATUS)
+# A namespace and the values of one request.
+MAX_BODY_BYTES = 1024 * 1024
+
+_OK, _NOT_FOUND, _OVER_LIMIT = 200, 404, 429
+_DRAFT03 = HeaderOptions((HeaderFamily.DRAFT03,))
+_FIELDS = frozenset({"namespace", "values", "delta", "response_headers"})
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Answer = tuple[int, Any, tuple[tuple[str, str], ...]]
+
+
+class LimitadorHttp:
+    """The ASGI application. A request is a namespace, a delta, and values: `descriptors[0]` in expressions."""
+
+    def __init__(self, service: QuotaService) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3, http): 200, or 429 if it is over a limit."""
+        try:
+            status, content, headers = await self._answer(scope, receive)
+        except MeshwardError as error:
+            status, content, headers = status_of(error), {"error": error.message}, ()
+        sent = [(name.encode(), value.encode()) for name, value in (("content-type", "application/json"), *headers)]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer:
+        path, method = scope["path"], scope["method"]
+        if (method, path) == ("GET", STATUS):
+            return _OK, None, ()
+        if method == "GET" and path.startswith(f"{LIMITS}/"):
+            namespace = unquote(path.removeprefix(f"{LIMITS}/"))
+            return _OK, [_shown(limit) for limit in self._service.limits_of(namespace)], ()
+        if method != "POST" or path not in {CHECK, REPORT, CHECK_AND_REPORT}:
+            return _NOT_FOUND, {"error": "there is nothing here"}, ()
+        namespace, descriptor, delta, headers = _request(await read_body(receive, MAX_BODY_BYTES))
+        principal: Principal = scope["state"][PRINCIPAL_KEY]
+        request = self._service.match_limits(namespace, [descriptor], delta)
+        if path == REPORT:
+            request = request._replace(together=False)
+        answer = self._service.should_rate_limit(principal, request, counts=path != CHECK)
+        decided = await answer if isawaitable(answer) else answer
+        over = decided.code is Code.OVER_LIMIT and path != REPORT
+        shown = headers_of(_DRAFT03, decided.code, decided.statuses) if headers else ()
+        return _OVER_LIMIT if over else _OK, None, shown
+
+
+def _request(body: bytes) -> tuple[str, Descriptor, int, bool]:
+    """Return namespace, values, delta, and whether headers are wanted."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError("the body is not JSON") from error
+    if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
+        raise InvalidInputError(f"the body must be an object with the fields {', '.join(sorted(_FIELDS))}")
+    namespace, values, delta = fields.get("namespace"), fields.get("values", {}), fields.get("delta", 1)
+    if not isinstance(namespace, str) or not namespace:
+        raise InvalidInputError("namespace must be a string that is not empty")
+    if not isinstance(values, dict) or len(values) > MAX_ENTRIES or not all(map(_fits, values.items())):
+        raise InvalidInputError(f"values must be an object of up to {MAX_ENTRIES} strings")
+    if not isinstance(delta, int) or isinstance(delta, bool) or not 0 <= delta <= MAX_UINT32:
+        raise InvalidInputError(f"delta must be an integer from 0 to {MAX_UINT32}")
+    return namespace, Descriptor(tuple(values.items())), delta, fields.get("response_headers") is not None
+
+
+def _fits(item: tuple[str, Any]) -> bool:
+    key, value = item
+    return isinstance(value, str) and len(key) <= MAX_KEY_LENGTH and len(value) <= MAX_VALUE_LENGTH
+
+
+def _shown(limit: Any) -> dict[str, Any]:
+    return {
+        "namespace": limit.namespace,
+        "max_value": limit.max_value,
+        "seconds": limit.seconds,
+        "name": limit.name or None,
+        "conditions": list(limit.conditions),
+        "variables": list(limit.variables),
+    }

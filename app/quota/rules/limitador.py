@@ -1,0 +1,225 @@
+"""Limits in limitador's schema: each with conditions and variables, found without asking every one of its namespace."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from app.core.errors import InvalidInputError
+from app.documents.kind import DocumentKind
+from app.documents.model import DocumentKey
+from app.documents.reader import Reader
+from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, RateLimit
+from app.quota.rules.algorithms import MAX_SECONDS
+from app.quota.rules.cel import Bindings, EvaluationError, Expression, as_text, equalities, evaluate, parse_expression
+from app.quota.rules.match import NO_MODES, AppliedLimit, CountedLimit, MatchedRequest, refused_hit
+from app.quota.rules.parse import MAX_NAME_LENGTH, domain_problem, fits_header
+
+# Conditions of one limit, and variables.
+MAX_EXPRESSIONS = 32
+# Limits in all namespaces, and one as JSON.
+MAX_LIMITS = 10_000
+MAX_LIMIT_BYTES = 64 * 1024
+# Bytes of the digest that identifies a limit.
+_ID_BYTES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalLimit:
+    """Up to `max_value` in each window of `seconds` for each value of `variables`, where every condition holds.
+
+    `conditions` and `variables` are the texts of the expressions.
+    """
+
+    namespace: str
+    max_value: int
+    seconds: int
+    name: str = ""
+    conditions: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+
+    @property
+    def limit_id(self) -> LimitId:
+        """What identifies the limit: everything but its name and its number, as in limitador."""
+        parts = [self.namespace, self.seconds, sorted(self.conditions), sorted(self.variables)]
+        return blake2b(json.dumps(["limitador", *parts]).encode(), digest_size=_ID_BYTES).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledLimit:
+    """A limit with its expressions; `applied` is as it applies to a request."""
+
+    limit: ConditionalLimit
+    conditions: tuple[Expression, ...]
+    variables: tuple[Expression, ...]
+    algorithm: FixedWindow
+    applied: AppliedLimit
+    counted: CountedLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """The limits of a namespace: `by_value` those that need an entry of a descriptor to have a value, and the `others`.
+
+    The keys of `by_value` are the descriptor's place and the entry's key.
+    """
+
+    by_value: dict[tuple[int, str], dict[str, list[CompiledLimit]]] = field(default_factory=dict)
+    others: list[CompiledLimit] = field(default_factory=list)
+
+    def add(self, limit: CompiledLimit) -> None:
+        """Add a limit."""
+        needed = next((found for condition in limit.conditions for found in equalities(condition)), None)
+        if needed is None:
+            self.others.append(limit)
+        else:
+            place, key, value = needed
+            self.by_value.setdefault((place, key), {}).setdefault(value, []).append(limit)
+
+    def all(self) -> Iterator[CompiledLimit]:
+        """Yield every limit."""
+        yield from self.others
+        for values in self.by_value.values():
+            for limits in values.values():
+                yield from limits
+
+    def candidates(self, descriptors: Bindings) -> Iterator[CompiledLimit]:
+        """Yield the limits whose conditions may hold."""
+        for (place, key), values in self.by_value.items():
+            value = descriptors[place].get(key) if place < len(descriptors) else None
+            if value is not None:
+                yield from values.get(value, ())
+        yield from self.others
+
+
+def compile_limit(limit: ConditionalLimit) -> CompiledLimit:
+    """Return the limit with its expressions parsed."""
+    algorithm = FixedWindow(limit.max_value, limit.seconds)
+    rate_limit = RateLimit(None, limit.max_value, limit.name, algorithm=algorithm)
+    rule = f"{limit.namespace}.{limit.name or limit.limit_id[:8]}"
+    near = limit.max_value - int(limit.max_value * NO_MODES.near_ratio)
+    return CompiledLimit(
+        limit,
+        tuple(map(parse_expression, limit.conditions)),
+        tuple(map(parse_expression, limit.variables)),
+        algorithm,
+        AppliedLimit(rate_limit, limit.limit_id, algorithm, rule),
+        CountedLimit(rate_limit, rule, near),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitIndex:
+    """Every limit, and those of each namespace."""
+
+    limits: Mapping[DocumentKey, CompiledLimit]
+    namespaces: Mapping[str, Namespace]
+
+
+def index_limits(limits: Mapping[DocumentKey, CompiledLimit]) -> LimitIndex:
+    """Return the limits by their namespace."""
+    found: dict[str, Namespace] = {}
+    for each in limits.values():
+        found.setdefault(each.limit.namespace, Namespace()).add(each)
+    return LimitIndex(limits, found)
+
+
+def match_limits(
+    name: str, namespace: Namespace, descriptors: Sequence[Descriptor], hits: int, max_hits: int
+) -> MatchedRequest:
+    """Return the request with every limit that applies to it: those whose conditions hold and whose variables exist.
+
+    With more than `max_hits` it is over each of them.
+    """
+    bindings = [dict(descriptor.entries) for descriptor in descriptors]
+    found: list[tuple[CompiledLimit, CounterKey]] = []
+    for candidate in namespace.candidates(bindings):
+        key = _counter_of(candidate, bindings)
+        if key is not None:
+            found.append((candidate, key))
+    counts = [Hit(each.applied.limit_id, key, each.algorithm, hits) for each, key in found]
+    excessive = bool(found) and hits > max_hits
+    return MatchedRequest(
+        name,
+        domain_known=True,
+        limits=tuple([each.applied for each, _ in found]),
+        hits=tuple([refused_hit(hit, max_hits) for hit in counts] if excessive else counts),
+        excessive=excessive,
+        counted=tuple([each.counted for each, _ in found]),
+        together=True,
+    )
+
+
+def _counter_of(limit: CompiledLimit, descriptors: Bindings) -> CounterKey | None:
+    """Return the values that the limit counts by, None if it does not apply."""
+    try:
+        if not all(evaluate(condition, descriptors) is True for condition in limit.conditions):
+            return None
+        return tuple(as_text(evaluate(variable, descriptors)) for variable in limit.variables)
+    except EvaluationError:
+        return None
+
+
+def _read_limit(document: Reader) -> ConditionalLimit:
+    document.null_is_absent = True
+    namespace = document.required_text("namespace", MAX_NAME_LENGTH)
+    problem = domain_problem(namespace) if namespace else None
+    if problem:
+        document.refuse("namespace", problem)
+    document.take("id")
+    name = document.scalar("name") or ""
+    if len(name) > MAX_NAME_LENGTH or not fits_header(name):
+        document.refuse("name", f"must be printable ASCII without quotes and backslashes, {MAX_NAME_LENGTH} at most")
+    limit = ConditionalLimit(
+        namespace,
+        _number(document, "max_value", 0, MAX_UINT32),
+        _number(document, "seconds", 1, MAX_SECONDS),
+        name,
+        _expressions(document, "conditions"),
+        _expressions(document, "variables"),
+    )
+    document.close()
+    return limit
+
+
+def _number(document: Reader, name: str, least: int, most: int) -> int:
+    value = document.take(name)
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    document.refuse(name, f"must be an integer from {least} to {most}" if document.has(name) else "is required")
+    return least
+
+
+def _expressions(document: Reader, name: str) -> tuple[str, ...]:
+    found = []
+    for path, item in document.items(name, MAX_EXPRESSIONS):
+        if not isinstance(item, str):
+            document.problems.add(path, "must be a string with an expression")
+            continue
+        try:
+            parse_expression(item)
+        except InvalidInputError as error:
+            document.problems.add(path, error.message)
+        found.append(item)
+    return tuple(found)
+
+
+def _key_of(limit: ConditionalLimit) -> DocumentKey:
+    return DocumentKey(limit.namespace, limit.limit_id)
+
+
+def _is_key(key: DocumentKey) -> bool:
+    return bool(key.namespace and key.name)
+
+
+LIMIT_KIND = DocumentKind(
+    name="limit",
+    noun="limit",
+    plural="limits",
+    key_field="namespace",
+    read=_read_limit,
+    key_of=_key_of,
+    is_key=_is_key,
+    max_documents=MAX_LIMITS,
+    max_bytes=MAX_LIMIT_BYTES,
+)

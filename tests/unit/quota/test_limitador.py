@@ -1,0 +1,295 @@
+"""Limits in limitador's schema: how they are read, which apply, how they are counted, and the HTTP API."""
+
+import json
+
+import pytest
+from envoy.service.ratelimit.v3 import rls_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.errors import InvalidInputError
+from app.documents.parser import parse_documents
+from app.documents.sources import DirectorySource
+from app.quota.backends.memory import MemoryCounters
+from app.quota.model import Code, Descriptor
+from app.quota.rpc.limitador import LimitadorHttp
+from app.quota.rpc.ratelimit import RateLimitRpc
+from app.quota.rules.callers import CallerGrant
+from app.quota.rules.limitador import LIMIT_KIND, ConditionalLimit, compile_limit, index_limits, match_limits
+from app.spiffe.principal import ANONYMOUS
+from app.telemetry.metrics import Metrics
+from tests.fakes.clock import ManualClock
+from tests.fakes.context import call_context
+from tests.fakes.quota import AwayCounters, FetchedCounters, Quota, settled
+
+LIMITS = """
+- namespace: shop
+  max_value: 2
+  seconds: 60
+  name: per-user
+  conditions: ["descriptors[0]['req.method'] == 'POST'"]
+  variables: ["descriptors[0].user"]
+- namespace: shop
+  max_value: 3
+  seconds: 90
+  conditions: []
+  variables: []
+- {namespace: other, max_value: 1, seconds: 1}
+"""
+ANN = {"req.method": "POST", "user": "ann"}
+
+
+def read(text):
+    return LIMIT_KIND.parse(parse_documents(text.encode()))
+
+
+def violations(text):
+    with pytest.raises(InvalidInputError) as caught:
+        read(text)
+    return {violation.path: violation.problem for violation in caught.value.violations}
+
+
+def test_a_limit_file_is_read():
+    assert read(LIMITS) == (
+        ConditionalLimit(
+            "shop", 2, 60, "per-user", ("descriptors[0]['req.method'] == 'POST'",), ("descriptors[0].user",)
+        ),
+        ConditionalLimit("shop", 3, 90),
+        ConditionalLimit("other", 1, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "problem"),
+    [
+        ("max_value: 1, seconds: 1", "namespace", "is required"),
+        ("namespace: ' a', max_value: 1, seconds: 1", "namespace", "printable"),
+        ("namespace: a, seconds: 1", "max_value", "is required"),
+        ("namespace: a, max_value: -1, seconds: 1", "max_value", "from 0"),
+        ("namespace: a, max_value: 1, seconds: 0", "seconds", "from 1"),
+        ("namespace: a, max_value: 1, seconds: 1.5", "seconds", "from 1"),
+        ("namespace: a, max_value: 1, seconds: 1, conditions: x", "conditions", "must be a list"),
+        ("namespace: a, max_value: 1, seconds: 1, conditions: [1]", "conditions[0]", "must be a string"),
+        ("namespace: a, max_value: 1, seconds: 1, conditions: ['a ==']", "conditions[0]", "variable"),
+        ("namespace: a, max_value: 1, seconds: 1, variables: ['1 +']", "variables[0]", "the end"),
+        ("namespace: a, max_value: 1, seconds: 1, name: 'é'", "name", "printable ASCII"),
+        ("namespace: a, max_value: 1, seconds: 1, policy: x", "policy", "is not a field here"),
+    ],
+)
+def test_a_wrong_limit_is_refused_with_its_path(fields, path, problem):
+    assert problem in violations(f"{{{fields}}}")[path]
+
+
+def test_the_same_limit_twice_is_refused():
+    one = "- {namespace: a, max_value: %d, seconds: 1, variables: ['descriptors[0].x', 'descriptors[0].y']}\n"
+    other = "- {namespace: a, max_value: 5, seconds: 1, variables: ['descriptors[0].y', 'descriptors[0].x']}\n"
+    assert "earlier document" in str(violations(one % 1 + other))
+
+
+KEYS = st.sampled_from("ab")
+VALUES = st.sampled_from(["x", "y", ""])
+COMPARED = st.builds(
+    "descriptors[{}].{} {} '{}'".format, st.integers(0, 2), KEYS, st.sampled_from(["==", "!="]), VALUES
+)
+CONDITIONS = st.lists(COMPARED | st.builds("{} || {}".format, COMPARED, COMPARED), max_size=3)
+VARIABLES = st.lists(st.builds("descriptors[{}].{}".format, st.integers(0, 1), KEYS), max_size=2)
+
+
+def holds(condition, descriptors):
+    """What a condition of the strategy comes to, None if it has no value."""
+    results = []
+    for part in condition.split(" || "):
+        place, key = int(part[12]), part[15]
+        _, _, rest = part.partition(" ")
+        operator, text = rest[:2], rest[4:-1]
+        value = descriptors[place].get(key) if place < len(descriptors) else None
+        results.append(None if value is None else (value == text) is (operator == "=="))
+    return True if True in results else None if None in results else False
+
+
+@given(
+    st.lists(st.tuples(CONDITIONS, VARIABLES), max_size=6),
+    st.lists(st.dictionaries(KEYS, VALUES), min_size=1, max_size=3),
+)
+def test_the_index_finds_the_limits_whose_conditions_hold(limits, bindings):
+    made = {
+        limit.limit_id: limit
+        for number, (conditions, variables) in enumerate(limits)
+        for limit in [ConditionalLimit("n", number, 60, "", tuple(conditions), tuple(variables))]
+    }
+    index = index_limits({LIMIT_KIND.key_of(each): compile_limit(each) for each in made.values()}).namespaces
+    descriptors = [Descriptor(tuple(each.items())) for each in bindings]
+    found = {hit.limit_id for hit in match_limits("n", index["n"], descriptors, 1, 9).hits} if index else set()
+    expected = {
+        limit_id
+        for limit_id, each in made.items()
+        if all(holds(condition, bindings) for condition in each.conditions)
+        and all(
+            int(variable[12]) < len(bindings) and variable[15] in bindings[int(variable[12])]
+            for variable in each.variables
+        )
+    }
+    assert found == expected
+
+
+def test_a_request_asks_the_limits_that_its_values_are_about_alone():
+    limits = [ConditionalLimit("n", 1, 60, "", (f"descriptors[0].path == '/{number}'",)) for number in range(10_000)]
+    index = index_limits({LIMIT_KIND.key_of(each): compile_limit(each) for each in limits}).namespaces["n"]
+    assert len(list(index.candidates([{"path": "/7"}]))) == 1
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    (tmp_path / "limits.yaml").write_text(LIMITS)
+    return tmp_path
+
+
+@pytest.fixture(params=[False, True], ids=["known", "fetched"])
+async def service(request, directory, clock):
+    counters = MemoryCounters(clock)
+    return await loaded(directory, clock, FetchedCounters(counters) if request.param else counters)
+
+
+async def loaded(directory, clock, counters=None, **options):
+    service = Quota(clock=clock, counters=counters, limits=DirectorySource(LIMIT_KIND, directory, clock), **options)
+    await service.documents.refresh()
+    assert service.limits is not None
+    await service.limits.refresh()
+    return service
+
+
+async def ask(service, values, hits=1):
+    return await settled(service.ask("shop", [Descriptor(tuple(values.items()))], hits))
+
+
+async def test_every_limit_that_applies_is_counted_or_none(service):
+    first, second, refused = [await ask(service, ANN) for _ in range(3)]
+    assert [status.remaining for status in first.statuses] == [1, 2]
+    assert (second.code, refused.code) == (Code.OK, Code.OVER_LIMIT)
+    assert [status.code for status in refused.statuses] == [Code.OVER_LIMIT, Code.OK]
+    # What was refused was not counted under the other limit either: one of its three is left.
+    assert (await ask(service, {"user": "bob"})).code is Code.OK
+    assert (await ask(service, {"user": "bob"})).code is Code.OVER_LIMIT
+
+
+async def test_hits_fit_as_a_whole_or_are_refused(service):
+    assert (await ask(service, {}, 4)).code is Code.OVER_LIMIT
+    assert (await ask(service, {}, 3)).code is Code.OK
+    assert (await ask(service, {}, 1)).code is Code.OVER_LIMIT
+
+
+async def test_more_hits_than_a_request_may_have_are_refused(directory, clock):
+    service = await loaded(directory, clock, max_hits=2)
+    assert [(await ask(service, {}, hits)).code for hits in (3, 2)] == [Code.OVER_LIMIT, Code.OK]
+
+
+async def test_a_window_may_have_any_length(service, clock):
+    assert (await ask(service, {}, 3)).code is Code.OK
+    clock.advance(90)
+    assert (await ask(service, {}, 3)).code is Code.OK
+
+
+async def test_a_domain_with_a_configuration_is_not_asked_by_limits(service):
+    await service.put("shop", {"domain": "shop"})
+    assert (await ask(service, ANN, 100)).code is Code.OK
+
+
+async def test_a_changed_limit_is_seen_by_a_request_that_is_known(directory, clock):
+    service = await loaded(directory, clock)
+    rpc = RateLimitRpc(service, Metrics())
+    message = rls_pb2.RateLimitRequest(domain="shop", descriptors=[{"entries": [{"key": "user", "value": "x"}]}])
+    for _ in range(2):
+        assert len(rpc.ShouldRateLimit(message, call_context()).statuses) == 1
+    (directory / "limits.yaml").write_text("{namespace: other, max_value: 1, seconds: 1}")
+    await service.limits.refresh()
+    assert not rpc.ShouldRateLimit(message, call_context()).statuses[0].HasField("current_limit")
+
+
+class Http:
+    def __init__(self, service):
+        self._app = LimitadorHttp(service)
+
+    async def ask(self, method, path, body=None):
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": text}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "state": {"meshward.principal": ANONYMOUS}}
+        await self._app(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"]), dict(sent[0]["headers"])
+
+    async def post(self, path, values, **fields):
+        return (await self.ask("POST", path, {"namespace": "shop", "values": values, **fields}))[0]
+
+
+async def test_check_counts_nothing_and_report_counts_whatever_the_limit(service):
+    http = Http(service)
+    assert [await http.post("/check", ANN, delta=2) for _ in range(3)] == [200] * 3
+    assert await http.post("/check", ANN, delta=3) == 429
+    assert [await http.post("/report", ANN) for _ in range(4)] == [200] * 4
+    assert await http.post("/check", ANN) == 429
+
+
+async def test_check_and_report_counts_what_it_admits(service):
+    http = Http(service)
+    assert [await http.post("/check_and_report", ANN) for _ in range(3)] == [200, 200, 429]
+    assert await http.post("/check_and_report", {"user": "bob"}) == 200
+    body = {"namespace": "shop", "values": {"user": "x"}, "response_headers": "draftVersion03"}
+    status, _, headers = await http.ask("POST", "/check_and_report", body)
+    assert (status, headers[b"x-ratelimit-limit"], headers[b"x-ratelimit-remaining"]) == (429, b"3, 3;w=90", b"0")
+
+
+async def test_limits_are_shown_and_status_is_ok(service):
+    http = Http(service)
+    status, shown, _ = await http.ask("GET", "/limits/other")
+    assert (status, shown) == (
+        200,
+        [{"namespace": "other", "max_value": 1, "seconds": 1, "name": None, "conditions": [], "variables": []}],
+    )
+    assert (await http.ask("GET", "/limits/none"))[1] == []
+    assert (await http.ask("GET", "/status"))[0] == 200
+    assert (await http.ask("POST", "/check", {"namespace": "none", "values": {}}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/check", b"{", 400),
+        ("POST", "/check", b"[" * 100_000, 400),
+        ("POST", "/check", [], 400),
+        ("POST", "/check", {"values": {}}, 400),
+        ("POST", "/check", {"namespace": "", "values": {}}, 400),
+        ("POST", "/check", {"namespace": "shop", "values": {"a": 1}}, 400),
+        ("POST", "/check", {"namespace": "shop", "values": {"a" * 1025: "b"}}, 400),
+        ("POST", "/check", {"namespace": "shop", "delta": -1}, 400),
+        ("POST", "/check", {"namespace": "shop", "delta": True}, 400),
+        ("POST", "/check", {"namespace": "shop", "extra": 1}, 400),
+        ("GET", "/check", {}, 404),
+        ("POST", "/check/more", {}, 404),
+        ("DELETE", "/limits/shop", {}, 404),
+    ],
+)
+async def test_what_is_no_request_is_refused(service, method, path, body, status):
+    assert (await Http(service).ask(method, path, body))[0] == status
+
+
+async def test_callers_and_faults_have_their_status(directory, clock):
+    refusing = await loaded(directory, clock, callers=[CallerGrant("shop", "loopback")])
+    assert await Http(refusing).post("/check", ANN) == 403
+    away = await loaded(directory, clock, AwayCounters())
+    assert await Http(away).post("/check_and_report", ANN) == 503
+
+
+async def test_nothing_is_answered_before_the_limits_are_loaded(directory, clock):
+    service = Quota(clock=clock, limits=DirectorySource(LIMIT_KIND, directory, clock))
+    assert await Http(service).post("/check", ANN) == 409
