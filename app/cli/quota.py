@@ -1,5 +1,6 @@
-"""Commands on rate limits: checking and explaining configurations."""
+"""Commands on rate limits: checking and explaining configurations, taking over settings of envoyproxy/ratelimit."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -102,3 +103,17 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _printable(line: str) -> str:
     """Return `line` without control characters, which a terminal must not interpret."""
     return "".join(mark if mark.isprintable() else "�" for mark in line)
+
+
+@quota.command("import-env")
+def import_env() -> None:
+    """Print the settings that stand for envoyproxy/ratelimit's variables in this environment, as TOML.
+
+    Run it as the service is run: `env $(cat ratelimit.env) meshward quota import-env`. Secrets are not printed.
+    """
+    from app.settings.ratelimit import imported
+
+    result = imported(os.environ)
+    typer.echo(result.toml, nl=False)
+    for line in result.notes:
+        typer.echo(line, err=True)

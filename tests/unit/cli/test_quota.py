@@ -68,3 +68,11 @@ def test_limits_of_limitador_are_checked(meshward, tmp_path):
     assert meshward("check", "--limitador", "good.yaml")[0] == 0
     status, _, err = meshward("check", "--limitador", "bad.yaml")
     assert (status, "bad.yaml: conditions[0]: has a variable that does not exist: x" in err) == (1, True), err
+
+
+def test_variables_become_settings_and_notes(meshward, monkeypatch):
+    monkeypatch.setenv("SHADOW_MODE", "true")
+    monkeypatch.setenv("USE_STATSD", "false")
+    status, out, err = meshward("import-env")
+    assert (status, "[quota]\nshadow_mode = true\n" in out) == (0, True)
+    assert "USE_STATSD has no counterpart" in err

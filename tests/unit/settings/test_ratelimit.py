@@ -1,0 +1,92 @@
+"""The variables of envoyproxy/ratelimit become settings that load, or are named."""
+
+import tomllib
+
+import pytest
+
+from app.core.errors import InvalidInputError
+from app.settings import load
+from app.settings.ratelimit import imported
+
+
+def settings(**variables):
+    return tomllib.loads(imported(variables).toml)
+
+
+def notes(**variables):
+    return list(imported(variables).notes)
+
+
+def test_the_result_is_a_settings_file(tmp_path):
+    result = imported(
+        {
+            "SHADOW_MODE": "true",
+            "QUOTA_MODE": "0",
+            "RESPONSE_DYNAMIC_METADATA": "T",
+            "NEAR_LIMIT_RATIO": "0.9",
+            "LIMIT_RESPONSE_HEADERS_ENABLED": "true",
+            "LIMIT_RESET_HEADER": "X-Reset",
+            "LOG_LEVEL": "WARN",
+            "LOG_FORMAT": "json",
+            "RUNTIME_ROOT": "/srv/runtime",
+            "RUNTIME_SUBDIRECTORY": "ratelimit",
+            "GRPC_UDS": "/run/ratelimit.sock",
+            "REDIS_SOCKET_TYPE": "tcp",
+            "REDIS_URL": "redis.example.org:6379",
+            "REDIS_TLS": "true",
+            "REDIS_TLS_CACERT": "/etc/redis/ca.pem",
+            "CACHE_KEY_PREFIX": "limits",
+            "PATH": "/usr/bin",
+        }
+    )
+    file = tmp_path / "meshward.toml"
+    file.write_text(result.toml)
+    loaded = load({}, file).settings
+    assert (loaded.quota.shadow_mode, loaded.quota.quota_mode, loaded.quota.dynamic_metadata) == (True, False, True)
+    assert (loaded.quota.near_limit_ratio, loaded.quota.headers) == (0.9, ("plain",))
+    assert (loaded.quota.reset_header, str(loaded.quota.configs_dir)) == ("X-Reset", "/srv/runtime/ratelimit/config")
+    assert (loaded.log.level, loaded.log.format) == ("warning", "json")
+    assert str(loaded.mesh.plaintext_bind) == "unix:/run/ratelimit.sock"
+    assert (str(loaded.counters.url), loaded.counters.prefix) == ("valkeys://redis.example.org:6379", "limits")
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({"REDIS_URL": "/run/redis.sock"}, "unix:///run/redis.sock"),
+        ({"REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": "a:1"}, "valkey://a:1"),
+        ({"REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": "redis://user:hunter2@a:1"}, "valkey://a:1"),
+        ({"REDIS_TYPE": "sentinel", "REDIS_URL": "mymaster,a:1,b:2"}, "valkey+sentinel://a:1,b:2/mymaster"),
+        ({"REDIS_TYPE": "CLUSTER", "REDIS_URL": "a:1,b:2", "REDIS_TLS": "1"}, "valkeys+cluster://a:1,b:2"),
+    ],
+)
+def test_the_store_becomes_a_url_without_secrets(variables, url):
+    assert settings(**variables) == {"counters": {"url": url}}
+    assert str(load({"MESHWARD_COUNTERS_URL": url}).settings.counters.url) == url
+
+
+def test_what_has_no_counterpart_is_named():
+    found = notes(USE_STATSD="false", REDIS_PERSECOND_URL="x", MEMCACHE_SRV="y", DEBUG_PORT="6070", PATH="/bin")
+    assert [note.partition(" ")[0] for note in found] == [
+        "DEBUG_PORT",
+        "MEMCACHE_SRV",
+        "REDIS_PERSECOND_URL",
+        "USE_STATSD",
+    ]
+    assert "one store" in found[2]
+
+
+def test_passwords_are_not_printed():
+    result = imported({"REDIS_AUTH": "hunter2", "REDIS_SOCKET_TYPE": "tcp", "REDIS_URL": "redis://:hunter2@a:1"})
+    assert "hunter2" not in result.toml + str(result.notes)
+    assert len(result.notes) == 2
+
+
+def test_an_environment_without_its_variables_gives_nothing():
+    assert imported({"PATH": "/bin", "HOME": "/root"}).toml == ""
+
+
+def test_a_value_that_it_would_refuse_is_refused():
+    with pytest.raises(InvalidInputError, match="NEAR_LIMIT_RATIO"):
+        imported({"NEAR_LIMIT_RATIO": "most"})
