@@ -124,7 +124,12 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         max_hits=settings.quota.max_hits,
         callers=[CallerGrant(each.domain, each.caller) for each in settings.quota.callers],
         limits=DirectorySource(LIMIT_KIND, limits_dir, clock, offload) if limits_dir else None,
-        modes=Modes(settings.quota.shadow_mode, settings.quota.quota_mode, settings.quota.near_limit_ratio),
+        modes=Modes(
+            settings.quota.shadow_mode,
+            settings.quota.quota_mode,
+            settings.quota.near_limit_ratio,
+            settings.quota.count_refused,
+        ),
         offload=offload,
     )
     authenticator = Authenticator(

@@ -282,9 +282,11 @@ class Modes(NamedTuple):
     """Modes that apply to every limit.
 
     In shadow mode the statuses are as without it, and every request passes; in quota mode every limit is in it. What is
-    over `near_ratio` of a limit is counted as near to it.
+    over `near_ratio` of a limit is counted as near to it. Unless they `count_refused`, requests that are refused are
+    counted under none of their limits.
     """
 
     shadow: bool = False
     quota: bool = False
     near_ratio: float = 0.8
+    count_refused: bool = True

@@ -9,7 +9,7 @@ from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore
-from app.quota.rules.answer import admit, answer_of
+from app.quota.rules.answer import admit, answer_of, refuses
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
 from app.quota.rules.explain import Explanation, explain
@@ -154,7 +154,7 @@ class QuotaService:
         if not isinstance(probes, list):
             return self._count_together_later(request, probes, counts=counts)
         admitted = admit(request.hits, probes)
-        if counts and all(outcome.allowed for outcome in admitted):
+        if counts and not refuses(request.counted, admitted, self._modes):
             return self._counters.add(request.hits)
         return admitted
 
@@ -162,7 +162,7 @@ class QuotaService:
         self, request: MatchedRequest, probes: Awaitable[list[Outcome]], *, counts: bool
     ) -> list[Outcome]:
         admitted = admit(request.hits, await probes)
-        if not counts or not all(outcome.allowed for outcome in admitted):
+        if not counts or refuses(request.counted, admitted, self._modes):
             return admitted
         outcomes = self._counters.add(request.hits)
         return outcomes if isinstance(outcomes, list) else await outcomes

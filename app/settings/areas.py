@@ -175,9 +175,9 @@ class QuotaSettings(Area):
     names of the plain ones. `configs_dir`: configurations come from this directory instead of the database.
     `limits_dir`: limits in limitador's schema come from this one. `max_hits`: the most hits that one descriptor of a
     request may have. `callers`: who may count in which domains; any caller may in a domain that none of them names.
-    `shadow_mode`: no request is refused. `quota_mode`: every limit is in quota mode. `near_limit_ratio`: from which
-    part of a limit on hits are counted as near to it. `dynamic_metadata`: answers carry the request and its quota mode
-    violations.
+    `count_refused`: a request that is refused counts. `shadow_mode`: no request is refused. `quota_mode`: every limit
+    is in quota mode. `near_limit_ratio`: from which part of a limit on hits are counted as near to it.
+    `dynamic_metadata`: answers carry the request and its quota mode violations.
     """
 
     headers: HeaderFamilies = ()
@@ -190,6 +190,7 @@ class QuotaSettings(Area):
     callers: DomainCallers = ()
     shadow_mode: bool = False
     quota_mode: bool = False
+    count_refused: bool = True
     near_limit_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
     dynamic_metadata: bool = False
 

@@ -31,6 +31,7 @@ _READ = frozenset(
     {
         "LIMIT_RESPONSE_HEADERS_ENABLED",
         "NEAR_LIMIT_RATIO",
+        "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT",
         "LOG_LEVEL",
         "LOG_FORMAT",
         "RUNTIME_ROOT",
@@ -70,7 +71,6 @@ _WITHOUT = {
     "LOCAL_CACHE_SIZE_IN_BYTES": "the store decides on every hit",
     "BACKEND_TYPE": "counters are in memory, Valkey or Redis",
     "MEMCACHE_": "counters are in memory, Valkey or Redis",
-    "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "hits that are refused count",
     "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED": "/healthcheck is OK once the configurations are read",
     "REDIS_AUTH": "put the password into a file, and its path into counters.password_file",
     "REDIS_SENTINEL_AUTH": "put the password into the URL of counters.url",
@@ -110,6 +110,8 @@ def imported(environment: Mapping[str, str]) -> Imported:
 def _read(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     if variables.get("LIMIT_RESPONSE_HEADERS_ENABLED") in _TRUE:
         yield "quota.headers", ["plain"]
+    if variables.get("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT") in _TRUE:
+        yield "quota.count_refused", False
     if ratio := variables.get("NEAR_LIMIT_RATIO"):
         yield "quota.near_limit_ratio", _number("NEAR_LIMIT_RATIO", ratio)
     if level := variables.get("LOG_LEVEL"):

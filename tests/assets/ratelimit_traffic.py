@@ -21,11 +21,11 @@ _DEPTH = 3
 class Traffic:
     """One domain, `document`, and requests for it, most of which are about what is in it.
 
-    A descriptor has up to `most_hits`.
+    A descriptor has up to `most_hits`; without `repeats` those of one request are different ones, and each has a hit.
     """
 
-    def __init__(self, seed: int, most_hits: int = 5) -> None:
-        self._most_hits = most_hits
+    def __init__(self, seed: int, most_hits: int = 5, *, repeats: bool = True) -> None:
+        self._most_hits, self._repeats = most_hits, repeats
         self._source = random.Random(seed)
         self.domain = f"domain-{seed}"
         self.document: dict[str, object] = {"domain": self.domain}
@@ -83,11 +83,12 @@ class Traffic:
     def _request(self) -> rls_pb2.RateLimitRequest:
         domain = self.domain if self._happens(0.97) else "unknown"
         request = rls_pb2.RateLimitRequest(domain=domain, hits_addend=self._hits())
-        for _ in range(self._source.choice((1, 1, 2, 2, 3, 5))):
+        wanted = [self._entries() for _ in range(self._source.choice((1, 1, 2, 2, 3, 5)))]
+        for entries in wanted if self._repeats else dict.fromkeys(map(tuple, wanted)):
             descriptor = request.descriptors.add()
-            for key, value in self._entries():
+            for key, value in entries:
                 descriptor.entries.add(key=key, value=value)
-            if self._happens(0.15):
+            if self._repeats and self._happens(0.15):
                 descriptor.hits_addend.value = self._hits()
             if self._happens(0.05):
                 descriptor.limit.unit = self._source.choice(_OVERRIDE_UNITS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.quota.model import MAX_UINT32, Answer, Code, Hit, Modes, Outcome, RateLimit, Status
-from app.quota.rules.match import NO_MODES, MatchedRequest
+from app.quota.rules.match import NO_MODES, CountedLimit, MatchedRequest
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
 NOT_LIMITED = Status(_OK)
@@ -37,9 +37,17 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes
 def admit(hits: Sequence[Hit], probes: Sequence[Outcome]) -> list[Outcome]:
     """Return what `hits` would come to that go together, from the outcomes of asking for none: nothing is counted."""
     return [
-        probe._replace(allowed=probe.allowed and hit.hits <= probe.remaining)
+        probe if probe.allowed and hit.hits <= probe.remaining else probe._replace(allowed=False, remaining=0)
         for hit, probe in zip(hits, probes, strict=True)
     ]
+
+
+def refuses(counted: Sequence[CountedLimit], outcomes: Sequence[Outcome], modes: Modes) -> bool:
+    """Return whether a limit refuses the request: one that its hits are over, in neither shadow nor quota mode."""
+    return not modes.quota and any(
+        not outcome.allowed and not limit.shadow_mode and not limit.quota_mode
+        for (limit, _, _), outcome in zip(counted, outcomes, strict=True)
+    )
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:

@@ -99,7 +99,7 @@ class MatchedRequest(NamedTuple):
     """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
 
     `excessive` is whether one of them has more hits than a request may have. `counted` has what metrics need to know of
-    each hit's limit. Hits that go `together` are counted all, or none if one of them is over its limit.
+    each hit's limit. Hits that go `together` are counted all, or none if a limit refuses one of them.
     """
 
     domain: str
@@ -261,7 +261,7 @@ def match_request(
     excessive = any(hit.hits > max_hits for hit in hits)
     if excessive:
         hits = [refused_hit(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
-    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted))
+    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted), not modes.count_refused)
 
 
 def _check_can_give_back(algorithm: Algorithm, index: int) -> None:

@@ -106,6 +106,32 @@ def counted(metrics):
     return found
 
 
+async def test_a_refused_request_uses_up_nothing_where_that_is_set(tmp_path):
+    """Where each counter has one limit, which refuses: there a counter that is over goes on counting."""
+    traffic = [Traffic(seed, most_hits=1, repeats=False) for seed in range(100)]
+    for each in traffic:
+        for descriptor in descriptors_of(each.document):
+            for flag in ("shadow_mode", "quota_mode", "share_threshold"):
+                descriptor.pop(flag, None)
+    rpc, _ = await ours(traffic, Modes(count_refused=False))
+    differing = []
+    with theirs(tmp_path, traffic, STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT="true") as peer:
+        for each in traffic:
+            for request in each.requests(REQUESTS):
+                for descriptor in request.descriptors:
+                    descriptor.ClearField("limit")
+                expected, found = compared(peer.ask(request)), compared(rpc.ShouldRateLimit(request, CONTEXT))
+                if expected != found:
+                    differing.append((each.document, request, expected, found))
+    assert not differing, differing[0]
+
+
+def descriptors_of(document):
+    for descriptor in document.get("descriptors", ()):
+        yield descriptor
+        yield from descriptors_of(descriptor)
+
+
 @pytest.mark.parametrize(
     "request_",
     [rls_pb2.RateLimitRequest(), rls_pb2.RateLimitRequest(domain="domain-0")],

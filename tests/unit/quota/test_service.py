@@ -11,8 +11,8 @@ from app.core.errors import (
     UnavailableError,
 )
 from app.quota.backends.memory import MemoryCounters
-from app.quota.model import Code, Descriptor, RateLimit, Unit
-from tests.fakes.quota import AwayCounters, Quota, settled
+from app.quota.model import Code, Descriptor, Modes, RateLimit, Unit
+from tests.fakes.quota import AwayCounters, FetchedCounters, Quota, settled
 
 
 def document(number, domain="edge", unit="minute", **fields):
@@ -256,3 +256,34 @@ class TestConfigurations:
         await service.delete("shop/eg/http")
         written = [(record.action, record.target) for record in configs.records]
         assert written == [("quota.apply", "shop/eg/http"), ("quota.delete", "shop/eg/http")]
+
+
+def two_limits(**flags):
+    wide = {"key": "wide", "rate_limit": {"unit": "day", "requests_per_unit": 9}}
+    narrow = {"key": "narrow", "rate_limit": {"unit": "day", "requests_per_unit": 1}, **flags}
+    return {"domain": "d", "descriptors": [wide, narrow]}
+
+
+BOTH = [Descriptor((("wide", ""),)), Descriptor((("narrow", ""),))]
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+@pytest.mark.parametrize(("count_refused", "remaining"), [(True, 6), (False, 8)])
+async def test_a_refused_request_counts_unless_it_is_set_not_to(clock, fetched, count_refused, remaining):
+    counters = MemoryCounters(clock)
+    modes = Modes(count_refused=count_refused)
+    service = Quota(counters=FetchedCounters(counters) if fetched else counters, clock=clock, modes=modes)
+    await service.put("d", two_limits())
+    codes = [(await settled(service.ask("d", BOTH, 1))).code for _ in range(3)]
+    assert codes == [Code.OK, Code.OVER_LIMIT, Code.OVER_LIMIT]
+    (wide,) = (await settled(service.ask("d", [BOTH[0]._replace(hits=0)], 1))).statuses
+    assert wide.remaining == remaining
+
+
+@pytest.mark.parametrize("flag", ["shadow_mode", "quota_mode"])
+async def test_a_limit_that_refuses_nothing_keeps_no_other_from_counting(clock, flag):
+    service = Quota(clock=clock, modes=Modes(count_refused=False))
+    await service.put("d", two_limits(**{flag: True}))
+    answers = [service.ask("d", BOTH, 1) for _ in range(3)]
+    assert [answer.code for answer in answers] == [Code.OK] * 3
+    assert answers[2].statuses[0].remaining == 6

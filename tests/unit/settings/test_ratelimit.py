@@ -24,6 +24,7 @@ def test_the_result_is_a_settings_file(tmp_path):
             "QUOTA_MODE": "0",
             "RESPONSE_DYNAMIC_METADATA": "T",
             "NEAR_LIMIT_RATIO": "0.9",
+            "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true",
             "LIMIT_RESPONSE_HEADERS_ENABLED": "true",
             "LIMIT_RESET_HEADER": "X-Reset",
             "LOG_LEVEL": "WARN",
@@ -44,6 +45,7 @@ def test_the_result_is_a_settings_file(tmp_path):
     loaded = load({}, file).settings
     assert (loaded.quota.shadow_mode, loaded.quota.quota_mode, loaded.quota.dynamic_metadata) == (True, False, True)
     assert (loaded.quota.near_limit_ratio, loaded.quota.headers) == (0.9, ("plain",))
+    assert loaded.quota.count_refused is False
     assert (loaded.quota.reset_header, str(loaded.quota.configs_dir)) == ("X-Reset", "/srv/runtime/ratelimit/config")
     assert (loaded.log.level, loaded.log.format) == ("warning", "json")
     assert str(loaded.mesh.plaintext_bind) == "unix:/run/ratelimit.sock"
