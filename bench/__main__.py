@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, counters, decisions, flood, hot_paths, issuance, log, loop, sds, unary
+from bench import connections, decisions, flood, hot_paths, issuance, log, loop, sds, unary
 
 
 def main() -> None:
@@ -8,8 +8,6 @@ def main() -> None:
     unary.main()
     print()
     decisions.main()
-    print()
-    counters.main()
     print()
     connections.main()
     print()

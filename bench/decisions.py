@@ -3,6 +3,7 @@
 Counters are in memory. With one user every request is the same one; with many, none was read recently.
 """
 
+from bench import counters
 from bench.turns import compare
 
 ROUNDS = 31
@@ -15,6 +16,8 @@ def main() -> None:
     limits = ("10 limits", "10,000 limits", "10,000 limits, 10,000 users")
     valkey = ("10,000 limits, Valkey", "10,000 limits, Valkey, 10,000 users")
     compare("ShouldRateLimit, two descriptors", ("constant limit", "bare limit", *limits, *valkey), ROUNDS)
+    print()
+    counters.main()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,14 @@ from app.quota.model import Hit, LimitId, Outcome
 class CounterStore(Protocol):
     """Where hits are counted: it keeps the state of each counter, in its own time, and runs the limit's algorithm.
 
-    Its time never goes back: no window, once it ended, starts again.
+    Its time never goes back: no window, once it ended, starts again. An awaitable of outcomes takes no longer than
+    `answer_seconds`.
     """
+
+    @property
+    def answer_seconds(self) -> float:
+        """The longest that outcomes take; 0 where none has to be awaited."""
+        ...
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count all `hits` in one step and return the outcome of each, in their order.

@@ -128,6 +128,11 @@ class QuotaService:
             outcomes = self._counters.add(request.hits) if request.hits else []
         return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
 
+    @property
+    def answer_seconds(self) -> float:
+        """The longest that an awaitable of an answer takes."""
+        return self._counters.answer_seconds
+
     def describe(self) -> Iterator[str]:
         """Yield a line for each limit of the active configurations."""
         snapshot = self.documents.snapshot

@@ -6,6 +6,8 @@ from app.quota.backends.memory import MemoryCounters
 class FakeServers:
     """Counts as one server would. While it is not `available` nothing is sent; while `late`, nothing is answered."""
 
+    answer_seconds = 0.1
+
     def __init__(self, clock):
         self.counters = MemoryCounters(clock)
         self.available = True

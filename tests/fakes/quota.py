@@ -2,6 +2,7 @@
 
 import asyncio
 from inspect import isawaitable
+from math import inf
 
 from app.core.errors import UnavailableError
 from app.documents.model import DocumentKey
@@ -34,6 +35,8 @@ class Quota(QuotaService):
 class FetchedCounters:
     """Counters that have to be waited for, as those of a store over a network."""
 
+    answer_seconds = inf
+
     def __init__(self, counters):
         self._counters = counters
 
@@ -53,6 +56,8 @@ async def settled(answer):
 class AwayCounters:
     """Counters that cannot be reached."""
 
+    answer_seconds = inf
+
     def add(self, hits):
         raise UnavailableError("the counters are away; try again")
 
@@ -62,6 +67,8 @@ class AwayCounters:
 
 class BrokenCounters:
     """Counters with a fault of their own."""
+
+    answer_seconds = inf
 
     def add(self, hits):
         raise ZeroDivisionError

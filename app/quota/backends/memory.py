@@ -77,6 +77,11 @@ class MemoryCounters:
         self._slots = 0
 
     @property
+    def answer_seconds(self) -> float:
+        """Return 0: every outcome is known at once."""
+        return 0.0
+
+    @property
     def held(self) -> int:
         """How many counters are held, those of windows that ended since the last step included."""
         return self._held

@@ -26,6 +26,7 @@ from app.quota.service import QuotaService
 from app.telemetry.families import OTHER
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
+from app.transport.grpc.routes import Soon
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
@@ -102,7 +103,7 @@ class RateLimitRpc:
             raise
         if isinstance(answer, Answer):
             return self._respond(request, matched, answer)
-        return self._respond_later(request, matched, answer)
+        return Soon(self._respond_later(request, matched, answer), self._service.answer_seconds)
 
     def _match(self, request: Any) -> MatchedRequest:
         if self._service.changes != self._changes:

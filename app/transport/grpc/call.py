@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
 from contextlib import aclosing, asynccontextmanager
+from time import monotonic
 from typing import Any, Self, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -14,7 +15,7 @@ from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc import wire
 from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.routes import Prepared
+from app.transport.grpc.routes import Prepared, Soon
 from app.transport.grpc.status import Code, RpcError
 
 Result = TypeVar("Result")
@@ -186,13 +187,17 @@ class Call(CallContext):
 
     async def respond(self, response: Message | Prepared) -> None:
         """Send the one message of a response and end with OK."""
-        await self._start()
+        if not self.started:
+            self.started = True
+            await self._send(wire.START)
         await self._send(response.event if isinstance(response, Prepared) else wire.message_event(response))
         await self._send(wire.OK_TRAILERS)
 
     async def complete(self, response: "Message | Prepared | Awaitable[Message | Prepared]") -> None:
         """Send what a unary handler returned, once it is there."""
-        if not isinstance(response, Prepared | Message):
+        if type(response) is Soon and (self.deadline is None or monotonic() + response.seconds < self.deadline):
+            response = await response.work
+        elif not isinstance(response, Prepared | Message):
             response = await within_deadline(response, self.deadline)
         await self.respond(response)
 

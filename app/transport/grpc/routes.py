@@ -1,6 +1,6 @@
 """The table of RPCs: what is served, to whom, how often. No row can leave out its authentication and rate limit."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -33,6 +33,18 @@ class Prepared:
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
         """Return the serialized message."""
         return self._payload
+
+
+class Soon:
+    """An awaitable of a response that is there, or raises, within `seconds`: a later deadline needs no timer."""
+
+    __slots__ = ("seconds", "work")
+
+    def __init__(self, work: Awaitable[Message], seconds: float) -> None:
+        self.work, self.seconds = work, seconds
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        return self.work.__await__()
 
 
 class Kind(Enum):

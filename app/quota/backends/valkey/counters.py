@@ -37,6 +37,7 @@ class ValkeyCounters:
         self, servers: Servers, clock: Clock, metrics: Metrics, *, prefix: str = "meshward", lease_percent: int = 10
     ) -> None:
         """`prefix` begins the name of each counter; `lease_percent` of a limit is leased where its `away` is LEASE."""
+        self.answer_seconds = servers.answer_seconds
         self._servers, self._clock, self._prefix = servers, clock, prefix
         self._away = AwayAnswers(clock, metrics, lease_percent)
         self._known_over = metrics.counters_over

@@ -151,6 +151,7 @@ class Link:
         self._waiting: deque[_Batch] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._failed: asyncio.Future[str] | None = None
+        self._loop: asyncio.AbstractEventLoop  # of `run`
         self._late = 0
         self._pause = FIRST_PAUSE
         self._since = clock.monotonic()
@@ -168,7 +169,7 @@ class Link:
             batch = self._new_batch()
         batch.hits += hits
         batch.keys += keys
-        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[Result]] = self._loop.create_future()
         batch.waiting.append((future, len(batch.hits)))
         return future
 
@@ -193,7 +194,7 @@ class Link:
 
     def _new_batch(self) -> _Batch:
         batch = _Batch()
-        batch.timer = asyncio.get_running_loop().call_later(self._timeout, self._check, batch)
+        batch.timer = self._loop.call_later(self._timeout, self._check, batch)
         self._waiting.append(batch)
         while self._idle:
             idle = self._idle.popleft()
@@ -222,7 +223,8 @@ class Link:
             self._set_away(reason)
 
     def _set_available(self) -> None:
-        self._failed = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._failed = self._loop.create_future()
         self._late = 0
         now = self._clock.monotonic()
         log.info("counters_available", server=self._name, away_seconds=round(now - self._since, 3))

@@ -18,7 +18,17 @@ from valkey.credentials import CredentialProvider
 from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.core.store_url import StoreKind, StoreUrl
-from app.quota.backends.valkey.link import Key, Link, LinkOptions, OpenConnection, Redirect, Result, close, reason_of
+from app.quota.backends.valkey.link import (
+    GRACE_SECONDS,
+    Key,
+    Link,
+    LinkOptions,
+    OpenConnection,
+    Redirect,
+    Result,
+    close,
+    reason_of,
+)
 from app.quota.model import Hit, Outcome
 
 SLOTS = 16_384
@@ -37,7 +47,12 @@ log = structlog.get_logger(__name__)
 
 
 class Servers(Protocol):
-    """Where hits are counted."""
+    """Where hits are counted: within `answer_seconds`, or not at all."""
+
+    @property
+    def answer_seconds(self) -> float:
+        """The longest that outcomes take."""
+        ...
 
     def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
         """Count `hits` under `keys` and return an awaitable of their outcomes; None if no server counts now."""
@@ -111,6 +126,7 @@ class Server:
 
     def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
         self._url, self._connector = url, connector
+        self.answer_seconds = options.timeout + GRACE_SECONDS
         self._sentinel = _sentinel(url, connector) if url.kind is StoreKind.SENTINEL else None
         self._link = _link(str(url), self._open, options)
 
@@ -138,6 +154,7 @@ class Cluster:
 
     def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
         self._connector, self._options = connector, options
+        self.answer_seconds = 2 * (options.timeout + GRACE_SECONDS)  # a hit may be sent on to another node
         self._seeds = url.servers
         self._nodes: dict[Address, tuple[Link, asyncio.Task[None]]] = {}
         self._owners: list[Address | None] = [None] * SLOTS
