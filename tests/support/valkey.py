@@ -66,6 +66,11 @@ class ValkeyProcess:
                 raise AssertionError((self.directory / "log").read_text()[-2000:])
             time.sleep(0.01)
 
+    def configure(self, line: str) -> None:
+        """Add a line to the configuration, for the next start."""
+        with (self.directory / "valkey.conf").open("a") as configuration:
+            configuration.write(line + "\n")
+
     def pause(self) -> None:
         """Stop the process: its sockets stay open and nothing is answered."""
         self._send(signal.SIGSTOP)
