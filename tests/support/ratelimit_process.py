@@ -13,6 +13,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.peers import RATELIMIT
+from tests.support.serving import eventually
 
 START_SECONDS = 30
 # A label with the whole name of a limit, where the service's own mapping has its first two parts.
@@ -120,10 +121,16 @@ def _valkey(path):
         stderr=subprocess.DEVNULL,
     )
     try:
+        eventually(lambda: _listens(path), "Valkey to listen")
         yield
     finally:
         server.terminate()
         server.wait(10)
+
+
+def _listens(path):
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 def _await_health(running, process, log):
