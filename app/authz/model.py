@@ -10,7 +10,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
 
-from app.core.decision import Decision
+from app.core.decision import Decision, Watch
 from app.core.errors import Violation
 
 IpAddress = IPv4Address | IPv6Address
@@ -24,6 +24,7 @@ class Action(Enum):
 
     ALLOW = "ALLOW"
     DENY = "DENY"
+    AUDIT = "AUDIT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Attribute(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One entry of `when`. `header` is the lower-case name if the attribute is HEADER."""
+    """One entry of `when`. `header` is the lower-case name, also of a pseudo-header, if the attribute is HEADER."""
 
     attribute: Attribute
     values: Patterns | Networks | Ports
@@ -112,6 +113,7 @@ class Rule:
 class AuthorizationPolicy:
     """One policy document, parsed. It is for the workloads whose labels include `selector`.
 
+    A policy in `dry_run` is evaluated and decides nothing, and neither does one whose action is AUDIT.
     `warnings` are what whoever applies it should know about its values.
     """
 
@@ -121,11 +123,21 @@ class AuthorizationPolicy:
     selector: Labels = ()
     rules: tuple[Rule, ...] = ()
     warnings: tuple[Violation, ...] = ()
+    dry_run: bool = False
 
     @property
     def key(self) -> str:
         """`namespace/name`, by which decisions and messages call the policy."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def watch(self) -> Watch | None:
+        """How it is recorded what the policy finds, None if it decides."""
+        if self.action is Action.AUDIT:
+            return Watch.AUDIT
+        if not self.dry_run:
+            return None
+        return Watch.DRY_RUN_ALLOW if self.action is Action.ALLOW else Watch.DRY_RUN_DENY
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,7 @@ class Workload:
 
 
 class Headers(Protocol):
-    """Request headers by lower-case name."""
+    """Request headers by lower-case name, also `:authority`, `:method`, `:path` and `:scheme`."""
 
     def get(self, name: str, /) -> tuple[str, ...] | None:
         """Return the values of the header in order, None if the request has none."""
@@ -193,7 +205,8 @@ class CheckInput:
     def lacks(self, header: str) -> bool:
         """Whether it is not known if the request has the header, because the proxy would not have forwarded it."""
         forwarded = self.forwarded_headers
-        return forwarded is not None and header not in forwarded and self.headers.get(header) is None
+        unknown = header.startswith(":") or (forwarded is not None and header not in forwarded)
+        return unknown and self.headers.get(header) is None
 
 
 class Cause(Enum):

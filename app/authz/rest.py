@@ -76,6 +76,7 @@ class ValidView(View):
     namespace: str
     name: str
     action: Action
+    dry_run: bool
     rules: Annotated[int, BeforeValidator(len)]
     warnings: list[WarningView]
 

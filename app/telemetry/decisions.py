@@ -28,8 +28,13 @@ class DecisionLog:
         self._suppressed = 0
 
     def wants(self, decision: Decision) -> bool:
-        """Whether `decision` is to be written, so that its facts are worth collecting."""
-        return self._allowed if decision.outcome is _ALLOW else self._denied
+        """Whether `decision` is to be written, so that its facts are worth collecting.
+
+        With the denials go the requests that an AUDIT policy matches and those that a dry run would deny.
+        """
+        if decision.outcome is _ALLOW and not self._allowed:
+            return self._denied and any(each.notable for each in decision.observed)
+        return self._denied
 
     def write(self, decision: Decision, facts: Mapping[str, str]) -> None:
         """Write a line with the decision and `facts`, and how many lines were left out since the last one."""
@@ -40,7 +45,7 @@ class DecisionLog:
             self._suppressed += 1
             return
         self._lines += 1
-        values = dict(facts)
+        values = dict(facts) | {each.watch.value: str(each) for each in decision.observed}
         if self._suppressed:
             values["left_out"] = str(self._suppressed)
             self._suppressed = 0

@@ -22,6 +22,11 @@ class Metrics:
             "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, malformed or error",
             ("outcome", "cause"),
         )
+        self.observations = Counter(
+            "meshward_authz_observations",
+            "Results of policies that decide nothing; watch is audit, dry_run_deny or dry_run_allow",
+            ("watch", "result"),
+        )
         self.policies = Gauge("meshward_authz_policies", "Active policies")
         self.issuances = Counter(
             "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")

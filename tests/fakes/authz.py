@@ -53,13 +53,18 @@ def request(  # a request as a person thinks of it
         path=reading.path,
         other_paths=reading.others,
         host=read_authority(host),
-        headers=headers or {},
+        headers={**sent_as(path, method, host), **(headers or {})},
         source_ip=read_address(source_ip) if source_ip else None,
         remote_ip=read_address(remote_ip or source_ip or ""),
         destination_ip=read_address(destination_ip) if destination_ip else None,
         destination_port=port,
         sni=sni,
     )
+
+
+def sent_as(path: str, method: str, host: str) -> dict[str, tuple[str, ...]]:
+    """The pseudo-headers of a request."""
+    return {":path": (path,), ":method": (method,), ":authority": (host,), ":scheme": ("https",)}
 
 
 def verdict(text: str, check: CheckInput, options: AuthzOptions = DEFAULTS) -> Verdict:

@@ -17,6 +17,7 @@ def decide(policies: list[AuthorizationPolicy], check: CheckInput, options: Auth
         for policy in policies
         if policy.namespace in {check.workload.namespace, options.root_namespace}
         and all(labels.get(key) == value for key, value in policy.selector)
+        and not policy.dry_run
     ]
     allowing = [policy for policy in applied if policy.action is Action.ALLOW]
     denying = [policy for policy in applied if policy.action is Action.DENY]
@@ -73,6 +74,8 @@ def _attribute(attribute, values, check, options) -> bool:
             return _field(values, check.destination_port, lambda value, port: value == port)
         case Attribute.SNI:
             return _text(values, check.sni)
+        case Attribute.METHOD:
+            return _text(values, check.method)
     expressions = {
         Attribute.SOURCE_PRINCIPAL: lambda value: naive.principal_expression(value, options),
         Attribute.SOURCE_NAMESPACE: naive.namespace_expression,

@@ -17,25 +17,41 @@ from app.authz.model import (
 
 def decide(policies: list[AuthorizationPolicy], check: CheckInput, options: AuthzOptions) -> bool:
     """Whether the request is allowed, one reading of it alone."""
-    labels = dict(check.workload.labels or ())
-    applied = [
-        policy
-        for policy in policies
-        if policy.namespace in {check.workload.namespace, options.root_namespace}
-        and all(labels.get(key) == value for key, value in policy.selector)
-    ]
-
-    def hit(action: Action) -> bool:
-        return any(
-            rule_matches(rule, check, action, options) for p in applied if p.action is action for rule in p.rules
-        )
-
-    if hit(Action.DENY):
+    enforced = [policy for policy in policies if applies(policy, check, options) and not policy.dry_run]
+    if any_matches(enforced, Action.DENY, check, options):
         return False
-    return not any(policy.action is Action.ALLOW for policy in applied) or hit(Action.ALLOW)
+    allowing = any(policy.action is Action.ALLOW for policy in enforced)
+    return not allowing or any_matches(enforced, Action.ALLOW, check, options)
+
+
+def observed(policies: list[AuthorizationPolicy], check: CheckInput, options: AuthzOptions) -> dict[str, str]:
+    """What is recorded of the policies that decide nothing."""
+    applied = [policy for policy in policies if applies(policy, check, options)]
+    dry = [policy for policy in applied if policy.dry_run]
+    found = {}
+    if any_matches(applied, Action.AUDIT, check, options):
+        found["audit"] = "matched"
+    if any(policy.action is Action.DENY for policy in dry):
+        found["dry_run_deny"] = "denied" if any_matches(dry, Action.DENY, check, options) else "allowed"
+    if any(policy.action is Action.ALLOW for policy in dry):
+        found["dry_run_allow"] = "allowed" if any_matches(dry, Action.ALLOW, check, options) else "denied"
+    return found
+
+
+def applies(policy: AuthorizationPolicy, check: CheckInput, options: AuthzOptions) -> bool:
+    labels = dict(check.workload.labels or ())
+    return policy.namespace in {check.workload.namespace, options.root_namespace} and all(
+        labels.get(key) == value for key, value in policy.selector
+    )
+
+
+def any_matches(policies, action: Action, check: CheckInput, options: AuthzOptions) -> bool:
+    found = [policy for policy in policies if policy.action is action]
+    return any(rule_matches(rule, check, action, options) for policy in found for rule in policy.rules)
 
 
 def rule_matches(rule: Rule, check: CheckInput, action: Action, options: AuthzOptions) -> bool:
+    action = Action.ALLOW if action is Action.ALLOW else Action.DENY
     froms = [all(fields) for fields in (source_fields(s, check, action, options) for s in rule.sources)]
     tos = [all(fields) for fields in (operation_fields(o, check, action) for o in rule.operations)]
     whens = [condition_matches(c, check, action, options) for c in rule.conditions]
@@ -52,7 +68,7 @@ def source_fields(source, check, action, options):
 
 
 def operation_fields(operation, check, action):
-    yield plain(operation.methods, [check.method], action)
+    yield methods(operation.methods, check, action)
     path = check.path
     yield plain(operation.paths, None if path is None else [path], action, path_expression, lax_end="/?")
     yield authority(operation.hosts, check.host, action)
@@ -76,17 +92,66 @@ def condition_matches(condition, check, action, options):
             return network(values, check.destination_ip, action)
         case Attribute.DESTINATION_PORT:
             return told(values.any_of, values.none_of, check.destination_port, action, lambda all_, one: one in all_)
-        case Attribute.SOURCE_PRINCIPAL:
-            return identity(values, check, action, lambda value: principal_expression(value, options))
-        case Attribute.SOURCE_NAMESPACE:
-            return identity(values, check, action, namespace_expression)
-        case Attribute.SOURCE_SERVICE_ACCOUNT:
-            return identity(values, check, action, account_expression)
-        case Attribute.SOURCE_TRUST_DOMAIN:
-            return identity(values, check, action, trust_domain_expression)
         case Attribute.SNI:
             return server_name(values, check.sni, action)
-    return header(values, check.headers.get(condition.header), action)
+        case Attribute.METHOD:
+            return methods(values, check, action)
+        case Attribute.HEADER:
+            return named_header(condition.header, values, check, action)
+    expressions = {
+        Attribute.SOURCE_PRINCIPAL: lambda value: principal_expression(value, options),
+        Attribute.SOURCE_NAMESPACE: namespace_expression,
+        Attribute.SOURCE_SERVICE_ACCOUNT: account_expression,
+        Attribute.SOURCE_TRUST_DOMAIN: trust_domain_expression,
+    }
+    return identity(values, check, action, expressions[condition.attribute])
+
+
+def named_header(name: str, values: Patterns, check: CheckInput, action: Action) -> bool:
+    if name == ":path":
+        return target(values, check, action)
+    if name == ":authority":
+        return pseudo_authority(values, check, action)
+    return header(values, check.headers.get(name), action)
+
+
+def methods(patterns: Patterns, check: CheckInput, action: Action) -> bool:
+    """Where a match leads to a denial, a method in lower case is taken for the one in upper case, too."""
+    upper = tuple(value.upper() for value in patterns.any_of), tuple(value.upper() for value in patterns.none_of)
+    if action is Action.DENY:
+        return plain(Patterns(patterns.any_of + upper[0], patterns.none_of), [check.method], action)
+    return plain(Patterns(patterns.any_of, patterns.none_of + upper[1]), [check.method], action)
+
+
+def pseudo(patterns: Patterns, check: CheckInput, action: Action, name: str, other) -> bool:
+    """A pseudo-header: as it was sent, and where a match leads to a denial also as the field that it fills."""
+    sent = check.headers.get(name)
+    if patterns == Patterns():
+        return True
+    if action is Action.ALLOW:
+        if sent is None:
+            return False
+        return header(patterns, sent, action) and (not patterns.none_of or other(Patterns((), patterns.none_of)))
+    if sent is None:
+        return True
+    values, others = Patterns(patterns.any_of), Patterns((), patterns.none_of)
+    return header(others, sent, action) and (not patterns.any_of or header(values, sent, action) or other(values))
+
+
+def target(patterns: Patterns, check: CheckInput, action: Action) -> bool:
+    def path(some: Patterns) -> bool:
+        found = None if check.path is None else [check.path]
+        return plain(some, found, action, path_expression, lax_end="/?")
+
+    return pseudo(patterns, check, action, ":path", path)
+
+
+def pseudo_authority(patterns: Patterns, check: CheckInput, action: Action) -> bool:
+    def host(some: Patterns) -> bool:
+        lowered = Patterns(*(tuple(value.lower() for value in values) for values in (some.any_of, some.none_of)))
+        return authority(lowered, check.host, action)
+
+    return pseudo(patterns, check, action, ":authority", host)
 
 
 def string_expression(value: str) -> str:

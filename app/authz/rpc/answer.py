@@ -1,6 +1,8 @@
 """The body and header for a client: what was denied, and by which rule only where that is exposed."""
 
-from app.core.decision import Decision
+from collections.abc import Iterator
+
+from app.core.decision import Decision, Watch
 
 DECISION_HEADER = "x-meshward-decision"
 CONTENT_TYPE = "text/plain; charset=utf-8"
@@ -20,6 +22,23 @@ def denial_body(decision: Decision, method: str, path: str, *, expose: bool, met
         return f"{request} was denied: {decision.reason}.\n"
     place = "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
     return f"{request} was denied by the mesh's authorization policy.\n{place if metadata else ''}"
+
+
+def observed_metadata(decision: Decision) -> Iterator[tuple[str, str]]:
+    """Yield keys and values of dynamic metadata about policies that decide nothing.
+
+    Dry runs have the keys and values that Istio's proxy writes under `envoy.filters.http.rbac`.
+    """
+    for each in decision.observed:
+        if each.watch is Watch.AUDIT:
+            yield "meshward.audit", f"{each.policy} {each.rule}"
+            continue
+        prefix = f"istio_{each.watch.value}_shadow"
+        yield f"{prefix}_engine_result", each.result
+        if each.policy:
+            namespace, _, name = each.policy.partition("/")
+            number = each.rule.removeprefix("rules")
+            yield f"{prefix}_effective_policy_id", f"ns[{namespace}]-policy[{name}]-rule{number}"
 
 
 def decision_header(decision: Decision) -> str:

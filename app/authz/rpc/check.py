@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 
 from app.authz.model import ANONYMOUS, CheckInput, Headers, Identity, IpAddress, Labels, Workload
-from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
+from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body, observed_metadata
 from app.authz.rpc.attributes import (
     identity_of,
     labels_of,
@@ -56,6 +56,7 @@ MAX_KNOWN_DESTINATIONS = 2048
 MAX_KNOWN_DESTINATION = 2048
 
 _FORBIDDEN = 403
+_PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 _Peer: Any = attribute_context_pb2.AttributeContext.Peer
 _Response: Any = external_auth_pb2.CheckResponse
 
@@ -124,6 +125,8 @@ def _answer(decision: Decision, *, expose: bool) -> Any:
     if decision.policy:
         metadata["meshward.policy"] = decision.policy
         metadata["meshward.rule"] = decision.rule
+    for key, value in observed_metadata(decision):
+        metadata[key] = value
     if decision.allowed:
         response.status.code = Code.OK.value
         response.ok_response.SetInParent()
@@ -238,12 +241,15 @@ def _labels(given: Any, listed: str | None) -> Labels | None:
 class _Headers:
     """The header map of a check, read where a rule asks for a header and nowhere else."""
 
-    __slots__ = ("_map",)
+    __slots__ = ("_http", "_map")
 
-    def __init__(self, header_map: Any) -> None:
-        self._map = header_map
+    def __init__(self, http: Any) -> None:
+        self._http = http
+        self._map = http.headers
 
     def get(self, name: str, /) -> tuple[str, ...] | None:
+        if name in _PSEUDO_HEADERS:
+            return _pseudo_header(self._http, name)
         value = self._map.get(name)
         return None if value is None else (value,)
 
@@ -251,16 +257,18 @@ class _Headers:
 class _RawHeaders:
     """The headers as they came, repeated ones apart, with bytes that are not UTF-8 kept as they are."""
 
-    __slots__ = ("_by_name", "_headers")
+    __slots__ = ("_by_name", "_http")
 
-    def __init__(self, headers: Any) -> None:
-        self._headers = headers
+    def __init__(self, http: Any) -> None:
+        self._http = http
         self._by_name: dict[str, list[str]] | None = None
 
     def get(self, name: str, /) -> tuple[str, ...] | None:
+        if name in _PSEUDO_HEADERS:
+            return _pseudo_header(self._http, name)
         if self._by_name is None:
             self._by_name = {}
-            for header in self._headers:
+            for header in self._http.header_map.headers:
                 value = header.raw_value.decode("utf-8", "surrogateescape") if header.raw_value else header.value
                 self._by_name.setdefault(header.key.lower(), []).append(value)
         values = self._by_name.get(name)
@@ -268,5 +276,9 @@ class _RawHeaders:
 
 
 def _headers(http: Any) -> Headers:
-    raw = http.header_map.headers
-    return _RawHeaders(raw) if raw else _Headers(http.headers)
+    return _RawHeaders(http) if http.header_map.headers else _Headers(http)
+
+
+def _pseudo_header(http: Any, name: str) -> tuple[str, ...] | None:
+    value = getattr(http, _PSEUDO_HEADERS[name])
+    return (value,) if value else None

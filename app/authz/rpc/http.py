@@ -120,7 +120,9 @@ class HttpAuthorization:
         raw: bytes = scope["raw_path"]
         if not raw.startswith(self._prefix + b"/"):
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
-        path, other_paths = read_target(raw[len(self._prefix) :].decode("ascii", "surrogateescape"))
+        target = raw[len(self._prefix) :].decode("ascii", "surrogateescape")
+        path, other_paths = read_target(target)
+        host = _single(headers, "host") or ""
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
         declared = _single(headers, FORWARDED_HEADER) or ""
         forwarded = read_forwarded(f"{declared}{_NOT_OF_THE_REQUEST}")
@@ -130,8 +132,13 @@ class HttpAuthorization:
             method=read_method(scope["method"]),
             path=path,
             other_paths=other_paths,
-            host=read_authority(_single(headers, "host") or ""),
-            headers={name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
+            host=read_authority(host),
+            headers={
+                **{name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
+                ":method": (scope["method"],),
+                ":path": (_with_query(target, scope["query_string"]),),
+                **({":authority": (host,)} if host else {}),
+            },
             forwarded_headers=forwarded,
             source_ip=source_ip,
             remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), self._trusted_hops),
@@ -155,6 +162,10 @@ def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("utf-8", "surrogateescape"))
     return {name: tuple(values) for name, values in found.items()}
+
+
+def _with_query(target: str, query: bytes) -> str:
+    return f"{target}?{query.decode('utf-8', 'surrogateescape')}" if query else target
 
 
 def _single(headers: Mapping[str, tuple[str, ...]], name: str) -> str | None:

@@ -1,6 +1,7 @@
 """A policy becomes rules as data, with the keys under which an index finds them.
 
-Two things depend on the policy's action. A rule *grants* if its policy is an ALLOW and *refuses* if it is a DENY:
+Two things depend on the policy's action. A rule *grants* if its policy is an ALLOW and *refuses* if it is a DENY. One
+of an AUDIT is like one that refuses: it finds more rather than less.
 
 - A missing attribute makes a match of a granting rule false and of a refusing rule true.
 - A match is wide where a match leads to a denial: values of a refusing rule, notValues of a granting one.
@@ -25,7 +26,9 @@ from app.authz.model import (
     Verdict,
 )
 from app.authz.rules.nodes import (
+    AUTHORITY,
     PRESENT,
+    TARGET,
     And,
     HeaderMatch,
     Match,
@@ -33,6 +36,7 @@ from app.authz.rules.nodes import (
     Or,
     PathMatch,
     RemoteMatch,
+    TargetMatch,
     Values,
     all_of,
     any_of,
@@ -61,6 +65,7 @@ _PRINCIPAL_SEGMENTS = 5
 # What an index looks rules up by, the most selective first.
 DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
 
+_VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, read_strings([ANY]))
 _OF_IDENTITY = (
     Attribute.SOURCE_PRINCIPAL,
@@ -104,9 +109,15 @@ class CompiledPolicy:
 def compile_policy(policy: AuthorizationPolicy, options: AuthzOptions) -> CompiledPolicy:
     """Return the policy ready for an index."""
     rules = tuple(_compile_rule(policy, number, rule, options) for number, rule in enumerate(policy.rules))
-    methods = any(operation.methods != Patterns() for rule in policy.rules for operation in rule.operations)
+    methods = any(map(_looks_at_methods, policy.rules))
     headers = frozenset[str]().union(*(headers_of(rule.node) for rule in rules))
     return CompiledPolicy(policy, rules, methods, headers)
+
+
+def _looks_at_methods(rule: Rule) -> bool:
+    return any(operation.methods != Patterns() for operation in rule.operations) or any(
+        condition.attribute is Attribute.METHOD for condition in rule.conditions
+    )
 
 
 def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str]:
@@ -114,7 +125,8 @@ def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str
     policy = compiled.policy
     namespace = "every namespace" if policy.namespace == options.root_namespace else policy.namespace
     labels = ", ".join(f"{key}={value}" for key, value in policy.selector)
-    scope = f"{policy.action.value} for workloads of {namespace}{f' with {labels}' if labels else ''}"
+    action = f"{policy.action.value}{', dry run,' if policy.dry_run else ''}"
+    scope = f"{action} for workloads of {namespace}{f' with {labels}' if labels else ''}"
     rules = [f"rules[{number}]: {describe(rule.node)}" for number, rule in enumerate(compiled.rules)]
     return [scope, *(rules or ["no rules: matches no request"])]
 
@@ -123,8 +135,8 @@ def _compile_rule(policy: AuthorizationPolicy, number: int, rule: Rule, options:
     grants = policy.action is Action.ALLOW
     node = rule_node(rule, options, grants=grants)
     name = f"rules[{number}]"
-    outcome, verb = (Outcome.ALLOW, "allowed") if grants else (Outcome.DENY, "denied")
-    decision = Decision(outcome, f"{verb} by {name} of policy {policy.key}", policy.key, name)
+    outcome = Outcome.ALLOW if grants else Outcome.DENY
+    decision = Decision(outcome, f"{_VERBS[policy.action]} by {name} of policy {policy.key}", policy.key, name)
     keys = next((keys for dimension in DIMENSIONS if (keys := _keys(node, dimension))), None)
     return CompiledRule(node, Verdict(decision, Cause.POLICY), keys)
 
@@ -186,13 +198,27 @@ class _Matches:
     def _match(self, attribute: Attribute, header: str, values: tuple[Any, ...], *, negated: bool) -> Node:
         wide = self.grants is negated
         if attribute is Attribute.HEADER:
-            found = PRESENT if ANY in values else read_strings(values)
-            return HeaderMatch(header, found, negated, wide, if_missing=not self.grants)
+            return self._header_match(header, values, negated=negated, wide=wide)
         if attribute is Attribute.PATH:
             return PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
         if attribute is Attribute.REMOTE_IP:
             return RemoteMatch(AddressBlocks(values, wide), negated, if_missing=not self.grants)
         return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)
+
+    def _header_match(self, header: str, values: tuple[str, ...], *, negated: bool, wide: bool) -> Node:
+        """Return the match of a header; of a pseudo-header as it is sent, and a wide one as a server may read it."""
+        found = PRESENT if ANY in values else read_strings(values)
+        match = HeaderMatch(header, found, negated, wide, if_missing=not self.grants)
+        if header == AUTHORITY and wide:
+            lowered = tuple(value.lower() for value in values)
+            other: Node = self._match(Attribute.HOST, "", lowered, negated=negated)
+        elif header == TARGET:
+            other = PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
+            if not wide:
+                return TargetMatch(match, other)
+        else:
+            return match
+        return all_of([match, other]) if negated else any_of([match, other])
 
     def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
         match attribute:
@@ -208,6 +234,8 @@ class _Matches:
                 return AddressBlocks(values, wide)
             case Attribute.DESTINATION_PORT:
                 return frozenset(values)
+            case Attribute.METHOD if wide:
+                return read_strings(dict.fromkeys((*values, *map(str.upper, values))))
             case Attribute.HOST if wide:
                 return WideHosts.of(values)
             case Attribute.SNI:
@@ -247,7 +275,7 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
                 return None
             exact = frozenset(key for keys in found for key in keys.exact)
             return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
-        case RemoteMatch() | HeaderMatch():
+        case RemoteMatch() | HeaderMatch() | TargetMatch():
             return None
 
 

@@ -1,7 +1,8 @@
 """The decision: DENY first, then ALLOW, for every reading of the request.
 
 Istio's order (AuthorizationPolicy, "Access Control"): a DENY policy that matches denies; with no ALLOW policy the
-request is allowed; an ALLOW policy that matches allows; otherwise it is denied.
+request is allowed; an ALLOW policy that matches allows; otherwise it is denied. What AUDIT policies and dry runs find
+goes with the decision and never changes it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Ve
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.index import PolicyIndex, WorkloadRules
 from app.authz.rules.nodes import headers_of
+from app.authz.rules.watch import with_observations
 from app.core.decision import Decision, Outcome
 
 # Headers by which frameworks let a request name a method other than the one it was sent with.
@@ -65,10 +67,17 @@ class NativeEngine:
             return _UNKNOWN_LABELS
         else:
             rules = index.rules_for(workload)
+        verdict = self._decide(rules, request)
+        if rules.watched is None:
+            return verdict
+        readings = _other_readings(request, methods=True) if self.options.every_reading else ()
+        return with_observations(verdict, rules.watched, (request, *readings))
+
+    def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
         verdict = _evaluate_reading(rules, request)
         if verdict.decision.outcome is Outcome.DENY or not self.options.every_reading:
             return verdict
-        for other in _other_readings(rules, request):
+        for other in _other_readings(request, methods=rules.looks_at_methods):
             denial = _evaluate_reading(rules, other)
             if denial.decision.outcome is Outcome.DENY:
                 return denial
@@ -110,11 +119,11 @@ def _naming(verdict: Verdict, headers: Iterable[str], request: CheckInput) -> Ve
     return replace(verdict, decision=replace(verdict.decision, reason=reason))
 
 
-def _other_readings(rules: WorkloadRules, request: CheckInput) -> Iterator[CheckInput]:
-    methods = _methods(request) if rules.looks_at_methods else ()
-    if not methods and not request.other_paths:
+def _other_readings(request: CheckInput, *, methods: bool) -> Iterator[CheckInput]:
+    others = _methods(request) if methods else ()
+    if not others and not request.other_paths:
         return
-    for reading, method in product((None, *request.other_paths), (request.method, *methods)):
+    for reading, method in product((None, *request.other_paths), (request.method, *others)):
         yield replace(request, reading=reading, method=method)
 
 

@@ -13,6 +13,7 @@ from itertools import chain
 from app.authz.model import Action, Attribute, CheckInput, Labels, Workload
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.hosts import authority_readings
+from app.core.decision import Watch
 
 # Workloads, by namespace and labels, whose rules are kept; beyond that all are dropped and made again. A mesh has
 # fewer kinds of workloads than this, and hostile labels cannot take more memory.
@@ -173,6 +174,17 @@ class WorkloadRules:
     has_allow_policy: bool
     looks_at_methods: bool
     allow_headers: frozenset[str]
+    watched: "WatchedRules | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRules:
+    """The rules that apply to one workload and decide nothing, by how it is recorded what they find.
+
+    A dry run of ALLOW policies is there also if none of them has a rule.
+    """
+
+    rules: tuple[tuple[Watch, RuleTables], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +196,21 @@ class _Selected:
 
     deny: RuleTable = field(default_factory=RuleTable)
     allow: RuleTable = field(default_factory=RuleTable)
+    watched: Mapping[Watch, "_Watched"] = field(default_factory=dict[Watch, "_Watched"])
     policies: int = 0
     allow_policies: int = 0
     looking_at_methods: int = 0
     allow_headers: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def decides(self) -> bool:
+        """Whether any of the policies does more than to be recorded."""
+        return self.policies > sum(watched.policies for watched in self.watched.values())
+
     def changed(self, removed: list[CompiledPolicy], added: list[CompiledPolicy]) -> "_Selected":
+        number = self.policies - len(removed) + len(added)
+        watched = self._watched(removed, added)
+        removed, added = ([each for each in policies if each.policy.watch is None] for policies in (removed, added))
         allow = [[each for each in policies if each.policy.action is Action.ALLOW] for policies in (removed, added)]
         deny = [[each for each in policies if each.policy.action is Action.DENY] for policies in (removed, added)]
         headers = [Counter(chain.from_iterable(each.headers for each in policies)) for policies in allow]
@@ -197,11 +218,30 @@ class _Selected:
         return _Selected(
             self.deny.changed(*deny),
             self.allow.changed(*allow),
-            self.policies - len(removed) + len(added),
+            watched,
+            number,
             self.allow_policies - len(allow[0]) + len(allow[1]),
             self.looking_at_methods - methods[0] + methods[1],
             self.allow_headers - headers[0] + headers[1],
         )
+
+    def _watched(self, removed: list[CompiledPolicy], added: list[CompiledPolicy]) -> Mapping[Watch, "_Watched"]:
+        found = dict(self.watched)
+        for watch in {watch for each in (*removed, *added) if (watch := each.policy.watch)}:
+            change = ([each for each in policies if each.policy.watch is watch] for policies in (removed, added))
+            found[watch] = found.get(watch, _Watched()).changed(*change)
+        return {watch: each for watch, each in found.items() if each.policies}
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """The rules of policies that decide nothing, and how many policies there are."""
+
+    table: RuleTable = field(default_factory=RuleTable)
+    policies: int = 0
+
+    def changed(self, removed: list[CompiledPolicy], added: list[CompiledPolicy]) -> "_Watched":
+        return _Watched(self.table.changed(removed, added), self.policies - len(removed) + len(added))
 
 
 Namespace = Mapping[Labels, _Selected]
@@ -213,10 +253,12 @@ class _Scope:
     """The policies of one namespace together with the root namespace's.
 
     `pairs` are the labels that any of them selects by; workloads that have the same of these share their rules.
+    `labels_decide`: one of those that select by labels decides something.
     """
 
     selected: tuple[tuple[Labels, _Selected], ...]
     pairs: frozenset[tuple[str, str]]
+    labels_decide: bool
     made: dict[Labels, WorkloadRules] = field(default_factory=dict)
     made_for: dict[frozenset[tuple[str, str]], WorkloadRules] = field(default_factory=dict)
 
@@ -257,7 +299,7 @@ class PolicyIndex:
 
     def selects_by_labels(self, namespace: str) -> bool:
         """Whether a workload's labels decide which policies are for it."""
-        return bool(self._scope(namespace).pairs)
+        return self._scope(namespace).labels_decide
 
     def rules_for(self, workload: Workload) -> WorkloadRules:
         """Return the rules for `workload`; without labels, only those of policies without a selector."""
@@ -281,7 +323,8 @@ class PolicyIndex:
     def _made_scope(self, namespace: str) -> _Scope:
         names = (self._root,) if namespace == self._root else (self._root, namespace)
         selected = tuple(chain.from_iterable(self._namespaces.get(name, {}).items() for name in names))
-        return _Scope(selected, frozenset(pair for selector, _ in selected for pair in selector))
+        pairs = frozenset(pair for selector, _ in selected for pair in selector)
+        return _Scope(selected, pairs, any(selector and each.decides for selector, each in selected))
 
     def _make(self, scope: _Scope, labels: Labels) -> WorkloadRules:
         if self._kept >= MAX_WORKLOADS:
@@ -306,4 +349,13 @@ def _rules_of(selected: list[_Selected]) -> WorkloadRules:
         any(each.allow_policies for each in selected),
         any(each.looking_at_methods for each in selected),
         frozenset(chain.from_iterable(each.allow_headers for each in selected)),
+        _watched_of(selected),
     )
+
+
+def _watched_of(selected: list[_Selected]) -> WatchedRules | None:
+    tables: dict[Watch, list[RuleTable]] = {}
+    for watch, watched in chain.from_iterable(each.watched.items() for each in selected):
+        tables.setdefault(watch, []).append(watched.table)
+    in_order = ((watch, RuleTables(tables[watch])) for watch in Watch if watch in tables)
+    return WatchedRules(tuple(in_order)) if tables else None

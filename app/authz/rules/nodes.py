@@ -126,6 +126,12 @@ class RemoteMatch:
         return any(results) if self.if_missing else all(results)
 
 
+AUTHORITY = ":authority"
+TARGET = ":path"
+"""The pseudo-headers that servers read in other ways, too."""
+PSEUDO_HEADERS = frozenset({AUTHORITY, ":method", TARGET, ":scheme"})
+"""Those that a check has."""
+
 PRESENT = StringPatterns(prefixes=("",))
 """What `*` is for a header: any value, even an empty one."""
 
@@ -161,6 +167,18 @@ class HeaderMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetMatch:
+    """The pseudo-header `:path` of a request matches `header`, and another reading of its path, `path`."""
+
+    header: HeaderMatch
+    path: PathMatch
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether the reading of `request` that is being evaluated matches."""
+        return (self.header if request.reading is None else self.path).holds(request)
+
+
+@dataclass(frozen=True, slots=True)
 class And:
     """Every child holds; without children it always does."""
 
@@ -188,7 +206,7 @@ class Or:
         return False
 
 
-Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch
+Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch | TargetMatch
 
 
 def all_of(parts: list[Node]) -> Node:
@@ -205,7 +223,7 @@ def any_of(parts: list[Node]) -> Node:
 def headers_of(node: Node) -> frozenset[str]:
     """Return the names of the request headers that the node looks at."""
     match node:
-        case HeaderMatch(name):
+        case HeaderMatch(name) | TargetMatch(HeaderMatch(name)):
             return frozenset({name})
         case And(children) | Or(children):
             return frozenset[str]().union(*map(headers_of, children))
@@ -227,6 +245,8 @@ def describe(node: Node) -> str:
             header = f"request.headers[{name}]"
             found = f"{header} is present" if values == PRESENT else f"{quantifier}{header} in [{spelled(values)}]"
             return f"{f'not ({found})' if negated else found}{' (or not forwarded)' if if_missing else ''}"
+        case TargetMatch(header):
+            return describe(header)
         case PathMatch(patterns, _, negated, if_missing):
             return _described(Attribute.PATH, spelled(patterns), negated=negated, if_missing=if_missing)
         case RemoteMatch(blocks, negated, if_missing):

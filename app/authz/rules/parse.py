@@ -23,6 +23,9 @@ MAX_POLICIES = 10_000
 # One policy as JSON; what etcd would store of one is not much more.
 MAX_POLICY_BYTES = 256 * 1024
 
+# How Istio, which is written in Go, reads a boolean in an annotation.
+_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
+_FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 _NOT_YET = ("targetRef", "targetRefs", "provider")
 
 
@@ -34,8 +37,9 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
     if kind != KIND:
         document.refuse("kind", f"must be {KIND}")
     namespace, name, annotations = read_metadata(document, problems)
-    if annotations.get(DRY_RUN, "false").lower() != "false":
-        problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "dry run is not supported yet")
+    dry_run = annotations.get(DRY_RUN, "false")
+    if dry_run not in _TRUE | _FALSE:
+        problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
     document.take("status")
     spec = document.child("spec")
     action, selector, rules = _read_spec(spec, namespace) if spec else (Action.ALLOW, (), ())
@@ -44,7 +48,7 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
     document.close()
     # Where something is wrong, the places of values are not their places in the document.
     warnings = () if problems.found else warnings_of(action, rules)
-    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings)
+    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings, dry_run in _TRUE)
 
 
 def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Rule, ...]]:
@@ -68,10 +72,12 @@ def _read_action(spec: Reader) -> Action:
             return Action.ALLOW
         case "DENY":
             return Action.DENY
-        case "AUDIT" | "CUSTOM" as action:
-            spec.refuse("action", f"{action} is not supported yet: use ALLOW or DENY")
+        case "AUDIT":
+            return Action.AUDIT
+        case "CUSTOM":
+            spec.refuse("action", "CUSTOM is not supported yet: use ALLOW, DENY or AUDIT")
         case other:
-            spec.refuse("action", f"{other!r} is not an action: use ALLOW or DENY")
+            spec.refuse("action", f"{other!r} is not an action: use ALLOW, DENY or AUDIT")
     return Action.ALLOW
 
 

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from app.authz.model import Attribute, Condition, Networks, Operation, Patterns, Ports, Rule, Source
 from app.authz.rules import values
+from app.authz.rules.nodes import AUTHORITY
 from app.authz.rules.values import MAX_SERVICE_ACCOUNTS, read_networks, read_patterns, read_ports
 from app.documents.reader import Reader
 
 _NOT_YET = "is not supported yet"
-_HEADER_KEY = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
+_HEADER_KEY = re.compile(r"request\.headers\[(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
 _NOT_YET_KEYS = ("request.auth.", "experimental.")
 
 _Part = TypeVar("_Part")
@@ -21,7 +22,7 @@ _ReadValues = Callable[[Reader, str, str], _Values]
 _CONDITIONS: dict[Attribute, _ReadValues] = {
     Attribute.SOURCE_IP: read_networks,
     Attribute.REMOTE_IP: read_networks,
-    Attribute.SOURCE_PRINCIPAL: partial(read_patterns, read=values.principal),
+    Attribute.SOURCE_PRINCIPAL: partial(read_patterns, read=values.text),
     Attribute.SOURCE_NAMESPACE: partial(read_patterns, read=values.text),
     Attribute.SOURCE_TRUST_DOMAIN: partial(read_patterns, read=values.trust_domain),
     Attribute.DESTINATION_IP: read_networks,
@@ -69,7 +70,7 @@ def _read_source(source: Reader, namespace: str) -> Source:
     if accounts and others:
         source.refuse(accounts[0], f"cannot be set beside {others[0]}: a service account is both")
     return Source(
-        principals=read_patterns(source, "principals", "notPrincipals", values.principal),
+        principals=read_patterns(source, "principals", "notPrincipals", values.text),
         namespaces=read_patterns(source, "namespaces", "notNamespaces", values.text),
         service_accounts=_read_accounts(source, "serviceAccounts", "notServiceAccounts", namespace),
         trust_domains=read_patterns(source, "trustDomains", "notTrustDomains", values.trust_domain),
@@ -90,7 +91,7 @@ def _read_accounts(reader: Reader, name: str, negated: str, namespace: str) -> P
 def _read_operation(operation: Reader) -> Operation:
     return Operation(
         hosts=read_patterns(operation, "hosts", "notHosts", values.host),
-        methods=read_patterns(operation, "methods", "notMethods", values.method),
+        methods=read_patterns(operation, "methods", "notMethods", values.text),
         paths=read_patterns(operation, "paths", "notPaths", values.path_pattern),
         ports=read_ports(operation, "ports", "notPorts"),
     )
@@ -131,7 +132,8 @@ def _read_header(condition: Reader, key: str) -> Condition | None:
         condition.refuse("key", f"{key!r} does not name a header: write request.headers[x-name]")
         return None
     header = name[1].lower()
+    if header == ":method":
+        return Condition(Attribute.METHOD, read_patterns(condition, "values", "notValues", values.text))
     if header == "host":
-        condition.refuse("key", "the Host header is compared by operation.hosts, which knows its spellings")
-        return None
+        header = AUTHORITY  # which is what Envoy makes of it
     return Condition(Attribute.HEADER, read_patterns(condition, "values", "notValues", values.text), header)

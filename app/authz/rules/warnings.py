@@ -10,6 +10,7 @@ from itertools import chain
 from app.authz.model import Action, Attribute, IpNetwork, Networks, Operation, Patterns, Ports, Rule, Source
 from app.authz.rules.addresses import is_mapped, other_form
 from app.authz.rules.hosts import is_authority
+from app.authz.rules.nodes import PSEUDO_HEADERS
 from app.authz.rules.paths import read_path
 from app.authz.rules.patterns import ANY, is_template, matched_by, sample_path
 from app.core.errors import InvalidInputError, Violation
@@ -133,6 +134,10 @@ def _of_header_value(value: str, *, wide: bool) -> str:  # noqa: ARG001
 
 
 def _of_header(name: str) -> str:
+    if name.startswith(":") and name not in PSEUDO_HEADERS:
+        return (
+            f"a check does not have {name}: a rule that allows by it allows nothing, one that denies by it denies all"
+        )
     if name in _REMOVED_HEADERS:
         return f"no request has the header {name}: Envoy removes it before it asks"
     if name.startswith(_HEADERS_OF_THE_CHECK):

@@ -289,6 +289,17 @@ async def test_methods_hosts_headers_addresses_and_ports_are_matched(gateway):
     assert await gateway.raw("/", "x-role: admin", "x-http-method-override: DELETE") == 403
 
 
+async def test_pseudo_headers_are_matched_as_the_client_sent_them(gateway):
+    spec = """{rules: [{when: [{key: 'request.headers[:authority]', values: [Shop.example.org]},
+                               {key: 'request.headers[:path]', values: ['/a?b=1']},
+                               {key: 'request.headers[:method]', values: [GET]}]}]}"""
+    await gateway.served.apply(policy(spec))
+    assert await gateway.raw("/a?b=1", host="Shop.example.org") == 200
+    assert await gateway.raw("/a?b=1", host="shop.example.org") == 403
+    assert await gateway.raw("/a?b=2", host="Shop.example.org") == 403
+    assert await gateway.raw("/a?b=1", host="Shop.example.org", method="POST") == 403
+
+
 async def test_what_a_client_forges_changes_nothing(gateway):
     await gateway.served.apply(
         ADMIN

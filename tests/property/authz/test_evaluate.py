@@ -51,7 +51,7 @@ DOMAINS = ["td", "old", "*", "o*", "*d"]
 HOSTS = ["h", "h:80", "h:*", "*.org", "*", "x.org", "h.", "*.org."]
 PATHS = ["/", "/a", "/a/", "/a*", "/a/*", "*.js", "*", "/{*}", "/a/{**}", "/{*}/b/{**}/c", "*/b"]
 REQUEST_PATHS = ["/", "/a", "/a/", "/a/b", "/a/b.js", "/a/b/", "/x/b/c", "/x/b/1/2/c", "/b"]
-METHODS = ["GET", "POST", "G*", "*", "*T"]
+METHODS = ["GET", "POST", "G*", "*", "*T", "get", "p*"]
 VALUES = ["1", "1*", "*2", "*", "1,2"]
 HEADER_VALUES = [("1",), ("2",), ("1", "2"), ("1,2",), ("1, 2",), ("",), ("12", "1")]
 BLOCKS = [
@@ -78,7 +78,15 @@ addresses = st.builds(
     Condition, st.sampled_from([Attribute.SOURCE_IP, Attribute.REMOTE_IP, Attribute.DESTINATION_IP]), networks
 )
 server_names = st.builds(Condition, st.just(Attribute.SNI), patterns(["h", "*.org", "*", "X.org", "x*"]))
+AUTHORITIES = ["h", "H", "h:80", "X.ORG", "x.org", "x.org:443", "x.org."]
+TARGETS = ["/", "/a", "/a?b=1", "/a/b?c", "/x/b/c"]
+pseudo_headers = st.one_of(
+    st.builds(Condition, st.just(Attribute.HEADER), patterns([*AUTHORITIES, "x*", "*"]), st.just(":authority")),
+    st.builds(Condition, st.just(Attribute.HEADER), patterns([*TARGETS, "/a*", "*b=1", "*"]), st.just(":path")),
+    st.builds(Condition, st.just(Attribute.METHOD), patterns(METHODS)),
+)
 conditions = st.one_of(
+    pseudo_headers,
     st.builds(Condition, st.just(Attribute.HEADER), patterns(VALUES), st.sampled_from(["x-a", "x-b"])),
     st.builds(Condition, st.just(Attribute.SOURCE_PRINCIPAL), patterns(PRINCIPALS)),
     st.builds(Condition, st.just(Attribute.SOURCE_NAMESPACE), patterns(NAMESPACES)),
@@ -101,12 +109,13 @@ policies = st.builds(
     st.sampled_from(Action),
     st.sampled_from([(), (("app", "x"),), (("app", "x"), ("v", "1"))]),
     st.lists(rules, max_size=3).map(tuple),
+    dry_run=st.sampled_from([False, False, False, True]),
 )
 policy_sets = st.lists(policies, max_size=6, unique_by=lambda policy: policy.key)
 labels = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["x", "1"])).map(
     lambda d: tuple(sorted(d.items()))
 )
-requests = st.builds(
+read_requests = st.builds(
     CheckInput,
     workload=st.builds(Workload, st.sampled_from(["shop", "other", "empty"]), labels),
     source=st.sampled_from([None, ANONYMOUS, *map(read_identity, IDS)]),
@@ -129,6 +138,19 @@ requests = st.builds(
 )
 
 
+def as_sent(check, query, *, upper):
+    """The request with the pseudo-headers that it was read from."""
+    sent = {":method": check.method}
+    if check.host:
+        sent[":authority"] = check.host.upper() if upper else check.host
+    if check.path:
+        sent[":path"] = check.path + query
+    return replace(check, headers={**check.headers, **{name: (value,) for name, value in sent.items()}})
+
+
+requests = st.builds(as_sent, read_requests, st.sampled_from(["", "?b=1"]), upper=st.booleans())
+
+
 def engine_of(found, options=OPTIONS):
     return NativeEngine.of((compile_policy(policy, options) for policy in found), options)
 
@@ -142,7 +164,9 @@ def allows(found, check, options=OPTIONS):
 def test_the_index_agrees_with_a_walk_over_everything(found, checks):
     engine = engine_of(found)
     for check in checks:
-        assert engine.evaluate(check).decision.allowed == naive.decide(found, check, OPTIONS)
+        decision = engine.evaluate(check).decision
+        assert decision.allowed == naive.decide(found, check, OPTIONS)
+        assert {each.watch.value: each.result for each in decision.observed} == naive.observed(found, check, OPTIONS)
 
 
 @settings(max_examples=80, deadline=None)
@@ -217,8 +241,21 @@ def test_what_istio_denies_under_any_reading_is_denied(found, checks):
 @settings(max_examples=40, deadline=None)
 @given(policy_sets, policies, requests)
 def test_one_more_deny_policy_never_allows_what_was_denied(found, extra, check):
-    more = [*found, replace(extra, name="extra", action=Action.DENY)]
+    more = [*found, replace(extra, name="extra", action=Action.DENY, dry_run=False)]
     assert allows(found, check) or not allows(more, check)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    policy_sets, policies, requests, st.sampled_from([(Action.AUDIT, False), (Action.ALLOW, True), (Action.DENY, True)])
+)
+def test_a_policy_that_decides_nothing_changes_no_decision(found, extra, check, watched):
+    action, dry_run = watched
+    more = [*found, replace(extra, name="extra", action=action, dry_run=dry_run)]
+    for options in (OPTIONS, replace(OPTIONS, every_reading=True)):
+        before, after = (engine_of(policies, options).evaluate(check) for policies in (found, more))
+        assert replace(after.decision, observed=()) == replace(before.decision, observed=())
+        assert after.cause is before.cause
 
 
 @settings(max_examples=40, deadline=None)

@@ -68,6 +68,20 @@ async def test_the_path_after_the_prefix_is_matched_without_its_query():
     assert await status(DENY_ADMIN, "/a/%2e%2e/admin") == 403
 
 
+async def test_pseudo_headers_are_those_of_the_request():
+    def when(name, value):
+        return policy(f"{{rules: [{{when: [{{key: 'request.headers[{name}]', values: ['{value}']}}]}}]}}")
+
+    for name, value in ((":authority", "shop.example.org"), (":path", "/a?token=secret")):
+        assert await status(when(name, value), "/a") == 200
+        assert await status(when(name, "other"), "/a") == 403
+    assert await status(when(":path", "/a"), "/a", scope={"query_string": b""}) == 200
+    told = ((b"x-meshward-forwarded-headers", b"*"),)  # so that no header names another method
+    assert await status(when(":method", "GET"), "/a", headers=told) == 200
+    assert await status(when(":method", "PUT"), "/a", headers=told) == 403
+    assert await status(when(":scheme", "*"), "/a") == 403  # a check over HTTP does not tell it
+
+
 async def test_a_denial_names_the_request_and_the_rule_only_where_configured():
     _, headers, body, _ = await ask(DENY_ADMIN, "/admin")
     assert body.startswith("GET /admin was denied")

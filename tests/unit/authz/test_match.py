@@ -404,3 +404,61 @@ def test_a_local_trust_domain_stands_for_its_aliases_in_principals_of_five_segme
     for rule in (source("principals", principal), when("source.principal", principal)):
         assert allowed(policy(f"{{rules: [{rule}]}}"), request(source=source_id), options) is expected
         assert allowed(policy(f"{{action: DENY, rules: [{rule}]}}"), request(source=source_id), options) is not expected
+
+
+def when_header(name, value, field="values"):
+    return f"{{when: [{{key: 'request.headers[{name}]', {field}: ['{value}']}}]}}"
+
+
+@pytest.mark.parametrize("name", [":authority", "Host"])
+def test_the_authority_is_compared_as_it_was_sent_where_that_grants(name):
+    rule = when_header(name, "shop.example.org")
+    assert matches(rule, request(host="shop.example.org"))
+    for other in ("Shop.example.org", "shop.example.org:80", "shop.example.org.", "other"):
+        assert not matches(rule, request(host=other))
+
+
+@pytest.mark.parametrize("name", [":authority", "host"])
+def test_the_authority_is_compared_as_a_server_reads_it_where_that_denies(name):
+    rule = when_header(name, "Shop.example.org")
+    for same in ("Shop.example.org", "shop.EXAMPLE.org", "shop.example.org:80", "shop.example.org."):
+        assert refuses(rule, request(host=same))
+        assert not matches(when_header(name, "Shop.example.org", "notValues"), request(host=same))
+    assert not refuses(rule, request(host="other"))
+    assert matches(when_header(name, "Shop.example.org", "notValues"), request(host="other"))
+
+
+def test_the_pseudo_header_of_the_path_has_the_query_and_other_readings():
+    assert matches(when_header(":path", "/a?b=1"), request("/a?b=1"))
+    assert not matches(when_header(":path", "/a"), request("/a?b=1"))
+    assert not matches(when_header(":path", "/a*"), request("/a/..;/secret"))
+    assert refuses(when_header(":path", "/secret"), request("/secret?x"))
+    assert refuses(when_header(":path", "/secret"), request("/a/..;/secret"))
+    assert not refuses(when_header(":path", "/secret"), request("/public"))
+    assert not matches(when_header(":path", "/secret", "notValues"), request("/a/..;/secret"))
+
+
+def test_the_pseudo_header_of_the_method_is_also_the_one_that_a_header_names():
+    override = request(method="GET", headers={"x-http-method-override": ("DELETE",)})
+    assert matches(when_header(":method", "GET"), request(method="GET"))
+    assert not matches(when_header(":method", "GET"), override)
+    assert refuses(when_header(":method", "DELETE"), override)
+
+
+def test_the_pseudo_header_of_the_scheme_is_compared():
+    assert matches(when_header(":scheme", "https"), request())
+    assert not refuses(when_header(":scheme", "http"), request())
+
+
+@pytest.mark.parametrize("field", ["values", "notValues"])
+def test_a_pseudo_header_that_a_check_lacks_never_grants_and_always_denies(field):
+    rule = when_header(":protocol", "websocket", field)
+    assert not matches(rule, request())
+    assert refuses(rule, request())
+
+
+def test_a_method_in_lower_case_is_no_request_s_and_denies_the_one_in_upper_case():
+    rule = "{to: [{operation: {methods: [delete]}}]}"
+    assert not matches(rule, request(method="DELETE"))
+    assert refuses(rule, request(method="DELETE"))
+    assert not matches("{to: [{operation: {notMethods: [delete]}}]}", request(method="DELETE"))

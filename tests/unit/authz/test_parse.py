@@ -63,6 +63,39 @@ def test_a_document_as_istio_users_write_it_is_read():
     assert condition.values == Patterns(("a", "b*"), ("bad",))
 
 
+@pytest.mark.parametrize(
+    ("text", "dry_run"),
+    [("1", True), ("t", True), ("TRUE", True), ("True", True), ("false", False), ("0", False), ("F", False)],
+)
+def test_the_annotation_of_a_dry_run_is_read_as_go_reads_it(text, dry_run):
+    metadata = f"{{name: p, annotations: {{istio.io/dry-run: '{text}'}}}}"
+    head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
+    (found,) = parse(f"{head}\nmetadata: {metadata}\nspec: {{}}")
+    assert found.dry_run is dry_run
+
+
+def test_an_audit_policy_is_read():
+    (found,) = parse(policy("{action: AUDIT, rules: [{}]}"))
+    assert found.action is Action.AUDIT
+    assert parse(policy("{action: AUDIT}"))[0].rules == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "attribute", "header"),
+    [
+        ("request.headers[:authority]", Attribute.HEADER, ":authority"),
+        ("request.headers[Host]", Attribute.HEADER, ":authority"),
+        ("request.headers[:path]", Attribute.HEADER, ":path"),
+        ("request.headers[:scheme]", Attribute.HEADER, ":scheme"),
+        ("request.headers[:Method]", Attribute.METHOD, ""),
+    ],
+)
+def test_a_pseudo_header_is_a_key_of_a_condition(key, attribute, header):
+    (found,) = parse(policy(f"{{rules: [{{when: [{{key: '{key}', values: [a]}}]}}]}}"))
+    (condition,) = found.rules[0].conditions
+    assert (condition.attribute, condition.header, condition.values) == (attribute, header, Patterns(("a",)))
+
+
 def test_namespace_action_and_version_have_istios_defaults():
     (found,) = POLICY_KIND.parse(
         [
@@ -82,7 +115,6 @@ def test_namespace_action_and_version_have_istios_defaults():
     [
         ("{actions: DENY}", "spec.actions"),
         ("{action: BLOCK, rules: [{}]}", "spec.action"),
-        ("{action: AUDIT, rules: [{}]}", "spec.action"),
         ("{action: CUSTOM, provider: {name: x}, rules: [{}]}", "spec.action"),
         ("{action: allow, rules: [{}]}", "spec.action"),
         ("{action: DENY}", "spec.rules"),
@@ -100,7 +132,6 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{to: [{operation: {method: [GET]}}]}]}", "spec.rules[0].to[0].operation.method"),
         ("{rules: [{to: [{operation: {methods: GET}}]}]}", "spec.rules[0].to[0].operation.methods"),
         ("{rules: [{to: [{operation: {methods: [GET, '']}}]}]}", "spec.rules[0].to[0].operation.methods[1]"),
-        ("{rules: [{to: [{operation: {methods: [GET, get]}}]}]}", "spec.rules[0].to[0].operation.methods[1]"),
         ("{rules: [{to: [{operation: {methods: []}}]}]}", "spec.rules[0].to[0].operation.methods"),
         ("{rules: [{to: [{operation: {ports: [8080]}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
         ("{rules: [{to: [{operation: {ports: ['0']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
@@ -110,9 +141,6 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{to: [{operation: {paths: ['/a/{*}b']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
         ("{rules: [{to: [{operation: {paths: ['/a*/{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
         ("{rules: [{to: [{operation: {paths: ['/{id}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
-        ("{rules: [{to: [{operation: {paths: ['/a?b=1']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
-        ("{rules: [{to: [{operation: {paths: [admin]}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
-        ("{rules: [{to: [{operation: {hosts: ['http://a']}}]}]}", "spec.rules[0].to[0].operation.hosts[0]"),
         ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/33]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
         ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/255.0.0.0]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
         ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/08]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]"),
@@ -124,7 +152,6 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{when: [{key: source.trustDomain, values: ['a*b*']}]}]}", "spec.rules[0].when[0].values[0]"),
         ("{rules: [{to: [{operation: {paths: ['/a//{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
         ("{rules: [{to: [{operation: {notPaths: ['/{**}//a']}}]}]}", "spec.rules[0].to[0].operation.notPaths[0]"),
-        ("{rules: [{from: [{source: {principals: ['spiffe://a/b']}}]}]}", "spec.rules[0].from[0].source.principals[0]"),
         ("{rules: [{from: [{source: {principals: []}}]}]}", "spec.rules[0].from[0].source.principals"),
         ("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "spec.rules[0].from[0].source.requestPrincipals"),
         (
@@ -141,9 +168,9 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{when: [{key: source.ip}]}]}", "spec.rules[0].when[0].values"),
         ("{rules: [{when: [{key: source.ip, values: [x]}]}]}", "spec.rules[0].when[0].values[0]"),
         ("{rules: [{when: [{key: destination.port, notValues: [http]}]}]}", "spec.rules[0].when[0].notValues[0]"),
+        ("{rules: [{when: [{key: 'request.headers[::path]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: 'request.headers[:]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
         ("{rules: [{when: [{key: 'request.headers[]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
-        ("{rules: [{when: [{key: 'request.headers[:path]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
-        ("{rules: [{when: [{key: 'request.headers[Host]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
         ("{rules: [{when: [{key: 'request.headers[a]b', values: [x]}]}]}", "spec.rules[0].when[0].key"),
         ("{rules: [{when: [{key: 'request.auth.claims[iss]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
         ("{rules: [{when: [{key: 'experimental.envoy.filters.a[b]', values: [x]}]}]}", "spec.rules[0].when[0].key"),
@@ -175,7 +202,8 @@ def test_what_is_wrong_in_a_spec_is_refused_with_its_path(spec, path):
         ("metadata: {name: a, lables: {}}", "metadata.lables"),
         ("metadata: {name: a, labels: {x: 1}}", "metadata.labels.x"),
         ("metadata: {name: a, annotations: {x: 1}}", "metadata.annotations.x"),
-        ("metadata: {name: a, annotations: {istio.io/dry-run: 'true'}}", "metadata.annotations.istio.io/dry-run"),
+        ("metadata: {name: a, annotations: {istio.io/dry-run: 'yes'}}", "metadata.annotations.istio.io/dry-run"),
+        ("metadata: {name: a, annotations: {istio.io/dry-run: ''}}", "metadata.annotations.istio.io/dry-run"),
         ("metadata: {name: a}", "spec"),
         ("extra: 1", "extra"),
     ],

@@ -88,7 +88,9 @@ async def test_a_body_that_is_no_document_is_400(client, body):
 
 async def test_validating_reports_what_would_be_accepted(client):
     answer = await client.post("/v1/policies/validate", content=DENY_ALL)
-    assert answer.json()["items"] == [{"namespace": "shop", "name": "p", "action": "DENY", "rules": 1, "warnings": []}]
+    assert answer.json()["items"] == [
+        {"namespace": "shop", "name": "p", "action": "DENY", "dry_run": False, "rules": 1, "warnings": []}
+    ]
     assert (await client.get(ONE)).status_code == 404
 
 

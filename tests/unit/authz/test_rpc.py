@@ -50,6 +50,33 @@ async def test_an_allowed_request_is_ok_and_names_the_rule_to_the_proxy_only():
     assert not response.ok_response.headers
 
 
+async def test_what_policies_find_that_decide_nothing_is_in_the_metadata_by_istios_names():
+    def dry(spec, name):
+        metadata = f"{{name: {name}, namespace: shop"
+        return policy(spec, name).replace(metadata, f"{metadata}, annotations: {{istio.io/dry-run: 'true'}}")
+
+    deny = "{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}"
+    allow = "{rules: [{to: [{operation: {paths: [/admin]}}]}]}"
+    audit = policy("{action: AUDIT, rules: [{to: [{operation: {paths: [/x]}}]}, {}]}", "seen")
+    text = dry(deny, "no-admin") + dry(allow, "admin") + audit
+    rpc = AuthorizationRpc(await policy_service(text))
+    response = check_answer(rpc, check_request("/admin"))
+    found = {key: value for key, value in metadata(response).items() if key != "meshward.reason"}
+    assert found == {
+        "meshward.decision": "allow",
+        "meshward.audit": "shop/seen rules[1]",
+        "istio_dry_run_deny_shadow_engine_result": "denied",
+        "istio_dry_run_deny_shadow_effective_policy_id": "ns[shop]-policy[no-admin]-rule[0]",
+        "istio_dry_run_allow_shadow_engine_result": "allowed",
+        "istio_dry_run_allow_shadow_effective_policy_id": "ns[shop]-policy[admin]-rule[0]",
+    }
+    other = metadata(check_answer(rpc, check_request("/x")))
+    assert other["istio_dry_run_deny_shadow_engine_result"] == "allowed"
+    assert other["istio_dry_run_allow_shadow_engine_result"] == "denied"
+    assert "istio_dry_run_allow_shadow_effective_policy_id" not in other
+    assert other["meshward.audit"] == "shop/seen rules[0]"
+
+
 async def test_a_denied_request_is_403_with_a_body_that_helps_and_does_not_name_the_policy():
     response = await answer(DENY_ADMIN, check_request("/admin?token=secret"))
     denied = response.denied_response
@@ -162,6 +189,34 @@ async def test_headers_are_read_from_either_form():
     assert not await allows(text, check_request(headers={"x-role": "user"}))
     assert not await allows(text, check_request(raw_headers=[("x-role", b"admin"), ("x-role", b"user")]))
     assert not await allows(text, check_request())
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_pseudo_headers_are_what_the_proxy_told_and_no_header_that_a_client_sent(raw):
+    def asks(path="/a?b=1", host="Shop.example.org", scheme="https"):
+        forged = {":authority": "forged", ":path": "/forged", ":scheme": "forged"}
+        if raw:
+            request = check_request(
+                path, host=host, raw_headers=[(key, value.encode()) for key, value in forged.items()]
+            )
+        else:
+            request = check_request(path, host=host, headers=forged)
+        request.attributes.request.http.scheme = scheme
+        return request
+
+    def when(name, value):
+        return policy(f"{{rules: [{{when: [{{key: 'request.headers[{name}]', values: ['{value}']}}]}}]}}")
+
+    for name, value in (
+        (":authority", "Shop.example.org"),
+        (":path", "/a?b=1"),
+        (":scheme", "https"),
+        (":method", "GET"),
+    ):
+        assert await allows(when(name, value), asks())
+        assert not await allows(when(name, "forged"), asks())
+    assert not await allows(when(":scheme", "*"), asks(scheme=""))
+    assert not await allows(when(":authority", "*"), asks(host=""))
 
 
 async def test_addresses_ports_and_server_name_are_read():

@@ -144,6 +144,14 @@ async def test_decisions_are_counted_by_outcome_and_cause(service, metrics):
     assert metrics.decisions.value("allow", "policy") == 1
 
 
+async def test_what_policies_find_that_decide_nothing_is_counted(service, metrics):
+    await service.apply(policy("{action: AUDIT, rules: [{to: [{operation: {paths: [/admin]}}]}]}"))
+    service.check(request("/admin"))
+    service.check(request("/"))
+    assert metrics.observations.value("audit", "matched") == 1
+    assert metrics.decisions.value("allow", "no_policy") == 2
+
+
 async def test_policies_are_compiled_where_they_keep_no_check_waiting(monkeypatch, make):
     threads = []
 

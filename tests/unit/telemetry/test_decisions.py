@@ -1,10 +1,12 @@
 """The decision log: what is asked for, within its bound, and what was left out is told."""
 
+from dataclasses import replace
+
 import pytest
 from structlog.testing import capture_logs
 
 from app.authz.model import CheckInput, Identity, Workload
-from app.core.decision import Decision, Outcome
+from app.core.decision import Decision, Observation, Outcome, Watch
 from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
 from tests.fakes.checks import Policies
 from tests.fakes.clock import ManualClock
@@ -19,6 +21,24 @@ DENIED = Decision(Outcome.DENY, "no rule matches")
 def test_a_mode_is_what_is_written(mode, allowed, denied):
     log = DecisionLog(mode, ManualClock().monotonic)
     assert (log.wants(ALLOWED), log.wants(DENIED)) == (allowed, denied)
+
+
+@pytest.mark.parametrize(
+    ("watch", "result", "notable"),
+    [
+        (Watch.AUDIT, "matched", True),
+        (Watch.DRY_RUN_DENY, "denied", True),
+        (Watch.DRY_RUN_ALLOW, "denied", True),
+        (Watch.DRY_RUN_ALLOW, "allowed", False),
+    ],
+)
+def test_what_is_audited_or_would_be_denied_is_written_with_the_denials(watch, result, notable):
+    decision = replace(ALLOWED, observed=(Observation(watch, result, "a/c", "rules[2]"),))
+    wanted = [DecisionLog(mode, ManualClock().monotonic).wants(decision) for mode in ("off", "denied", "all")]
+    assert wanted == [False, notable, True]
+    with capture_logs() as lines:
+        DecisionLog("all", ManualClock().monotonic).write(decision, {"path": "/"})
+    assert lines[0][watch.value] == f"{result} by rules[2] of a/c"
 
 
 def test_a_flood_is_counted_and_not_written():
