@@ -57,6 +57,7 @@ METADATA = (
     *((b"x-request-id", b"\xff"), (b"x-request-id", b"a" * 200), (b"x-bin", b"!!!"), (b"authorization", b"")),
     *((b"authorization", b"Bearer "), (b"authorization", b"bearer \xff"), (b"authorization", b"Basic eDp5")),
     *((b"authorization", b"Bearer " + b"x" * 5_000), (b"grpc-previous-rpc-attempts", b"9"), (b"user-agent", b"")),
+    *((b"authorization", b"Bearer eyJ.e30.x"), (b"authorization", b"Bearer eyJhbGciOiJub25lIn0.e30.")),
 )
 
 

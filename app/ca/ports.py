@@ -67,6 +67,16 @@ class BundlePublisher(Protocol):
         """Replace the published bundle. Raises PreconditionError if that cannot be done."""
 
 
+class KeySetSource(Protocol):
+    """Where an issuer of JWTs publishes its keys."""
+
+    async def fetch(self) -> bytes:
+        """Return its JWK Set, not parsed, bounded in time and size.
+
+        Raises UnavailableError if it cannot be had now, InvalidInputError if it is none.
+        """
+
+
 class CaRepository(AuditTrail, Protocol):
     """Everything that the CA stores, in one transaction.
 

@@ -121,6 +121,9 @@ class ControlPlane:
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")
         self._supervise(parts.write_probe.run(), "write-probe")
+        if parts.jwt_bearer is not None:
+            refresh_keys = parts.jwt_bearer.maintain
+            self._supervise(repeat(refresh_keys, failed="jwks_refresh_failed", recovered="jwks_refreshed"), "jwks")
         log.info(
             "listening",
             mesh_tls=self._tls.port,

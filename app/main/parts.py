@@ -18,6 +18,7 @@ from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.model import CaConfig
 from app.ca.service import CaService
+from app.ca.service.jwt_bearer import JwtBearer
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.core.last_good import LastGoodFile
@@ -32,6 +33,7 @@ from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.main.counters import make_counters
+from app.main.jwt_issuers import make_jwt_bearer
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
@@ -62,6 +64,7 @@ class Parts:
     counters: CounterStore
     audit: AuditLog
     authenticator: Authenticator
+    jwt_bearer: JwtBearer | None
     write_probe: WriteProbe
     last_good: LastGood
 
@@ -132,10 +135,12 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         ),
         offload=offload,
     )
+    jwt_bearer = make_jwt_bearer(settings, clock, metrics)
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
-        attestors=(ca.join_tokens,),
+        # In istiod's order.
+        attestors=(ca.join_tokens,) if jwt_bearer is None else (jwt_bearer, ca.join_tokens),
         trust_plaintext=settings.mesh.plaintext_public,
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
@@ -148,7 +153,19 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         metrics,
     )
     return Parts(
-        settings, clock, metrics, engine, ca, policies, quotas, counters, audit, authenticator, write_probe, last_good
+        settings,
+        clock,
+        metrics,
+        engine,
+        ca,
+        policies,
+        quotas,
+        counters,
+        audit,
+        authenticator,
+        jwt_bearer,
+        write_probe,
+        last_good,
     )
 
 

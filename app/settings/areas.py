@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.core.durations import format_duration
 from app.core.net import Address, UnixSocket
@@ -20,6 +20,8 @@ from app.settings.values import (
     Fingerprint,
     HeaderFamilies,
     HeaderName,
+    Json,
+    Jwks,
     KeyPrefix,
     Namespace,
     PlaintextBind,
@@ -52,6 +54,12 @@ DEFAULT_MAX_HITS = 1_000_000
 MAX_COUNTERS_TIMEOUT = 10_000
 # Two replicas that lease a half each leave nothing to others.
 MAX_LEASE_PERCENT = 50
+
+
+# The clusters and identity providers whose workloads share one trust domain, and our names in their tokens.
+MAX_JWT_ISSUERS = 16
+MAX_JWT_AUDIENCES = 16
+MAX_JWT_NAME_LENGTH = 2048
 
 
 class Area(BaseModel):
@@ -117,6 +125,27 @@ class LogSettings(Area):
     format: Format = "auto"
 
 
+JwtName = Annotated[str, Field(min_length=1, max_length=MAX_JWT_NAME_LENGTH)]
+
+
+class JwtIssuerSettings(Area):
+    """An issuer of service accounts' JWTs: its `iss`, what may be in `aud`, and the file or URL of its JWK Set.
+
+    `jwks_ca_file` has the authorities (PEM) that a URL's certificate is verified by, instead of the public ones.
+    """
+
+    issuer: JwtName
+    audiences: Annotated[tuple[JwtName, ...], Field(min_length=1, max_length=MAX_JWT_AUDIENCES)] = ("istio-ca",)
+    jwks: Jwks
+    jwks_ca_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _authorities_are_for_a_url(self) -> "JwtIssuerSettings":
+        if self.jwks_ca_file is not None and not (isinstance(self.jwks, str) and self.jwks.startswith("https://")):
+            raise ValueError("jwks_ca_file is for a jwks that begins with https://")
+        return self
+
+
 class CaSettings(Area):
     """How long SVIDs live, how many an identity may have, and how many streams.
 
@@ -125,6 +154,7 @@ class CaSettings(Area):
     replica, `streams_per_identity` and `streams_per_token` the SDS streams that it and a join token may have open.
     `secret_file` has the secret that replicas on one database share; if it is set, the file is never made.
     `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
+    `jwt_issuers` are trusted for the identity of every workload.
     """
 
     secret_file: FilePath | None = None
@@ -135,6 +165,15 @@ class CaSettings(Area):
     svids_per_hour: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_identity: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_token: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 4
+
+    jwt_issuers: Annotated[tuple[JwtIssuerSettings, ...], Json, Field(max_length=MAX_JWT_ISSUERS)] = ()
+
+    @field_validator("jwt_issuers")
+    @classmethod
+    def _issuers_differ(cls, issuers: tuple[JwtIssuerSettings, ...]) -> tuple[JwtIssuerSettings, ...]:
+        if len({issuer.issuer for issuer in issuers}) < len(issuers):
+            raise ValueError("has an issuer twice: give it one table, with all audiences")
+        return issuers
 
     @model_validator(mode="after")
     def _times_fit(self) -> "CaSettings":

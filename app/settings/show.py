@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from app.core.durations import format_duration
 from app.db.engine import redacted_url
+from app.settings.areas import Area
 from app.settings.load import LoadedSettings, variable_of
 
 
@@ -28,18 +29,30 @@ def as_toml(loaded: LoadedSettings) -> str:
         if dot and table != area:
             area = table
             lines += ["", f"[{area}]"]
-        # JSON's strings, numbers, booleans and arrays of strings are TOML's as well; it has no null.
-        text = f"# {name} is not set" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        text = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
         lines.append(f"{text}  # {loaded.sources[key]}; {variable_of(key)}")
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case list():
+            return f"[{', '.join(map(_toml, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{name} = {_toml(item)}' for name, item in value.items())}}}"
+        case _:
+            # JSON's strings, numbers and booleans are TOML's as well.
+            return json.dumps(value, ensure_ascii=False)
 
 
 def _plain(value: object) -> object:
     match value:
         case bool() | int() | float() | None:
             return value
+        case Area():
+            return {name: _plain(item) for name, item in value if item is not None}
         case tuple():
-            return [str(item) for item in value]
+            return [_plain(item) for item in value]
         case timedelta():
             return format_duration(value)
         case _:

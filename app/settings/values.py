@@ -1,18 +1,20 @@
 """What settings are made of: how each kind of value is written, read and written back."""
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from app.core.durations import parse_duration
 from app.core.errors import InvalidInputError
-from app.core.net import Address, UnixSocket, is_dns_label, is_dns_name, parse_address, parse_endpoint
+from app.core.net import Address, UnixSocket, is_dns_label, is_dns_name, is_loopback, parse_address, parse_endpoint
 from app.core.store_url import FORMS, StoreUrl, parse_store_url
 from app.db.engine import parse_url
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -25,6 +27,7 @@ MAX_UIDS = 64
 Value = TypeVar("Value")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_URL = re.compile(r"[!-~]{1,2048}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -118,6 +121,33 @@ def _parse_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
+def _parse_json(value: object) -> object:
+    """Return the list that a variable spells as JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("must be a JSON array of objects") from error
+
+
+def _parse_jwks(value: object) -> object:
+    if not isinstance(value, str) or "://" not in value:
+        return _parse_path(value)
+    try:
+        url = urlsplit(value)
+        plain = url.scheme == "http" and is_loopback(url.hostname or "")
+        valid = url.hostname and url.port != 0 and not url.fragment and "@" not in url.netloc
+    except ValueError as error:
+        raise ValueError("must be a path, or a URL that begins with https://") from error
+    if not valid or not (plain or url.scheme == "https") or not _URL.fullmatch(value):
+        raise ValueError(
+            "must be a path, or a URL that begins with https:// (http:// on this machine alone), "
+            "without user and fragment"
+        )
+    return value
+
+
 def _parse_fingerprint(value: str) -> str:
     text = value.replace(":", "").lower()
     if not _SHA256.fullmatch(text):
@@ -186,5 +216,7 @@ ServerNames = Annotated[
 Namespace = Annotated[
     str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
 ]
+Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
+Json = BeforeValidator(_parse_json)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Fingerprint = Annotated[str, AfterValidator(_parse_fingerprint)]

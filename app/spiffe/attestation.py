@@ -16,9 +16,9 @@ class Evidence:
 class Attestor(Protocol):
     """One way to prove an identity."""
 
-    async def attest(self, evidence: Evidence) -> Principal:
-        """Return the caller that the evidence proves, without consuming it.
+    async def attest(self, evidence: Evidence) -> Principal | None:
+        """Return the caller that the evidence proves, without consuming it; None if it is of a kind unknown here.
 
-        Raises UnauthenticatedError with the reason, which the caller may see, if it proves none, and UnavailableError
-        if that cannot be found out now.
+        Raises UnauthenticatedError, with a message that the caller may see, if it proves none, and UnavailableError if
+        that cannot be found out now. `reason` is set if the evidence is of the kind that is verified here.
         """

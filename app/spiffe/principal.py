@@ -11,6 +11,7 @@ class Credential(Enum):
 
     SVID = "svid"
     JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a credential, not one
+    JWT = "jwt"
     LOOPBACK = "loopback"
     ADMIN_TOKEN = "admin_token"  # noqa: S105 - as above
     NONE = "none"
@@ -26,8 +27,8 @@ class Role(Enum):
 class Principal:
     """The authenticated caller of a use case: who it is, how that was proved, what it may do, where it calls from.
 
-    `spiffe_id` is set for SVID and JOIN_TOKEN; `token_id` (the stored id of the join token, never its secret) only for
-    JOIN_TOKEN: an issuance consumes it in the same transaction. `address` is the peer's, `host:port` or `unix`;
+    `spiffe_id` is set for SVID, JOIN_TOKEN and JWT; `token_id` (the stored id of the join token, never its secret) only
+    for JOIN_TOKEN: an issuance consumes it in the same transaction. `address` is the peer's, `host:port` or `unix`;
     `request_id` is the id under which the call is logged. Both are empty where the transport does not provide them.
     """
 

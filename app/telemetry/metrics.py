@@ -34,6 +34,11 @@ class Metrics:
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )
+        self.jwks_fetched = Gauge(
+            "meshward_jwks_fetched_timestamp_seconds",
+            "When the keys of an issuer of JWTs were last fetched",
+            ("issuer",),
+        )
         self.agent_svid_expiry = Gauge(
             "meshward_agent_svid_expiry_timestamp_seconds", "When the SVID that the agent holds ends"
         )

@@ -4,12 +4,12 @@ from app.core.errors import UnauthenticatedError
 
 
 class SecretAttestor:
-    """Accepts one secret as the proof of one caller."""
+    """Accepts one secret as the proof of one caller; without a caller, no evidence is of its kind."""
 
-    def __init__(self, secret, caller) -> None:
-        self._secret, self._caller = secret, caller
+    def __init__(self, secret, caller, reason="") -> None:
+        self._secret, self._caller, self._reason = secret, caller, reason
 
     async def attest(self, evidence):
-        if evidence.bearer != self._secret:
-            raise UnauthenticatedError(f"not {self._caller.name}")
+        if self._caller is not None and evidence.bearer != self._secret:
+            raise UnauthenticatedError(f"not {self._caller.name}", reason=self._reason)
         return self._caller

@@ -45,6 +45,8 @@ CHECK_TTL = timedelta(minutes=1)
 UNRECORDED_TTL = timedelta(hours=1)
 # An SVID is signed again if the entry of its identity changed meanwhile.
 MAX_ATTEMPTS = 3
+# The credentials that prove a workload's identity.
+PROOFS = frozenset({Credential.SVID, Credential.JOIN_TOKEN, Credential.JWT})
 # About 1 KB each; an identity that is not among them costs a second signature.
 MAX_KNOWN_ENTRIES = 10_000
 
@@ -127,7 +129,7 @@ class Issuance:
         await self._sign(LeafProfile(self._server_id, key, new_serial(), not_before, not_after), active)
 
     def _subject(self, caller: Principal) -> _Subject:
-        if caller.credential not in {Credential.SVID, Credential.JOIN_TOKEN} or caller.spiffe_id is None:
+        if caller.credential not in PROOFS or caller.spiffe_id is None:
             raise UnauthenticatedError(
                 "SVIDs are issued to callers that prove an identity: use a join token or an SVID"
             )

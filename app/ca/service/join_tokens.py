@@ -13,6 +13,7 @@ from app.core.clock import Clock
 from app.core.errors import InvalidInputError, NotFoundError, UnauthenticatedError, Violation
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
+from app.spiffe.jwt import is_jwt
 from app.spiffe.principal import Credential, Principal
 
 DEFAULT_TTL = timedelta(minutes=10)
@@ -22,9 +23,6 @@ SECRET_BYTES = 32
 MAX_SECRET_LENGTH = 256
 # Databases bound the values of one query.
 TOKENS_PER_QUERY = 1000
-
-# A JWT in its compact form has three parts.
-JWT_DOTS = 2
 
 # The reasons that a caller gets. They depend on what it sent, and never on what is known of a token.
 TOKEN_MISSING = "this call needs an SVID, or a join token as 'authorization: Bearer …'"  # noqa: S105 - a message
@@ -68,7 +66,7 @@ class JoinTokens:
         secret = evidence.bearer
         if secret is None:
             raise UnauthenticatedError(TOKEN_MISSING)
-        if _is_jwt(secret):
+        if is_jwt(secret):
             raise UnauthenticatedError(BEARER_IS_JWT)
         token = None
         if len(secret) <= MAX_SECRET_LENGTH:
@@ -106,11 +104,6 @@ class JoinTokens:
                 raise NotFoundError(f"there is no join token {token_id}")
             before = state_of(removed)
             await repository.record(record_of(caller, self._clock.now(), "join_token.delete", token_id, before=before))
-
-
-def _is_jwt(secret: str) -> bool:
-    """Whether a bearer token has the form of a JWT (RFC 7519, section 3), which a join token never has."""
-    return secret.startswith("eyJ") and secret.count(".") == JWT_DOTS
 
 
 def _hash(secret: str) -> bytes:

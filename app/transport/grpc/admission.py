@@ -65,16 +65,25 @@ class Authenticator:
         )
 
     async def attest(self, context: CallContext) -> Principal:
-        """Return the caller that the metadata proves. Raises UnauthenticatedError with every attestor's reason."""
-        evidence, reasons = Evidence(_bearer(context)), []
+        """Return the caller that the metadata proves.
+
+        Raises UnauthenticatedError with the messages of the attestors that know this kind of evidence, else of all.
+        """
+        evidence, refusals = Evidence(_bearer(context)), list[UnauthenticatedError]()
         for attestor in self._attestors:
             try:
-                return replace(await attestor.attest(evidence), address=context.peer.address)
+                caller = await attestor.attest(evidence)
             except UnauthenticatedError as error:
-                reasons.append(error.message)
+                refusals.append(error)
+                continue
+            if caller is not None:
+                return replace(caller, address=context.peer.address)
+        refusals = [error for error in refusals if error.reason] or refusals
+        reasons = ["no_credential" if evidence.bearer is None else "token_refused"]
+        reasons += [error.reason for error in refusals if error.reason]
         raise UnauthenticatedError(
-            "; ".join(reasons) or "this call needs a client certificate: an SVID",
-            reason="no_credential" if evidence.bearer is None else "token_refused",
+            "; ".join(error.message for error in refusals) or "this call needs a client certificate: an SVID",
+            reason=reasons[-1],
         )
 
     def expired(self, not_after: datetime) -> bool:

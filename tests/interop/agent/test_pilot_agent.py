@@ -9,6 +9,7 @@ import os
 import socket
 import tempfile
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from app.agent.options import AgentOptions, TokenSource
 from app.agent.run import serve
 from app.core.net import Address
 from app.demo.place import envoy_binary
+from tests.assets.jwts import ISSUER, jwks, token
 from tests.support.callers import CART, join
 from tests.support.envoy_process import EnvoyProcess, write_bootstrap
 from tests.support.peers import PILOT_AGENT
@@ -167,8 +169,20 @@ async def test_on_the_socket_of_our_agent_it_needs_no_token(server, peer, home):
         await asyncio.wait({agent})
 
 
-async def test_in_its_default_mode_it_loses_its_identity_at_the_first_renewal(server, peer, home):
-    """It has nothing but the join token, which is used up."""
+async def test_in_its_default_mode_it_renews_with_its_service_account_token(serving, home, tmp_path):
+    (tmp_path / "jwks.json").write_bytes(jwks())
+    issuers = json.dumps([{"issuer": ISSUER, "jwks": str(tmp_path / "jwks.json")}])
+    server = serving.start(ca_jwt_issuers=issuers)
+    write(home / "var/run/secrets/tokens/istio-token", token(datetime.now(UTC)).encode())
+    write(home / "var/run/secrets/istio/root-cert.pem", server.roots)
+    news = await join(server, "spiffe://cluster.local/ns/shop/sa/news", ttl_seconds=600)
+    async with pilot_agent(server, home) as envoy:
+        await rotates(envoy, client_tls_of(server.roots.decode(), news.key + news.chain))
+    assert len(server.items(f"/v1/svids?spiffe_id={CART}")) > ROTATIONS
+
+
+async def test_in_its_default_mode_with_a_join_token_it_loses_its_identity_at_the_first_renewal(server, peer, home):
+    """With nothing but a join token, which is used up."""
     put_token(server, home)
     write(home / "var/run/secrets/istio/root-cert.pem", server.roots)
     async with pilot_agent(server, home) as envoy:

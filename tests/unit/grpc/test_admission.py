@@ -156,6 +156,19 @@ async def test_a_refusal_has_the_reason_of_every_attestor():
         await authenticator(attestors).attest(call_with("Bearer three"))
 
 
+async def test_a_refusal_is_of_those_who_know_this_kind_of_evidence():
+    jwt = SecretAttestor("jwt", BY_TOKEN, reason="jwt_expired")
+    attestors = SecretAttestor("one", BY_TOKEN), jwt, SecretAttestor("two", BY_TOKEN)
+    with pytest.raises(UnauthenticatedError) as refusal:
+        await authenticator(attestors).attest(call_with("Bearer three"))
+    assert (refusal.value.message, refusal.value.reason) == (f"not {CART}", "jwt_expired")
+
+
+async def test_evidence_of_another_kind_is_left_to_the_next_attestor():
+    attestors = SecretAttestor("", None), SecretAttestor("good", BY_TOKEN)
+    assert await authenticator(attestors).attest(call_with("Bearer good")) == replace(BY_TOKEN, address="unix")
+
+
 async def test_without_an_attestor_no_token_is_accepted():
     with pytest.raises(UnauthenticatedError):
         await authenticator(()).attest(call_with("Bearer good"))

@@ -322,3 +322,68 @@ def test_a_fingerprint_is_read_as_openssl_prints_it(text):
 def test_what_is_no_fingerprint_is_refused(text):
     with pytest.raises(InvalidInputError, match="trusted_root"):
         load({"MESHWARD_CA_TRUSTED_ROOT": text})
+
+
+ISSUERS = """
+[[ca.jwt_issuers]]
+issuer = "https://kubernetes.default.svc"
+jwks = "https://10.0.0.1/openid/v1/jwks"
+jwks_ca_file = "/ca.crt"
+[[ca.jwt_issuers]]
+issuer = "https://login.example.org"
+audiences = ["mesh", "istio-ca"]
+jwks = "/etc/meshward/jwks.json"
+"""
+
+
+def test_issuers_of_jwts_are_tables_in_the_file_and_json_in_the_variable(config):
+    by_file = load({}, config(ISSUERS)).settings.ca.jwt_issuers
+    first, second = by_file
+    assert (first.audiences, first.jwks) == (("istio-ca",), "https://10.0.0.1/openid/v1/jwks")
+    assert (second.audiences, second.jwks) == (("mesh", "istio-ca"), Path("/etc/meshward/jwks.json"))
+    tables = json.dumps(tomllib.loads(ISSUERS)["ca"]["jwt_issuers"])
+    assert load({"MESHWARD_CA_JWT_ISSUERS": tables}).settings.ca.jwt_issuers == by_file
+
+
+def test_issuers_of_jwts_are_shown_as_they_can_be_read_back(config):
+    loaded = load({}, config(ISSUERS))
+    assert load({}, config(as_toml(loaded))).settings == loaded.settings
+
+
+GOOD_ISSUER = {"issuer": "https://a.example", "jwks": "/jwks.json"}
+
+
+@pytest.mark.parametrize(
+    ("issuers", "problem"),
+    [
+        ("{", "JSON array"),
+        ("[" * 100_000, "JSON array"),
+        ('["https://a.example"]', r"jwt_issuers\[0\]|dictionary"),
+        ([GOOD_ISSUER | {"audience": "x"}], r"ca\.jwt_issuers\[0\]\.audience .*not permitted"),
+        ([{"issuer": "https://a.example"}], r"ca\.jwt_issuers\[0\]\.jwks .*required"),
+        ([GOOD_ISSUER | {"audiences": []}], "audiences"),
+        ([GOOD_ISSUER | {"audiences": [""]}], "audiences"),
+        ([GOOD_ISSUER | {"issuer": ""}], "issuer"),
+        ([GOOD_ISSUER] * 2, "an issuer twice"),
+        ([GOOD_ISSUER | {"issuer": f"https://{number}"} for number in range(17)], "16"),
+        ([GOOD_ISSUER | {"jwks": ""}], "must be a path"),
+        ([GOOD_ISSUER | {"jwks": "http://a.example/jwks"}], "begins with https://"),
+        ([GOOD_ISSUER | {"jwks": "file:///jwks.json"}], "begins with https://"),
+        ([GOOD_ISSUER | {"jwks": "https://user@a.example/jwks"}], "without user"),
+        ([GOOD_ISSUER | {"jwks": "https://a.example/#x"}], "fragment"),
+        ([GOOD_ISSUER | {"jwks": "https://a.example:x/"}], "begins with https://"),
+        ([GOOD_ISSUER | {"jwks": "https:///jwks"}], "begins with https://"),
+        ([GOOD_ISSUER | {"jwks": "https://a.example/\n"}], "begins with https://"),
+        ([GOOD_ISSUER | {"jwks_ca_file": "/ca.crt"}], "jwks_ca_file is for"),
+    ],
+)
+def test_a_wrong_issuer_of_jwts_is_refused_with_its_place(issuers, problem):
+    text = issuers if isinstance(issuers, str) else json.dumps(issuers)
+    with pytest.raises(InvalidInputError, match=problem) as refusal:
+        load({"MESHWARD_CA_JWT_ISSUERS": text})
+    assert "MESHWARD_CA_JWT_ISSUERS" in refusal.value.message
+
+
+def test_keys_may_come_from_this_machine_without_tls():
+    issuers = json.dumps([GOOD_ISSUER | {"jwks": "http://127.0.0.1:8080/jwks"}])
+    assert load({"MESHWARD_CA_JWT_ISSUERS": issuers}).settings.ca.jwt_issuers[0].jwks == "http://127.0.0.1:8080/jwks"
