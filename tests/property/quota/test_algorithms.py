@@ -154,6 +154,18 @@ def test_a_reset_is_when_the_same_would_be_allowed(sequence):
             assert not count(algorithm, state, now + step.reset - 1, hits).allowed
 
 
+@given(st.builds(TokenBucket, st.integers(1, 9), SECONDS, st.integers(1, 9)), STEPS)
+def test_a_bucket_has_the_tokens_at_its_reset_and_not_before(bucket, steps):
+    state, now = None, START
+    for moved, hits in steps:
+        now += moved
+        step = count(bucket, state, now, hits)
+        state = step.state if step.allowed else state
+        if not step.allowed and hits <= bucket.burst:
+            assert count(bucket, state, now + step.reset, hits).allowed
+            assert not count(bucket, state, now + step.reset - 1, hits).allowed
+
+
 @given(sequences())
 def test_counts_are_never_negative_and_states_are_bounded(sequence):
     algorithm, steps = sequence
