@@ -109,9 +109,40 @@ class Rule:
     conditions: tuple[Condition, ...] = ()
 
 
+class TargetKind(Enum):
+    """What a policy can be attached to, by the label whose value is its name on the workloads that serve it.
+
+    Istio labels the workloads of a Gateway itself; a Service or ServiceEntry is known only where the proxy's
+    configuration labels the destination of a check with it.
+    """
+
+    GATEWAY = "gateway.networking.k8s.io/gateway-name"
+    GATEWAY_CLASS = "gateway.networking.k8s.io/gateway-class-name"
+    SERVICE = "meshward.io/service"
+    SERVICE_ENTRY = "meshward.io/service-entry"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of `targetRefs`: an object in the policy's namespace, or a GatewayClass, which is in none."""
+
+    kind: TargetKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Workloads of a policy: those that have the labels, with `local` only in the policy's own namespace."""
+
+    labels: Labels
+    local: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorizationPolicy:
-    """One policy document, parsed. It is for the workloads whose labels include `selector`.
+    """One policy document, parsed.
+
+    It is for the workloads whose labels include `selector`, or if there are `targets` for those of one of them.
 
     A policy in `dry_run` is evaluated and decides nothing, and neither does one whose action is AUDIT.
     `warnings` are what whoever applies it should know about its values.
@@ -124,6 +155,14 @@ class AuthorizationPolicy:
     rules: tuple[Rule, ...] = ()
     warnings: tuple[Violation, ...] = ()
     dry_run: bool = False
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The workloads of the policy, each of which is in one of these."""
+        targets = dict.fromkeys(self.targets)
+        named = (Scope(((each.kind.value, each.name),), each.kind is not TargetKind.GATEWAY_CLASS) for each in targets)
+        return tuple(named) or (Scope(self.selector),)
 
     @property
     def key(self) -> str:
@@ -174,7 +213,9 @@ class Headers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckInput:
-    """One HTTP request to be checked, parsed.
+    """One HTTP request or TCP connection to be checked, parsed.
+
+    With `is_tcp` it is a connection, which lacks method, path, host and every header.
 
     `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
     behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
@@ -201,11 +242,12 @@ class CheckInput:
     destination_ip: IpAddress | None = None
     destination_port: int | None = None
     sni: str | None = None
+    is_tcp: bool = False
 
     def lacks(self, header: str) -> bool:
-        """Whether it is not known if the request has the header, because the proxy would not have forwarded it."""
+        """Whether it is not known if the request has the header, as the proxy would not have forwarded it."""
         forwarded = self.forwarded_headers
-        unknown = header.startswith(":") or (forwarded is not None and header not in forwarded)
+        unknown = self.is_tcp or header.startswith(":") or (forwarded is not None and header not in forwarded)
         return unknown and self.headers.get(header) is None
 
 

@@ -1,9 +1,11 @@
 """Requests and policies as tests write them."""
 
+from dataclasses import replace
+
 from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
 from app.authz.rpc.attributes import read_authority, read_identity, read_method
 from app.authz.rules.addresses import read_address
-from app.authz.rules.compile import compile_policy
+from app.authz.rules.compile import CompiledPolicy, compile_policy
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.rules.paths import read_path
@@ -15,8 +17,12 @@ DEFAULTS = AuthzOptions()
 
 def engine_of(text: str, options: AuthzOptions = DEFAULTS) -> NativeEngine:
     """The engine for the policies in YAML."""
-    policies = POLICY_KIND.parse(parse_documents(text.encode())) if text.strip() else ()
-    return NativeEngine.of((compile_policy(policy, options) for policy in policies), options)
+    return NativeEngine.of(compiled_of(text, options) if text.strip() else (), options)
+
+
+def compiled_of(text: str, options: AuthzOptions = DEFAULTS) -> list[CompiledPolicy]:
+    """The policies in YAML, compiled."""
+    return [compile_policy(policy, options) for policy in POLICY_KIND.parse(parse_documents(text.encode()))]
 
 
 def policy(spec: str, name: str = "p", namespace: str = "shop") -> str:
@@ -60,6 +66,14 @@ def request(  # a request as a person thinks of it
         destination_port=port,
         sni=sni,
     )
+
+
+def connection(  # as `request`, for what has no HTTP
+    *, source: str | None = "spiffe://cluster.local/ns/web/sa/front", port: int | None = 8080, sni: str | None = None
+) -> CheckInput:
+    """The input of a check of a TCP connection."""
+    asked = request(source=source, port=port, sni=sni)
+    return replace(asked, is_tcp=True, method=None, path=None, host=None, headers={})
 
 
 def sent_as(path: str, method: str, host: str) -> dict[str, tuple[str, ...]]:

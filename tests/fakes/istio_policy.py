@@ -11,19 +11,15 @@ from tests.fakes import naive_policy as naive
 
 def decide(policies: list[AuthorizationPolicy], check: CheckInput, options: AuthzOptions) -> bool:
     """Whether the request is allowed."""
-    labels = dict(check.workload.labels or ())
-    applied = [
-        policy
-        for policy in policies
-        if policy.namespace in {check.workload.namespace, options.root_namespace}
-        and all(labels.get(key) == value for key, value in policy.selector)
-        and not policy.dry_run
-    ]
+    applied = [policy for policy in policies if naive.applies(policy, check, options) and not policy.dry_run]
     allowing = [policy for policy in applied if policy.action is Action.ALLOW]
     denying = [policy for policy in applied if policy.action is Action.DENY]
 
     def hit(found):
-        return any(_matches(rule, check, options) for policy in found for rule in policy.rules)
+        rules = [rule for policy in found for rule in policy.rules]
+        if check.is_tcp:
+            rules = [naive.for_tcp(rule, policy.action) for policy in found for rule in policy.rules]
+        return any(_matches(rule, check, options) for rule in rules if rule is not None)
 
     return not hit(denying) and (not allowing or hit(allowing))
 

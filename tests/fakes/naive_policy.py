@@ -10,6 +10,7 @@ from app.authz.model import (
     AuthzOptions,
     CheckInput,
     Networks,
+    Operation,
     Patterns,
     Rule,
 )
@@ -40,9 +41,14 @@ def observed(policies: list[AuthorizationPolicy], check: CheckInput, options: Au
 
 def applies(policy: AuthorizationPolicy, check: CheckInput, options: AuthzOptions) -> bool:
     labels = dict(check.workload.labels or ())
-    return policy.namespace in {check.workload.namespace, options.root_namespace} and all(
-        labels.get(key) == value for key, value in policy.selector
-    )
+
+    def in_scope(scope) -> bool:
+        in_namespace = check.workload.namespace == policy.namespace or (
+            policy.namespace == options.root_namespace and not scope.local
+        )
+        return in_namespace and all(labels.get(key) == value for key, value in scope.labels)
+
+    return any(map(in_scope, policy.scopes))
 
 
 def any_matches(policies, action: Action, check: CheckInput, options: AuthzOptions) -> bool:
@@ -52,10 +58,24 @@ def any_matches(policies, action: Action, check: CheckInput, options: AuthzOptio
 
 def rule_matches(rule: Rule, check: CheckInput, action: Action, options: AuthzOptions) -> bool:
     action = Action.ALLOW if action is Action.ALLOW else Action.DENY
+    if check.is_tcp:
+        found = for_tcp(rule, action)
+        if found is None:
+            return False
+        rule = found
     froms = [all(fields) for fields in (source_fields(s, check, action, options) for s in rule.sources)]
     tos = [all(fields) for fields in (operation_fields(o, check, action) for o in rule.operations)]
     whens = [condition_matches(c, check, action, options) for c in rule.conditions]
     return (any(froms) or not froms) and (any(tos) or not tos) and all(whens)
+
+
+def for_tcp(rule: Rule, action: Action) -> Rule | None:
+    """What Istio makes of a rule for TCP: what only HTTP has is left out, and with it an ALLOW rule as a whole."""
+    operations = tuple(Operation(ports=operation.ports) for operation in rule.operations)
+    http = Attribute.HEADER, Attribute.METHOD
+    conditions = tuple(each for each in rule.conditions if each.attribute not in http or each.values == Patterns())
+    found = Rule(rule.sources, operations, conditions)
+    return None if action is Action.ALLOW and found != rule else found
 
 
 def source_fields(source, check, action, options):

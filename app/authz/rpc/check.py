@@ -150,10 +150,10 @@ def _add(headers: Any, key: str, value: str) -> None:
 
 def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInput:
     """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
-    if not attributes.request.HasField("http"):
-        raise InvalidInputError("it is not an HTTP request; TCP connections are not supported yet")
-    http = attributes.request.http
     source = attributes.source
+    if not attributes.request.HasField("http"):
+        return _read_connection(attributes, context)
+    http = attributes.request.http
     method = read_method(http.method)
     target = http.path
     path, other_paths = (None, ()) if not target and method == "CONNECT" else read_target(target)
@@ -177,6 +177,26 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_ip=at.address,
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
+    )
+
+
+def _read_connection(attributes: Any, context: CallContext) -> CheckInput:
+    """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
+    source_ip = read_address(attributes.source.address.socket_address.address)
+    named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
+    at = _destination(attributes, context, named, labels)
+    return CheckInput(
+        workload=at.workload,
+        source=_source(attributes.source),
+        method=None,
+        path=None,
+        host=None,
+        source_ip=source_ip,
+        remote_ip=source_ip,
+        destination_ip=at.address,
+        destination_port=at.port,
+        sni=attributes.tls_session.sni or None,
+        is_tcp=True,
     )
 
 

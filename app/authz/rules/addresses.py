@@ -48,7 +48,7 @@ def remote_addresses(request: CheckInput) -> tuple[IpAddress | None, ...]:
     it is whom that one saw, the last entry of `x-forwarded-for` (Envoy's `use_remote_address`). Which of the two the
     proxy is the check does not tell.
     """
-    if request.trusted_hops:
+    if request.trusted_hops or request.is_tcp:
         return (request.remote_ip,)
     forwarded = request.headers.get(FORWARDED_FOR)
     if forwarded is None:

@@ -31,6 +31,7 @@ from app.authz.rules.nodes import (
     TARGET,
     And,
     HeaderMatch,
+    IsHttp,
     Match,
     Node,
     Or,
@@ -120,11 +121,18 @@ def _looks_at_methods(rule: Rule) -> bool:
     )
 
 
+def is_about_http(operation: Operation) -> bool:
+    """Whether the operation has a field that a TCP connection lacks."""
+    return Patterns() != operation.hosts or Patterns() != operation.methods or Patterns() != operation.paths
+
+
 def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str]:
     """Return the policy as lines: what it does for which workloads, and what each rule matches."""
     policy = compiled.policy
-    namespace = "every namespace" if policy.namespace == options.root_namespace else policy.namespace
-    labels = ", ".join(f"{key}={value}" for key, value in policy.selector)
+    everywhere = policy.namespace == options.root_namespace and not all(scope.local for scope in policy.scopes)
+    namespace = "every namespace" if everywhere else policy.namespace
+    scopes = (", ".join(f"{key}={value}" for key, value in scope.labels) for scope in policy.scopes)
+    labels = " or ".join(filter(None, scopes))
     action = f"{policy.action.value}{', dry run,' if policy.dry_run else ''}"
     scope = f"{action} for workloads of {namespace}{f' with {labels}' if labels else ''}"
     rules = [f"rules[{number}]: {describe(rule.node)}" for number, rule in enumerate(compiled.rules)]
@@ -152,6 +160,9 @@ def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:
         parts.append(any_of([all_of(matches.of_source(source)) for source in rule.sources]))
     for condition in rule.conditions:
         parts += matches.of(condition.attribute, condition.values, condition.header)
+    # A rule that grants is dropped whole for TCP, as in Istio, if any of its operations has what only HTTP has.
+    if grants and any(map(is_about_http, rule.operations)) and not all(map(is_about_http, rule.operations)):
+        parts.append(IsHttp())
     return all_of(parts)
 
 
@@ -275,7 +286,7 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
                 return None
             exact = frozenset(key for keys in found for key in keys.exact)
             return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
-        case RemoteMatch() | HeaderMatch() | TargetMatch():
+        case RemoteMatch() | HeaderMatch() | TargetMatch() | IsHttp():
             return None
 
 

@@ -24,6 +24,10 @@ Place = tuple[str, str, int]
 Placed = tuple[Place, CompiledRule]
 Table = Mapping[str, list[Placed]]
 
+_ROOT_ONLY = ""
+"""Stands for a namespace with the policies of the root namespace that are for workloads of that one alone."""
+_ELSEWHERE = "*"
+"""Stands for every namespace that has no policies of its own."""
 _REST = ""
 """The one key of the rules that have none."""
 
@@ -287,13 +291,15 @@ class PolicyIndex:
         for number, policies in enumerate((removed, added)):
             for each in policies:
                 policy = each.policy
-                changes.setdefault(policy.namespace, {}).setdefault(policy.selector, ([], []))[number].append(each)
+                for scope in policy.scopes:
+                    namespace = _ROOT_ONLY if scope.local and policy.namespace == self._root else policy.namespace
+                    changes.setdefault(namespace, {}).setdefault(scope.labels, ([], []))[number].append(each)
         for namespace, selectors in changes.items():
             found = dict(self._namespaces.get(namespace, {}))
             for selector, change in selectors.items():
                 found[selector] = found.get(selector, _Selected()).changed(*change)
             self._namespaces[namespace] = {key: selected for key, selected in found.items() if selected.policies}
-            self._scopes.pop(namespace, None)
+            self._scopes.pop(self._root if namespace == _ROOT_ONLY else namespace, None)
         if self._root in changes:
             self._scopes.clear()
 
@@ -315,13 +321,13 @@ class PolicyIndex:
     def _scope(self, namespace: str) -> _Scope:
         scope = self._scopes.get(namespace)
         if scope is None:
-            if not self._namespaces.get(namespace):
-                namespace = self._root
+            if namespace != self._root and not self._namespaces.get(namespace):
+                namespace = _ELSEWHERE
             scope = self._scopes.get(namespace) or self._scopes.setdefault(namespace, self._made_scope(namespace))
         return scope
 
     def _made_scope(self, namespace: str) -> _Scope:
-        names = (self._root,) if namespace == self._root else (self._root, namespace)
+        names = (self._root, _ROOT_ONLY if namespace == self._root else namespace)
         selected = tuple(chain.from_iterable(self._namespaces.get(name, {}).items() for name in names))
         pairs = frozenset(pair for selector, _ in selected for pair in selector)
         return _Scope(selected, pairs, any(selector and each.decides for selector, each in selected))

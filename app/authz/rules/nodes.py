@@ -179,6 +179,15 @@ class TargetMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class IsHttp:
+    """It is an HTTP request that is checked, and no TCP connection."""
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` is one."""
+        return not request.is_tcp
+
+
+@dataclass(frozen=True, slots=True)
 class And:
     """Every child holds; without children it always does."""
 
@@ -206,7 +215,7 @@ class Or:
         return False
 
 
-Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch | TargetMatch
+Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch | TargetMatch | IsHttp
 
 
 def all_of(parts: list[Node]) -> Node:
@@ -240,13 +249,10 @@ def describe(node: Node) -> str:
             return " and ".join(_inside(child, Or) for child in children)
         case Or(children):
             return " or ".join(_inside(child, And) for child in children)
-        case HeaderMatch(name, values, negated, wide, if_missing):
-            quantifier = "one value of " if wide else "every value of "
-            header = f"request.headers[{name}]"
-            found = f"{header} is present" if values == PRESENT else f"{quantifier}{header} in [{spelled(values)}]"
-            return f"{f'not ({found})' if negated else found}{' (or not forwarded)' if if_missing else ''}"
-        case TargetMatch(header):
-            return describe(header)
+        case IsHttp():
+            return "over HTTP"
+        case (HeaderMatch() as header) | TargetMatch(header):
+            return _described_header(header)
         case PathMatch(patterns, _, negated, if_missing):
             return _described(Attribute.PATH, spelled(patterns), negated=negated, if_missing=if_missing)
         case RemoteMatch(blocks, negated, if_missing):
@@ -256,6 +262,14 @@ def describe(node: Node) -> str:
             if isinstance(values, ServerNames) and values.wide:
                 more = " in any case"
             return _described(attribute, spelled(values), more, negated=negated, if_missing=if_missing)
+
+
+def _described_header(match: HeaderMatch) -> str:
+    quantifier = "one value of " if match.wide else "every value of "
+    header = f"request.headers[{match.name}]"
+    is_present = match.values == PRESENT
+    found = f"{header} is present" if is_present else f"{quantifier}{header} in [{spelled(match.values)}]"
+    return f"{f'not ({found})' if match.negated else found}{' (or not forwarded)' if match.if_missing else ''}"
 
 
 def _described(attribute: Attribute, values: str, more: str = "", *, negated: bool, if_missing: bool) -> str:

@@ -6,9 +6,10 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 
 from collections.abc import Sequence
 
-from app.authz.model import Action, AuthorizationPolicy, Labels, Rule
+from app.authz.model import Action, AuthorizationPolicy, Labels, Rule, Target
 from app.authz.rules.kubernetes import is_name, is_namespace, read_labels, read_metadata
 from app.authz.rules.parse_rule import read_rule
+from app.authz.rules.targets import read_targets
 from app.authz.rules.warnings import warnings_of
 from app.core.errors import Violation
 from app.documents.kind import DocumentKind
@@ -26,7 +27,7 @@ MAX_POLICY_BYTES = 256 * 1024
 # How Istio, which is written in Go, reads a boolean in an annotation.
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
-_NOT_YET = ("targetRef", "targetRefs", "provider")
+_NOT_YET = ("provider",)
 
 
 def _read_policy(document: Reader) -> AuthorizationPolicy:
@@ -42,18 +43,21 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
         problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
     document.take("status")
     spec = document.child("spec")
-    action, selector, rules = _read_spec(spec, namespace) if spec else (Action.ALLOW, (), ())
+    action, selector, targets, rules = _read_spec(spec, namespace) if spec else (Action.ALLOW, (), (), ())
     if not document.has("spec"):
         problems.add(document.at("spec"), "is missing: write 'spec: {}' for a policy that allows nothing")
     document.close()
     # Where something is wrong, the places of values are not their places in the document.
-    warnings = () if problems.found else warnings_of(action, rules)
-    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings, dry_run in _TRUE)
+    warnings = (
+        () if problems.found else warnings_of(action, rules, targets, single=spec is not None and spec.has("targetRef"))
+    )
+    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings, dry_run in _TRUE, targets)
 
 
-def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Rule, ...]]:
+def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Target, ...], tuple[Rule, ...]]:
     action = _read_action(spec)
     selector = _read_selector(spec)
+    targets = read_targets(spec, namespace)
     for name in _NOT_YET:
         if spec.has(name):
             spec.refuse(name, "is not supported yet")
@@ -61,7 +65,7 @@ def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Rule
     if action is Action.DENY and not spec.value.get("rules"):
         spec.refuse("rules", "must not be empty: a DENY policy without rules denies nothing")
     spec.close()
-    return action, selector, rules
+    return action, selector, targets, rules
 
 
 def _read_action(spec: Reader) -> Action:

@@ -7,8 +7,21 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from app.authz.model import Action, Attribute, IpNetwork, Networks, Operation, Patterns, Ports, Rule, Source
+from app.authz.model import (
+    Action,
+    Attribute,
+    IpNetwork,
+    Networks,
+    Operation,
+    Patterns,
+    Ports,
+    Rule,
+    Source,
+    Target,
+    TargetKind,
+)
 from app.authz.rules.addresses import is_mapped, other_form
+from app.authz.rules.compile import is_about_http
 from app.authz.rules.hosts import is_authority
 from app.authz.rules.nodes import PSEUDO_HEADERS
 from app.authz.rules.paths import read_path
@@ -41,17 +54,51 @@ _OPERATION_FIELDS: tuple[tuple[str, Attribute, Callable[[Operation], Values]], .
 )
 
 
-def warnings_of(action: Action, rules: tuple[Rule, ...]) -> tuple[Violation, ...]:
-    """Return the warnings about a policy's rules, each with the path of the value that it is about."""
+def warnings_of(
+    action: Action, rules: tuple[Rule, ...], targets: tuple[Target, ...] = (), *, single: bool = False
+) -> tuple[Violation, ...]:
+    """Return the warnings about a policy's rules and targets, each with the path of what it is about.
+
+    `single`: the target is `targetRef`, which is no list.
+    """
     found: list[Violation] = []
-    for warning in chain.from_iterable(_of_rule(action, f"spec.rules[{i}]", rule) for i, rule in enumerate(rules)):
+    of_rules = (_of_rule(action, f"spec.rules[{i}]", rule) for i, rule in enumerate(rules))
+    for warning in chain(_of_targets(targets, single=single), *of_rules):
         found.append(warning)
         if len(found) >= MAX_WARNINGS:
             break
     return tuple(found)
 
 
+def _of_targets(targets: tuple[Target, ...], *, single: bool) -> Iterator[Violation]:
+    for number, target in enumerate(targets):
+        place = "spec.targetRef" if single else f"spec.targetRefs[{number}]"
+        label = f"{target.kind.value}={target.name}"
+        if target.kind in {TargetKind.SERVICE, TargetKind.SERVICE_ENTRY}:
+            yield Violation(
+                place,
+                f"a check does not tell its service: the policy is for no workloads but those labelled {label}",
+            )
+        elif target.kind is TargetKind.GATEWAY_CLASS:
+            yield Violation(
+                place,
+                f"is for workloads labelled {label} of every namespace only where the policy is in the root namespace",
+            )
+
+
+def _of_connections(action: Action, rule: Rule) -> str:
+    """Return a warning about a rule that denies TCP connections for want of what only HTTP has."""
+    keys = {condition.attribute for condition in rule.conditions}
+    ports = any(operation.ports != Ports() for operation in rule.operations) or Attribute.DESTINATION_PORT in keys
+    http = any(map(is_about_http, rule.operations)) or keys & {Attribute.HEADER, Attribute.METHOD}
+    if action is not Action.DENY or ports or not http:
+        return ""
+    return "denies TCP connections whatever it says of methods, paths, hosts and headers: name ports if it is for some"
+
+
 def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
+    if problem := _of_connections(action, rule):
+        yield Violation(place, problem)
     for number, source in enumerate(rule.sources):
         field = f"{place}.from[{number}].source"
         for name, attribute, of_source in _SOURCE_FIELDS:

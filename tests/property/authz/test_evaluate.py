@@ -21,6 +21,8 @@ from app.authz.model import (
     Ports,
     Rule,
     Source,
+    Target,
+    TargetKind,
     Workload,
 )
 from app.authz.rpc.attributes import read_identity
@@ -102,6 +104,7 @@ rules = st.builds(
     st.lists(operations, max_size=2).map(tuple),
     st.lists(conditions, max_size=2).map(tuple),
 )
+targets = st.lists(st.builds(Target, st.sampled_from(TargetKind), st.sampled_from("xy")), max_size=2).map(tuple)
 policies = st.builds(
     AuthorizationPolicy,
     st.sampled_from(["shop", "istio-system", "other"]),
@@ -110,14 +113,15 @@ policies = st.builds(
     st.sampled_from([(), (("app", "x"),), (("app", "x"), ("v", "1"))]),
     st.lists(rules, max_size=3).map(tuple),
     dry_run=st.sampled_from([False, False, False, True]),
+    targets=st.just(()) | targets,
 )
 policy_sets = st.lists(policies, max_size=6, unique_by=lambda policy: policy.key)
-labels = st.dictionaries(st.sampled_from(["app", "v"]), st.sampled_from(["x", "1"])).map(
-    lambda d: tuple(sorted(d.items()))
-)
+labels = st.dictionaries(
+    st.sampled_from(["app", "v", *(kind.value for kind in TargetKind)]), st.sampled_from(["x", "1"])
+).map(lambda d: tuple(sorted(d.items())))
 read_requests = st.builds(
     CheckInput,
-    workload=st.builds(Workload, st.sampled_from(["shop", "other", "empty"]), labels),
+    workload=st.builds(Workload, st.sampled_from(["shop", "other", "empty", "istio-system"]), labels),
     source=st.sampled_from([None, ANONYMOUS, *map(read_identity, IDS)]),
     method=st.sampled_from(["GET", "POST"]),
     path=st.sampled_from([None, *REQUEST_PATHS]),
@@ -138,8 +142,10 @@ read_requests = st.builds(
 )
 
 
-def as_sent(check, query, *, upper):
-    """The request with the pseudo-headers that it was read from."""
+def as_sent(check, query, *, upper, tcp):
+    """The request with the pseudo-headers that it was read from, or a connection without all that HTTP has."""
+    if tcp:
+        return replace(check, is_tcp=True, method=None, path=None, host=None, headers={})
     sent = {":method": check.method}
     if check.host:
         sent[":authority"] = check.host.upper() if upper else check.host
@@ -148,7 +154,13 @@ def as_sent(check, query, *, upper):
     return replace(check, headers={**check.headers, **{name: (value,) for name, value in sent.items()}})
 
 
-requests = st.builds(as_sent, read_requests, st.sampled_from(["", "?b=1"]), upper=st.booleans())
+requests = st.builds(
+    as_sent,
+    read_requests,
+    st.sampled_from(["", "?b=1"]),
+    upper=st.booleans(),
+    tcp=st.integers(0, 4).map(lambda n: n == 0),
+)
 
 
 def engine_of(found, options=OPTIONS):

@@ -4,7 +4,7 @@ import pytest
 
 from app.authz.model import AuthzOptions, Cause, UnknownWorkload, Workload
 from app.authz.rules import index as index_module
-from tests.fakes.authz import SHOP, allowed, engine_of, policy, request, verdict, workload
+from tests.fakes.authz import SHOP, allowed, compiled_of, engine_of, policy, request, verdict, workload
 
 ALLOW_ALL = "{rules: [{}]}"
 DENY_ALL = "{action: DENY, rules: [{}]}"
@@ -74,6 +74,52 @@ def test_a_selector_of_a_root_policy_selects_in_every_namespace():
     text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}", namespace="istio-system")
     assert not allowed(text, request(workload=workload("anywhere", app="shop")))
     assert allowed(text, request(workload=workload("anywhere", app="x")))
+
+
+GATEWAY = "{group: gateway.networking.k8s.io, kind: Gateway, name: edge}"
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
+
+
+def deny_for(*targets: str, namespace: str = "shop") -> str:
+    return policy(f"{{targetRefs: [{', '.join(targets)}], action: DENY, rules: [{{}}]}}", namespace=namespace)
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        (GATEWAY, GATEWAY_NAME),
+        ("{kind: Service, name: edge}", "meshward.io/service"),
+        ("{group: networking.istio.io, kind: ServiceEntry, name: edge}", "meshward.io/service-entry"),
+    ],
+)
+def test_a_target_takes_the_workloads_of_its_namespace_that_are_labelled_with_it(target, label):
+    assert not allowed(deny_for(target), request(workload=workload("shop", **{label: "edge", "x": "y"})))
+    assert allowed(deny_for(target), request(workload=workload("shop", **{label: "other"})))
+    assert allowed(deny_for(target), request(workload=workload("shop")))
+    assert allowed(deny_for(target), request(workload=workload("other", **{label: "edge"})))
+    root = deny_for(target, namespace="istio-system")
+    assert allowed(root, request(workload=workload("shop", **{label: "edge"})))
+    assert not allowed(root, request(workload=workload("istio-system", **{label: "edge"})))
+    unlabelled = verdict(deny_for(target), request(workload=Workload("shop", None)))
+    assert unlabelled.cause is Cause.UNKNOWN_WORKLOAD
+
+
+def test_a_class_of_gateways_is_one_of_every_namespace_in_a_root_policy():
+    target = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: edge}"
+    labelled = {"gateway.networking.k8s.io/gateway-class-name": "edge"}
+    assert not allowed(deny_for(target, namespace="istio-system"), request(workload=workload("shop", **labelled)))
+    assert allowed(deny_for(target, namespace="other"), request(workload=workload("shop", **labelled)))
+
+
+def test_one_of_several_targets_is_enough_and_they_go_with_their_policy():
+    engine = engine_of(deny_for(GATEWAY, "{kind: Service, name: cart}"))
+    either = [workload("shop", **{GATEWAY_NAME: "edge"}), workload("shop", **{"meshward.io/service": "cart"})]
+    both = workload("shop", **{GATEWAY_NAME: "edge", "meshward.io/service": "cart"})
+    for found in (*either, both):
+        assert not engine.evaluate(request(workload=found)).decision.allowed
+    without = engine.changed(compiled_of(deny_for(GATEWAY, "{kind: Service, name: cart}")), [])
+    for found in (*either, both):
+        assert without.evaluate(request(workload=found)).cause is Cause.NO_POLICY
 
 
 def test_an_unknown_workload_is_denied_with_that_reason():

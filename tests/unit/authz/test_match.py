@@ -3,7 +3,7 @@
 import pytest
 
 from app.authz.model import AuthzOptions
-from tests.fakes.authz import allowed, matches, policy, refuses, request
+from tests.fakes.authz import allowed, connection, matches, policy, refuses, request
 
 FRONT = "spiffe://cluster.local/ns/web/sa/front"
 
@@ -404,6 +404,42 @@ def test_a_local_trust_domain_stands_for_its_aliases_in_principals_of_five_segme
     for rule in (source("principals", principal), when("source.principal", principal)):
         assert allowed(policy(f"{{rules: [{rule}]}}"), request(source=source_id), options) is expected
         assert allowed(policy(f"{{action: DENY, rules: [{rule}]}}"), request(source=source_id), options) is not expected
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{to: [{operation: {methods: [GET]}}]}",
+        "{to: [{operation: {notPaths: [/admin]}}]}",
+        "{to: [{operation: {hosts: ['*']}}]}",
+        "{to: [{operation: {paths: [/a]}}, {operation: {ports: ['8080']}}]}",
+        "{when: [{key: 'request.headers[x-role]', notValues: [admin]}]}",
+        "{when: [{key: 'request.headers[:authority]', notValues: [a]}]}",
+        "{when: [{key: 'request.headers[:method]', notValues: [PUT]}]}",
+    ],
+)
+def test_a_rule_about_http_grants_no_connection_and_denies_by_the_rest_of_it(rule):
+    assert not matches(rule, connection())
+    assert refuses(rule, connection())
+    other_peer = rule[:-1] + ", from: [{source: {principals: [other/ns/a/sa/b]}}]}"
+    assert not refuses(other_peer, connection())
+
+
+def test_a_port_narrows_the_denial_of_connections():
+    rule = "{to: [{operation: {paths: [/admin], ports: ['9090']}}]}"
+    assert refuses(rule, connection(port=9090))
+    assert not refuses(rule, connection(port=8080))
+
+
+def test_a_connection_is_matched_by_what_it_has():
+    rule = """{from: [{source: {principals: [cluster.local/ns/web/sa/front], remoteIpBlocks: [10.1.0.0/16]}}],
+               to: [{operation: {ports: ['8080']}}],
+               when: [{key: connection.sni, values: [db.example.org]}, {key: destination.ip, values: [10.9.9.9]}]}"""
+    assert matches(rule, connection(sni="db.example.org"))
+    assert not matches(rule, connection(sni="other"))
+    assert not matches(rule, connection(sni="db.example.org", port=1))
+    assert not matches(rule, connection(sni="db.example.org", source=""))
+    assert matches("{}", connection())
 
 
 def when_header(name, value, field="values"):

@@ -45,7 +45,7 @@ RULE = """{from: [{source: {namespaces: [web, 'b*']}}, {source: {serviceAccounts
         ),
         (
             "{to: [{operation: {hosts: [h]}}, {operation: {ports: ['80']}}]}",
-            ["request.host in [h] or destination.port in [80]"],
+            ["(request.host in [h] or destination.port in [80])", "over HTTP"],
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.authz.model import Action, Attribute, Patterns
+from app.authz.model import Action, Attribute, Patterns, Target, TargetKind
 from app.authz.rules.parse import POLICY_KIND
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
@@ -72,6 +72,22 @@ def test_the_annotation_of_a_dry_run_is_read_as_go_reads_it(text, dry_run):
     head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy"
     (found,) = parse(f"{head}\nmetadata: {metadata}\nspec: {{}}")
     assert found.dry_run is dry_run
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"),
+    [
+        ("{group: gateway.networking.k8s.io, kind: Gateway, name: a}", TargetKind.GATEWAY),
+        ("{group: gateway.networking.k8s.io, kind: GatewayClass, name: a}", TargetKind.GATEWAY_CLASS),
+        ("{kind: Service, name: a, namespace: shop}", TargetKind.SERVICE),
+        ("{group: '', kind: Service, name: a}", TargetKind.SERVICE),
+        ("{group: core, kind: Service, name: a}", TargetKind.SERVICE),
+        ("{group: networking.istio.io, kind: ServiceEntry, name: a}", TargetKind.SERVICE_ENTRY),
+    ],
+)
+def test_targets_are_read_from_either_field(reference, kind):
+    for spec in (f"{{targetRefs: [{reference}]}}", f"{{targetRef: {reference}}}"):
+        assert parse(policy(spec))[0].targets == (Target(kind, "a"),)
 
 
 def test_an_audit_policy_is_read():
@@ -179,7 +195,22 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{selector: {matchLabels: {'a b': c}}}", "spec.selector.matchLabels.a b"),
         ("{selector: {matchLabels: {app: 1}}}", "spec.selector.matchLabels.app"),
         ("{selector: {matchExpressions: []}}", "spec.selector.matchExpressions"),
-        ("{targetRefs: [{kind: Service, name: a}]}", "spec.targetRefs"),
+        ("{targetRefs: []}", "spec.targetRefs"),
+        ("{targetRefs: {}}", "spec.targetRefs"),
+        ("{targetRefs: [{kind: Service}]}", "spec.targetRefs[0].name"),
+        ("{targetRefs: [{kind: Service, name: A_b}]}", "spec.targetRefs[0].name"),
+        ("{targetRefs: [{kind: Gateway, name: a}]}", "spec.targetRefs[0].kind"),
+        ("{targetRefs: [{group: apps, kind: Deployment, name: a}]}", "spec.targetRefs[0].kind"),
+        ("{targetRefs: [{kind: Service, name: a, namespace: other}]}", "spec.targetRefs[0].namespace"),
+        ("{targetRefs: [{kind: Service, name: a, port: 80}]}", "spec.targetRefs[0].port"),
+        ("{targetRef: {kind: Pod, name: a}}", "spec.targetRef.kind"),
+        ("{targetRef: [{kind: Service, name: a}]}", "spec.targetRef"),
+        ("{selector: {matchLabels: {a: b}}, targetRef: {kind: Service, name: a}}", "spec.targetRef"),
+        (
+            "{targetRef: {kind: Service, name: a}, targetRefs: [{kind: Service, name: b}]}",
+            "spec.targetRefs",
+        ),
+        (f"{{targetRefs: [{', '.join(['{kind: Service, name: a}'] * 17)}]}}", "spec.targetRefs"),
         (f"{{rules: [{', '.join(['{}'] * 513)}]}}", "spec.rules"),
     ],
 )

@@ -246,12 +246,29 @@ async def test_the_remote_address_is_taken_from_as_many_hops_as_are_trusted():
 async def test_a_check_that_is_not_readable_http_is_denied_and_counted():
     metrics = Metrics()
     rpc = AuthorizationRpc(await policy_service(metrics=metrics))
-    tcp = check_request()
-    tcp.attributes.request.ClearField("http")
-    for request in (tcp, check_request(method="get"), check_request("//x%zz"), check_request(host="a b")):
+    for request in (check_request(method="get"), check_request("//x%zz"), check_request(host="a b")):
         response = check_answer(rpc, request)
         assert (response.status.code, response.denied_response.status.code) == (7, 403)
-    assert metrics.decisions.value("deny", "malformed") == 4
+    assert metrics.decisions.value("deny", "malformed") == 3
+
+
+async def test_a_connection_is_checked_by_what_is_not_http():
+    tcp = check_request()
+    tcp.attributes.request.ClearField("http")
+    tcp.attributes.tls_session.sni = "db.example.org"
+    assert await allows("", tcp)
+    assert await allows(FROM_FRONT, tcp)
+    by_name = (
+        "{rules: [{when: [{key: connection.sni, values: [db.example.org]}], to: [{operation: {ports: ['8080']}}]}]}"
+    )
+    assert await allows(policy(by_name), tcp)
+    assert not await allows(policy(by_name.replace("8080", "8081")), tcp)
+    response = await answer(DENY_ADMIN, tcp)
+    assert (response.status.code, metadata(response)["meshward.policy"]) == (7, "shop/no-admin")
+    tcp.attributes.source.principal = "spiffe://other/ns/a/sa/b"
+    assert not await allows(FROM_FRONT, tcp)
+    tcp.attributes.destination.principal = ""
+    assert "destination workload is missing" in metadata(await answer("", tcp))["meshward.reason"]
 
 
 async def test_a_connect_without_a_path_is_accepted():

@@ -10,7 +10,8 @@ from tests.fakes.authz import matches, policy, refuses, request
 
 def warnings_of(rule: str, action: str = "ALLOW") -> dict[str, str]:
     (found,) = POLICY_KIND.parse(parse_documents(policy(f"{{action: {action}, rules: [{rule}]}}").encode()))
-    return {warning.path: warning.problem for warning in found.warnings}
+    # The rule as a whole is warned of below.
+    return {warning.path: warning.problem for warning in found.warnings if warning.path != "spec.rules[0]"}
 
 
 def operation(field: str, *values: str) -> str:
@@ -109,6 +110,41 @@ def test_a_server_name_in_upper_case_is_warned_of_where_it_grants():
     assert warnings_of(rule, "DENY") == {}
     assert not matches(rule, request(sni="Admin.example.org"))
     assert refuses(rule, request(sni="admin.example.org"))
+
+
+def all_warnings_of(spec: str) -> dict[str, str]:
+    (found,) = POLICY_KIND.parse(parse_documents(policy(spec).encode()))
+    return {warning.path: warning.problem for warning in found.warnings}
+
+
+@pytest.mark.parametrize(
+    ("rule", "warned"),
+    [
+        ("{to: [{operation: {paths: [/a]}}]}", True),
+        ("{from: [{source: {principals: [td/ns/a/sa/b]}}], to: [{operation: {methods: [GET]}}]}", True),
+        ("{when: [{key: 'request.headers[a]', values: [b]}]}", True),
+        ("{to: [{operation: {paths: [/a], ports: ['80']}}]}", False),
+        ("{to: [{operation: {paths: [/a]}}], when: [{key: destination.port, values: ['80']}]}", False),
+        ("{from: [{source: {principals: [td/ns/a/sa/b]}}]}", False),
+        ("{}", False),
+    ],
+)
+def test_a_denial_that_holds_for_connections_for_want_of_a_port_is_warned_of(rule, warned):
+    assert ("spec.rules[0]" in all_warnings_of(f"{{action: DENY, rules: [{rule}]}}")) is warned
+    assert all_warnings_of(f"{{rules: [{rule}]}}") == {}
+    assert all_warnings_of(f"{{action: AUDIT, rules: [{rule}]}}") == {}
+
+
+def test_a_target_that_no_check_tells_is_warned_of():
+    service = "{kind: Service, name: a}"
+    gateway = "{group: gateway.networking.k8s.io, kind: Gateway, name: a}"
+    warned = all_warnings_of(f"{{targetRefs: [{gateway}, {service}]}}")
+    assert list(warned) == ["spec.targetRefs[1]"]
+    assert "meshward.io/service=a" in warned["spec.targetRefs[1]"]
+    assert list(all_warnings_of(f"{{targetRef: {service}}}")) == ["spec.targetRef"]
+    assert all_warnings_of(f"{{targetRef: {gateway}}}") == {}
+    class_of = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: a}"
+    assert "root namespace" in all_warnings_of(f"{{targetRefs: [{class_of}]}}")["spec.targetRefs[0]"]
 
 
 def test_an_ordinary_policy_has_no_warning():
