@@ -22,10 +22,10 @@ from tests.fakes.clock import ManualClock
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self, engine=None):
+    def __init__(self, engine=None, options=None):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = Policies(metrics=self.metrics, clock=self.clock, engine=engine)
+        self.service = Policies(metrics=self.metrics, clock=self.clock, engine=engine, options=options)
         self.port = 0
 
     async def apply(self, text: str):
@@ -52,8 +52,8 @@ class ServedAuthz:
 
 
 @asynccontextmanager
-async def served_authz(text: str = "", engine=None):
-    served = ServedAuthz(engine)
+async def served_authz(text: str = "", engine=None, options=None):
+    served = ServedAuthz(engine, options)
     await served.service.documents.refresh()
     if text:
         await served.apply(text)
