@@ -105,8 +105,9 @@ class PolicyService:
     def _record(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
         self._metrics.decisions.add(verdict.labels)
         decision = verdict.decision
-        for each in decision.observed:
-            self._metrics.observations.add((each.watch.value, each.result))
+        if decision.observed:
+            for each in decision.observed:
+                self._metrics.observations.add((each.watch.value, each.result))
         if self._decisions.wants(decision):
             self._decisions.write(decision, _facts(request) if request else {})
         return decision

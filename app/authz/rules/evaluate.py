@@ -11,7 +11,7 @@ from itertools import islice, product
 
 from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
-from app.authz.rules.index import PolicyIndex, WorkloadRules
+from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules
 from app.authz.rules.nodes import headers_of
 from app.authz.rules.watch import with_observations
 from app.core.decision import Decision, Outcome
@@ -67,21 +67,18 @@ class NativeEngine:
             return _UNKNOWN_LABELS
         else:
             rules = index.rules_for(workload)
-        verdict = self._decide(rules, request)
-        if rules.watched is None:
-            return verdict
-        readings = _other_readings(request, methods=True) if self.options.every_reading else ()
-        return with_observations(verdict, rules.watched, (request, *readings))
-
-    def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
         verdict = _evaluate_reading(rules, request)
-        if verdict.decision.outcome is Outcome.DENY or not self.options.every_reading:
-            return verdict
-        for other in _other_readings(request, methods=rules.looks_at_methods):
-            denial = _evaluate_reading(rules, other)
-            if denial.decision.outcome is Outcome.DENY:
-                return denial
-        return verdict
+        if verdict.decision.outcome is not Outcome.DENY and self.options.every_reading:
+            for other in _other_readings(request, methods=rules.looks_at_methods):
+                denial = _evaluate_reading(rules, other)
+                if denial.decision.outcome is Outcome.DENY:
+                    verdict = denial
+                    break
+        return verdict if rules.watched is None else self._observed(verdict, rules.watched, request)
+
+    def _observed(self, verdict: Verdict, watched: WatchedRules, request: CheckInput) -> Verdict:
+        readings = _other_readings(request, methods=True) if self.options.every_reading else ()
+        return with_observations(verdict, watched, (request, *readings))
 
 
 def _evaluate_reading(rules: WorkloadRules, request: CheckInput) -> Verdict:
