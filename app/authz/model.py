@@ -183,12 +183,14 @@ class AuthorizationPolicy:
 class Identity:
     """A peer's verified SPIFFE ID in the forms that rules match.
 
-    `principal` is the ID without `spiffe://`. `namespaces` has every X that its path contains as `/ns/X/`.
+    `principal` is the ID without `spiffe://`. `namespaces` has every X that its path contains as `/ns/X/`. `serial` is
+    the serial number of its certificate, empty where that is not known.
     """
 
     principal: str
     trust_domain: str = ""
     namespaces: tuple[str, ...] = ()
+    serial: str = field(default="", compare=False)
 
 
 ANONYMOUS = Identity("")
@@ -258,6 +260,7 @@ class Cause(Enum):
     NO_POLICY = "no_policy"
     NO_MATCH = "no_match"
     UNKNOWN_WORKLOAD = "unknown_workload"
+    BANNED = "banned"
     MALFORMED = "malformed"
     ERROR = "error"
 

@@ -1,6 +1,6 @@
 """Authorization's use cases: decide whether a request may pass. Their document store keeps the policies."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -11,6 +11,7 @@ from app.authz.rules.compile import CompiledPolicy, compile_policy
 from app.authz.rules.parse import POLICY_KIND
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
+from app.core.errors import MeshwardError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
@@ -24,6 +25,9 @@ _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the policies are not loaded yet"),
 _FAILED = Verdict(Decision(Outcome.DENY, "internal error; Meshward's log has the cause"), Cause.ERROR)
 
 PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, PolicyEngine]
+
+Banned = Callable[[str, str], MeshwardError | None]
+"""Returns why the identity (`example.org/ns/shop/sa/cart`) or its serial number is banned, None if it is not."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +49,7 @@ def _facts(request: CheckInput) -> dict[str, str]:
 class PolicyService:
     """Answers from memory, by the active policies of `documents`: the last set that was read whole and found valid."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part or a value of the composition root
         self,
         source: DocumentSource,
         clock: Clock,
@@ -55,8 +59,9 @@ class PolicyService:
         make_engine: MakeEngine,
         *,
         offload: Offload = in_thread,
+        banned: Banned = lambda _identity, _serial: None,
     ) -> None:
-        self._metrics, self._decisions = metrics, decisions
+        self._metrics, self._decisions, self._banned = metrics, decisions, banned
         self._make_engine, self._options = make_engine, options
         self.documents: PolicyStore = DocumentStore(
             POLICY_KIND,
@@ -77,10 +82,12 @@ class PolicyService:
 
         Neither raises: whatever goes wrong is a denial. Cancelling the wait does raise CancelledError.
         """
-        snapshot = self.documents.snapshot
+        snapshot, source = self.documents.snapshot, request.source
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:
+            if source is not None and (error := self._banned(source.principal, source.serial)):
+                return self._record(Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED), request)
             verdict = snapshot.index.evaluate(request)
         except Exception:  # noqa: BLE001 - the sidecar would decide on an error, and may let the request pass
             return self.failed()

@@ -5,8 +5,10 @@ from datetime import datetime, timedelta
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
+from app.core.errors import PermissionDeniedError
+from app.spiffe.bans import BANNED
 from app.spiffe.bundle import TrustBundle
-from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.id import SCHEME, SpiffeId, TrustDomain
 
 # A secret that can be used for longer than a day is a password.
 MAX_JOIN_TOKEN_TTL = timedelta(hours=24)
@@ -116,7 +118,8 @@ class IssuedSvid:
 class LogEntry:
     """What a leaf of the transparency log says. `text` is canonical JSON, of which the leaf is the hash.
 
-    `subject` is what it is found by: the serial number of an SVID, or the id of an authority.
+    `subject` is what it is found by: the serial number of an SVID, the id of an authority, or the SHA-256 of what is
+    banned.
     """
 
     subject: str
@@ -215,6 +218,31 @@ class Entry(EntrySpec):
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """A ban of an identity, of every identity below a path (`spiffe://example.org/ns/shop/*`), or of a certificate.
+
+    `subject` is one of these, a certificate by its serial number, which is then revoked. A ban without an end stays
+    until it is lifted.
+    """
+
+    id: str
+    subject: str
+    reason: str
+    created_at: datetime
+    expires_at: datetime | None
+
+    def active(self, now: datetime) -> bool:
+        """Whether the ban has not ended."""
+        return self.expires_at is None or now < self.expires_at
+
+    @property
+    def refusal(self) -> PermissionDeniedError:
+        """Why a caller is refused."""
+        what = "is banned" if self.subject.startswith(SCHEME) else "is the serial number of a revoked certificate"
+        return PermissionDeniedError(f"{self.subject} {what}: {self.reason}", reason=BANNED)
 
 
 @dataclass(frozen=True, slots=True)

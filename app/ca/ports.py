@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from app.audit.ports import AuditTrail
 from app.ca.model import (
+    Ban,
     Entry,
     EntrySpec,
     IssuedSvid,
@@ -80,8 +81,8 @@ class KeySetSource(Protocol):
 class CaRepository(AuditTrail, Protocol):
     """Everything that the CA stores, in one transaction.
 
-    Roots, signing requests, join tokens and entries are authentic: what was not written with the secret that replicas
-    share is not returned. Whatever is stored can be removed.
+    Roots, signing requests, join tokens, entries and bans are authentic: what was not written with the secret that
+    replicas share is not returned. Whatever is stored can be removed.
     """
 
     # Authorities
@@ -125,6 +126,9 @@ class CaRepository(AuditTrail, Protocol):
 
     async def svids(self, before: int | None, limit: int, spiffe_id: SpiffeId | None) -> Sequence[IssuedSvid]:
         """Return at most `limit` records numbered below `before`, the newest first, of one id or of all."""
+
+    async def svid(self, serial: str) -> IssuedSvid | None:
+        """Return the record of a serial number, if there is one."""
 
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
@@ -214,6 +218,38 @@ class CaRepository(AuditTrail, Protocol):
 
     async def remove_entry(self, entry_id: str, version: int | None) -> Entry | None:
         """Remove an entry and return it, None if there is none with this id and, unless None, this version."""
+
+    # Bans
+
+    async def ban_revision(self) -> int:
+        """Return the number of the last change of bans, 0 before the first."""
+        ...
+
+    async def hold_bans(self) -> int:
+        """Return that number; no other transaction changes bans until this one ends."""
+        ...
+
+    async def next_ban_revision(self) -> int:
+        """Count a change of bans; other transactions that change bans or hold them wait until this one ends."""
+        ...
+
+    async def bans(self) -> Sequence[Ban]:
+        """Return every ban, in the order of their subjects."""
+        ...
+
+    async def ban_page(self, after: str | None, limit: int) -> Sequence[Ban]:
+        """Return at most `limit` bans whose subjects are above `after`, in their order."""
+        ...
+
+    async def add_ban(self, ban: Ban) -> None:
+        """Store a ban. The transaction ends with ConflictError if its subject has one."""
+
+    async def remove_ban(self, subject: str) -> Ban | None:
+        """Remove the ban of a subject and return it, None if there was none."""
+
+    async def remove_bans(self, ended_before: datetime, limit: int) -> int:
+        """Remove at most `limit` bans that ended before the time, and return how many were removed."""
+        ...
 
 
 CaTransactions = Callable[[], AbstractAsyncContextManager[CaRepository]]

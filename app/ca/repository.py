@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, and_, delete, insert, or_, select, update
+from sqlalchemy import Select, and_, delete, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
 from app.ca.model import (
+    Ban,
     Entry,
     EntrySpec,
     IssuedSvid,
@@ -25,6 +26,8 @@ from app.ca.ports import CaRepository
 from app.ca.rules.authority import has_certificate
 from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
 from app.ca.tables import (
+    BanRevisionRow,
+    BanRow,
     EntryRow,
     JoinTokenRow,
     LogHeadRow,
@@ -52,6 +55,14 @@ HEADS = Rows(LogHeadRow, SignedTreeHead)
 LOG_STATE_ID = 1
 
 _LOG_STATE = select(LogStateRow.size, LogStateRow.peaks).where(LogStateRow.id == LOG_STATE_ID).with_for_update()
+BANS = Rows(BanRow, Ban)
+BAN_REVISION = select(BanRevisionRow.revision)
+HELD_REVISION = BAN_REVISION.with_for_update(read=True)
+# One statement on both databases, so that the first two writers ever cannot both insert the row.
+NEXT_BAN_REVISION = text(
+    "INSERT INTO ca_ban_revisions (id, revision) VALUES (1, 1) "
+    "ON CONFLICT (id) DO UPDATE SET revision = ca_ban_revisions.revision + 1 RETURNING revision"
+)
 
 
 class AuthenticTables:
@@ -66,7 +77,8 @@ class AuthenticTables:
         self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)
         self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
         self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
-        self.all = (self.roots, self.requests, self.tokens, self.entries)
+        self.bans = AuthenticRows(BanRow, Ban, macs, refused)
+        self.all = (self.roots, self.requests, self.tokens, self.entries, self.bans)
 
 
 OTHER_REPLICAS = (
@@ -98,11 +110,11 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     async def renew_macs(self, known: RowMacs | None) -> int:
         """Give the rows that `known` verifies MACs of this secret, and return how many those were.
 
-        If it is None, all roots and entries are given one, whoever wrote them.
+        If it is None, all roots, entries and bans are given one, whoever wrote them.
         """
         tables = self._tables
         renewed = 0
-        for rows in (tables.roots, tables.entries) if known is None else tables.all:
+        for rows in (tables.roots, tables.entries, tables.bans) if known is None else tables.all:
             renewed += await rows.renew_macs(self._session, known)
         return renewed
 
@@ -159,6 +171,9 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         if spiffe_id is not None:
             query = query.where(SvidRow.spiffe_id == spiffe_id)
         return await SVIDS.all(self._session, query)
+
+    async def svid(self, serial: str) -> IssuedSvid | None:
+        return await SVIDS.first(self._session, SVIDS.select().where(SvidRow.serial == serial))
 
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         stale = select(SvidRow.number).where(SvidRow.not_after < ended_before).limit(limit)
@@ -279,6 +294,35 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         if version is not None:
             statement = statement.where(EntryRow.version == version)
         return await ENTRIES.first(self._session, statement.returning(*ENTRIES.columns))
+
+    # Bans
+
+    async def ban_revision(self) -> int:
+        return await self._session.scalar(BAN_REVISION) or 0
+
+    async def hold_bans(self) -> int:
+        return await self._session.scalar(HELD_REVISION) or 0
+
+    async def next_ban_revision(self) -> int:
+        return int((await self._session.execute(NEXT_BAN_REVISION)).scalar_one())
+
+    async def bans(self) -> Sequence[Ban]:
+        bans = self._tables.bans
+        return await bans.all(self._session, bans.select().order_by(BanRow.subject))
+
+    async def ban_page(self, after: str | None, limit: int) -> Sequence[Ban]:
+        return await self._tables.bans.page(self._session, "subject", after, limit)
+
+    async def add_ban(self, ban: Ban) -> None:
+        await self._tables.bans.insert(self._session, ban)
+
+    async def remove_ban(self, subject: str) -> Ban | None:
+        statement = delete(BanRow).where(BanRow.subject == subject)
+        return await BANS.first(self._session, statement.returning(*BANS.columns))
+
+    async def remove_bans(self, ended_before: datetime, limit: int) -> int:
+        stale = select(BanRow.id).where(BanRow.expires_at < ended_before).limit(limit)
+        return await affected(self._session, delete(BanRow).where(BanRow.id.in_(stale)))
 
     def _trusts(self, root: Root) -> bool:
         trusted = self._tables.trusted_root

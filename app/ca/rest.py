@@ -9,8 +9,10 @@ from fastapi.responses import JSONResponse
 from pydantic import AliasChoices, Field
 
 from app.ca.model import SUBJECT_LENGTH, Entry, EntrySpec, IssuedSvid, SignedTreeHead, Surface
+from app.ca.rules.bans import MAX_REASON
 from app.ca.rules.names import is_random_id
 from app.ca.service import CaService
+from app.ca.service.bans import Bans
 from app.ca.service.join_tokens import DEFAULT_TTL
 from app.core.errors import InvalidInputError, NotFoundError, Violation
 from app.spiffe.bundle import bundle_jwks, bundle_pem
@@ -23,6 +25,10 @@ from app.transport.rest.views import Hex, Input, Seconds, Text, View, shown_as
 ENTRIES_PATH = "/v1/entries"
 JOIN_TOKENS_PATH = "/v1/join-tokens"
 SIGNING_REQUESTS_PATH = "/v1/ca/signing-requests"
+BANS_PATH = "/v1/bans"
+# An id has slashes, which clients may encode or not: an ASGI server decodes a path before it is matched.
+BAN_PATH = "/v1/identities/{spiffe_id:path}/ban"
+REVOCATION_PATH = "/v1/svids/{serial}/revocation"
 # RFC 8555, section 9.1, and the type that SPIFFE bundle endpoints answer with.
 PEM_TYPE = "application/pem-certificate-chain"
 JSON_TYPE = "application/json"
@@ -35,6 +41,7 @@ MAX_SECONDS = 2**31 - 1
 
 Id = Annotated[str, Path(max_length=MAX_ID_LENGTH)]
 SpiffeIdFilter = Annotated[str | None, Query(max_length=MAX_ID_BYTES, description="Only of this SPIFFE ID")]
+SubjectPath = Annotated[str, Path(max_length=MAX_ID_BYTES, description="A SPIFFE ID, or a path and `/*`")]
 Accept = Annotated[str, Header(max_length=MAX_ACCEPT_LENGTH)]
 Subject = Annotated[str, Query(max_length=SUBJECT_LENGTH, description="Serial number, or id of an authority")]
 TreeSize = Annotated[int, Query(ge=1, lt=2**63, description="Number of entries")]
@@ -182,6 +189,57 @@ class ConsistencyView(View):
     first: int
     head: TreeHeadView
     proof: list[Hex]
+
+
+class RevocationInput(Input):
+    """Why a certificate is revoked: text for people, which is in each denial's log."""
+
+    reason: str = Field(max_length=MAX_REASON)
+
+
+class BanInput(RevocationInput):
+    """Why an identity is banned, and for how long: until it is lifted, without `ttl_seconds`."""
+
+    ttl_seconds: SecondsInput | None = None
+
+
+class BanView(View):
+    """A ban: of a SPIFFE ID, of every one below a path (`…/*`), or of a certificate, by its serial number."""
+
+    subject: str
+    reason: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class BanRest:
+    """The endpoints of bans and revocations."""
+
+    def __init__(self, bans: Bans) -> None:
+        self._bans = bans
+
+    async def list(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
+        """List the bans in the order of their subjects. Those that have ended stay for some minutes."""
+        return await page_of(
+            self._bans.page, cursor, limit, parse=str, key=lambda ban: ban.subject, render=shown_as(BanView)
+        )
+
+    async def ban(self, spiffe_id: SubjectPath, body: BanInput, caller: Caller) -> BanView:
+        """Ban an identity, or with `/*` every identity below a path; an earlier ban of the same is replaced."""
+        lasts = None if body.ttl_seconds is None else timedelta(seconds=body.ttl_seconds)
+        return BanView.model_validate(await self._bans.ban(caller, spiffe_id, body.reason, lasts))
+
+    async def unban(self, spiffe_id: SubjectPath, caller: Caller) -> None:
+        """Lift a ban."""
+        await self._bans.unban(caller, spiffe_id)
+
+    async def revoke(self, serial: Id, body: RevocationInput, caller: Caller) -> BanView:
+        """Revoke a certificate until it ends. 404 if its issuance is not recorded."""
+        return BanView.model_validate(await self._bans.revoke(caller, serial, body.reason))
+
+    async def unrevoke(self, serial: Id, caller: Caller) -> None:
+        """Accept a revoked certificate again."""
+        await self._bans.unrevoke(caller, serial)
 
 
 class CaRest:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.ca.model import SUBJECT_LENGTH, Surface
 from app.db.base import Base
 from app.db.macs import MAC_BYTES
-from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.id import MAX_ID_BYTES, SpiffeId, TrustDomain
 
 # A key identifier of 160 bits, in hexadecimal.
 AUTHORITY_ID_LENGTH = 40
@@ -87,6 +87,28 @@ class JoinTokenRow(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     redeemed_at: Mapped[datetime | None]
     mac: Mapped[Mac]
+
+
+class BanRow(Base):
+    """A ban of an identity, of those below a path, or of a certificate by its serial number."""
+
+    __tablename__ = "ca_bans"
+
+    id: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(MAX_ID_BYTES), unique=True)
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
+    mac: Mapped[Mac]
+
+
+class BanRevisionRow(Base):
+    """The number of the last change of bans; it is in one row, which every change locks."""
+
+    __tablename__ = "ca_ban_revisions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(BigInteger)
 
 
 class EntryRow(Base):

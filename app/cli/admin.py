@@ -47,6 +47,10 @@ class AdminClient:
         """Send `body` to `path` and return the JSON of the answer."""
         return self._ask("POST", path, json=body)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Put `body` at `path` and return the JSON of the answer."""
+        return self._ask("PUT", path, json=body)
+
     def delete(self, path: str) -> None:
         """Delete what is at `path`."""
         self._ask("DELETE", path)

@@ -37,6 +37,8 @@ from app.transport.unix_socket import listening
 REFRESH_SECONDS = 1.0
 # A database that was away at the start is tried again after a second, then after twice as long each time, up to this.
 MAX_RECONNECT_SECONDS = 15.0
+# How soon a ban of another replica is active here, with the time of a query in a second.
+BAN_REFRESH_SECONDS = 0.5
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
 # How long a connection to the TLS port may live, as on istiod. A call over one is refused once the SVID that opened it
@@ -117,6 +119,7 @@ class ControlPlane:
         for name, refresh in refreshes.items():
             self._supervise(repeat(refresh, failed="refresh_failed", recovered="refresh_recovered"), name)
         self._supervise(parts.counters.run(), "counters")
+        self._supervise(self._end_banned_streams(), "banned-streams")
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")
@@ -141,6 +144,7 @@ class ControlPlane:
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         self._supervise(maintenance(parts.ca.maintain), "ca")
         self._supervise(maintenance(self._settle_tokens), "join-tokens")
+        self._supervise(maintenance(parts.ca.bans.refresh, every=BAN_REFRESH_SECONDS), "bans")
         self._supervise(repeat(parts.audit.maintain, failed="refresh_failed", recovered="refresh_recovered"), "audit")
         await repeat(parts.last_good.save, failed="last_good_not_saved", recovered="last_good_saved")
 
@@ -198,6 +202,13 @@ class ControlPlane:
         if waiting := self._streams.unsettled:
             for token_id, used in (await self._parts.ca.join_tokens.settled(waiting)).items():
                 self._streams.settle(token_id, used=used)
+
+    async def _end_banned_streams(self) -> None:
+        changed = self._parts.ca.bans.changed
+        while True:
+            seen = changed.count
+            self._streams.refuse(self._parts.authenticator.refusal)
+            await changed.wait_beyond(seen)
 
     async def _mesh_is_served(self) -> None:
         if not self._tls_served.is_set():
@@ -267,14 +278,16 @@ async def _attempt(work: Work) -> str:
     return ""
 
 
-async def repeat(work: Work, *, failed: str, recovered: str, sleep: Sleep = asyncio.sleep) -> None:
-    """Call `work` every REFRESH_SECONDS until cancelled; a failure does not end it.
+async def repeat(
+    work: Work, *, failed: str, recovered: str, every: float = REFRESH_SECONDS, sleep: Sleep = asyncio.sleep
+) -> None:
+    """Call `work` every so many seconds until cancelled; a failure does not end it.
 
     Logs the event `failed` when a failure begins or its reason changes, and `recovered` when it is over.
     """
     failure = Latest("")
     while True:
-        await sleep(REFRESH_SECONDS)
+        await sleep(every)
         reason = await _attempt(work)
         if not failure.set(reason):
             continue

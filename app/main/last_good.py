@@ -6,10 +6,10 @@ from typing import Any
 
 import structlog
 
-from app.ca.backends.kept import KeptAuthorities
+from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.service.authorities import Authorities
+from app.ca.service.bans import Bans
 from app.core.errors import MeshwardError, NotFoundError, UnavailableError
-from app.core.last_good import LastGoodFile
 from app.documents.kept import KEPT_REVISION, KeptSource
 from app.documents.store import DocumentStore
 from app.telemetry.metrics import Metrics
@@ -30,14 +30,18 @@ class KeptDocuments:
 
 
 class LastGood:
-    """Keeps policies, limits and the certificates of the CA in files, and starts with them where it has to."""
+    """Keeps policies, limits, bans and the certificates of the CA in files, and starts with them where it has to."""
 
     def __init__(
-        self, authorities: Authorities, file: LastGoodFile, documents: Sequence[KeptDocuments], metrics: Metrics
+        self,
+        authorities: tuple[Authorities, KeptAuthorities],
+        bans: tuple[Bans, KeptBans],
+        documents: Sequence[KeptDocuments],
+        metrics: Metrics,
     ) -> None:
-        """`file` is of the authorities."""
-        self._authorities, self._kept, self._documents = authorities, KeptAuthorities(file), tuple(documents)
-        self._metrics = metrics
+        """Take what is active, each with its file."""
+        (self._authorities, self._kept), (self._bans, self._kept_bans) = authorities, bans
+        self._documents, self._metrics = tuple(documents), metrics
 
     async def restore(self, away: UnavailableError) -> None:
         """Make what is kept active; `away` is why the database cannot be used.
@@ -46,6 +50,7 @@ class LastGood:
         reasons if what is kept is refused.
         """
         try:
+            self._bans.restore(await self._kept_bans.load())
             await self._authorities.restore(await self._kept.load())
             for each in self._documents:
                 await each.source.restore()
@@ -66,7 +71,7 @@ class LastGood:
         """Keep what is active, if it has changed since. Raises a MeshwardError if some of it cannot be kept."""
         self._mark()
         problem: MeshwardError | None = None
-        work = [self._kept.save(self._authorities.known())]
+        work = [self._kept.save(self._authorities.known()), self._kept_bans.save(self._bans.known())]
         work += [each.source.save(each.store.snapshot.revision) for each in self._documents if each.store.snapshot]
         for saving in work:
             try:

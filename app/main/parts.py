@@ -16,6 +16,7 @@ from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile, DiskKeyStore
+from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.model import CaConfig
 from app.ca.service import CaService
 from app.ca.service.jwt_bearer import JwtBearer
@@ -116,7 +117,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         return KeptSource(kind, DatabaseSource(_documents(engine, kind.name)), kept(kind.name))
 
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
-    policies = PolicyService(policy_source, clock, metrics, options, decisions, NativeEngine.of, offload=offload)
+    policies = PolicyService(
+        policy_source, clock, metrics, options, decisions, NativeEngine.of, offload=offload, banned=ca.bans.refusal
+    )
     quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
     limits_dir = settings.quota.limits_dir
     quotas = QuotaService(
@@ -141,14 +144,15 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         clock=clock,
         # In istiod's order.
         attestors=(ca.join_tokens,) if jwt_bearer is None else (jwt_bearer, ca.join_tokens),
+        bans=ca.bans,
         trust_plaintext=settings.mesh.plaintext_public,
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
     write_probe = WriteProbe(_documents(engine, PROBE_KIND), place_of(engine.url), clock)
     sources = ((policy_source, policies.documents), (quota_source, quotas.documents))
     last_good = LastGood(
-        ca.authorities,
-        kept("ca"),
+        (ca.authorities, KeptAuthorities(kept("ca"))),
+        (ca.bans, KeptBans(kept("bans"))),
         [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
         metrics,
     )

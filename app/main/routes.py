@@ -12,9 +12,14 @@ from app.authz.rest import (
     WrittenPolicyView,
 )
 from app.ca.rest import (
+    BAN_PATH,
+    BANS_PATH,
     ENTRIES_PATH,
     JOIN_TOKENS_PATH,
+    REVOCATION_PATH,
     SIGNING_REQUESTS_PATH,
+    BanRest,
+    BanView,
     CaRest,
     EntryView,
     JoinTokenView,
@@ -42,6 +47,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
     policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
     return (
         *ca_rows(CaRest(parts.ca)),
+        *ban_rows(BanRest(parts.ca.bans)),
         Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz", AppliedList),
         Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz", ValidList),
         Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
@@ -79,4 +85,15 @@ def ca_rows(ca: CaRest) -> tuple[Route, ...]:
         Route("GET", "/v1/log/entries", ca.list_log_entries, ADMIN, OK, "ca", Page[LeafView]),
         Route("GET", "/v1/log/inclusion", ca.prove_inclusion, ADMIN, OK, "ca"),
         Route("GET", "/v1/log/consistency", ca.prove_consistency, ADMIN, OK, "ca"),
+    )
+
+
+def ban_rows(bans: BanRest) -> tuple[Route, ...]:
+    """Return the rows of bans."""
+    return (
+        Route("GET", BANS_PATH, bans.list, ADMIN, OK, "ca", Page[BanView]),
+        Route("PUT", BAN_PATH, bans.ban, ADMIN, OK, "ca"),
+        Route("DELETE", BAN_PATH, bans.unban, ADMIN, NO_CONTENT, "ca"),
+        Route("PUT", REVOCATION_PATH, bans.revoke, ADMIN, OK, "ca"),
+        Route("DELETE", REVOCATION_PATH, bans.unrevoke, ADMIN, NO_CONTENT, "ca"),
     )

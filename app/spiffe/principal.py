@@ -28,7 +28,8 @@ class Principal:
     """The authenticated caller of a use case: who it is, how that was proved, what it may do, where it calls from.
 
     `spiffe_id` is set for SVID, JOIN_TOKEN and JWT; `token_id` (the stored id of the join token, never its secret) only
-    for JOIN_TOKEN: an issuance consumes it in the same transaction. `address` is the peer's, `host:port` or `unix`;
+    for JOIN_TOKEN: an issuance consumes it in the same transaction. `serial` is the serial number of an SVID's
+    certificate, 32 hexadecimal digits, empty where it is not known. `address` is the peer's, `host:port` or `unix`;
     `request_id` is the id under which the call is logged. Both are empty where the transport does not provide them.
     """
 
@@ -38,6 +39,7 @@ class Principal:
     roles: frozenset[Role] = frozenset()
     address: str = ""
     request_id: str = ""
+    serial: str = ""
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ A chain (`verify_svid`), leaf first:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
@@ -92,10 +92,14 @@ class WorkloadSvid:
 
 @dataclass(frozen=True, slots=True)
 class X509Svid:
-    """The identity in an X509-SVID and the end of its validity: the leaf's own, or of a chain the earliest."""
+    """The identity in an X509-SVID and the end of its validity: the leaf's own, or of a chain the earliest.
+
+    `serial` is the serial number of the leaf, at least 32 hexadecimal digits.
+    """
 
     spiffe_id: SpiffeId
     not_after: datetime
+    serial: str
 
 
 def parse_certificate(text: str) -> x509.Certificate:
@@ -124,7 +128,7 @@ def read_leaf(leaf: x509.Certificate) -> X509Svid:
         _check_critical(leaf)  # 7
     except MALFORMED as error:
         raise InvalidInputError("the certificate is not well-formed") from error
-    return X509Svid(spiffe_id, leaf.not_valid_after_utc)
+    return X509Svid(spiffe_id, leaf.not_valid_after_utc, f"{leaf.serial_number:032x}")
 
 
 def verify_svid(
@@ -133,9 +137,9 @@ def verify_svid(
     """Return what the chain (leaf first) proves under `roots` at `now`. Raises InvalidInputError with the clause."""
     if not 1 <= len(chain) <= MAX_CHAIN_LENGTH:  # 8
         raise InvalidInputError(f"a chain has 1 to {MAX_CHAIN_LENGTH} certificates, not {len(chain)}")
-    spiffe_id = read_leaf(chain[0]).spiffe_id  # 9
-    if spiffe_id.trust_domain != trust_domain:
-        raise InvalidInputError(f"the leaf is of the trust domain {spiffe_id.trust_domain}, not {trust_domain}")
+    leaf = read_leaf(chain[0])  # 9
+    if leaf.spiffe_id.trust_domain != trust_domain:
+        raise InvalidInputError(f"the leaf is of the trust domain {leaf.spiffe_id.trust_domain}, not {trust_domain}")
     try:
         for beneath, certificate in enumerate(chain[1:]):
             _check_signing_certificate(certificate, beneath, trust_domain)  # 10
@@ -146,7 +150,7 @@ def verify_svid(
             _check_period(certificate, now)  # 12
     except MALFORMED as error:
         raise InvalidInputError("a certificate of the chain is not well-formed") from error
-    return X509Svid(spiffe_id, min(certificate.not_valid_after_utc for certificate in path))
+    return replace(leaf, not_after=min(certificate.not_valid_after_utc for certificate in path))
 
 
 def authority_ids(authority: x509.Certificate) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ class Metrics:
         self.refusals = Refusals()
         self.decisions = Counter(
             "meshward_authz_decisions",
-            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, malformed or error",
+            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, banned, malformed, error",
             ("outcome", "cause"),
         )
         self.observations = Counter(
@@ -31,6 +31,7 @@ class Metrics:
         self.issuances = Counter(
             "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")
         )
+        self.bans = Gauge("meshward_ca_bans", "Bans of identities and certificates")
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )

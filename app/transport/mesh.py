@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.errors import UnauthenticatedError
+from app.core.errors import MeshwardError, UnauthenticatedError
 from app.transport.grpc.admission import Authenticator
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.connection import Connections, Drain
@@ -19,6 +19,7 @@ PRINCIPAL_KEY = "meshward.principal"
 # In metrics and logs, where a request was refused.
 SURFACE = "mesh_http"
 MAX_PATH_IN_LOG = 256
+UNAUTHORIZED, FORBIDDEN = 401, 403
 NOT_FOUND = "there is nothing here; gRPC needs POST and content-type application/grpc"
 
 
@@ -78,17 +79,21 @@ class MeshApplication:
         try:
             principal = self._authenticator.by_connection(mount.authentication, read_peer(scope))
         except UnauthenticatedError as error:
-            await self._refuse(scope, send, error.reason, error.message)
+            await self._refuse(scope, send, UNAUTHORIZED, error.reason, error.message)
+            return
+        except MeshwardError as error:
+            await self._refuse(scope, send, FORBIDDEN, error.reason, error.message)
             return
         if principal is None:
-            await self._refuse(scope, send, "no_certificate", "this needs a client certificate: an SVID")
+            message = "this needs a client certificate: an SVID"
+            await self._refuse(scope, send, UNAUTHORIZED, "no_certificate", message)
             return
         state = {**scope.get("state", {}), PRINCIPAL_KEY: principal}
         await mount.application({**scope, "state": state}, receive, send)
 
-    async def _refuse(self, scope: Scope, send: Send, refusal: str, message: str) -> None:
+    async def _refuse(self, scope: Scope, send: Send, status: int, refusal: str, message: str) -> None:
         self._record(scope, refusal, message)
-        await _respond_text(send, 401, message)
+        await _respond_text(send, status, message)
 
     def _record(self, scope: Scope, refusal: str, reason: str) -> None:
         path = scope["path"][:MAX_PATH_IN_LOG]

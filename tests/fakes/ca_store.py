@@ -43,6 +43,7 @@ class MemoryRepository:
         self._roots, self._signers, self._requests = {}, {}, {}
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
+        self._bans, self._ban_revision = {}, 0
         self.audited = []
         self.unapproved = {}
         self.frontier, self.leaves, self.nodes, self.heads = Frontier(), {}, {}, {}
@@ -102,6 +103,9 @@ class MemoryRepository:
             if (before is None or svid.number < before) and (spiffe_id is None or svid.spiffe_id == spiffe_id)
         ]
         return found[:limit]
+
+    async def svid(self, serial):
+        return next((svid for svid in self._svids if svid.serial == serial), None)
 
     async def remove_svids(self, ended_before, limit):
         stale = [svid for svid in self._svids if svid.not_after < ended_before][:limit]
@@ -203,6 +207,35 @@ class MemoryRepository:
         if found is None or version not in {None, found.version}:
             return None
         return self._entries.pop(entry_id)
+
+    async def ban_revision(self):
+        return self._ban_revision
+
+    hold_bans = ban_revision
+
+    async def next_ban_revision(self):
+        self._ban_revision += 1
+        return self._ban_revision
+
+    async def bans(self):
+        return [self._bans[subject] for subject in sorted(self._bans)]
+
+    async def ban_page(self, after, limit):
+        return [ban for ban in await self.bans() if after is None or ban.subject > after][:limit]
+
+    async def add_ban(self, ban):
+        if ban.subject in self._bans:
+            raise ConflictError("the subject has a ban")
+        self._bans[ban.subject] = ban
+
+    async def remove_ban(self, subject):
+        return self._bans.pop(subject, None)
+
+    async def remove_bans(self, ended_before, limit):
+        ended = [ban.subject for ban in self._bans.values() if ban.expires_at and ban.expires_at < ended_before]
+        for subject in ended[:limit]:
+            del self._bans[subject]
+        return len(ended[:limit])
 
 
 class MemoryKeyStore:

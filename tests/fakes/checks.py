@@ -1,5 +1,7 @@
 """Checks as Envoy sends them, and a service with active policies to answer them."""
 
+from urllib.parse import quote
+
 from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.model import AuthzOptions
@@ -8,6 +10,7 @@ from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
 from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
+from app.spiffe.bans import BanLookup, NoBans
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
@@ -23,12 +26,18 @@ API = "spiffe://cluster.local/ns/shop/sa/api"
 class Policies(PolicyService):
     """The service, changed by an operator."""
 
-    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off", engine=None):
+    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off", engine=None, bans=None):
         clock = clock or ManualClock()
         log = DecisionLog(decisions, clock.monotonic)
         make_engine = NativeEngine.of if engine is None else lambda *_: engine
         super().__init__(
-            source or MemoryDocuments(), clock, metrics or Metrics(), options or AuthzOptions(), log, make_engine
+            source or MemoryDocuments(),
+            clock,
+            metrics or Metrics(),
+            options or AuthzOptions(),
+            log,
+            make_engine,
+            banned=(bans or NoBans()).refusal,
         )
 
     async def apply(self, text: str):
@@ -43,8 +52,9 @@ async def policy_service(
     options: AuthzOptions | None = None,
     metrics: Metrics | None = None,
     engine: PolicyEngine | None = None,
+    bans: BanLookup | None = None,
 ):
-    service = Policies(options=options, metrics=metrics, engine=engine)
+    service = Policies(options=options, metrics=metrics, engine=engine, bans=bans)
     await service.documents.refresh()
     if text:
         await service.apply(text)
@@ -57,6 +67,7 @@ def check_request(
     method: str = "GET",
     host: str = "shop.example.org",
     principal: str = FRONT,
+    certificate: str = "",
     destination: str = API,
     headers: dict[str, str] | None = None,
     raw_headers: list[tuple[str, bytes]] | None = None,
@@ -68,6 +79,7 @@ def check_request(
     attributes.source.address.socket_address.address = "10.1.2.3"
     attributes.source.address.socket_address.port_value = 40000
     attributes.source.principal = principal
+    attributes.source.certificate = quote(certificate)
     attributes.destination.address.socket_address.address = "10.9.9.9"
     attributes.destination.address.socket_address.port_value = 8080
     attributes.destination.principal = destination

@@ -8,6 +8,7 @@ from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.mesh import MeshApplication
+from tests.fakes.bans import ListedBans
 
 EMPTY_MESSAGE = ({"type": "http.request", "body": b"\0\0\0\0\0", "more_body": True}, {"type": "http.request"})
 
@@ -73,7 +74,10 @@ class MemoryServer:
 
     def __init__(self, rpcs, clock) -> None:
         self.metrics = Metrics()
-        authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
+        self.bans = ListedBans()
+        authenticator = Authenticator(
+            trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=(), bans=self.bans
+        )
         limiter = RateLimiter(clock.monotonic)
         grpc = GrpcApplication(rpcs, authenticator=authenticator, limiter=limiter, metrics=self.metrics)
         self._application, connections = MeshApplication(grpc, [], authenticator).for_server()

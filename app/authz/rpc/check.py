@@ -8,7 +8,7 @@ the caller itself, if it proved an SVID. Its labels are `destination.labels`, or
 """
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -216,7 +216,8 @@ def _certified(encoded: str) -> Identity:
     if len(encoded) > MAX_ENCODED_CERTIFICATE:
         raise InvalidInputError(f"the source's certificate is longer than {MAX_CERTIFICATE_BYTES} bytes")
     try:
-        return identity_of(read_leaf(parse_certificate(unquote(encoded))).spiffe_id)
+        svid = read_leaf(parse_certificate(unquote(encoded)))
+        return replace(identity_of(svid.spiffe_id), serial=svid.serial)
     except InvalidInputError as error:
         raise InvalidInputError(f"the source's certificate is not an X509-SVID: {error.message}") from error
 

@@ -1,11 +1,11 @@
-"""The authorities of the trust domain in a file, for a start without the database. Their keys are not in it."""
+"""Authorities and bans in files, for a start without the database. Keys are not in them."""
 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from app.ca.model import KnownAuthorities, Root, Signer
+from app.ca.model import Ban, KnownAuthorities, Root, Signer
 from app.core.last_good import LastGoodFile
 from app.db.rows import values_of
 from app.spiffe.id import TrustDomain
@@ -29,11 +29,40 @@ class KeptAuthorities:
         return await asyncio.to_thread(self._file.read, _known_of)
 
 
-def _item_of(authority: Root | Signer) -> dict[str, object]:
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value if isinstance(value, int) else str(value)
-        for name, value in values_of(authority).items()
-    }
+class KeptBans:
+    """Keeps the bans, as they were last read from the database."""
+
+    def __init__(self, file: LastGoodFile) -> None:
+        self._file = file
+        self._saved: Sequence[Ban] | None = None
+
+    async def save(self, known: Sequence[Ban]) -> None:
+        """Keep the bans, unless they are kept already. Raises as `LastGoodFile.write` does."""
+        if known != self._saved:
+            await asyncio.to_thread(self._file.write, [*map(_item_of, known)])
+            self._saved = known
+
+    async def load(self) -> Sequence[Ban]:
+        """Return the bans. Raises as `LastGoodFile.read` does."""
+        return await asyncio.to_thread(self._file.read, _bans_of)
+
+
+def _item_of(record: Root | Signer | Ban) -> dict[str, object]:
+    return {name: _plain(value) for name, value in values_of(record).items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case int() | None:
+            return value
+        case _:
+            return str(value)
+
+
+def _bans_of(items: Sequence[Any]) -> Sequence[Ban]:
+    return [Ban(**{name: _value(name, value) for name, value in item.items()}) for item in items]
 
 
 def _known_of(items: Sequence[Any]) -> KnownAuthorities:
@@ -44,7 +73,7 @@ def _known_of(items: Sequence[Any]) -> KnownAuthorities:
 
 def _value(name: str, value: Any) -> Any:
     match name:
-        case "not_before" | "not_after" | "created_at":
+        case "not_before" | "not_after" | "created_at" | "expires_at" if value is not None:
             return datetime.fromisoformat(value)
         case "trust_domain":
             return TrustDomain(value)

@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.ca.model import Inclusion, IssuedSvid, LogEntry, LogLeaf, Root, SignedTreeHead, Signer, TreeHead
+from app.ca.model import Ban, Inclusion, IssuedSvid, LogEntry, LogLeaf, Root, SignedTreeHead, Signer, TreeHead
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InvalidInputError
@@ -47,6 +48,18 @@ def root_entry(root: Root) -> LogEntry:
 def signer_entry(signer: Signer) -> LogEntry:
     """Return the entry of a signing authority that has its certificate."""
     return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=signer.certificate)
+
+
+def ban_entry(ban: Ban) -> LogEntry:
+    """Return the entry of a ban, or of a revocation."""
+    expires_at = None if ban.expires_at is None else _time(ban.expires_at)
+    times = {"created_at": _time(ban.created_at), "expires_at": expires_at}
+    return _entry(_ban_key(ban.subject), "ban", subject=ban.subject, reason=ban.reason, **times)
+
+
+def unban_entry(ban: Ban, at: datetime) -> LogEntry:
+    """Return the entry of a ban that was lifted."""
+    return _entry(_ban_key(ban.subject), "unban", subject=ban.subject, lifted_at=_time(at))
 
 
 def entry_hash(entry: LogEntry) -> bytes:
@@ -161,8 +174,13 @@ def _vouches(root: x509.Certificate, signer: x509.Certificate, head: TreeHead) -
     return True
 
 
-def _entry(subject: str, kind: str, **fields: object) -> LogEntry:
+def _entry(subject: str, kind: str, /, **fields: object) -> LogEntry:
     return LogEntry(subject, json.dumps({"kind": kind, **fields}, separators=(",", ":"), sort_keys=True))
+
+
+def _ban_key(subject: str) -> str:
+    # An id may be longer than a key, and a serial number is the key of its issuance.
+    return sha256(subject.encode()).hexdigest()
 
 
 def _time(time: datetime) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from app.ca.model import CaConfig
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
+from app.ca.service.bans import Bans
 from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
@@ -34,7 +35,8 @@ class CaService:
     ) -> None:
         self._prepare = prepare
         self.authorities = Authorities(config, transactions, keys, publisher, clock, metrics)
-        self.issuance = Issuance(config, transactions, self.authorities, clock, metrics)
+        self.bans = Bans(config, transactions, clock, metrics)
+        self.issuance = Issuance(config, transactions, self.authorities, self.bans, clock, metrics)
         self.join_tokens = JoinTokens(config, transactions, clock)
         self.entries = Entries(config, transactions, clock)
         self.records = Records(transactions, clock)
@@ -42,9 +44,10 @@ class CaService:
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
 
     async def start(self) -> None:
-        """Find or create the authorities. Raises as `Authorities.start` does."""
+        """Find or create the authorities, and read the bans. Raises as `Authorities.start` does."""
         await self._prepared()
         await self.authorities.start()
+        await self.bans.refresh()
 
     async def check_ready(self) -> None:
         """Sign a test SVID and look at the log. Raises a MeshwardError with the reason if none can be issued now."""
@@ -57,6 +60,7 @@ class CaService:
         await self.authorities.maintain()
         await self.log.maintain()
         await self.records.maintain()
+        await self.bans.maintain()
 
     async def _prepared(self) -> None:
         if self._prepare is not None:

@@ -18,6 +18,7 @@ from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
+from app.ca.service.bans import Bans
 from app.ca.service.recording import Draft, EntryChanged, Recorder
 from app.core.clock import Clock
 from app.core.errors import (
@@ -25,6 +26,7 @@ from app.core.errors import (
     InternalError,
     InvalidInputError,
     MeshwardError,
+    PermissionDeniedError,
     PreconditionError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -65,14 +67,21 @@ class Issuance:
     """Issues SVIDs to callers for their own identity, and to the control plane for its listeners."""
 
     def __init__(
-        self, config: CaConfig, transactions: CaTransactions, authorities: Authorities, clock: Clock, metrics: Metrics
+        self,
+        config: CaConfig,
+        transactions: CaTransactions,
+        authorities: Authorities,
+        bans: Bans,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._config, self._transactions, self._authorities = config, transactions, authorities
+        self._bans = bans
         self._clock, self._metrics = clock, metrics
         self._issued = Buckets(clock.monotonic)
         self._budget = RateLimit(config.svids_per_hour / 3600, config.svids_per_hour)
         self._server_id = config.trust_domain.server_id
-        self._recorder = Recorder(transactions, clock)
+        self._recorder = Recorder(transactions, bans, clock)
         # Entries as they were last seen. Recording compares, so that one which has changed since is only a second try.
         self._entries: dict[SpiffeId, Entry] = {}
 
@@ -81,7 +90,8 @@ class Issuance:
 
         `ttl_seconds` zero or less leaves the lifetime to the entry of the id, else to the default. A join token is
         used up if and only if the SVID is recorded. Raises UnauthenticatedError if the caller did not prove a
-        workload's identity or its token is used up, InvalidInputError for the CSR or the lifetime,
+        workload's identity or its token is used up, PermissionDeniedError if the identity is banned, InvalidInputError
+        for the CSR or the lifetime,
         ResourceExhaustedError if the identity has been issued as many as it may, UnavailableError or PreconditionError
         if nothing can be issued now, InternalError if what was signed is not valid.
         """
@@ -139,6 +149,8 @@ class Issuance:
             check_workload_id(caller.spiffe_id, self._config.trust_domain)
         except InvalidInputError as error:
             raise UnauthenticatedError(error.message) from error
+        if refusal := self._bans.refusal(caller.spiffe_id.principal, caller.serial):
+            raise refusal
         return _Subject(caller.spiffe_id, caller.token_id)
 
     async def _issue_with_new_key(self, subject: _Subject, surface: Surface) -> WorkloadSvid:
@@ -290,6 +302,8 @@ def _result(error: MeshwardError) -> str:
             return "invalid"
         case UnauthenticatedError():
             return "unauthenticated"
+        case PermissionDeniedError():
+            return "banned"
         case UnavailableError():
             return "unavailable"
         case ResourceExhaustedError():

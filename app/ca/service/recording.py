@@ -1,16 +1,20 @@
 """Recording SVIDs before they are returned: all that wait are written in one transaction, synced once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.ca.model import Entry, IssuedSvid
 from app.ca.ports import CaTransactions
+from app.ca.rules.bans import BanIndex
 from app.ca.rules.log import svid_entry
+from app.ca.service.bans import Bans
 from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.ca.service.leaves import append
 from app.core.clock import Clock
-from app.core.errors import UnauthenticatedError, UnavailableError
+from app.core.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+from app.spiffe.id import SpiffeId
 
 # How many SVIDs one transaction records: more would hold the database, and those who wait, for longer than one commit.
 MAX_BATCH = 256
@@ -45,16 +49,17 @@ _RECORDED = Recorded()
 class Recorder:
     """Records SVIDs. While one transaction is written, those that come wait and share the next one."""
 
-    def __init__(self, transactions: CaTransactions, clock: Clock) -> None:
-        self._transactions, self._clock = transactions, clock
+    def __init__(self, transactions: CaTransactions, bans: Bans, clock: Clock) -> None:
+        self._transactions, self._bans, self._clock = transactions, bans, clock
         self._waiting: list[Waiting] = []
         self._writing: asyncio.Task[None] | None = None
 
     async def record(self, draft: Draft) -> Outcome:
         """Record an SVID and use up its join token, both or neither; durable when this returns.
 
-        Raises UnauthenticatedError if the token can no longer be used, ConflictError if the signing authority is not in
-        the database, UnavailableError if that cannot be reached. What fails for one SVID fails no other.
+        Raises UnauthenticatedError if the token can no longer be used, PermissionDeniedError if the identity is banned,
+        ConflictError if the signing authority is not in the database, UnavailableError if that cannot be reached. What
+        fails for one SVID fails no other.
         """
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((draft, outcome))
@@ -98,16 +103,18 @@ class Recorder:
     async def _store(self, drafts: Sequence[Draft]) -> list[Outcome | Exception]:
         """Write what can be recorded in one transaction, and return the outcome of each draft."""
         async with self._transactions() as repository:
+            bans, now = await self._bans.held(repository), self._clock.now()
             found = await repository.entries_of({draft.svid.spiffe_id for draft in drafts})
             entries = {entry.spiffe_id: entry for entry in found}
-            current = [draft for draft in drafts if entries.get(draft.svid.spiffe_id) == draft.entry]
-            tokens = {draft.svid.token_id for draft in current if draft.svid.token_id is not None}
-            redeemed = set(await repository.redeem_tokens(tokens, self._clock.now())) if tokens else set()
+            obstacles = [_ban_of(draft, bans, now) or _change_of(draft, entries) for draft in drafts]
+            free = [draft.svid for draft, obstacle in zip(drafts, obstacles, strict=True) if obstacle is None]
+            tokens = {svid.token_id for svid in free if svid.token_id is not None}
+            redeemed = set(await repository.redeem_tokens(tokens, now)) if tokens else set()
             outcomes: list[Outcome | Exception] = []
-            for draft in drafts:
-                spiffe_id, token_id = draft.svid.spiffe_id, draft.svid.token_id
-                if entries.get(spiffe_id) != draft.entry:
-                    outcomes.append(EntryChanged(entries.get(spiffe_id)))
+            for draft, obstacle in zip(drafts, obstacles, strict=True):
+                token_id = draft.svid.token_id
+                if obstacle is not None:
+                    outcomes.append(obstacle)
                 elif token_id is not None and token_id not in redeemed:
                     outcomes.append(UnauthenticatedError(TOKEN_REFUSED))
                 else:
@@ -118,3 +125,14 @@ class Recorder:
                 await repository.add_svids(recorded)
                 await append(repository, [svid_entry(svid) for svid in recorded])
         return outcomes
+
+
+def _ban_of(draft: Draft, bans: BanIndex, now: datetime) -> PermissionDeniedError | None:
+    """Return the refusal of a draft whose identity was banned while it was signed."""
+    ban = bans.find(draft.svid.spiffe_id.principal, "", now)
+    return None if ban is None else ban.refusal
+
+
+def _change_of(draft: Draft, entries: Mapping[SpiffeId, Entry]) -> EntryChanged | None:
+    entry = entries.get(draft.svid.spiffe_id)
+    return None if entry == draft.entry else EntryChanged(entry)

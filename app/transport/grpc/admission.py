@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.core.clock import Clock
-from app.core.errors import ResourceExhaustedError, UnauthenticatedError
+from app.core.errors import MeshwardError, ResourceExhaustedError, UnauthenticatedError
 from app.core.rates import Buckets, RateLimit
 from app.spiffe.attestation import Attestor, Evidence
+from app.spiffe.bans import BanLookup, NoBans
 from app.spiffe.id import TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.transport.grpc.context import CallContext
@@ -19,6 +20,7 @@ from app.transport.grpc.routes import Authentication, Rpc
 
 BEARER = "bearer "
 STREAM_LIMIT = "stream_limit"
+TOKEN_ENDED = "the join token was deleted, or has expired unused"  # noqa: S105 - a message
 # Attempts to prove an identity that may fail, each of which looks up a token. Those of an address are many agents that
 # start with tokens which have expired. A connection has a few of its own, whatever else its address does: Envoy opens
 # two streams at once.
@@ -38,20 +40,31 @@ class Authenticator:
     """Turns a peer and its metadata into a Principal, or refuses.
 
     `attestors` are asked in their order about a call without a client certificate that needs an identity; the first
-    that accepts its evidence decides. `trust_plaintext` widens MESH on the plaintext port from this machine to any
-    peer, for those who bind it to a network of their own.
+    that accepts its evidence decides. Callers that `bans` has are refused, whatever proves who they are.
+    `trust_plaintext` widens MESH on the plaintext port from this machine to any peer, for those who bind it to a
+    network of their own.
     """
 
     def __init__(
-        self, *, trust_domain: TrustDomain, clock: Clock, attestors: Sequence[Attestor], trust_plaintext: bool = False
+        self,
+        *,
+        trust_domain: TrustDomain,
+        clock: Clock,
+        attestors: Sequence[Attestor],
+        bans: BanLookup | None = None,
+        trust_plaintext: bool = False,
     ) -> None:
+        self.bans: BanLookup = bans or NoBans()
         self._trust_domain = trust_domain
         self._clock = clock
         self._attestors = tuple(attestors)
         self._trust_plaintext = trust_plaintext
 
     def by_connection(self, demand: Authentication, peer: Peer) -> Principal | None:
-        """Return the caller if the connection proves it, None to ask the attestors. Raises UnauthenticatedError."""
+        """Return the caller if the connection proves it, None to ask the attestors.
+
+        Raises UnauthenticatedError, and PermissionDeniedError if the caller is banned.
+        """
         if demand is Authentication.PUBLIC:
             return Principal(Credential.NONE, address=peer.address)
         if peer.svid is not None:
@@ -67,7 +80,8 @@ class Authenticator:
     async def attest(self, context: CallContext) -> Principal:
         """Return the caller that the metadata proves.
 
-        Raises UnauthenticatedError with the messages of the attestors that know this kind of evidence, else of all.
+        Raises UnauthenticatedError with the messages of the attestors that know this kind of evidence, else of all;
+        PermissionDeniedError if the caller is banned.
         """
         evidence, refusals = Evidence(_bearer(context)), list[UnauthenticatedError]()
         for attestor in self._attestors:
@@ -77,7 +91,7 @@ class Authenticator:
                 refusals.append(error)
                 continue
             if caller is not None:
-                return replace(caller, address=context.peer.address)
+                return self._unless_banned(replace(caller, address=context.peer.address))
         refusals = [error for error in refusals if error.reason] or refusals
         reasons = ["no_credential" if evidence.bearer is None else "token_refused"]
         reasons += [error.reason for error in refusals if error.reason]
@@ -85,6 +99,10 @@ class Authenticator:
             "; ".join(error.message for error in refusals) or "this call needs a client certificate: an SVID",
             reason=reasons[-1],
         )
+
+    def refusal(self, caller: Principal) -> MeshwardError | None:
+        """Return why a caller that was admitted is refused now, None if it is not."""
+        return self.bans.refusal(caller.spiffe_id.principal, caller.serial) if caller.spiffe_id else None
 
     def expired(self, not_after: datetime) -> bool:
         """Whether an SVID that is valid until `not_after` has expired."""
@@ -102,7 +120,12 @@ class Authenticator:
             raise UnauthenticatedError(
                 "SVID has expired since the connection was made: connect with a new one", reason="expired_svid"
             )
-        return Principal(Credential.SVID, svid.spiffe_id, address=peer.address)
+        return self._unless_banned(Principal(Credential.SVID, svid.spiffe_id, address=peer.address, serial=svid.serial))
+
+    def _unless_banned(self, caller: Principal) -> Principal:
+        if error := self.refusal(caller):
+            raise error
+        return caller
 
 
 def _bearer(context: CallContext) -> str | None:
@@ -164,7 +187,10 @@ class RateLimiter:
 
 
 class OpenStreams:
-    """Limits the open streams of each join token, identity or address. `settle` ends those of an unused token."""
+    """Limits the open streams of each join token, identity or address.
+
+    `settle` ends those of an unused token, `refuse` those of callers that are refused by now.
+    """
 
     def __init__(
         self,
@@ -177,23 +203,34 @@ class OpenStreams:
         self._public = public
         self._open: Counter[tuple[str, str]] = Counter()
         self._open_public = 0
-        self._ending: dict[str, set[asyncio.Future[None]]] = {}
+        # The streams of callers that have proved an identity; done, with the reason, once a stream has to end.
+        self._callers: dict[asyncio.Future[MeshwardError], Principal] = {}
+        self._unsettled: dict[str, set[asyncio.Future[MeshwardError]]] = {}
 
     @property
     def unsettled(self) -> frozenset[str]:
         """The ids of the tokens with open streams that, so far, were neither used nor deleted nor have expired."""
-        return frozenset(self._ending)
+        return frozenset(self._unsettled)
 
     def settle(self, token_id: str, *, used: bool) -> None:
         """Note what became of a token. Unless it was used, its streams end."""
-        streams = self._ending.pop(token_id, set())
+        streams = self._unsettled.pop(token_id, set())
         if not used:
             for ended in streams:
-                ended.set_result(None)
+                _end(ended, UnauthenticatedError(TOKEN_ENDED, reason="token_ended"))
+
+    def refuse(self, refusal: Callable[[Principal], MeshwardError | None]) -> None:
+        """End the streams of the callers for whom `refusal` has a reason."""
+        for ended, caller in self._callers.items():
+            if error := refusal(caller):
+                _end(ended, error)
 
     @contextmanager
-    def slot(self, caller: Principal) -> "Iterator[asyncio.Future[None] | None]":
-        """Count a stream as open for the block; yields the future that ends it. Raises ResourceExhaustedError."""
+    def slot(self, caller: Principal) -> "Iterator[asyncio.Future[MeshwardError] | None]":
+        """Count a stream as open for the block; yields what ends it, None for a caller without an identity.
+
+        Raises ResourceExhaustedError.
+        """
         kind, name, maximum = self._limit(caller)
         public = caller.spiffe_id is None
         if self._open[kind, name] >= maximum:
@@ -205,8 +242,11 @@ class OpenStreams:
         self._open[kind, name] += 1
         self._open_public += public
         try:
-            with self._ending_with(caller.token_id) as ended:
-                yield ended
+            if public:
+                yield None
+            else:
+                with self._ending(caller) as ended:
+                    yield ended
         finally:
             self._open_public -= public
             self._open[kind, name] -= 1
@@ -214,19 +254,20 @@ class OpenStreams:
                 del self._open[kind, name]
 
     @contextmanager
-    def _ending_with(self, token_id: str | None) -> "Iterator[asyncio.Future[None] | None]":
-        if token_id is None:
-            yield None
-            return
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ending.setdefault(token_id, set()).add(ended)
+    def _ending(self, caller: Principal) -> "Iterator[asyncio.Future[MeshwardError]]":
+        ended: asyncio.Future[MeshwardError] = asyncio.get_running_loop().create_future()
+        self._callers[ended] = caller
+        token_id = caller.token_id
+        if token_id is not None:
+            self._unsettled.setdefault(token_id, set()).add(ended)
         try:
             yield ended
         finally:
-            streams = self._ending.get(token_id, set())
-            streams.discard(ended)
-            if not streams:
-                self._ending.pop(token_id, None)
+            del self._callers[ended]
+            if token_id is not None and (streams := self._unsettled.get(token_id)):
+                streams.discard(ended)
+                if not streams:
+                    del self._unsettled[token_id]
 
     def _limit(self, caller: Principal) -> tuple[str, str, int]:
         if caller.token_id is not None:
@@ -234,3 +275,8 @@ class OpenStreams:
         if caller.spiffe_id is not None:
             return "identity", str(caller.spiffe_id), self._per_identity
         return "address", host_of(caller.address), self._per_address
+
+
+def _end(stream: "asyncio.Future[MeshwardError]", reason: MeshwardError) -> None:
+    if not stream.done():
+        stream.set_result(reason)

@@ -11,7 +11,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.errors import InternalError, MeshwardError, UnauthenticatedError
+from app.core.errors import InternalError, MeshwardError
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.families import LATENCY_BUCKETS
 from app.telemetry.metrics import Metrics
@@ -44,7 +44,6 @@ SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
 # In metrics and logs, where a call was refused.
 SURFACE = "grpc"
-TOKEN_ENDED = "the join token was deleted, or has expired unused"  # noqa: S105 - a message
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256
 
@@ -85,6 +84,7 @@ class GrpcApplication:
     def serve(self, connections: Connections, fallback: ASGIApp) -> ASGIApp:
         """Return the application that answers calls on `connections`, and passes what is not one to `fallback`."""
         by_client, expired, max_bytes = connections.by_client, self._authenticator.expired, self._max_message_bytes
+        bans_changed = self._authenticator.bans.changed
 
         # The fast path: a unary call that its connection admits. It stays in one frame, because each further one costs
         # 2% of a call.
@@ -104,6 +104,7 @@ class GrpcApplication:
                 or b"grpc-encoding" in headers
                 or TRAILERS not in scope["extensions"]
                 or (admission.not_after is not None and expired(admission.not_after))
+                or admission.ban_changes != bans_changed.count
                 # Only an event that is there is awaited here, where no deadline ends the wait.
                 or hasattr(pending := receive(), PENDING)
             ):
@@ -194,7 +195,8 @@ class GrpcApplication:
             self._limiter.admit_call(rpc, principal)
             if row.fast_path:
                 not_after = peer.svid.not_after if peer.svid is not None else None
-                call.connection.admitted[rpc.path] = Admission(row, principal, not_after)
+                changes = self._authenticator.bans.changed.count
+                call.connection.admitted[rpc.path] = Admission(row, principal, not_after, changes)
         call.principal = principal
         max_bytes = min(self._max_message_bytes, rpc.max_request_bytes)
         reader = wire.FrameReader(call.encoding, max_bytes, self.budget, proven=call.connection.proven)
@@ -207,8 +209,7 @@ class GrpcApplication:
                 if ended is None:
                     await self._serve(rpc, call, reader)
                 else:
-                    error = UnauthenticatedError(TOKEN_ENDED, reason="token_ended")
-                    await interrupt(self._serve(rpc, call, reader), ended, error)
+                    await interrupt(self._serve(rpc, call, reader), ended, ended.result)
         finally:
             reader.release()
 

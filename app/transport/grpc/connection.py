@@ -1,12 +1,12 @@
 """The connections of one server: what is known of their peers, and how they and their streams drain."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,11 +41,17 @@ class Drain:
 
     async def interrupt(self, work: Awaitable[Result]) -> Result:
         """Return what `work` returns. Raises RpcError UNAVAILABLE if the streams have to end first."""
-        return await interrupt(work, self.streams, RpcError(Code.UNAVAILABLE, "the server drains: connect again"))
+        return await interrupt(work, self.streams, _draining)
 
 
-async def interrupt(work: Awaitable[Result], ended: "asyncio.Future[None]", error: MeshwardError) -> Result:
-    """Return what `work` returns. Raises `error` if `ended` is done first."""
+def _draining() -> MeshwardError:
+    return RpcError(Code.UNAVAILABLE, "the server drains: connect again")
+
+
+async def interrupt(
+    work: Awaitable[Result], ended: "asyncio.Future[Any]", error: Callable[[], MeshwardError]
+) -> Result:
+    """Return what `work` returns. Raises what `error` returns if `ended` is done first."""
 
     def expire(_: object) -> None:
         timeout.reschedule(asyncio.get_running_loop().time())
@@ -60,16 +66,20 @@ async def interrupt(work: Awaitable[Result], ended: "asyncio.Future[None]", erro
     except TimeoutError as timed_out:
         if not timeout.expired():
             raise
-        raise error from timed_out
+        raise error() from timed_out
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The principal that a connection's calls of one row have, until `not_after` if a certificate proves it."""
+    """The principal that a connection's calls of one row have, until `not_after` if a certificate proves it.
+
+    `ban_changes` is how often bans had changed when it was decided; after the next change it is decided again.
+    """
 
     row: BoundRpc
     principal: Principal
     not_after: datetime | None
+    ban_changes: int
 
 
 @dataclass(slots=True)

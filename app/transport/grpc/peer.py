@@ -19,11 +19,12 @@ UNIX = "unix"
 
 @dataclass(frozen=True, slots=True)
 class PeerSvid:
-    """The identity in a client certificate and its end, or the `problem` if it is not an X509-SVID."""
+    """The identity in a client certificate, its end and serial number, or the `problem` if it is not an X509-SVID."""
 
     spiffe_id: SpiffeId | None
     not_after: datetime
     problem: str = ""
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +78,4 @@ def read_svid(pem: str) -> PeerSvid:
     except InvalidInputError as error:
         problem = f"the client certificate is not an X509-SVID: {error.message}"
         return PeerSvid(None, datetime.min.replace(tzinfo=UTC), problem)
-    return PeerSvid(leaf.spiffe_id, leaf.not_after)
+    return PeerSvid(leaf.spiffe_id, leaf.not_after, serial=leaf.serial)

@@ -184,21 +184,25 @@ async def test_a_rotation_that_was_interrupted_is_repeated(control_plane, engine
     assert again.ca.authorities.bundle() == one.ca.authorities.bundle()
 
 
-async def test_a_lost_secret_is_replaced_by_believing_the_root_and_the_entries(control_plane, engine, tmp_path):
+async def test_a_lost_secret_is_replaced_by_believing_the_root_the_entries_and_the_bans(
+    control_plane, engine, tmp_path
+):
     await upgrade(engine)
     one = control_plane("one")
     await one.ca.start()
     entry = await one.ca.entries.create(OPERATOR, EntrySpec(CART, None, ("cart.shop.svc",)))
+    ban = await one.ca.bans.ban(OPERATOR, str(CART), "why", None)
     await one.ca.join_tokens.create(OPERATOR, CART)
     (tmp_path / "one/keys/replica.secret").unlink()
     with pytest.raises(PreconditionError, match="written with another secret"):
         await control_plane("one").ca.start()
     with pytest.raises(PreconditionError, match="no secret to replace"):
         await rotate_secret(one.settings, trust_rows=False)
-    assert await rotate_secret(one.settings, trust_rows=True) == 2
+    assert await rotate_secret(one.settings, trust_rows=True) == 3
     again = control_plane("one")
     await again.ca.start()
     assert again.ca.authorities.bundle() == one.ca.authorities.bundle()
     assert again.ca.authorities.waiting_for is None
     assert await again.ca.entries.page(None, 9) == [entry]
+    assert await again.ca.bans.page(None, 9) == [ban]
     assert await again.ca.join_tokens.page(None, 9) == []

@@ -14,6 +14,7 @@ from tests.support.serving import eventually
 # Twice what the operations guide promises, as the machine that runs the tests may be busy; tests/functional/db has the
 # promise itself.
 ANSWER_SECONDS = 10
+BANNED = "spiffe://cluster.local/ns/web/sa/bad"
 
 
 def reason(server, name):
@@ -52,12 +53,15 @@ def known(with_own_postgres):
     server = with_own_postgres()
     server.post_policies(DENY_NEWS)
     server.put_quota("shop", ONE_A_DAY)
+    banned = server.ask("PUT", f"/v1/identities/{BANNED}/ban", json={"reason": "stolen key", "ttl_seconds": 86400})
+    assert banned.status_code == 200
     kept = server.directory / "last-good"
     eventually(lambda: b"no-news" in content(kept / "policy"), "the policy to be kept")
     eventually(lambda: b"shop" in content(kept / "quota"), "the limit to be kept")
+    eventually(lambda: b"stolen key" in content(kept / "bans"), "the ban to be kept")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in kept.iterdir()} == {0o600}
-    assert {file.name for file in kept.iterdir()} == {"ca", "policy", "quota"}
+    assert {file.name for file in kept.iterdir()} == {"bans", "ca", "policy", "quota"}
     return server
 
 
@@ -82,6 +86,8 @@ async def test_a_restart_without_postgres_decides_by_what_was_last_good_and_reco
         assert await code_of(certify(channel)) is grpc.StatusCode.INTERNAL
     async with plaintext_channel(server) as channel:
         assert not await check(channel, "/news")
+        assert await check(channel, "/olds")
+        assert not await check(channel, "/olds", principal=BANNED)
     assert "cannot connect" in reason(server, "database")
     assert "last good" in reason(server, "policies")
     assert "last good" in reason(server, "quotas")
@@ -100,6 +106,9 @@ async def test_a_restart_without_postgres_decides_by_what_was_last_good_and_reco
     assert server.ask("DELETE", "/v1/policies/shop/no-news").status_code == 204
     async with plaintext_channel(server) as channel:
         assert await check(channel, "/news")
+        assert not await check(channel, "/olds", principal=BANNED)
+        assert server.ask("DELETE", f"/v1/identities/{BANNED}/ban").status_code == 204
+        assert await check(channel, "/olds", principal=BANNED)
 
 
 async def test_a_start_with_a_frozen_postgres_decides_too(known, serving, own_postgres):
@@ -113,7 +122,7 @@ async def test_a_start_with_a_frozen_postgres_decides_too(known, serving, own_po
 
 
 def damaged(path):
-    path.write_bytes(path.read_bytes().replace(b"no-news", b"no-olds"))
+    path.write_bytes(path.read_bytes().replace(b"no-news", b"no-olds").replace(b"/bad", b"/god"))
 
 
 def open_to_others(path):
@@ -126,13 +135,18 @@ def linked(path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
-    [(damaged, "damaged"), (open_to_others, "chmod 600"), (linked, "symbolic link")],
+    ("name", "spoil", "said"),
+    [
+        ("policy", damaged, "damaged"),
+        ("policy", open_to_others, "chmod 600"),
+        ("policy", linked, "symbolic link"),
+        ("bans", damaged, "damaged"),
+    ],
 )
-async def test_a_kept_file_that_cannot_be_trusted_decides_nothing(known, serving, own_postgres, spoil, said):
+async def test_a_kept_file_that_cannot_be_trusted_decides_nothing(known, serving, own_postgres, name, spoil, said):
     known.kill()
     own_postgres.stop()
-    spoil(known.directory / "last-good" / "policy")
+    spoil(known.directory / "last-good" / name)
     refused = serving.launch(database_url=own_postgres.url())
     assert refused.wait() == 1
     assert "cannot connect" in refused.log_text

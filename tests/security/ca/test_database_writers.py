@@ -32,8 +32,9 @@ CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 ADMIN = SpiffeId.parse("spiffe://example.org/ns/shop/sa/admin")
 HOLDER = Principal(Credential.SVID, CART)
 SECRET = "the attacker's own secret, of any length"
-ROOTS, SIGNERS, TOKENS, ENTRIES = (
-    Base.metadata.tables[name] for name in ("ca_roots", "ca_signers", "ca_join_tokens", "ca_entries")
+ROOTS, SIGNERS, TOKENS, ENTRIES, BANS, BAN_REVISIONS = (
+    Base.metadata.tables[name]
+    for name in ("ca_roots", "ca_signers", "ca_join_tokens", "ca_entries", "ca_bans", "ca_ban_revisions")
 )
 
 
@@ -333,3 +334,21 @@ async def test_a_value_that_cannot_be_read_is_an_error_of_ours(attacked):
         await connection.exec_driver_sql("UPDATE ca_join_tokens SET spiffe_id = 'nonsense'")
     with pytest.raises(MeshwardError, match="ca_join_tokens"):
         await attacked.ca.join_tokens.page(None, 10)
+
+
+async def test_a_ban_that_others_wrote_or_changed_bans_nobody_and_is_counted(attacked, clock):
+    ca, shop = attacked.ca, "spiffe://example.org/ns/shop/*"
+    await ca.bans.ban(OPERATOR, shop, "stolen key", None)
+    (row,) = await attacked.rows(BANS)
+    await attacked.write(insert(BANS).values({**row, "id": "1" * 32, "subject": "spiffe://example.org/*"}))
+    await attacked.write(update(BAN_REVISIONS).values(revision=100))
+    await ca.bans.refresh()
+    assert ca.bans.refusal("example.org/ns/web/sa/any", "") is None
+    assert ca.bans.refusal(CART.principal, "")
+    assert refused(attacked, "ca_bans") == 1
+    # A ban that was changed, or deleted, is lost: the first is counted, the second cannot be seen.
+    await attacked.write(update(BANS).where(BANS.c.subject == shop).values(expires_at=clock.now()))
+    await attacked.write(update(BAN_REVISIONS).values(revision=101))
+    await ca.bans.refresh()
+    assert ca.bans.refusal(CART.principal, "") is None
+    assert refused(attacked, "ca_bans") == 3

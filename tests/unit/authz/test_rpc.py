@@ -14,6 +14,7 @@ from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import MeshCa, new_key, pem
 from tests.fakes.authz import policy
+from tests.fakes.bans import ListedBans
 from tests.fakes.checks import API, FRONT, check_answer, check_request, context, policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.engine import WaitingEngine
@@ -318,3 +319,14 @@ async def test_a_certificate_that_cannot_be_read_is_denied():
     assert not await allows("", request)
     request.attributes.source.certificate = "x" * 1_000_000
     assert not await allows("", request)
+
+
+async def test_a_revoked_certificate_of_the_source_is_denied_and_another_of_its_identity_is_not():
+    now, bans = ManualClock().now(), ListedBans()
+    ca = MeshCa(now)
+    revoked, valid = (ca.leaf(new_key().public_key(), now, uris=(FRONT,)) for _ in range(2))
+    bans.ban(f"{revoked.serial_number:032x}")
+    rpc = AuthorizationRpc(await policy_service("", bans=bans))
+    answers = [check_answer(rpc, check_request(certificate=pem(leaf))) for leaf in (revoked, valid)]
+    assert [each.status.code for each in answers] == [7, 0]
+    assert "banned" in metadata(answers[0])["meshward.reason"]

@@ -14,6 +14,7 @@ from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
+from tests.fakes.bans import ListedBans
 from tests.fakes.checks import Policies, policy_service
 from tests.fakes.documents import MemoryDocuments
 from tests.fakes.engine import WaitingEngine
@@ -177,3 +178,30 @@ async def test_changes_are_recorded_by_the_name_of_the_policy(service, source):
     await service.delete("shop", "p")
     written = [(record.action, record.target) for record in source.records]
     assert written == [("policy.apply", "shop/p"), ("policy.delete", "shop/p")]
+
+
+async def test_a_banned_source_is_denied_with_the_reason_whatever_the_policies_say(source, metrics):
+    bans = ListedBans()
+    service = Policies(source, metrics=metrics, bans=bans)
+    await service.documents.refresh()
+    await service.apply(policy(ALLOW_ALL))
+    assert service.check(request()).allowed
+    bans.ban("cluster.local/ns/web/sa/front")
+    decision = service.check(request())
+    assert (decision.outcome, decision.policy) == (Outcome.DENY, "")
+    assert "cluster.local/ns/web/sa/front" in decision.reason
+    assert service.check(request(source="spiffe://cluster.local/ns/web/sa/other")).allowed
+    assert service.check(request(source="")).allowed
+    assert metrics.decisions.value("deny", "banned") == 1
+    bans.ban()
+    assert service.check(request()).allowed
+
+
+async def test_bans_that_cannot_be_asked_deny(source):
+    class Broken(ListedBans):
+        def refusal(self, identity, serial):
+            raise ValueError("broken")
+
+    service = Policies(source, bans=Broken())
+    await service.documents.refresh()
+    assert not service.check(request()).allowed

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from app.ca.backends.kept import KeptAuthorities
+from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.model import CaConfig, KnownAuthorities, Surface
 from app.ca.service import CaService
 from app.core.errors import PreconditionError, UnavailableError
@@ -16,6 +16,7 @@ from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.principals import OPERATOR
 
 HOLDER = Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))
 
@@ -101,3 +102,27 @@ async def test_a_kept_signer_that_its_root_did_not_sign_is_not_used(ca, restarte
     await restarted.authorities.restore(KnownAuthorities((forged,), known.signers))
     with pytest.raises(UnavailableError, match="waits for"):
         await restarted.issuance.issue_serving()
+
+
+async def test_bans_are_kept_and_are_active_without_the_database_until_it_is_back(
+    ca, transactions, restarted, tmp_path, clock
+):
+    transactions.away = False
+    for subject, lasts in ((str(HOLDER.spiffe_id), None), ("spiffe://example.org/ns/web/*", timedelta(hours=1))):
+        await ca.bans.ban(OPERATOR, subject, "stolen key", lasts)
+    transactions.away = True
+    file = KeptBans(LastGoodFile(tmp_path / "last-good/bans", "bans", "the database"))
+    with pytest.raises(UnavailableError):
+        restarted.bans.known()
+    await file.save(ca.bans.known())
+    kept = await file.load()
+    assert kept == ca.bans.known()
+    restarted.bans.restore(kept)
+    assert restarted.bans.refusal("example.org/ns/shop/sa/cart", "")
+    assert restarted.bans.refusal("example.org/ns/web/sa/any", "")
+    clock.advance(3600)
+    assert restarted.bans.refusal("example.org/ns/web/sa/any", "") is None
+    transactions.away = False
+    await ca.bans.unban(OPERATOR, str(HOLDER.spiffe_id))
+    await restarted.bans.refresh()
+    assert restarted.bans.refusal("example.org/ns/shop/sa/cart", "") is None

@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.core.errors import ResourceExhaustedError, UnauthenticatedError, UnavailableError
+from app.core.errors import PermissionDeniedError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
 from app.core.rates import RateLimit
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
+from app.spiffe.x509_svid import parse_certificate
 from app.transport.grpc.admission import (
     FAILURES_OF_ADDRESS,
     FAILURES_OF_CONNECTION,
@@ -22,6 +23,7 @@ from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, route_table
 from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
 from tests.fakes.attestor import SecretAttestor
+from tests.fakes.bans import ListedBans
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
 from tests.fakes.echo import EchoService, echo_rpcs
@@ -36,6 +38,10 @@ def certificate(*uris, days=1, **changed):
     """A leaf of the mesh's CA, PEM."""
     start, end = CLOCK.now() - timedelta(days=2), CLOCK.now() + timedelta(days=days)
     return pem(SIGNER.leaf(KEY.public_key(), start, end, uris, **changed))
+
+
+def serial_of(shown):
+    return f"{parse_certificate(shown).serial_number:032x}"
 
 
 def scope_of(port, host="203.0.113.7"):
@@ -63,8 +69,10 @@ def call_with(authorization):
 
 def test_an_svid_authenticates_its_spiffe_id_for_every_row():
     for demand in (Authentication.MESH, Authentication.IDENTITY):
-        caller = authenticator().by_connection(demand, peer(presented=certificate(CART)))
-        assert caller == Principal(Credential.SVID, SpiffeId.parse(CART), address="203.0.113.7:4711")
+        shown = certificate(CART)
+        caller = authenticator().by_connection(demand, peer(presented=shown))
+        cart = SpiffeId.parse(CART)
+        assert caller == Principal(Credential.SVID, cart, address="203.0.113.7:4711", serial=serial_of(shown))
 
 
 @pytest.mark.parametrize(
@@ -257,12 +265,53 @@ async def test_open_streams_are_limited_for_each_identity_and_each_token(caller,
 async def test_streams_of_a_token_end_when_it_was_not_used():
     streams = OpenStreams()
     with streams.slot(BY_TOKEN) as one, streams.slot(BY_TOKEN) as two, streams.slot(OTHER) as endless:
-        assert endless is None
         assert streams.unsettled == {"1"}
         streams.settle("1", used=False)
-        assert (one.done(), two.done()) == (True, True)
+        assert (one.done(), two.done(), endless.done()) == (True, True, False)
         assert streams.unsettled == frozenset()
         streams.settle("1", used=False)
+    assert streams.unsettled == frozenset()
+
+
+def banning(*banned):
+    """The bans of these identities and serial numbers."""
+    bans = ListedBans()
+    bans.ban(*banned)
+    return bans
+
+
+def test_a_banned_caller_is_refused_for_every_row_by_its_identity_or_its_certificate():
+    shown = certificate(CART)
+    for banned in (SpiffeId.parse(CART).principal, serial_of(shown)):
+        gate = authenticator(bans=banning(banned))
+        for demand in (Authentication.MESH, Authentication.IDENTITY):
+            with pytest.raises(PermissionDeniedError, match="banned"):
+                gate.by_connection(demand, peer(presented=shown))
+        assert gate.by_connection(Authentication.PUBLIC, peer(presented=shown))
+
+
+async def test_a_banned_identity_is_refused_with_a_join_token():
+    gate = authenticator(bans=banning(SpiffeId.parse(CART).principal))
+    with pytest.raises(PermissionDeniedError):
+        await gate.attest(call_with("Bearer good"))
+
+
+async def test_open_streams_of_callers_that_are_banned_end_and_others_go_on():
+    gate, streams = authenticator(bans=banning(SpiffeId.parse(CART).principal)), OpenStreams()
+    anonymous = Principal(Credential.NONE, address="203.0.113.7:1")
+    with (
+        streams.slot(BY_TOKEN) as by_token,
+        streams.slot(BY_SVID) as by_svid,
+        streams.slot(OTHER) as other,
+        streams.slot(anonymous),
+    ):
+        streams.refuse(gate.refusal)
+        streams.refuse(gate.refusal)
+        streams.settle("1", used=False)
+        assert isinstance(by_token.result(), PermissionDeniedError)
+        assert isinstance(by_svid.result(), PermissionDeniedError)
+        assert not other.done()
+    streams.refuse(gate.refusal)
     assert streams.unsettled == frozenset()
 
 

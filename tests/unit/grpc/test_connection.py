@@ -5,6 +5,8 @@ from datetime import timedelta
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+from app.spiffe.id import SpiffeId
+from app.spiffe.x509_svid import parse_certificate
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from tests.assets.certificates import MeshCa, new_key, pem
 from tests.fakes.clock import ManualClock
@@ -61,6 +63,21 @@ async def test_an_admitted_connection_is_refused_once_its_svid_has_expired(serve
     clock.advance(86_400)
     assert [await server.call(client, chain) for _ in range(2)] == ["16", "16"]
     assert [str(principal.spiffe_id) for principal in server.principals] == [CART] * 3
+
+
+async def test_an_admitted_connection_is_refused_once_its_identity_or_certificate_is_banned_and_others_are_not(server):
+    shown, other = certificate(CART), certificate("spiffe://cluster.local/ns/shop/sa/other")
+    client, stranger = address(), ("10.0.0.10", 4711)
+    serial = f"{parse_certificate(shown).serial_number:032x}"
+    for banned in (SpiffeId.parse(CART).principal, serial):
+        assert [await server.call(client, (shown,)) for _ in range(3)] == ["0", "0", "0"]
+        assert [await server.call(stranger, (other,)) for _ in range(2)] == ["0", "0"]
+        server.bans.ban(banned)
+        assert [await server.call(client, (shown,)) for _ in range(2)] == ["7", "7"]
+        assert [await server.call(stranger, (other,)) for _ in range(2)] == ["0", "0"]
+        server.bans.ban()
+    assert [await server.call(client, (shown,)) for _ in range(2)] == ["0", "0"]
+    assert server.metrics.refusals.value("grpc", "banned") == 4
 
 
 async def test_a_later_connection_from_the_same_address_is_authenticated_again(server):

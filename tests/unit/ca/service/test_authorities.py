@@ -139,7 +139,9 @@ async def test_a_signer_of_a_clock_that_was_ahead_does_not_replace_one_that_is_v
     second = ahead.authorities.active().signer
     assert second.not_before > first.not_before
     clock.turn_back(250 * DAY)
-    for service in (ca, ahead, replica(config, transactions, clock, keys)):
+    started = replica(config, transactions, clock, keys)
+    await started.start()
+    for service in (ca, ahead, started):
         await service.maintain()
         assert service.authorities.active().signer == first
         assert (await service.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)).not_after > clock.now()
