@@ -39,7 +39,8 @@ class CaConfig:
 
     `default_ttl` is for callers that request none; `max_ttl` bounds what they may request without an entry. The
     control plane's own SVID has the server names and addresses, and no entry may have one of these names. An identity
-    is issued `svids_per_hour` at this replica, and as many at once.
+    is issued `svids_per_hour` at this replica, and as many at once. Under `crl_url`, which SVIDs then name, are the
+    revocation lists by the id of their authority.
     """
 
     trust_domain: TrustDomain
@@ -51,6 +52,7 @@ class CaConfig:
     default_ttl: timedelta = timedelta(hours=24)
     max_ttl: timedelta = timedelta(hours=24)
     svids_per_hour: int = 1000
+    crl_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,25 @@ class Ban:
         """Why a caller is refused."""
         what = "is banned" if self.subject.startswith(SCHEME) else "is the serial number of a revoked certificate"
         return PermissionDeniedError(f"{self.subject} {what}: {self.reason}", reason=BANNED)
+
+
+@dataclass(frozen=True, slots=True)
+class CrlEntry:
+    """A certificate on a revocation list: revoked itself, or as one of a banned identity."""
+
+    serial: str
+    revoked_at: datetime
+    of_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """The revocation list of the signing authority `id`, DER. `number` grows with each that the authority signs."""
+
+    id: str
+    number: int
+    this_update: datetime
+    der: bytes
 
 
 @dataclass(frozen=True, slots=True)

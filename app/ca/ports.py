@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from app.audit.ports import AuditTrail
 from app.ca.model import (
     Ban,
+    Crl,
     Entry,
     EntrySpec,
     IssuedSvid,
@@ -249,6 +250,28 @@ class CaRepository(AuditTrail, Protocol):
 
     async def remove_bans(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` bans that ended before the time, and return how many were removed."""
+        ...
+
+    # Revocation lists
+
+    async def crl_numbers(self) -> Mapping[str, int]:
+        """Return the number of each stored list, by its authority."""
+        ...
+
+    async def crls(self, authority_ids: Collection[str]) -> Sequence[Crl]:
+        """Return those of the lists that are stored."""
+        ...
+
+    async def put_crl(self, crl: Crl) -> None:
+        """Replace the list of an authority. The transaction ends with ConflictError if its number is not larger."""
+
+    async def live_svids(
+        self, signer_id: str, subjects: Sequence[str], now: datetime, limit: int
+    ) -> Sequence[IssuedSvid]:
+        """Return at most `limit` records of SVIDs of an authority that end after `now` and that subjects of bans name.
+
+        There may be others among them, which differ from these in case.
+        """
         ...
 
 

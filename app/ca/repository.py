@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, and_, delete, insert, or_, select, text, update
+from sqlalchemy import Select, String, and_, delete, insert, or_, select, text, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
 from app.ca.model import (
     Ban,
+    Crl,
     Entry,
     EntrySpec,
     IssuedSvid,
@@ -24,10 +25,12 @@ from app.ca.model import (
 )
 from app.ca.ports import CaRepository
 from app.ca.rules.authority import has_certificate
+from app.ca.rules.bans import EVERYTHING_BELOW
 from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
 from app.ca.tables import (
     BanRevisionRow,
     BanRow,
+    CrlRow,
     EntryRow,
     JoinTokenRow,
     LogHeadRow,
@@ -56,6 +59,7 @@ LOG_STATE_ID = 1
 
 _LOG_STATE = select(LogStateRow.size, LogStateRow.peaks).where(LogStateRow.id == LOG_STATE_ID).with_for_update()
 BANS = Rows(BanRow, Ban)
+CRLS = Rows(CrlRow, Crl)
 BAN_REVISION = select(BanRevisionRow.revision)
 HELD_REVISION = BAN_REVISION.with_for_update(read=True)
 # One statement on both databases, so that the first two writers ever cannot both insert the row.
@@ -323,6 +327,32 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     async def remove_bans(self, ended_before: datetime, limit: int) -> int:
         stale = select(BanRow.id).where(BanRow.expires_at < ended_before).limit(limit)
         return await affected(self._session, delete(BanRow).where(BanRow.id.in_(stale)))
+
+    # Revocation lists
+
+    async def crl_numbers(self) -> Mapping[str, int]:
+        found = await self._session.execute(select(CrlRow.id, CrlRow.number))
+        return {row.id: row.number for row in found}
+
+    async def crls(self, authority_ids: Collection[str]) -> Sequence[Crl]:
+        return await CRLS.all(self._session, CRLS.select().where(CrlRow.id.in_(authority_ids)))
+
+    async def put_crl(self, crl: Crl) -> None:
+        await self._session.execute(delete(CrlRow).where(CrlRow.id == crl.id, CrlRow.number < crl.number))
+        await CRLS.insert(self._session, crl)
+
+    async def live_svids(
+        self, signer_id: str, subjects: Sequence[str], now: datetime, limit: int
+    ) -> Sequence[IssuedSvid]:
+        spiffe_id = type_coerce(SvidRow.spiffe_id, String)
+        prefixes = [each.removesuffix("*") for each in subjects if each.endswith(EVERYTHING_BELOW)]
+        named = or_(
+            SvidRow.serial.in_(subjects),
+            spiffe_id.in_(subjects),
+            *(spiffe_id.startswith(prefix, autoescape=True) for prefix in prefixes),
+        )
+        query = SVIDS.select().where(SvidRow.signer_id == signer_id, SvidRow.not_after > now, named).limit(limit)
+        return await SVIDS.all(self._session, query)
 
     def _trusts(self, root: Root) -> bool:
         trusted = self._tables.trusted_root

@@ -13,6 +13,7 @@ from app.ca.rules.bans import MAX_REASON
 from app.ca.rules.names import is_random_id
 from app.ca.service import CaService
 from app.ca.service.bans import Bans
+from app.ca.service.crls import RevocationLists
 from app.ca.service.join_tokens import DEFAULT_TTL
 from app.core.errors import InvalidInputError, NotFoundError, Violation
 from app.spiffe.bundle import bundle_jwks, bundle_pem
@@ -29,8 +30,11 @@ BANS_PATH = "/v1/bans"
 # An id has slashes, which clients may encode or not: an ASGI server decodes a path before it is matched.
 BAN_PATH = "/v1/identities/{spiffe_id:path}/ban"
 REVOCATION_PATH = "/v1/svids/{serial}/revocation"
+CRL_PATH = "/crl/{authority_id}"
 # RFC 8555, section 9.1, and the type that SPIFFE bundle endpoints answer with.
 PEM_TYPE = "application/pem-certificate-chain"
+# RFC 2585, section 4.2.
+CRL_TYPE = "application/pkix-crl"
 JSON_TYPE = "application/json"
 # A header of media types is short; a longer one is refused.
 MAX_ACCEPT_LENGTH = 1024
@@ -215,14 +219,19 @@ class BanView(View):
 class BanRest:
     """The endpoints of bans and revocations."""
 
-    def __init__(self, bans: Bans) -> None:
-        self._bans = bans
+    def __init__(self, bans: Bans, crls: RevocationLists) -> None:
+        self._bans, self._crls = bans, crls
 
     async def list(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
         """List the bans in the order of their subjects. Those that have ended stay for some minutes."""
         return await page_of(
             self._bans.page, cursor, limit, parse=str, key=lambda ban: ban.subject, render=shown_as(BanView)
         )
+
+    async def get_crl(self, authority_id: Id) -> Response:
+        """Return the revocation list of a signing authority, DER (RFC 5280, section 5)."""
+        crl = self._crls.get(authority_id)
+        return Response(crl.der, media_type=CRL_TYPE, headers={"ETag": etag_of(crl.number)})
 
     async def ban(self, spiffe_id: SubjectPath, body: BanInput, caller: Caller) -> BanView:
         """Ban an identity, or with `/*` every identity below a path; an earlier ban of the same is replaced."""

@@ -111,6 +111,17 @@ class BanRevisionRow(Base):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
+class CrlRow(Base):
+    """The newest revocation list of a signing authority, with its signature."""
+
+    __tablename__ = "ca_crls"
+
+    id: Mapped[str] = mapped_column(ForeignKey("ca_signers.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+    this_update: Mapped[datetime]
+    der: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class EntryRow(Base):
     """An entry: the lifetime and DNS names of an identity's SVIDs."""
 

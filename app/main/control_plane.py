@@ -145,6 +145,7 @@ class ControlPlane:
         self._supervise(maintenance(parts.ca.maintain), "ca")
         self._supervise(maintenance(self._settle_tokens), "join-tokens")
         self._supervise(maintenance(parts.ca.bans.refresh, every=BAN_REFRESH_SECONDS), "bans")
+        self._supervise(repeat(parts.ca.crls.maintain, failed="crl_not_signed", recovered="crl_recovered"), "crls")
         self._supervise(repeat(parts.audit.maintain, failed="refresh_failed", recovered="refresh_recovered"), "audit")
         await repeat(parts.last_good.save, failed="last_good_not_saved", recovered="last_good_saved")
 

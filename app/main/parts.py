@@ -95,6 +95,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             default_ttl=settings.ca.svid_default_ttl,
             max_ttl=settings.ca.svid_max_ttl,
             svids_per_hour=settings.ca.svids_per_hour,
+            crl_url=settings.ca.crl_url,
         ),
         transactions,
         DiskKeyStore(settings.data_dir / "keys"),

@@ -14,6 +14,7 @@ from app.authz.rest import (
 from app.ca.rest import (
     BAN_PATH,
     BANS_PATH,
+    CRL_PATH,
     ENTRIES_PATH,
     JOIN_TOKENS_PATH,
     REVOCATION_PATH,
@@ -47,7 +48,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
     policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
     return (
         *ca_rows(CaRest(parts.ca)),
-        *ban_rows(BanRest(parts.ca.bans)),
+        *ban_rows(BanRest(parts.ca.bans, parts.ca.crls)),
         Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz", AppliedList),
         Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz", ValidList),
         Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
@@ -91,6 +92,8 @@ def ca_rows(ca: CaRest) -> tuple[Route, ...]:
 def ban_rows(bans: BanRest) -> tuple[Route, ...]:
     """Return the rows of bans."""
     return (
+        # What verifiers fetch without a credential: it has serial numbers and a signature.
+        Route("GET", CRL_PATH, bans.get_crl, Access.PUBLIC, OK, "ca"),
         Route("GET", BANS_PATH, bans.list, ADMIN, OK, "ca", Page[BanView]),
         Route("PUT", BAN_PATH, bans.ban, ADMIN, OK, "ca"),
         Route("DELETE", BAN_PATH, bans.unban, ADMIN, NO_CONTENT, "ca"),

@@ -20,6 +20,7 @@ from app.settings.values import (
     Fingerprint,
     HeaderFamilies,
     HeaderName,
+    HttpUrl,
     Json,
     Jwks,
     KeyPrefix,
@@ -155,6 +156,7 @@ class CaSettings(Area):
     `secret_file` has the secret that replicas on one database share; if it is set, the file is never made.
     `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
     `jwt_issuers` are trusted for the identity of every workload.
+    `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
     """
 
     secret_file: FilePath | None = None
@@ -165,6 +167,7 @@ class CaSettings(Area):
     svids_per_hour: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_identity: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_token: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 4
+    crl_url: HttpUrl | None = None
 
     jwt_issuers: Annotated[tuple[JwtIssuerSettings, ...], Json, Field(max_length=MAX_JWT_ISSUERS)] = ()
 

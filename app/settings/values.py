@@ -29,6 +29,7 @@ Value = TypeVar("Value")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _URL = re.compile(r"[!-~]{1,2048}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_HTTP_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -77,6 +78,12 @@ def _check_database_url(value: str) -> str:
         parse_url(value)
     except InvalidInputError as error:
         raise ValueError(error.message) from error
+    return value
+
+
+def _check_http_url(value: str) -> str:
+    if _HTTP_URL.fullmatch(value) is None:
+        raise ValueError("must be a URL such as http://meshward.example:15014/crl, without a slash at the end")
     return value
 
 
@@ -219,4 +226,5 @@ Namespace = Annotated[
 Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
 Json = BeforeValidator(_parse_json)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 Fingerprint = Annotated[str, AfterValidator(_parse_fingerprint)]

@@ -44,6 +44,7 @@ class MemoryRepository:
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
         self._bans, self._ban_revision = {}, 0
+        self._crls = {}
         self.audited = []
         self.unapproved = {}
         self.frontier, self.leaves, self.nodes, self.heads = Frontier(), {}, {}, {}
@@ -207,6 +208,26 @@ class MemoryRepository:
         if found is None or version not in {None, found.version}:
             return None
         return self._entries.pop(entry_id)
+
+    async def crl_numbers(self):
+        return {crl.id: crl.number for crl in self._crls.values()}
+
+    async def crls(self, authority_ids):
+        return [crl for crl in self._crls.values() if crl.id in authority_ids]
+
+    async def put_crl(self, crl):
+        if crl.id in self._crls and self._crls[crl.id].number >= crl.number:
+            raise ConflictError("the number is taken")
+        self._crls[crl.id] = crl
+
+    async def live_svids(self, signer_id, subjects, now, limit):
+        def named(svid):
+            text = str(svid.spiffe_id)
+            below = any(text.startswith(each.removesuffix("*")) for each in subjects if each.endswith("/*"))
+            return below or text in subjects or svid.serial in subjects
+
+        found = [svid for svid in self._svids if svid.signer_id == signer_id and svid.not_after > now and named(svid)]
+        return found[:limit]
 
     async def ban_revision(self):
         return self._ban_revision

@@ -46,7 +46,10 @@ _LEAF_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
 
 @dataclass(frozen=True, slots=True)
 class LeafProfile:
-    """A workload's certificate. `common_name` requests the SPIFFE ID as common name, where it is short enough."""
+    """A workload's certificate. `common_name` requests the SPIFFE ID as common name, where it is short enough.
+
+    `crl_url` is where the revocation list of its issuer is (RFC 5280, section 4.2.1.13).
+    """
 
     spiffe_id: SpiffeId
     public_key: SubjectKey
@@ -56,6 +59,7 @@ class LeafProfile:
     common_name: bool = False
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    crl_url: str | None = None
 
 
 def key_id(public_key: SubjectKey) -> bytes:
@@ -107,7 +111,7 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
     names += [x509.DNSName(name) for name in profile.dns_names]
     names += [x509.IPAddress(address) for address in profile.ip_addresses]
     usage = _RSA_LEAF_USAGE if isinstance(profile.public_key, rsa.RSAPublicKey) else _LEAF_USAGE
-    return (
+    builder = (
         x509.CertificateBuilder()
         .serial_number(profile.serial)
         .issuer_name(issuer.subject)
@@ -122,6 +126,10 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
         .add_extension(_authority_key_identifier(issuer), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
     )
+    if profile.crl_url is None:
+        return builder
+    place = x509.DistributionPoint([x509.UniformResourceIdentifier(profile.crl_url)], None, None, None)
+    return builder.add_extension(x509.CRLDistributionPoints([place]), critical=False)
 
 
 def authority_builder(

@@ -6,6 +6,7 @@ from app.ca.model import CaConfig
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
+from app.ca.service.crls import RevocationLists
 from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
@@ -39,6 +40,7 @@ class CaService:
         self.issuance = Issuance(config, transactions, self.authorities, self.bans, clock, metrics)
         self.join_tokens = JoinTokens(config, transactions, clock)
         self.entries = Entries(config, transactions, clock)
+        self.crls = RevocationLists(transactions, self.authorities, self.bans, clock)
         self.records = Records(transactions, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)

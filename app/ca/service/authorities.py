@@ -150,6 +150,11 @@ class Authorities:
         """Return the trust bundle. Raises UnavailableError before the first pass."""
         return self._require(self._bundle)
 
+    def held(self) -> Sequence[ActiveSigner]:
+        """Return the signing authorities whose keys are here and that are valid now."""
+        now = self._clock.now()
+        return [each for each in self._own if valid_at(each.signer, now)]
+
     def active(self) -> ActiveSigner:
         """Return the authority to sign with: of those that are valid now, the one that ends last.
 
@@ -207,7 +212,7 @@ class Authorities:
         """
         if not kept.roots:
             raise PreconditionError("no root of the CA was kept: start with the database")
-        await self._use(_Known(kept.roots, kept.signers, (), ()), self._clock.now())
+        await self._use(_Known(kept.roots, kept.signers, (), ()))
 
     async def maintain(self) -> None:
         """Make one pass: read what other replicas did, answer their requests, renew what is due.
@@ -222,11 +227,11 @@ class Authorities:
             known = await self._request_signer(known, now)
             if root_key is not None and known.requests:
                 known = await self._answer_requests(known, root_key, now)
-        await self._use(known, now)
+        await self._use(known)
 
-    async def _use(self, known: _Known, now: datetime) -> None:
+    async def _use(self, known: _Known) -> None:
         check_trust_domain(known.roots, self._config.trust_domain)
-        self._own = await self._own_signers(known, now)
+        self._own = await self._own_signers(known)
         self._known = known
         await self._publish(known.roots)
         self._announce(known.root)
@@ -274,7 +279,7 @@ class Authorities:
         return known
 
     async def _request_signer(self, known: _Known, now: datetime) -> _Known:
-        best = self._valid(await self._own_signers(known, now))
+        best = self._valid(await self._own_signers(known))
         if best is not None and not _is_due(best.signer, known.root, now):
             return known
         # One that an operator has approved at another replica is not authentic here, and still ours.
@@ -327,8 +332,8 @@ class Authorities:
             await self._keys.remove(authority_id(key.public_key))
             raise
 
-    async def _own_signers(self, known: _Known, now: datetime) -> tuple[ActiveSigner, ...]:
-        """Return the authorities whose keys are here, the last to end first, up to the first that is valid at `now`."""
+    async def _own_signers(self, known: _Known) -> tuple[ActiveSigner, ...]:
+        """Return the authorities whose keys are here and whose certificates are good, the last to end first."""
         found: list[ActiveSigner] = []
         for signer in known.signers:
             key = await self._key(signer.id)
@@ -338,9 +343,6 @@ class Authorities:
                 found.append(self._activated(signer, key, known.root))
             except InvalidInputError as error:
                 self._metrics.refusals.record("database", "signer", row=signer.id, reason=error.message)
-                continue
-            if valid_at(signer, now):
-                break
         return tuple(found)
 
     def _activated(self, signer: Signer, key: SigningKey, root: Root) -> ActiveSigner:

@@ -257,6 +257,7 @@ class Issuance:
             common_name=request.wants_common_name,
             dns_names=subject.dns_names + (entry.dns_names if entry else ()),
             ip_addresses=subject.ip_addresses,
+            crl_url=None if config.crl_url is None else f"{config.crl_url}/{signer.id}",
         )
 
     async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> x509.Certificate:

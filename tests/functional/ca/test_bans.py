@@ -1,8 +1,11 @@
 """Bans on real databases: two replicas, and what a transaction that issues finds of a ban that is being made."""
 
 import asyncio
+import shutil
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -135,3 +138,37 @@ async def test_a_transaction_that_issues_keeps_bans_from_being_made_until_it_end
     async with engine.begin() as other:
         await other.execute(take)
     await dispose(engine)
+
+
+async def test_openssl_refuses_what_is_on_the_list_of_its_authority_and_takes_the_rest(replicas, tmp_path):
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    one, two = replicas
+    chains = {}
+    for spiffe_id in (CART, SpiffeId.parse("spiffe://example.org/ns/shop_test/sa/cart")):
+        issued = await one.issuance.issue(Principal(Credential.SVID, spiffe_id), CSR, 0, Surface.ISTIO_CA)
+        chains[spiffe_id] = issued.chain
+    signer = one.authorities.active().signer.id
+    await two.bans.ban(OPERATOR, SHOP, "why", None)
+    await one.bans.refresh()
+    await one.crls.maintain()
+    await two.crls.maintain()
+    assert two.crls.get(signer) == one.crls.get(signer)
+    crl = x509.load_der_x509_crl(two.crls.get(signer).der)
+    (tmp_path / "crl.pem").write_bytes(crl.public_bytes(Encoding.PEM))
+    (tmp_path / "root.pem").write_text("".join(one.authorities.bundle().roots))
+    results = []
+    for leaf, intermediate in chains.values():
+        (tmp_path / "leaf.pem").write_text(leaf)
+        (tmp_path / "signer.pem").write_text(intermediate)
+        process = await asyncio.create_subprocess_exec(
+            *(openssl, "verify", "-crl_check", "-CRLfile", "crl.pem", "-CAfile", "root.pem"),
+            *("-untrusted", "signer.pem", "leaf.pem"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        results.append((process.returncode == 0, b"certificate revoked" in output))
+    assert results == [(False, True), (True, False)]

@@ -3,6 +3,7 @@
 from urllib.parse import quote
 
 import pytest
+from cryptography import x509
 
 from app.ca.model import Surface
 from app.ca.rest import BanRest
@@ -19,7 +20,7 @@ WHY = {"reason": "stolen key"}
 
 @pytest.fixture
 async def client(ca, tmp_path):
-    async with admin_client(ban_rows(BanRest(ca.bans)), tmp_path / "admin.token") as client:
+    async with admin_client(ban_rows(BanRest(ca.bans, ca.crls)), tmp_path / "admin.token") as client:
         yield client
 
 
@@ -32,7 +33,7 @@ async def banned(client):
 
 
 async def test_every_endpoint_asks_for_the_token(ca, tmp_path):
-    async with admin_client(ban_rows(BanRest(ca.bans)), tmp_path / "admin.token", token=None) as stranger:
+    async with admin_client(ban_rows(BanRest(ca.bans, ca.crls)), tmp_path / "admin.token", token=None) as stranger:
         for method, target in [
             ("GET", "/v1/bans"),
             ("PUT", path(CART)),
@@ -139,3 +140,17 @@ async def test_the_list_comes_in_pages(client):
         if cursor is None:
             break
     assert seen == subjects
+
+
+async def test_revocation_lists_are_served_without_the_token(ca, tmp_path):
+    await ca.crls.maintain()
+    signer = ca.authorities.active().signer.id
+    async with admin_client(ban_rows(BanRest(ca.bans, ca.crls)), tmp_path / "admin.token", token=None) as stranger:
+        answer = await stranger.get(f"/crl/{signer}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pkix-crl")
+        assert answer.headers["etag"] == '"1"'
+        assert x509.load_der_x509_crl(answer.content).is_signature_valid(ca.authorities.active().key.public_key)
+        for unknown in (ca.authorities.status().root_id, "x" * 64, "%2E%2E", f"{signer}%00"):
+            assert (await stranger.get(f"/crl/{unknown}")).status_code == 404
+        assert (await stranger.get(f"/crl/{'x' * 65}")).status_code == 400
+        assert (await stranger.put(f"/crl/{signer}")).status_code == 405

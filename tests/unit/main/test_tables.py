@@ -79,5 +79,5 @@ def test_no_rpc_lies_under_a_mount(parts, rows):
 def test_every_route_is_there_once_and_below_v1(parts):
     rows = [(row.method, row.path) for row in route_table(parts)]
     assert len(set(rows)) == len(rows)
-    # The one of envoyproxy/ratelimit has its own path.
-    assert {path for _, path in rows if not path.startswith("/v1/")} == {"/rlconfig"}
+    # The one of envoyproxy/ratelimit has its own path, and certificates name the one of revocation lists.
+    assert {path for _, path in rows if not path.startswith("/v1/")} == {"/rlconfig", "/crl/{authority_id}"}

@@ -387,3 +387,18 @@ def test_a_wrong_issuer_of_jwts_is_refused_with_its_place(issuers, problem):
 def test_keys_may_come_from_this_machine_without_tls():
     issuers = json.dumps([GOOD_ISSUER | {"jwks": "http://127.0.0.1:8080/jwks"}])
     assert load({"MESHWARD_CA_JWT_ISSUERS": issuers}).settings.ca.jwt_issuers[0].jwks == "http://127.0.0.1:8080/jwks"
+
+
+def test_the_url_of_revocation_lists_is_plain_http_without_a_slash_at_the_end():
+    for url in ("http://mesh.example:15014/crl", "https://[::1]:15014/a/crl", "http://10.0.0.1"):
+        assert load({"MESHWARD_CA_CRL_URL": url}).settings.ca.crl_url == url
+    for url in (
+        "http://mesh.example/crl/",
+        "ldap://mesh.example",
+        "http://",
+        "http://a b",
+        "http://a/?q",
+        "http://ä/crl",
+    ):
+        with pytest.raises(InvalidInputError, match="crl_url"):
+            load({"MESHWARD_CA_CRL_URL": url})
