@@ -11,7 +11,7 @@ ROUNDS = 31
 
 def main() -> None:
     """Print the tables."""
-    compare("Check", ("bare", "meshward", "1,000 policies"), ROUNDS)
+    compare("Check", ("bare", "meshward", "1,000 policies", "embedded Rego"), ROUNDS)
     print()
     limits = ("10 limits", "10,000 limits", "10,000 limits, 10,000 users")
     valkey = ("10,000 limits, Valkey", "10,000 limits, Valkey, 10,000 users")

@@ -11,10 +11,14 @@ from app.core.store_url import parse_store_url
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
-from app.settings.areas import MAX_BUDGET, CaSettings, CountersSettings
+from app.settings.areas import MAX_BUDGET, AuthzSettings, CaSettings, CountersSettings, RegoProviderSettings
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 
+REGO = """package envoy.authz
+default allow := false
+allow if { input.attributes.request.http.method == "GET"; startswith(input.attributes.request.http.path, "/api/v1/") }
+"""
 OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 
@@ -24,7 +28,11 @@ async def loaded_parts(counters_url: str = "memory://") -> AsyncIterator[Parts]:
     with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
         unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
         counters = CountersSettings(url=parse_store_url(counters_url))
-        parts = make_parts(Settings(data_dir=Path(directory), ca=unlimited, counters=counters), SystemClock())
+        rego = Path(directory) / "policy.rego"
+        rego.write_text(REGO)
+        authz = AuthzSettings(providers={"rego": RegoProviderSettings(engine="rego", path=rego, timeout_ms=1000)})
+        settings = Settings(data_dir=Path(directory), ca=unlimited, counters=counters, authz=authz)
+        parts = make_parts(settings, SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()
         await parts.policies.documents.refresh()
@@ -32,7 +40,22 @@ async def loaded_parts(counters_url: str = "memory://") -> AsyncIterator[Parts]:
         counting = asyncio.create_task(parts.counters.run())
         yield parts
         counting.cancel()
+        await asyncio.gather(*(provider.close() for provider in parts.providers.values()))
         await parts.engine.dispose()
+
+
+async def load_custom(parts: Parts) -> None:
+    """Have every request decided by three lines of Rego, evaluated embedded."""
+    for provider in parts.providers.values():
+        await provider.refresh()
+    spec = {"action": "CUSTOM", "provider": {"name": "rego"}, "rules": [{}]}
+    document = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "rego", "namespace": "shop"},
+        "spec": spec,
+    }
+    await parts.policies.documents.apply(OPERATOR, [document])
 
 
 async def load_policies(parts: Parts, first: int, count: int) -> None:

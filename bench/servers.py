@@ -27,7 +27,7 @@ from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_request, limit_requests
-from bench.loaded import load_limits, load_policies, loaded_parts
+from bench.loaded import load_custom, load_limits, load_policies, loaded_parts
 
 
 class BareMesh(MeshApplication):
@@ -100,7 +100,9 @@ async def serve_on_valkey(limits: int) -> None:
         server.stop()
 
 
-async def serve_loaded(policies: int = 0, limits: int = 0, counters_url: str = "memory://") -> None:
+async def serve_loaded(
+    policies: int = 0, limits: int = 0, counters_url: str = "memory://", *, rego: bool = False
+) -> None:
     """Serve the rows of the control plane, with so many policies and limits loaded."""
     logs.configure("error", "console")
     async with loaded_parts(counters_url) as parts:
@@ -108,6 +110,8 @@ async def serve_loaded(policies: int = 0, limits: int = 0, counters_url: str = "
             await load_policies(parts, 0, policies)
         if limits:
             await load_limits(parts, limits)
+        if rego:
+            await load_custom(parts)
         grpc_application = GrpcApplication(
             rpc_table(parts, Health(SERVICES)),
             authenticator=parts.authenticator,
@@ -170,6 +174,7 @@ SERVERS = {
     "meshward": _check(partial(serve_constant, CHECK)),
     "grpcio": _check(partial(serve_grpcio, CHECK)),
     "1,000 policies": _check(partial(serve_loaded, policies=1_000)),
+    "embedded Rego": _check(partial(serve_loaded, rego=True)),
     "bare limit": _limit(partial(serve_bare, SHOULD_RATE_LIMIT)),
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
     "10 limits": _limit(partial(serve_loaded, limits=10)),

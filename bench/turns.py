@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.http2 import Load, run
 from bench.servers import SERVERS
@@ -34,8 +35,10 @@ class Contestant:
     calls_per_second: list[float] = field(default_factory=list)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the process has had, from Linux' clock of it, which counts nanoseconds."""
-        return time.clock_gettime(~self.pid << 3 | _CPU_CLOCK_OF_PROCESS)
+        """Return the processor time of the process and its children, from Linux' clocks, which count nanoseconds."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/children")
+        pids = (self.pid, *(int(child) for thread in threads for child in thread.read_text().split()))
+        return sum(time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_PROCESS) for pid in pids)
 
     async def round(self, calls: int) -> tuple[float, float]:
         """Return the CPU microseconds of a call and the calls per second of one round."""

@@ -4,11 +4,12 @@ An attribute of a request that is None is missing. A rule about it never grants 
 checked is not allowed.
 """
 
-from collections.abc import Container
+import json
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.core.decision import Decision, Watch
 from app.core.errors import Violation
@@ -25,6 +26,7 @@ class Action(Enum):
     ALLOW = "ALLOW"
     DENY = "DENY"
     AUDIT = "AUDIT"
+    CUSTOM = "CUSTOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,9 @@ class AuthorizationPolicy:
 
     It is for the workloads whose labels include `selector`, or if there are `targets` for those of one of them.
 
-    A policy in `dry_run` is evaluated and decides nothing, and neither does one whose action is AUDIT.
-    `warnings` are what whoever applies it should know about its values.
+    `provider` is the name of the provider that decides, if the action is CUSTOM. A policy in `dry_run` is evaluated and
+    decides nothing, and neither does one whose action is AUDIT. `warnings` are what whoever applies it should know
+    about its values.
     """
 
     namespace: str
@@ -153,6 +156,7 @@ class AuthorizationPolicy:
     action: Action
     selector: Labels = ()
     rules: tuple[Rule, ...] = ()
+    provider: str = ""
     warnings: tuple[Violation, ...] = ()
     dry_run: bool = False
     targets: tuple[Target, ...] = ()
@@ -226,7 +230,8 @@ class CheckInput:
     `rules.addresses`. `method` is None in the reading in
     which a header that may name another one was not forwarded. `forwarded_headers` are the names of headers that are
     absent only if the client sent none, None if that is true of every name; of another header that is absent it is not
-    known whether the client sent it.
+    known whether the client sent it. `attributes` returns the check as Envoy sent it, for providers: an
+    `AttributeContext` in the JSON form of protobuf.
     """
 
     workload: Workload | None
@@ -245,6 +250,7 @@ class CheckInput:
     destination_port: int | None = None
     sni: str | None = None
     is_tcp: bool = False
+    attributes: Callable[[], dict[str, Any]] | None = None
 
     def lacks(self, header: str) -> bool:
         """Whether it is not known if the request has the header, as the proxy would not have forwarded it."""
@@ -261,6 +267,7 @@ class Cause(Enum):
     NO_MATCH = "no_match"
     UNKNOWN_WORKLOAD = "unknown_workload"
     BANNED = "banned"
+    PROVIDER = "provider"
     MALFORMED = "malformed"
     ERROR = "error"
 
@@ -277,6 +284,65 @@ class Verdict:
         object.__setattr__(self, "labels", (self.decision.outcome.value, self.cause.value))
 
 
+HeaderValues = tuple[tuple[str, str], ...]
+"""Names and values, in their order; a name may be there more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a provider has Envoy change, in the words of OPA-Envoy's decision.
+
+    `headers` go to the workload where a request passes, and to the client where it does not; the other three of the
+    request and `response_headers` apply where it passes, `status` and `body` where it does not. `metadata` is JSON.
+    """
+
+    headers: HeaderValues = ()
+    response_headers: HeaderValues = ()
+    headers_to_remove: tuple[str, ...] = ()
+    query_to_set: HeaderValues = ()
+    query_to_remove: tuple[str, ...] = ()
+    status: int | None = None
+    body: str | None = None
+    metadata: str = ""
+
+    def __add__(self, other: "Changes") -> "Changes":
+        """Return the changes of both, of two providers that let a request pass."""
+        return Changes(
+            self.headers + other.headers,
+            self.response_headers + other.response_headers,
+            self.headers_to_remove + other.headers_to_remove,
+            self.query_to_set + other.query_to_set,
+            self.query_to_remove + other.query_to_remove,
+            metadata=json.dumps(json.loads(self.metadata or "{}") | json.loads(other.metadata or "{}")),
+        )
+
+
+NO_CHANGES = Changes()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider decided: `denial` is its reason for a denial, empty if the request may pass.
+
+    `undecided`: the provider did not decide, and the request is denied for that.
+    """
+
+    denial: str = ""
+    changes: Changes = NO_CHANGES
+    undecided: bool = False
+
+
+Ask = Callable[[CheckInput], Awaitable[Answer]]
+"""Asks a provider about a request. It bounds its time, and what goes wrong is an answer that denies."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidedDecision(Decision):
+    """A decision that providers took part in, with what they have Envoy change."""
+
+    changes: Changes = NO_CHANGES
+
+
 class UnknownWorkload(Enum):
     """What to do with a check whose destination is missing: deny it, or apply the root namespace's policies."""
 
@@ -290,7 +356,8 @@ class AuthzOptions:
 
     `root_namespace`: its policies apply to every workload. `trust_domain` and `trust_domain_aliases`: a principal of
     one of them, or of `cluster.local`, in a policy stands for all of them. `every_reading`: a request must pass under
-    every reading of its path and method that a server may make, not only under the normalised one.
+    every reading of its path and method that a server may make, not only under the normalised one. `providers`: the
+    names that a CUSTOM policy can give.
     """
 
     root_namespace: str = "istio-system"
@@ -298,3 +365,4 @@ class AuthzOptions:
     trust_domain_aliases: tuple[str, ...] = ()
     unknown_workload: UnknownWorkload = UnknownWorkload.DENY
     every_reading: bool = True
+    providers: frozenset[str] = frozenset()

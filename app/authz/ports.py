@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from app.authz.model import AuthzOptions, CheckInput, Verdict
+from app.authz.model import Answer, AuthzOptions, CheckInput, Verdict
 from app.authz.rules.compile import CompiledPolicy
 
 
@@ -22,6 +22,27 @@ class PolicyEngine(Protocol):
 
         Called in a thread, in which it keeps no check waiting, while checks are evaluated by this one.
         """
+        ...
+
+
+class Provider(Protocol):
+    """A policy engine that CUSTOM policies name; calling it is an `Ask`."""
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it has policies to decide by."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read what it decides by, if it was changed. Raises MeshwardError; what was active stays."""
+        ...
+
+    async def close(self) -> None:
+        """End what it has running."""
+        ...
+
+    async def __call__(self, request: CheckInput, /) -> Answer:
+        """Return the decision on a request in bounded time; what goes wrong is an answer that denies."""
         ...
 
 

@@ -8,7 +8,7 @@ import structlog
 from app.authz.model import AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
 from app.authz.ports import MakeEngine, PolicyEngine
 from app.authz.rules.compile import CompiledPolicy, compile_policy
-from app.authz.rules.parse import POLICY_KIND
+from app.authz.rules.parse import policy_kind
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
 from app.core.errors import MeshwardError
@@ -64,7 +64,7 @@ class PolicyService:
         self._metrics, self._decisions, self._banned = metrics, decisions, banned
         self._make_engine, self._options = make_engine, options
         self.documents: PolicyStore = DocumentStore(
-            POLICY_KIND,
+            policy_kind(options.providers),
             source,
             Compiler(partial(compile_policy, options=options), self._engine, offload),
             on_change=lambda snapshot: metrics.policies.set((), len(snapshot.documents)),

@@ -32,7 +32,8 @@ def policy_check(
 ) -> None:
     """Check AuthorizationPolicy documents; exit 0 if the control plane would accept all of them.
 
-    With --show the settings count: the trust domain is written out in principals, and the root namespace is named.
+    With --show the settings count: the trust domain is written out in principals, the root namespace is named, and the
+    provider of a CUSTOM policy has to be one of theirs.
     """
     from app.authz.rules.parse import POLICY_KIND
 
@@ -40,12 +41,14 @@ def policy_check(
         check(files, POLICY_KIND, _warnings)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
+    from app.authz.rules.parse import policy_kind
     from app.main.parts import authz_options
 
     options = authz_options(load_settings(config).settings)
+    kind = policy_kind(options.providers)
     check(
         files,
-        POLICY_KIND,
+        kind,
         lambda policy: [*describe_policy(compile_policy(policy, options), options), *_warnings(policy)],
     )
 

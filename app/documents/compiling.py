@@ -83,7 +83,7 @@ def read_stored(
     for each in stored:
         try:
             document = JsonText.of(each.document).value()
-            (parsed,) = kind.parse([document])
+            (parsed,) = kind.parse([document], stored=True)
         except (InvalidInputError, ValueError, RecursionError) as error:
             violations = error.violations if isinstance(error, InvalidInputError) else (Violation("", str(error)),)
             problem = f"the stored {kind.title(each.key)} is not valid"

@@ -10,6 +10,11 @@ from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader
 
 Parsed = TypeVar("Parsed")
+Admit = Callable[[Parsed, str, Problems], None]
+
+
+def _any(_parsed: object, _place: str, _problems: Problems) -> None:
+    """Admit any document."""
 
 
 def _no_warnings(_parsed: object) -> Sequence[Violation]:
@@ -24,7 +29,8 @@ class DocumentKind(Generic[Parsed]):
     `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which is in
     the document at `key_field`; `is_key` whether a key can be one of this kind; `warnings_of` what whoever applies a
     valid document should know about it. `max_documents` is how many there may be, `max_bytes` how long one may be as
-    JSON.
+    JSON. `admit` adds the problems that a document has which is given now, and that one which is stored already may
+    have: what it refers to may be gone.
     """
 
     name: str
@@ -37,17 +43,18 @@ class DocumentKind(Generic[Parsed]):
     max_documents: int
     max_bytes: int
     warnings_of: Callable[[Parsed], Sequence[Violation]] = _no_warnings
+    admit: Admit[Parsed] = _any
 
     def title(self, key: DocumentKey) -> str:
         """Return what messages call the document: `policy 'shop/no-admin'`."""
         return f"{self.noun} {str(key)!r}"
 
-    def parse(self, documents: Sequence[Mapping[str, object]]) -> tuple[Parsed, ...]:
+    def parse(self, documents: Sequence[Mapping[str, object]], *, stored: bool = False) -> tuple[Parsed, ...]:
         """Return what `documents` describe, in their order.
 
         Raises InvalidInputError with every violation in all of the documents. A path starts at its document, with
         `documents[N].` before it if there are several. Two documents with one key are a violation, as are none
-        at all.
+        at all. `stored`: the documents are not given now.
         """
         problems = Problems()
         found: dict[DocumentKey, Parsed] = {}
@@ -55,6 +62,8 @@ class DocumentKind(Generic[Parsed]):
             place = f"documents[{index}]" if len(documents) > 1 else ""
             before = len(problems.found)
             parsed = self.read(Reader(document, place, problems))
+            if not stored and len(problems.found) == before:
+                self.admit(parsed, place, problems)
             if len(problems.found) > before:
                 continue
             key = self.key_of(parsed)

@@ -105,9 +105,11 @@ class ControlPlane:
         except UnavailableError as error:
             held = HeldBack(parts.engine, error.message)
             await parts.last_good.restore(error)
-        refreshes = {"policies": parts.policies.documents.refresh, "quotas": parts.quotas.documents.refresh}
+        documents = {"policies": parts.policies.documents.refresh, "quotas": parts.quotas.documents.refresh}
         if parts.quotas.limits is not None:
-            refreshes["limits"] = parts.quotas.limits.refresh
+            documents["limits"] = parts.quotas.limits.refresh
+        providers = {f"provider-{name}": provider.refresh for name, provider in parts.providers.items()}
+        refreshes: dict[str, Work] = {**providers, **documents}
         for refresh in refreshes.values():
             await _attempt(refresh)
         await self._admin.start()
@@ -173,6 +175,7 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(listener.stop() for listener in self._mesh), self._admin.stop())
+        await asyncio.gather(*(provider.close() for provider in self._parts.providers.values()))
         self._sockets.close()
 
     def _plaintext_at(self) -> int | str:

@@ -1,6 +1,6 @@
 """The parts of the control plane, constructed from settings and wired together; nothing is started here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.audit.repository import SqlAuditRepository
 from app.audit.service import AuditLog
 from app.authz.model import AuthzOptions, UnknownWorkload
+from app.authz.ports import Provider
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
@@ -36,6 +37,7 @@ from app.documents.store import DocumentStore
 from app.main.counters import make_counters
 from app.main.jwt_issuers import make_jwt_bearer
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
+from app.main.providers import check_providers, make_providers
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.model import Modes
@@ -61,6 +63,7 @@ class Parts:
     engine: AsyncEngine
     ca: CaService
     policies: PolicyService
+    providers: Mapping[str, Provider]
     quotas: QuotaService
     counters: CounterStore
     audit: AuditLog
@@ -77,6 +80,7 @@ def authz_options(settings: Settings) -> AuthzOptions:
         trust_domain=settings.trust_domain.name,
         trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
         unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
+        providers=frozenset(settings.authz.providers),
     )
 
 
@@ -118,8 +122,10 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         return KeptSource(kind, DatabaseSource(_documents(engine, kind.name)), kept(kind.name))
 
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
+    providers = make_providers(settings.authz, clock)
+    make_engine = partial(NativeEngine.of, providers=providers)
     policies = PolicyService(
-        policy_source, clock, metrics, options, decisions, NativeEngine.of, offload=offload, banned=ca.bans.refusal
+        policy_source, clock, metrics, options, decisions, make_engine, offload=offload, banned=ca.bans.refusal
     )
     quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
     limits_dir = settings.quota.limits_dir
@@ -164,6 +170,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         engine,
         ca,
         policies,
+        providers,
         quotas,
         counters,
         audit,
@@ -212,4 +219,6 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         **({"limits": partial(loaded, parts.quotas.limits, "limits")} if parts.quotas.limits else {}),
         "mesh": mesh_is_served,
     }
+    if parts.providers:
+        checks["providers"] = partial(check_providers, parts.providers)
     return Health(checks, parts.clock)

@@ -25,9 +25,13 @@ from app.settings.values import (
     Jwks,
     KeyPrefix,
     Namespace,
+    OpaUrl,
     PlaintextBind,
+    ProviderName,
+    RegoPath,
     ServerNames,
     SocketMode,
+    Table,
     TrustDomains,
     TrustDomainValue,
     Uids,
@@ -47,6 +51,14 @@ MAX_MESSAGE_BYTES = 64 << 20
 MAX_BUDGET = 1_000_000_000
 # A content delivery network, a load balancer and a few gateways in a row.
 MAX_TRUSTED_HOPS = 16
+# As many as Istio's meshConfig has extensionProviders in a large mesh.
+MAX_PROVIDERS = 64
+# Envoy waits 200 ms for a check unless it is configured otherwise.
+MAX_PROVIDER_TIMEOUT_MS = 10_000
+MAX_WORKERS = 64
+MAX_CONNECTIONS = 1024
+# A decision that is older than this was made by other policies.
+MAX_CACHE_SECONDS = 3600.0
 # The largest number of hits in a request.
 MAX_HITS = 2**32 - 1
 # What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
@@ -187,6 +199,36 @@ class CaSettings(Area):
         return self
 
 
+class RegoProviderSettings(Area):
+    """A provider that evaluates Rego embedded.
+
+    `path`: a `.rego` file, a directory or a bundle (`.tar.gz`). `query`: the path of the decision. `timeout_ms`: how
+    long a decision may take. `workers`: how many processes evaluate. `rego_v0`: the policies are written in Rego v0.
+    """
+
+    engine: Literal["rego"]
+    path: FilePath
+    query: RegoPath = "envoy/authz/allow"
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    rego_v0: bool = False
+
+
+class OpaProviderSettings(Area):
+    """A provider that asks an OPA server.
+
+    `url`: its address, `http://127.0.0.1:8181`. `query`: the path of the decision. `timeout_ms`: how long an answer may
+    take. `connections`: how many there are at once. `cache_seconds`: how long an answer is kept for equal inputs.
+    """
+
+    engine: Literal["opa"]
+    url: OpaUrl
+    query: RegoPath = "envoy/authz/allow"
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
+    connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 16
+    cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
+
+
 class AuthzSettings(Area):
     """How checks are answered.
 
@@ -197,7 +239,7 @@ class AuthzSettings(Area):
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
     `policies_dir`: policies come from this directory instead of the database. `trusted_hops`: proxies in front of the
     sidecars whose `x-forwarded-for` entries are believed, as in Envoy's `xff_num_trusted_hops`. `trust_domain_aliases`:
-    other names of the trust domain in policies.
+    other names of the trust domain in policies. `providers`: those that CUSTOM policies name, a table for each.
     """
 
     unknown_workload: Literal["deny", "root"] = "deny"
@@ -208,6 +250,11 @@ class AuthzSettings(Area):
     policies_dir: FilePath | None = None
     trusted_hops: Annotated[int, Field(ge=0, le=MAX_TRUSTED_HOPS)] = 0
     trust_domain_aliases: TrustDomains = ()
+    providers: Annotated[
+        dict[ProviderName, Annotated[RegoProviderSettings | OpaProviderSettings, Field(discriminator="engine")]],
+        Table,
+        Field(max_length=MAX_PROVIDERS),
+    ] = Field(default_factory=dict)
 
 
 class QuotaSettings(Area):

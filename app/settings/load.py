@@ -125,8 +125,12 @@ def _nearest(name: str, known: Any) -> str:
 def _violation(details: ErrorDetails, sources: Mapping[str, str]) -> Violation:
     key = ".".join(part for part in details["loc"][:2] if isinstance(part, str))
     inner = details["loc"][2:]
-    # A table in an array, `ca.jwt_issuers[0].issuer`; an item of a plain array is shown by its message.
-    within = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner) if len(inner) > 1 else ""
+    if key == "authz.providers":
+        # After the name of a provider pydantic has its engine.
+        within = "".join(f".{part}" for part in (*inner[:1], *inner[2:]))
+    else:
+        # A table in an array, `ca.jwt_issuers[0].issuer`; an item of a plain array is shown by its message.
+        within = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner if len(inner) > 1)
     source = sources.get(key, DEFAULT)
     where = "" if source == DEFAULT else f" (from {source})"
     return Violation(f"{key}{within}{where}", details["msg"].removeprefix("Value error, "))

@@ -39,7 +39,7 @@ def _toml(value: object) -> str:
         case list():
             return f"[{', '.join(map(_toml, value))}]"
         case dict():
-            return f"{{{', '.join(f'{name} = {_toml(item)}' for name, item in value.items())}}}"
+            return f"{{{', '.join(f'{json.dumps(name)} = {_toml(item)}' for name, item in value.items())}}}"
         case _:
             # JSON's strings, numbers and booleans are TOML's as well.
             return json.dumps(value, ensure_ascii=False)
@@ -53,6 +53,8 @@ def _plain(value: object) -> object:
             return {name: _plain(item) for name, item in value if item is not None}
         case tuple():
             return [_plain(item) for item in value]
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
         case timedelta():
             return format_duration(value)
         case _:

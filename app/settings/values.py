@@ -28,6 +28,9 @@ Value = TypeVar("Value")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _URL = re.compile(r"[!-~]{1,2048}")
+_PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_OPA_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?/?")
+_REGO_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:/[A-Za-z_][A-Za-z0-9_]{0,63}){0,15}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -55,6 +58,16 @@ class DomainCaller:
         if caller != Credential.LOOPBACK.value:
             SpiffeId.parse(caller.replace("*", "x"))
         return DomainCaller(domain, caller)
+
+
+def _parse_table(value: object) -> object:
+    """Return the table that a variable has as a JSON object; what is a table already is left."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("must be a JSON object") from error
 
 
 def _from_text(kind: type[Value], parse: Callable[[str], Value], wanted: str) -> BeforeValidator:
@@ -220,11 +233,19 @@ ServerNames = Annotated[
     BeforeValidator(_split_names),
     _require(bool, "must have at least one name"),
 ]
+ProviderName = Annotated[
+    str, _require(_PROVIDER_NAME.fullmatch, "must be a provider's name: letters, digits, dots, dashes, 253 at most")
+]
+RegoPath = Annotated[str, _require(_REGO_PATH.fullmatch, "must be the path of a decision, such as envoy/authz/allow")]
+OpaUrl = Annotated[
+    str, _require(_OPA_URL.fullmatch, "must be http://host:port or https://host:port, with no path and no user")
+]
 Namespace = Annotated[
     str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
 ]
 Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
 Json = BeforeValidator(_parse_json)
+Table = BeforeValidator(_parse_table)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 Fingerprint = Annotated[str, AfterValidator(_parse_fingerprint)]

@@ -19,7 +19,7 @@ class Metrics:
         self.refusals = Refusals()
         self.decisions = Counter(
             "meshward_authz_decisions",
-            "Authorization decisions; cause is policy, no_policy, no_match, unknown_workload, banned, malformed, error",
+            "Decisions; cause is policy, no_policy, no_match, unknown_workload, banned, malformed, provider or error",
             ("outcome", "cause"),
         )
         self.observations = Counter(

@@ -1,10 +1,13 @@
 """Checks as Envoy sends them, and a service with active policies to answer them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from urllib.parse import quote
 
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.model import AuthzOptions
+from app.authz.model import Ask, AuthzOptions
 from app.authz.ports import PolicyEngine
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
@@ -26,15 +29,25 @@ API = "spiffe://cluster.local/ns/shop/sa/api"
 class Policies(PolicyService):
     """The service, changed by an operator."""
 
-    def __init__(self, source=None, options=None, metrics=None, clock=None, decisions="off", engine=None, bans=None):
+    def __init__(
+        self,
+        source=None,
+        options=None,
+        metrics=None,
+        clock=None,
+        decisions="off",
+        engine=None,
+        bans=None,
+        providers=None,
+    ):
         clock = clock or ManualClock()
         log = DecisionLog(decisions, clock.monotonic)
-        make_engine = NativeEngine.of if engine is None else lambda *_: engine
+        make_engine = partial(NativeEngine.of, providers=providers) if engine is None else lambda *_: engine
         super().__init__(
             source or MemoryDocuments(),
             clock,
             metrics or Metrics(),
-            options or AuthzOptions(),
+            replace(options or AuthzOptions(), providers=frozenset(providers or ())),
             log,
             make_engine,
             banned=(bans or NoBans()).refusal,
@@ -53,8 +66,9 @@ async def policy_service(
     metrics: Metrics | None = None,
     engine: PolicyEngine | None = None,
     bans: BanLookup | None = None,
+    providers: Mapping[str, Ask] | None = None,
 ):
-    service = Policies(options=options, metrics=metrics, engine=engine, bans=bans)
+    service = Policies(options=options, metrics=metrics, engine=engine, bans=bans, providers=providers)
     await service.documents.refresh()
     if text:
         await service.apply(text)

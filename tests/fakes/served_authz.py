@@ -22,10 +22,12 @@ from tests.fakes.clock import ManualClock
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self, engine=None, options=None):
+    def __init__(self, engine=None, options=None, providers=None):
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.service = Policies(metrics=self.metrics, clock=self.clock, engine=engine, options=options)
+        self.service = Policies(
+            metrics=self.metrics, clock=self.clock, engine=engine, options=options, providers=providers
+        )
         self.port = 0
 
     async def apply(self, text: str):
@@ -52,8 +54,8 @@ class ServedAuthz:
 
 
 @asynccontextmanager
-async def served_authz(text: str = "", engine=None, options=None):
-    served = ServedAuthz(engine, options)
+async def served_authz(text: str = "", engine=None, options=None, providers=None):
+    served = ServedAuthz(engine, options, providers)
     await served.service.documents.refresh()
     if text:
         await served.apply(text)

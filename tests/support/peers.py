@@ -38,7 +38,8 @@ _RATELIMIT = "v1.4.1-0.20260122083618-3fb702589d36"
 RATELIMIT_CONFIG_CHECK = GoProgram("github.com/envoyproxy/ratelimit/src/config_check_cmd", _RATELIMIT)
 RATELIMIT = GoProgram("github.com/envoyproxy/ratelimit/src/service_cmd", _RATELIMIT)
 PILOT_AGENT = GoProgram("istio.io/istio/pilot/cmd/pilot-agent", "v0.0.0-20260827124520-eed52ebb66ad")
+OPA = GoProgram("github.com/open-policy-agent/opa", "v1.22.4")
 
 if __name__ == "__main__":
-    for program in (RATELIMIT_CONFIG_CHECK, RATELIMIT, PILOT_AGENT):
+    for program in (RATELIMIT_CONFIG_CHECK, RATELIMIT, PILOT_AGENT, OPA):
         program.build()

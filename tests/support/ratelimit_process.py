@@ -13,6 +13,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.peers import RATELIMIT
+from tests.support.ports import free_ports
 from tests.support.serving import eventually
 
 START_SECONDS = 30
@@ -65,7 +66,7 @@ def ratelimit_process(directory, configs, **variables):
         (config / f"{name}.yaml").write_text(text)
     mapper = directory / "mapper.yaml"
     mapper.write_text(MAPPER)
-    ports = _free_ports(4)
+    ports = free_ports(4)
     store = directory / "valkey.sock"
     with _valkey(store), (directory / "ratelimit.log").open("wb") as log:
         process = subprocess.Popen(
@@ -143,13 +144,3 @@ def _await_health(running, process, log):
             pass
         time.sleep(0.05)
     raise AssertionError(f"envoyproxy/ratelimit does not start:\n{log.read_text()[-4000:]}")
-
-
-def _free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

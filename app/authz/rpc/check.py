@@ -7,15 +7,28 @@ the caller itself, if it proved an SVID. Its labels are `destination.labels`, or
 `meshward.forwarded_headers` says which ones.
 """
 
+import json
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
+from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from google.protobuf import struct_pb2
 
-from app.authz.model import ANONYMOUS, CheckInput, Headers, Identity, IpAddress, Labels, Workload
+from app.authz.model import (
+    ANONYMOUS,
+    CheckInput,
+    Headers,
+    HeaderValues,
+    Identity,
+    IpAddress,
+    Labels,
+    ProvidedDecision,
+    Workload,
+)
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body, observed_metadata
 from app.authz.rpc.attributes import (
     identity_of,
@@ -30,6 +43,7 @@ from app.authz.rpc.attributes import (
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
+from app.authz.rpc.document import attributes_of
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
@@ -59,6 +73,8 @@ _FORBIDDEN = 403
 _PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 _Peer: Any = attribute_context_pb2.AttributeContext.Peer
 _Response: Any = external_auth_pb2.CheckResponse
+_Struct: Any = struct_pb2.Struct
+_Header: Any = base_pb2.HeaderValue
 
 
 class AuthorizationRpc:
@@ -93,6 +109,11 @@ class AuthorizationRpc:
         return self._respond(await decision, request)
 
     def _respond(self, decision: Decision, request: Any) -> Any:
+        if isinstance(decision, ProvidedDecision):
+            try:
+                return self._changing(decision, request.attributes.request.http)
+            except Exception:  # noqa: BLE001 - as the docstring of Check says
+                decision = self._service.failed()
         if decision.allowed:
             return self._kept.get(decision) or self._keep(decision)
         http = request.attributes.request.http
@@ -106,6 +127,32 @@ class AuthorizationRpc:
         response = _Response()
         response.CopyFrom(self._kept.get(decision) or self._keep(decision))
         response.denied_response.body = denial_body(decision, method, path, expose=self._expose_decision)
+        return response
+
+    def _changing(self, decision: ProvidedDecision, http: Any) -> Any:
+        """Return the answer with what providers have Envoy change."""
+        response, changes = _answer(decision, expose=self._expose_decision), decision.changes
+        if changes.metadata:
+            given = _Struct()
+            given.update(json.loads(changes.metadata))
+            given.MergeFrom(response.dynamic_metadata)
+            response.dynamic_metadata.CopyFrom(given)
+        if decision.allowed:
+            answer = response.ok_response
+            _give(answer.headers, changes.headers)
+            _give(answer.response_headers_to_add, changes.response_headers)
+            answer.headers_to_remove.extend(changes.headers_to_remove)
+            for key, value in changes.query_to_set:
+                answer.query_parameters_to_set.add(key=key, value=value)
+            answer.query_parameters_to_remove.extend(changes.query_to_remove)
+            return response
+        answer = response.denied_response
+        answer.status.code = changes.status or _FORBIDDEN
+        if changes.body is not None:
+            del answer.headers[0]  # the content type of the body that is replaced
+        _give(answer.headers, changes.headers)
+        body = denial_body(decision, http.method, http.path, expose=self._expose_decision)
+        answer.body = body if changes.body is None else changes.body
         return response
 
     def _keep(self, decision: Decision) -> Any:
@@ -148,6 +195,12 @@ def _add(headers: Any, key: str, value: str) -> None:
     option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
 
 
+def _give(options: Any, headers: HeaderValues) -> None:
+    """Add the headers of a provider, which Envoy sets or adds as it does those of OPA-Envoy."""
+    for key, value in headers:
+        options.add().header.MergeFrom(_Header(key=key, value=value))
+
+
 def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInput:
     """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
     source = attributes.source
@@ -177,6 +230,7 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_ip=at.address,
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
+        attributes=partial(attributes_of, attributes),
     )
 
 
@@ -197,6 +251,7 @@ def _read_connection(attributes: Any, context: CallContext) -> CheckInput:
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
         is_tcp=True,
+        attributes=partial(attributes_of, attributes),
     )
 
 

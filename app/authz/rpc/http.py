@@ -26,9 +26,10 @@ may refuse it (`/%zz`) by resetting the stream before this application is asked.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
+from functools import partial
 from typing import Any
 
-from app.authz.model import ANONYMOUS, CheckInput, Identity, Workload
+from app.authz.model import ANONYMOUS, NO_CHANGES, Changes, CheckInput, Identity, ProvidedDecision, Workload
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
     read_authority,
@@ -41,6 +42,7 @@ from app.authz.rpc.attributes import (
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
+from app.authz.rpc.document import http_attributes
 from app.authz.rpc.forwarded import peer_uri
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
@@ -51,7 +53,7 @@ from app.spiffe.principal import Principal
 from app.transport.mesh import PRINCIPAL_KEY
 
 PREFIX = "/ext_authz"
-# A body that Envoy sends along is read, so that the stream ends well, and thrown away; not more of it than this.
+# A body that Envoy sends along is read for providers; not more of it than this.
 MAX_BODY_BYTES = 1024 * 1024
 BODY_TIMEOUT_SECONDS = 5.0
 
@@ -60,10 +62,14 @@ FORWARDED_HEADER = "x-meshward-forwarded-headers"
 # Headers that Envoy writes for the check itself, or the proxy's configuration for this service: those of the request
 # are not known.
 _OF_THE_CHECK = ("x-meshward-", "x-envoy-", "content-length")
+_WRITTEN_FOR_THE_CHECK = "x-meshward-"
 _NOT_OF_THE_REQUEST = "".join(f",!{prefix}*" for prefix in _OF_THE_CHECK)
 
 _ALLOWED = 200
 _FORBIDDEN = 403
+# What Envoy takes for a denial: 200 lets the request pass, and 5xx is an error, which `failure_mode_allow` lets pass.
+_DENYING = frozenset(range(201, 500))
+_TO_REMOVE = b"x-envoy-auth-headers-to-remove"
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -92,43 +98,47 @@ class HttpAuthorization:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one check (ASGI 3, http). Whatever goes wrong is a denial: `failure_mode_allow` admits on an error."""
-        decision = await self._decide(scope)
-        await _drain(receive)
-        method = scope["method"]
-        headers = [(b"content-type", CONTENT_TYPE.encode())]
+        decision = await self._decide(scope, await _read_body(receive))
+        changes = decision.changes if isinstance(decision, ProvidedDecision) else NO_CHANGES
+        path = scope["path"].removeprefix(self._prefix.decode())
+        own = denial_body(decision, scope["method"], path, expose=self._expose_decision, metadata=False)
+        headers = _changed_headers(changes, allowed=decision.allowed)
+        if changes.body is None:
+            headers.insert(0, (b"content-type", CONTENT_TYPE.encode()))
         if self._expose_decision:
             headers.append((DECISION_HEADER.encode(), decision_header(decision).encode()))
-        body = b""
-        if not decision.allowed and method != "HEAD":
-            path = scope["path"].removeprefix(self._prefix.decode())
-            body = denial_body(decision, method, path, expose=self._expose_decision, metadata=False).encode()
-        status = _ALLOWED if decision.allowed else _FORBIDDEN
+        status, body = _ALLOWED, b""
+        if not decision.allowed:
+            status = changes.status if changes.status in _DENYING else _FORBIDDEN
+            body = (own if changes.body is None else changes.body).encode() if scope["method"] != "HEAD" else b""
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _decide(self, scope: Mapping[str, Any]) -> Decision:
+    async def _decide(self, scope: Mapping[str, Any], body: bytes | None) -> Decision:
         try:
-            decision = self._service.check(self._read(scope))
+            decision = self._service.check(self._read(scope, body))
         except InvalidInputError as error:
             return self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring of __call__ says
             return self._service.failed()
         return decision if isinstance(decision, Decision) else await decision
 
-    def _read(self, scope: Mapping[str, Any]) -> CheckInput:
+    def _read(self, scope: Mapping[str, Any], body: bytes | None) -> CheckInput:
         headers = _headers(scope)
         raw: bytes = scope["raw_path"]
         if not raw.startswith(self._prefix + b"/"):
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
         target = raw[len(self._prefix) :].decode("ascii", "surrogateescape")
         path, other_paths = read_target(target)
+        whole = _with_query(target, scope["query_string"])
         host = _single(headers, "host") or ""
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
         declared = _single(headers, FORWARDED_HEADER) or ""
         forwarded = read_forwarded(f"{declared}{_NOT_OF_THE_REQUEST}")
+        source = self._source(headers, forwarded)
         return CheckInput(
             workload=_workload(scope, headers),
-            source=self._source(headers, forwarded),
+            source=source,
             method=read_method(scope["method"]),
             path=path,
             other_paths=other_paths,
@@ -136,7 +146,7 @@ class HttpAuthorization:
             headers={
                 **{name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
                 ":method": (scope["method"],),
-                ":path": (_with_query(target, scope["query_string"]),),
+                ":path": (whole,),
                 **({":authority": (host,)} if host else {}),
             },
             forwarded_headers=forwarded,
@@ -146,6 +156,7 @@ class HttpAuthorization:
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
             sni=_single(headers, "x-meshward-sni") or None,
+            attributes=partial(_attributes, scope, whole, body, source),
         )
 
     def _source(self, headers: Mapping[str, tuple[str, ...]], forwarded: Container[str]) -> Identity | None:
@@ -155,6 +166,24 @@ class HttpAuthorization:
         if certificate is None:
             return ANONYMOUS if CERTIFICATE_HEADER in forwarded else None
         return read_identity(peer_uri(certificate))
+
+
+def _attributes(scope: Mapping[str, Any], target: str, body: bytes | None, source: Identity | None) -> dict[str, Any]:
+    if body is None:
+        raise InvalidInputError(f"its body did not come within {BODY_TIMEOUT_SECONDS:g} s, or is too long")
+    headers = [(name.decode("latin-1").lower(), value) for name, value in scope["headers"]]
+    of_request = [(name, value) for name, value in headers if not name.startswith(_WRITTEN_FOR_THE_CHECK)]
+    principal = f"spiffe://{source.principal}" if source and source.principal else ""
+    return http_attributes(scope["method"], target, of_request, body, principal)
+
+
+def _changed_headers(changes: Changes, *, allowed: bool) -> list[tuple[bytes, bytes]]:
+    """Return the headers of the answer, of which Envoy passes on those that its configuration names."""
+    given = changes.headers + changes.response_headers if allowed else changes.headers
+    headers = [(name.lower().encode(), value.encode()) for name, value in given]
+    if allowed and changes.headers_to_remove:
+        headers.append((_TO_REMOVE, ",".join(changes.headers_to_remove).encode()))
+    return headers
 
 
 def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -187,14 +216,16 @@ def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]]) 
     )
 
 
-async def _drain(receive: Receive) -> None:
-    size = 0
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body, which providers are sent; None if it is too long or does not end."""
+    body = b""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            while size <= MAX_BODY_BYTES:
+            while len(body) <= MAX_BODY_BYTES:
                 message = await receive()
-                size += len(message.get("body", b""))
+                body += message.get("body", b"")
                 if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
+                    return body if len(body) <= MAX_BODY_BYTES else None
     except TimeoutError:
-        return  # the answer does not depend on the body
+        pass
+    return None

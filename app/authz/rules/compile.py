@@ -1,7 +1,7 @@
 """A policy becomes rules as data, with the keys under which an index finds them.
 
 Two things depend on the policy's action. A rule *grants* if its policy is an ALLOW and *refuses* if it is a DENY. One
-of an AUDIT is like one that refuses: it finds more rather than less.
+of an AUDIT or a CUSTOM is like one that refuses: it finds more rather than less.
 
 - A missing attribute makes a match of a granting rule false and of a refusing rule true.
 - A match is wide where a match leads to a denial: values of a refusing rule, notValues of a granting one.
@@ -66,7 +66,7 @@ _PRINCIPAL_SEGMENTS = 5
 # What an index looks rules up by, the most selective first.
 DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
 
-_VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited"}
+_VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, read_strings([ANY]))
 _OF_IDENTITY = (
     Attribute.SOURCE_PRINCIPAL,
@@ -89,12 +89,14 @@ class Keys:
 class CompiledRule:
     """`node` is what has to hold of a request, `verdict` what follows if it does.
 
-    `keys` are what an index finds the rule by, None if it has to be evaluated for every request.
+    `keys` are what an index finds the rule by, None if it has to be evaluated for every request. `provider` is the one
+    that is asked about the request if it holds; then `verdict` is what follows if that denies.
     """
 
     node: Node
     verdict: Verdict
     keys: Keys | None
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ def describe_policy(compiled: CompiledPolicy, options: AuthzOptions) -> list[str
     namespace = "every namespace" if everywhere else policy.namespace
     scopes = (", ".join(f"{key}={value}" for key, value in scope.labels) for scope in policy.scopes)
     labels = " or ".join(filter(None, scopes))
-    action = f"{policy.action.value}{', dry run,' if policy.dry_run else ''}"
+    by = f" by {policy.provider}" if policy.provider else ""
+    action = f"{policy.action.value}{by}{', dry run,' if policy.dry_run else ''}"
     scope = f"{action} for workloads of {namespace}{f' with {labels}' if labels else ''}"
     rules = [f"rules[{number}]: {describe(rule.node)}" for number, rule in enumerate(compiled.rules)]
     return [scope, *(rules or ["no rules: matches no request"])]
@@ -144,9 +147,13 @@ def _compile_rule(policy: AuthorizationPolicy, number: int, rule: Rule, options:
     node = rule_node(rule, options, grants=grants)
     name = f"rules[{number}]"
     outcome = Outcome.ALLOW if grants else Outcome.DENY
-    decision = Decision(outcome, f"{_VERBS[policy.action]} by {name} of policy {policy.key}", policy.key, name)
+    by = f"provider {policy.provider}, which {name}" if policy.provider else name
+    asks = " asks" if policy.provider else ""
+    reason = f"{_VERBS[policy.action]} by {by} of policy {policy.key}{asks}"
+    decision = Decision(outcome, reason, policy.key, name)
     keys = next((keys for dimension in DIMENSIONS if (keys := _keys(node, dimension))), None)
-    return CompiledRule(node, Verdict(decision, Cause.POLICY), keys)
+    cause = Cause.PROVIDER if policy.provider else Cause.POLICY
+    return CompiledRule(node, Verdict(decision, cause), keys, policy.provider)
 
 
 def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:

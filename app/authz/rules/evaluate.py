@@ -1,16 +1,18 @@
-"""The decision: DENY first, then ALLOW, for every reading of the request.
+"""The decision: CUSTOM first, then DENY, then ALLOW, for every reading of the request.
 
-Istio's order (AuthorizationPolicy, "Access Control"): a DENY policy that matches denies; with no ALLOW policy the
-request is allowed; an ALLOW policy that matches allows; otherwise it is denied. What AUDIT policies and dry runs find
-goes with the decision and never changes it.
+Istio's order (AuthorizationPolicy, "Access Control"): a CUSTOM policy that matches has its provider asked, whose denial
+denies (`rules.custom`); a DENY policy that matches denies; with no ALLOW policy the request is allowed; an ALLOW policy
+that matches allows; otherwise it is denied. What AUDIT policies and dry runs find goes with the decision and never
+changes it.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
-from app.authz.model import AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
+from app.authz.model import Ask, AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
+from app.authz.rules.custom import ask, rules_that_ask, with_changes
 from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules
 from app.authz.rules.nodes import headers_of
 from app.authz.rules.watch import with_observations
@@ -42,31 +44,57 @@ _UNKNOWN_LABELS = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class NativeEngine:
-    """Evaluates Istio's policies in this process; a verdict is always ready at once."""
+    """Evaluates Istio's policies in this process; a verdict is ready at once unless a provider has to be asked."""
 
     index: PolicyIndex
     options: AuthzOptions
+    providers: Mapping[str, Ask] = field(default_factory=dict[str, Ask])
 
     @staticmethod
-    def of(policies: Iterable[CompiledPolicy], options: AuthzOptions) -> "NativeEngine":
-        """Return the engine for `policies`."""
-        return NativeEngine(PolicyIndex(policies, options.root_namespace), options)
+    def of(
+        policies: Iterable[CompiledPolicy], options: AuthzOptions, providers: Mapping[str, Ask] | None = None
+    ) -> "NativeEngine":
+        """Return the engine for `policies`, whose CUSTOM ones have `providers` asked by their names."""
+        return NativeEngine(PolicyIndex(policies, options.root_namespace), options, providers or {})
 
     def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "NativeEngine":
         """Return the engine without the policies `removed` and with those `added`; this one stays as it is."""
-        return NativeEngine(self.index.changed(removed, added), self.options)
+        return NativeEngine(self.index.changed(removed, added), self.options, self.providers)
 
-    def evaluate(self, request: CheckInput) -> Verdict:
-        """Return the verdict on `request`: a denial if it is denied under any reading of its path and method."""
+    def evaluate(self, request: CheckInput) -> Verdict | Awaitable[Verdict]:
+        """Return the verdict on `request`: a denial if it is denied under any reading of its path and method.
+
+        It is to be awaited where a CUSTOM policy matches under any reading.
+        """
+        rules = self._rules_for(request)
+        if isinstance(rules, Verdict):
+            return rules
+        if not rules.custom.is_empty:
+            others = _other_readings(request, methods=rules.looks_at_methods) if self.options.every_reading else ()
+            asking = rules_that_ask(rules, (request, *others))
+            if asking:
+                return self._evaluate_later(asking, rules, request)
+        return self._decide(rules, request)
+
+    async def _evaluate_later(
+        self, asking: Iterable[CompiledRule], rules: WorkloadRules, request: CheckInput
+    ) -> Verdict:
+        found = await ask(self.providers, asking, request)
+        if not isinstance(found, Verdict):
+            return with_changes(self._decide(rules, request), found)
+        return found if rules.watched is None else self._observed(found, rules.watched, request)
+
+    def _rules_for(self, request: CheckInput) -> WorkloadRules | Verdict:
         index, workload = self.index, request.workload
         if workload is None:
             if self.options.unknown_workload is UnknownWorkload.DENY:
                 return _UNKNOWN
-            rules = index.root_rules()
-        elif workload.labels is None and index.selects_by_labels(workload.namespace):
+            return index.root_rules()
+        if workload.labels is None and index.selects_by_labels(workload.namespace):
             return _UNKNOWN_LABELS
-        else:
-            rules = index.rules_for(workload)
+        return index.rules_for(workload)
+
+    def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
         verdict = _evaluate_reading(rules, request)
         if verdict.decision.outcome is not Outcome.DENY and self.options.every_reading:
             for other in _other_readings(request, methods=rules.looks_at_methods):

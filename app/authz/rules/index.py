@@ -156,6 +156,10 @@ class RuleTables:
                 return rule
         return None
 
+    def all(self, request: CheckInput) -> Iterator[CompiledRule]:
+        """Yield the rules that match."""
+        return (rule for _, rule in self._candidates(request) if rule.node.holds(request))
+
     def _candidates(self, request: CheckInput) -> list[Placed]:
         found: list[list[Placed]] = []
         for table in self._tables:
@@ -173,6 +177,7 @@ class RuleTables:
 class WorkloadRules:
     """The rules that apply to one workload; `allow_headers` are the request headers that those of `allow` look at."""
 
+    custom: RuleTables
     deny: RuleTables
     allow: RuleTables
     has_allow_policy: bool
@@ -198,6 +203,7 @@ class _Selected:
     `allow_headers` has how many ALLOW policies look at each request header.
     """
 
+    custom: RuleTable = field(default_factory=RuleTable)
     deny: RuleTable = field(default_factory=RuleTable)
     allow: RuleTable = field(default_factory=RuleTable)
     watched: Mapping[Watch, "_Watched"] = field(default_factory=dict[Watch, "_Watched"])
@@ -215,11 +221,14 @@ class _Selected:
         number = self.policies - len(removed) + len(added)
         watched = self._watched(removed, added)
         removed, added = ([each for each in policies if each.policy.watch is None] for policies in (removed, added))
-        allow = [[each for each in policies if each.policy.action is Action.ALLOW] for policies in (removed, added)]
-        deny = [[each for each in policies if each.policy.action is Action.DENY] for policies in (removed, added)]
+        custom, deny, allow = (
+            [[each for each in policies if each.policy.action is action] for policies in (removed, added)]
+            for action in (Action.CUSTOM, Action.DENY, Action.ALLOW)
+        )
         headers = [Counter(chain.from_iterable(each.headers for each in policies)) for policies in allow]
         methods = [sum(each.looks_at_methods for each in policies) for policies in (removed, added)]
         return _Selected(
+            self.custom.changed(*custom),
             self.deny.changed(*deny),
             self.allow.changed(*allow),
             watched,
@@ -350,6 +359,7 @@ class PolicyIndex:
 
 def _rules_of(selected: list[_Selected]) -> WorkloadRules:
     return WorkloadRules(
+        RuleTables(each.custom for each in selected),
         RuleTables(each.deny for each in selected),
         RuleTables(each.allow for each in selected),
         any(each.allow_policies for each in selected),

@@ -5,8 +5,10 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from app.authz.model import Action, AuthorizationPolicy, Labels, Rule, Target
+from app.authz.model import Action, Attribute, AuthorizationPolicy, Labels, Patterns, Rule
 from app.authz.rules.kubernetes import is_name, is_namespace, read_labels, read_metadata
 from app.authz.rules.parse_rule import read_rule
 from app.authz.rules.targets import read_targets
@@ -14,7 +16,7 @@ from app.authz.rules.warnings import warnings_of
 from app.core.errors import Violation
 from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey
-from app.documents.reader import Reader
+from app.documents.reader import Problems, Reader
 
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 KIND = "AuthorizationPolicy"
@@ -27,7 +29,14 @@ MAX_POLICY_BYTES = 256 * 1024
 # How Istio, which is written in Go, reads a boolean in an annotation.
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
-_NOT_YET = ("provider",)
+_OF_IDENTITY = frozenset(
+    {
+        Attribute.SOURCE_PRINCIPAL,
+        Attribute.SOURCE_NAMESPACE,
+        Attribute.SOURCE_SERVICE_ACCOUNT,
+        Attribute.SOURCE_TRUST_DOMAIN,
+    }
+)
 
 
 def _read_policy(document: Reader) -> AuthorizationPolicy:
@@ -43,29 +52,63 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
         problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
     document.take("status")
     spec = document.child("spec")
-    action, selector, targets, rules = _read_spec(spec, namespace) if spec else (Action.ALLOW, (), (), ())
+    policy = AuthorizationPolicy(namespace, name, Action.ALLOW)
+    if spec:
+        policy = _read_spec(spec, policy)
     if not document.has("spec"):
         problems.add(document.at("spec"), "is missing: write 'spec: {}' for a policy that allows nothing")
     document.close()
     # Where something is wrong, the places of values are not their places in the document.
-    warnings = (
-        () if problems.found else warnings_of(action, rules, targets, single=spec is not None and spec.has("targetRef"))
-    )
-    return AuthorizationPolicy(namespace, name, action, selector, rules, warnings, dry_run in _TRUE, targets)
+    if dry_run in _TRUE and policy.action is Action.CUSTOM:
+        problem = "is for ALLOW and DENY policies: a provider is asked or not"
+        problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), problem)
+    if problems.found:
+        return policy
+    single = spec is not None and spec.has("targetRef")
+    warnings = warnings_of(policy.action, policy.rules, policy.targets, single=single)
+    return replace(policy, warnings=warnings, dry_run=dry_run in _TRUE)
 
 
-def _read_spec(spec: Reader, namespace: str) -> tuple[Action, Labels, tuple[Target, ...], tuple[Rule, ...]]:
+def _read_spec(spec: Reader, policy: AuthorizationPolicy) -> AuthorizationPolicy:
     action = _read_action(spec)
     selector = _read_selector(spec)
-    targets = read_targets(spec, namespace)
-    for name in _NOT_YET:
-        if spec.has(name):
-            spec.refuse(name, "is not supported yet")
-    rules = tuple(read_rule(rule, namespace) for rule in spec.children("rules"))
-    if action is Action.DENY and not spec.value.get("rules"):
-        spec.refuse("rules", "must not be empty: a DENY policy without rules denies nothing")
+    targets = read_targets(spec, policy.namespace)
+    rules = tuple(read_rule(rule, policy.namespace) for rule in spec.children("rules"))
+    if action in {Action.DENY, Action.CUSTOM} and not spec.value.get("rules"):
+        what = "denies nothing" if action is Action.DENY else "asks its provider about no request"
+        spec.refuse("rules", f"must not be empty: a {action.value} policy without rules {what}")
+    provider = _read_provider(spec, action)
+    if action is Action.CUSTOM:
+        _refuse_identity(spec, rules)
     spec.close()
-    return action, selector, targets, rules
+    return replace(policy, action=action, selector=selector, rules=rules, provider=provider, targets=targets)
+
+
+def _read_provider(spec: Reader, action: Action) -> str:
+    if action is not Action.CUSTOM:
+        if spec.has("provider"):
+            spec.refuse("provider", f"cannot be set with action {action.value}: only CUSTOM has one")
+        return ""
+    provider = spec.child("provider")
+    name = provider.text("name") if provider else None
+    if not name:
+        spec.refuse("provider.name", "must not be empty: a CUSTOM policy names the provider that decides")
+    if provider:
+        provider.close()
+    return name or ""
+
+
+def _refuse_identity(spec: Reader, rules: tuple[Rule, ...]) -> None:
+    """Refuse rules about identities, which Istio does not take with CUSTOM: the provider is told who calls."""
+    problem = "is not supported with CUSTOM: the provider is sent the identity, and can decide by it"
+    for number, rule in enumerate(rules):
+        for index, source in enumerate(rule.sources):
+            fields = (source.principals, source.namespaces, source.service_accounts, source.trust_domains)
+            if any(field != Patterns() for field in fields):
+                spec.refuse(f"rules[{number}].from[{index}].source", f"a rule about identities {problem}")
+        for index, condition in enumerate(rule.conditions):
+            if condition.attribute in _OF_IDENTITY:
+                spec.refuse(f"rules[{number}].when[{index}].key", f"{condition.attribute.value} {problem}")
 
 
 def _read_action(spec: Reader) -> Action:
@@ -79,9 +122,9 @@ def _read_action(spec: Reader) -> Action:
         case "AUDIT":
             return Action.AUDIT
         case "CUSTOM":
-            spec.refuse("action", "CUSTOM is not supported yet: use ALLOW, DENY or AUDIT")
+            return Action.CUSTOM
         case other:
-            spec.refuse("action", f"{other!r} is not an action: use ALLOW, DENY or AUDIT")
+            spec.refuse("action", f"{other!r} is not an action: use ALLOW, DENY, AUDIT or CUSTOM")
     return Action.ALLOW
 
 
@@ -118,3 +161,18 @@ POLICY_KIND = DocumentKind(
     max_bytes=MAX_POLICY_BYTES,
     warnings_of=_warnings_of,
 )
+
+
+def policy_kind(providers: frozenset[str]) -> DocumentKind[AuthorizationPolicy]:
+    """Return the kind that refuses a policy which is given and names none of `providers`.
+
+    One that is stored stays valid when its provider is deleted from the settings, and denies what its rules match.
+    """
+    return replace(POLICY_KIND, admit=partial(_admit, providers))
+
+
+def _admit(providers: frozenset[str], policy: AuthorizationPolicy, place: str, problems: Problems) -> None:
+    if policy.action is Action.CUSTOM and policy.provider not in providers:
+        known = f"use one of {', '.join(sorted(providers))}" if providers else "there is none in authz.providers"
+        problem = f"{policy.provider!r} is not a provider in the settings: {known}"
+        problems.add(f"{place}.spec.provider.name".removeprefix("."), problem)

@@ -109,7 +109,7 @@ policies = st.builds(
     AuthorizationPolicy,
     st.sampled_from(["shop", "istio-system", "other"]),
     st.sampled_from("abcdef"),
-    st.sampled_from(Action),
+    st.sampled_from([Action.ALLOW, Action.DENY]),
     st.sampled_from([(), (("app", "x"),), (("app", "x"), ("v", "1"))]),
     st.lists(rules, max_size=3).map(tuple),
     dry_run=st.sampled_from([False, False, False, True]),
@@ -199,7 +199,7 @@ def test_an_index_that_was_changed_decides_as_one_made_anew(sets, checks):
 
 
 @settings(max_examples=120, deadline=None)
-@given(rules, st.sampled_from(Action), st.lists(requests, min_size=1, max_size=8))
+@given(rules, st.sampled_from([Action.ALLOW, Action.DENY]), st.lists(requests, min_size=1, max_size=8))
 def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, checks):
     node = rule_node(rule, OPTIONS, grants=action is Action.ALLOW)
     assert node == rule_node(rule, OPTIONS, grants=action is Action.ALLOW)
@@ -209,7 +209,7 @@ def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, che
 
 
 @settings(max_examples=120, deadline=None)
-@given(rules, st.sampled_from(Action), requests)
+@given(rules, st.sampled_from([Action.ALLOW, Action.DENY]), requests)
 def test_one_rule_agrees_with_a_walk_over_everything(rule, action, check):
     found = [AuthorizationPolicy("istio-system", "a", action, (), (rule,))]
     check = replace(check, workload=Workload("shop", ()))
@@ -232,7 +232,7 @@ simple_rules = st.one_of(
         policy_sets,
         st.builds(
             lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
-            st.sampled_from(Action),
+            st.sampled_from([Action.ALLOW, Action.DENY]),
             simple_rules,
         ),
     ),

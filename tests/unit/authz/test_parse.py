@@ -131,7 +131,6 @@ def test_namespace_action_and_version_have_istios_defaults():
     [
         ("{actions: DENY}", "spec.actions"),
         ("{action: BLOCK, rules: [{}]}", "spec.action"),
-        ("{action: CUSTOM, provider: {name: x}, rules: [{}]}", "spec.action"),
         ("{action: allow, rules: [{}]}", "spec.action"),
         ("{action: DENY}", "spec.rules"),
         ("{action: DENY, rules: []}", "spec.rules"),

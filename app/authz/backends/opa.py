@@ -1,0 +1,145 @@
+"""The provider that asks an OPA server (OPA's documentation, "REST API": Data API, "Get a Document (with Input)")."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import httpx
+
+from app.authz.model import Answer, CheckInput
+from app.authz.rules.opa import MAX_DECISION_BYTES, input_document, input_text, no_constant, read_decision
+from app.core.clock import Clock
+from app.core.errors import InvalidInputError
+
+# A decision, and what OPA puts around it: an id, metrics, warnings.
+MAX_ANSWER_BYTES = 2 * MAX_DECISION_BYTES
+# Requests that wait for a connection; more would only wait until their time is over.
+MAX_WAITING = 1000
+# Answers that are kept where that is allowed; one takes some hundred bytes.
+MAX_KEPT_ANSWERS = 4096
+
+_DIGEST_BYTES = 16
+_HEADERS = {"content-type": "application/json"}
+_UNDEFINED = Answer("its decision is undefined", undecided=True)
+_BUSY = Answer(f"more than {MAX_WAITING} requests wait for OPA", undecided=True)
+
+
+@dataclass(frozen=True, slots=True)
+class OpaOptions:
+    """Where OPA is, and how it is asked.
+
+    `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take, `connections`
+    how many there are at once. `cache_seconds` is how long an answer is kept for equal inputs, 0 for not at all.
+    """
+
+    url: str
+    query: str
+    seconds: float
+    connections: int
+    cache_seconds: float = 0.0
+
+
+class OpaProvider:
+    """Decides by what an OPA server answers; what is no answer, in time and as documented, denies."""
+
+    loaded = True
+
+    def __init__(self, options: OpaOptions, clock: Clock) -> None:
+        self._options, self._clock = options, clock
+        self._url = f"{options.url.rstrip('/')}/v1/data/{options.query}"
+        limits = httpx.Limits(max_connections=options.connections, max_keepalive_connections=options.connections)
+        # The time is bounded as a whole as well, below. Redirects lead to where nobody said that decisions are made.
+        self._client = httpx.AsyncClient(
+            limits=limits, timeout=options.seconds, follow_redirects=False, trust_env=False
+        )
+        self._kept: OrderedDict[bytes, tuple[float, Answer]] = OrderedDict()
+        self._asking = 0
+
+    async def refresh(self) -> None:
+        """Do nothing: the policies are OPA's."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __call__(self, request: CheckInput) -> Answer:
+        """Return OPA's decision. What goes wrong denies: OPA that is down or slow, another status, no decision."""
+        try:
+            document = input_document(request)
+            text = input_text(document)
+        except InvalidInputError as error:
+            return Answer(error.message, undecided=True)
+        if not self._options.cache_seconds:
+            return await self._ask(text)
+        key = _key(document)
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] > self._clock.monotonic():
+            return kept[1]
+        answer = await self._ask(text)
+        if not answer.undecided:
+            self._keep(key, answer)
+        return answer
+
+    def _keep(self, key: bytes, answer: Answer) -> None:
+        self._kept[key] = self._clock.monotonic() + self._options.cache_seconds, answer
+        self._kept.move_to_end(key)
+        if len(self._kept) > MAX_KEPT_ANSWERS:
+            self._kept.popitem(last=False)
+
+    async def _ask(self, text: bytes) -> Answer:
+        if self._asking >= MAX_WAITING + self._options.connections:
+            return _BUSY
+        self._asking += 1
+        try:
+            async with asyncio.timeout(self._options.seconds):
+                status, content = await self._post(b'{"input":' + text + b"}")
+        except TimeoutError:
+            return Answer(f"OPA did not answer within {self._options.seconds * 1000:g} ms", undecided=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return Answer(f"OPA cannot be asked: {error or type(error).__name__}", undecided=True)
+        finally:
+            self._asking -= 1
+        if status != httpx.codes.OK:
+            return Answer(f"OPA answered with the status {status}", undecided=True)
+        return _read(content)
+
+    async def _post(self, body: bytes) -> tuple[int, bytes | None]:
+        """Return the status, and the content unless it is too long."""
+        async with self._client.stream("POST", self._url, content=body, headers=_HEADERS) as response:
+            content = b""
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    return response.status_code, None
+            return response.status_code, content
+
+
+def _read(content: bytes | None) -> Answer:
+    if content is None:
+        return Answer(f"OPA's answer is longer than {MAX_ANSWER_BYTES} bytes", undecided=True)
+    try:
+        answer = json.loads(content, parse_constant=no_constant)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        return Answer("OPA's answer is not a JSON object", undecided=True)
+    return read_decision(answer["result"]) if "result" in answer else _UNDEFINED
+
+
+def _key(document: dict[str, Any]) -> bytes:
+    """Return what equal inputs have in common: all but the request's time, ids and the peer's port."""
+    attributes = dict(document["attributes"])
+    asked = dict(attributes.get("request", {}))
+    http = dict(asked.get("http", {}))
+    asked.pop("time", None)
+    http.pop("id", None)
+    http["headers"] = {name: value for name, value in http.get("headers", {}).items() if name != "x-request-id"}
+    http["headerMap"] = [each for each in http.get("headerMap", {}).get("headers", ()) if each["key"] != "x-request-id"]
+    source = dict(attributes.get("source", {}))
+    source["address"] = source.get("address", {}).get("socketAddress", {}).get("address")
+    attributes |= {"request": {**asked, "http": http}, "source": source}
+    text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
+    return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()

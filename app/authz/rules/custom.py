@@ -1,0 +1,59 @@
+"""CUSTOM policies: providers decide before the workload's DENY and ALLOW policies do.
+
+Istio asks one provider for a workload. Here several can be named, and a request passes if all of them let it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from app.authz.model import NO_CHANGES, Answer, Ask, Cause, Changes, CheckInput, ProvidedDecision, Verdict
+from app.authz.rules.compile import CompiledRule
+from app.authz.rules.index import WorkloadRules
+from app.core.decision import Decision, Outcome
+
+# How much of a provider's own reason is reported: its beginning says what went wrong.
+MAX_REASON = 512
+
+
+def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tuple[CompiledRule, ...]:
+    """Return the first rule for each provider that is to be asked, under any of the request's readings."""
+    found: dict[str, CompiledRule] = {}
+    for reading in readings:
+        for rule in rules.custom.all(reading):
+            found.setdefault(rule.provider, rule)
+    return tuple(found.values())
+
+
+async def ask(providers: Mapping[str, Ask], rules: Iterable[CompiledRule], request: CheckInput) -> Verdict | Changes:
+    """Return the denial of the first provider that denies, or what they change in a request that all let pass."""
+    changes = NO_CHANGES
+    for rule in rules:
+        provider = providers.get(rule.provider)
+        if provider is None:
+            return _denied(rule, Answer("it is not in the settings: add it to authz.providers", undecided=True))
+        answer = await provider(request)
+        if answer.denial:
+            return _denied(rule, answer)
+        changes = changes + answer.changes if changes is not NO_CHANGES else answer.changes
+    return changes
+
+
+def with_changes(verdict: Verdict, changes: Changes) -> Verdict:
+    """Return the verdict; where it lets the request pass, with the changes."""
+    if verdict.decision.outcome is Outcome.DENY or changes == NO_CHANGES:
+        return verdict
+    return replace(verdict, decision=_provided(verdict.decision, changes))
+
+
+def _denied(rule: CompiledRule, answer: Answer) -> Verdict:
+    decision = rule.verdict.decision
+    decision = replace(decision, reason=f"{decision.reason}: {answer.denial[:MAX_REASON]}")
+    if answer.changes != NO_CHANGES:
+        decision = _provided(decision, answer.changes)
+    return Verdict(decision, Cause.ERROR if answer.undecided else Cause.PROVIDER)
+
+
+def _provided(decision: Decision, changes: Changes) -> ProvidedDecision:
+    return ProvidedDecision(
+        decision.outcome, decision.reason, decision.policy, decision.rule, decision.observed, changes
+    )
