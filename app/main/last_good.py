@@ -1,7 +1,8 @@
 """A start without the database: with what was last known to be good, until the database is back."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -71,11 +72,16 @@ class LastGood:
         """Keep what is active, if it has changed since. Raises a MeshwardError if some of it cannot be kept."""
         self._mark()
         problem: MeshwardError | None = None
-        work = [self._kept.save(self._authorities.known()), self._kept_bans.save(self._bans.known())]
-        work += [each.source.save(each.store.snapshot.revision) for each in self._documents if each.store.snapshot]
-        for saving in work:
+        work: list[Callable[[], Awaitable[None]]] = [
+            partial(self._kept.save, self._authorities.known()),
+            partial(self._kept_bans.save, self._bans.known()),
+        ]
+        work += [
+            partial(each.source.save, each.store.snapshot.revision) for each in self._documents if each.store.snapshot
+        ]
+        for save in work:
             try:
-                await saving
+                await save()
             except MeshwardError as error:
                 problem = error
         if problem is not None:

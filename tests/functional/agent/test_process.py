@@ -243,7 +243,7 @@ async def test_a_second_agent_is_refused_before_its_token_is_used(run, mesh, tmp
         async with run(environment=second) as same:
             assert "another agent uses the data dir" in (await same.end())[1]
         async with run(environment=second, data_dir=tmp_path / "other") as neighbour:
-            assert "another agent serves" in (await neighbour.end())[1]
+            assert "another process is listening" in (await neighbour.end())[1]
         assert await first.secrets() == ["ROOTCA", "default"]
     assert mesh.seen == ["token-1"]
 

@@ -52,8 +52,9 @@ async def test_a_background_task_that_ends_by_a_fault_ends_the_control_plane(con
         raise RuntimeError("a fault of the test's own")
 
     names = {task.get_name() for task in control_plane._tasks}
-    tasks = {"ca", "join-tokens", "policies", "quotas", "audit", "refusals", "serving-certificate", "health"}
-    assert names == {"mesh-plaintext", "mesh-tls", *tasks}
+    kept = {"ca", "bans", "crls", "policies", "quotas", "audit", "database", "counters", "write-probe"}
+    ends = {"join-tokens", "banned-streams"}
+    assert names == {"mesh-plaintext", "mesh-tls", "refusals", "serving-certificate", "health", *kept, *ends}
     monkeypatch.setattr(control_plane._health, "failures", fault)
     async with asyncio.timeout(PATIENCE):
         await control_plane.failed

@@ -63,7 +63,10 @@ EXPECTED = {
         lambda: reflection_v1alpha.ServerReflectionRequest(list_services="*"),
     ),
 }
-EXPECTED_MOUNTS = {"/ext_authz": MESH}
+EXPECTED_MOUNTS = {"/ext_authz": MESH, "/json": MESH}
+# What a caller that is admitted gets: /json takes POST alone.
+ADMITTED = {"/ext_authz": 200, "/json": 405}
+REFUSED = dict.fromkeys(EXPECTED_MOUNTS, 401)
 
 
 def test_every_row_and_mount_is_tested_here():
@@ -124,20 +127,20 @@ def tls_url(server):
 def test_this_machine_over_plaintext_is_of_the_mesh_and_has_no_identity(server):
     with plaintext_channel(server, grpc) as channel:
         assert answers(channel) == admitted(PUBLIC, MESH)
-    assert mounted(f"http://127.0.0.1:{server.plaintext_port}") == {"/ext_authz": 200}
+    assert mounted(f"http://127.0.0.1:{server.plaintext_port}") == ADMITTED
 
 
 def test_tls_without_a_certificate_is_nobody(server):
     with tls_channel(server, api=grpc) as channel:
         assert answers(channel) == admitted(PUBLIC)
-    assert mounted(tls_url(server), client_tls(server)) == {"/ext_authz": 401}
+    assert mounted(tls_url(server), client_tls(server)) == REFUSED
 
 
 async def test_an_svid_of_this_trust_domain_is_admitted_everywhere(server):
     cart = await join(server)
     with tls_channel(server, cart, api=grpc) as channel:
         assert answers(channel) == admitted(PUBLIC, MESH, IDENTITY)
-    assert mounted(tls_url(server), client_tls(server, cart)) == {"/ext_authz": 200}
+    assert mounted(tls_url(server), client_tls(server, cart)) == ADMITTED
 
 
 def test_an_svid_without_extended_key_usage_is_admitted(server):
@@ -174,7 +177,7 @@ def test_a_certificate_of_ours_that_is_no_svid_of_ours_is_nobody(server, kind):
     stranger = REFUSED_LEAVES[kind](Signer(server))
     with tls_channel(server, stranger, api=grpc) as channel:
         assert answers(channel) == admitted(PUBLIC)
-    assert mounted(tls_url(server), client_tls(server, stranger)) == {"/ext_authz": 401}
+    assert mounted(tls_url(server), client_tls(server, stranger)) == REFUSED
 
 
 UNFIT_LEAVES = {
