@@ -117,8 +117,8 @@ class QuotaService:
 
         The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
         applies to is within it, and so is every one of a domain that is not configured. Raises PermissionDeniedError,
-        with nothing counted, if the caller may not count in the domain, UnavailableError, or the awaitable does, if
-        the counters cannot be reached.
+        with nothing counted, if the caller may not count in the domain. Counters that cannot be reached are answered by
+        their limits' `when_away`.
         """
         if self._callers and request.domain_known:
             self._authorize(principal, request.domain)
@@ -142,8 +142,7 @@ class QuotaService:
     async def explain(self, domain: str, descriptors: Sequence[Descriptor]) -> list[tuple[Explanation, Status]]:
         """Return which limit applies to each descriptor, and why not the others, and what its counter is at.
 
-        Nothing is counted. Raises NotFoundError if the domain is not configured, UnavailableError if the counters
-        cannot be reached.
+        Nothing is counted. Raises NotFoundError if the domain is not configured.
         """
         snapshot = self.documents.snapshot
         config = snapshot.index.get(domain) if snapshot else None

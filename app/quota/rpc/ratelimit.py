@@ -86,8 +86,8 @@ class RateLimitRpc:
 
         Raises, or the awaitable does, RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no
         descriptors and no configuration loaded; InvalidInputError for a request beyond a bound, an override without a
-        unit or negative hits; PermissionDeniedError if the caller may not count in the domain; UnavailableError if the
-        counters cannot be reached. The sidecar decides on an error by its failure mode.
+        unit or negative hits; PermissionDeniedError if the caller may not count in the domain. Counters that cannot
+        be reached are answered by their limits' `when_away`. The sidecar decides on an error by its failure mode.
         """
         try:
             matched = self._match(request)
