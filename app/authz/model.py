@@ -147,7 +147,7 @@ class AuthorizationPolicy:
     It is for the workloads whose labels include `selector`, or if there are `targets` for those of one of them.
 
     `provider` is the name of the provider that decides, if the action is CUSTOM. A policy in `dry_run` is evaluated and
-    decides nothing, and neither does one whose action is AUDIT. `warnings` are what whoever applies it should know
+    decides nothing, and neither does one whose action is AUDIT. `warnings` are what the operator should know
     about its values.
     """
 

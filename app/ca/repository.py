@@ -114,7 +114,7 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     async def renew_macs(self, known: RowMacs | None) -> int:
         """Give the rows that `known` verifies MACs of this secret, and return how many those were.
 
-        If it is None, all roots, entries and bans are given one, whoever wrote them.
+        If it is None, all roots, entries and bans get one, even if another writer added them.
         """
         tables = self._tables
         renewed = 0

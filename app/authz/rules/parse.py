@@ -99,7 +99,7 @@ def _read_provider(spec: Reader, action: Action) -> str:
 
 
 def _refuse_identity(spec: Reader, rules: tuple[Rule, ...]) -> None:
-    """Refuse rules about identities, which Istio does not take with CUSTOM: the provider is told who calls."""
+    """Refuse rules about identities, which Istio does not take with CUSTOM: the provider gets the caller's identity."""
     problem = "is not supported with CUSTOM: the provider is sent the identity, and can decide by it"
     for number, rule in enumerate(rules):
         for index, source in enumerate(rule.sources):

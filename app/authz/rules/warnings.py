@@ -1,6 +1,6 @@
 """What in a policy can be meant otherwise than it is read: values that match no request, or fewer than they seem to.
 
-A policy with such values is valid, as in Istio; whoever applies it is told.
+A policy with such values is valid, as in Istio; the answer to the change has the warnings.
 """
 
 import re
@@ -87,7 +87,7 @@ def _of_targets(targets: tuple[Target, ...], *, single: bool) -> Iterator[Violat
 
 
 def _of_connections(action: Action, rule: Rule) -> str:
-    """Return a warning about a rule that denies TCP connections for want of what only HTTP has."""
+    """Return a warning about a DENY rule that denies TCP connections because its HTTP fields are ignored for them."""
     keys = {condition.attribute for condition in rule.conditions}
     ports = any(operation.ports != Ports() for operation in rule.operations) or Attribute.DESTINATION_PORT in keys
     http = any(map(is_about_http, rule.operations)) or keys & {Attribute.HEADER, Attribute.METHOD}

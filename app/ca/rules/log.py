@@ -1,6 +1,6 @@
 """What the transparency log says, and what proves it: entries, signed tree heads, and their verification.
 
-For both sides: the CA that writes the log, and whoever verifies it with nothing but the trust bundle.
+Shared by the CA, which writes the log, and by clients that verify it with the trust bundle alone.
 """
 
 import json
