@@ -6,7 +6,7 @@ import structlog
 
 from app.ca.model import CaConfig, Inclusion, LogLeaf, SignedTreeHead, TreeHead
 from app.ca.ports import CaRepository, CaTransactions
-from app.ca.rules.log import UnsignedHead, check_consistency
+from app.ca.rules.log import UnsignedHead, check_consistency, check_head
 from app.ca.rules.merkle import (
     Span,
     consistency_spans,
@@ -25,6 +25,7 @@ from app.core.errors import (
     Violation,
 )
 from app.core.signals import Latest
+from app.spiffe.x509_svid import parse_certificate
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class TransparencyLog:
         self._config, self.transactions = config, transactions
         self._authorities, self._clock = authorities, clock
         self._problem: Latest[str | None] = Latest(None)
+        self._signed: SignedTreeHead | None = None
 
     def check(self) -> None:
         """Raise PreconditionError if the stored log is not the continuation of what was signed before."""
@@ -48,22 +50,36 @@ class TransparencyLog:
         A log whose past has changed is never signed; that is reported by `check`.
         """
         async with self.transactions() as repository:
-            signed, frontier = await repository.newest_head(), await repository.log_frontier()
-            unchanged = signed is not None and (signed.size, signed.root_hash) == (frontier.size, frontier.root)
-            if unchanged or frontier.size == 0 or self._authorities.waiting_for is not None:
+            stored, frontier = await repository.newest_head(), await repository.log_frontier()
+            if frontier.size == 0 or self._authorities.waiting_for is not None:
                 return
             head = TreeHead(
                 self._config.trust_domain, frontier.size, frontier.root, self._clock.now().replace(microsecond=0)
             )
             try:
-                await _check_continues(repository, signed, head)
+                signed = self._past(stored)
+                if signed is None or (signed.size, signed.root_hash) != (head.size, head.root_hash):
+                    await _check_continues(repository, signed, head)
+                    active = self._authorities.active()
+                    signed = await active.key.sign(UnsignedHead(head, active.signer.certificate))
+                    await repository.add_head(signed)
             except InvalidInputError as error:
                 if self._problem.set(f"the transparency log was changed from outside: {error.message}"):
                     log.error("ca_log_changed", reason=error.message)  # noqa: TRY400 - a finding, not a fault
                 return
-            self._problem.set(None)
-            active = self._authorities.active()
-            await repository.add_head(await active.key.sign(UnsignedHead(head, active.signer.certificate)))
+        self._signed = signed
+        self._problem.set(None)
+
+    def _past(self, stored: SignedTreeHead | None) -> SignedTreeHead | None:
+        """Return the head that the log has to continue: the stored one, or one that this process has seen beyond it.
+
+        Raises InvalidInputError if no authority of ours signed the stored one.
+        """
+        if stored is not None and stored != self._signed:
+            check_head(stored, [parse_certificate(root) for root in self._authorities.bundle().roots])
+        if self._signed is not None and (stored is None or stored.size < self._signed.size):
+            return self._signed
+        return stored
 
     async def head(self, size: int | None = None) -> SignedTreeHead:
         """Return the newest signed head, or the one of a size. Raises NotFoundError if there is none."""

@@ -17,6 +17,7 @@ from app.ca.rules.log import (
     head_bytes,
     serial_of,
 )
+from app.ca.rules.merkle import Frontier
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
@@ -202,3 +203,15 @@ async def test_a_tree_with_a_missing_changed_or_added_entry_is_not_that_of_its_h
     leaves[drop] = replace(leaves[drop], text="{}")
     with pytest.raises(InvalidInputError, match="changed"):
         check_tree(head, leaves)
+
+
+@pytest.mark.parametrize("forged", [True, False], ids=["a head that nobody signed", "no head any more"])
+async def test_a_log_that_was_changed_with_its_heads_is_not_signed(ca, transactions, forged):
+    await issue(ca)
+    await ca.maintain()
+    state, head = transactions.state, await ca.log.head()
+    state.frontier, _ = Frontier().grown([b"\0" * 32] * head.size)
+    state.heads = {head.size: replace(head, root_hash=state.frontier.root)} if forged else {}
+    await ca.maintain()
+    with pytest.raises(PreconditionError, match="transparency log was changed"):
+        await ca.check_ready()
