@@ -15,6 +15,7 @@ from sqlalchemy.util import await_only
 
 from app.core.errors import InvalidInputError
 from app.core.private_files import ensure_database_file
+from app.db import sqlite_driver
 from app.db.errors import DatabaseAwayError, is_busy
 
 # How long a writer of another process is waited for before the call fails.
@@ -146,6 +147,7 @@ def _sqlite(url: URL, busy_timeout_ms: int) -> AsyncEngine:
             # The driver opens in a thread, which it leaves behind, on its way to a loop that may have ended, if that
             # fails: so find out here.
             sqlite3.connect(str(url.database)).close()
+            options["async_creator_fn"] = sqlite_driver.connect
             connection = dialect.connect(*arguments, **options)
         except (sqlite3.Error, OSError) as error:
             raise DatabaseAwayError(f"cannot open {place_of(url)}: {error}") from error
