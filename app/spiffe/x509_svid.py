@@ -49,9 +49,8 @@ MAX_CHAIN_LENGTH = 6
 # PEM. A leaf with an RSA-8192 key and as many DNS names as an entry may have, each of the full length, is about 27 KB.
 MAX_CERTIFICATE_BYTES = 32 * 1024
 
-# Pairs of certificate and issuer whose signature was checked recently: the signer stands under the same root in every
-# chain that is issued.
-ISSUED_CACHE_SIZE = 64
+# The authorities above a leaf, checked recently: the same stand above every leaf that is issued.
+AUTHORITIES_CACHE_SIZE = 64
 
 MALFORMED = (
     ValueError,
@@ -64,6 +63,7 @@ MALFORMED = (
 )
 """What the X.509 library raises for input that is not what it claims to be; some kinds have no base in common."""
 
+_NOT_SIGNED = "a certificate of the chain was not signed by the next one (RFC 5280 6.1.3 (a))"
 _PEM_BEGIN = "-----BEGIN "
 _BOTH_SIDES = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
 _KNOWN_CRITICAL = {
@@ -141,16 +141,14 @@ def verify_svid(
     if leaf.spiffe_id.trust_domain != trust_domain:
         raise InvalidInputError(f"the leaf is of the trust domain {leaf.spiffe_id.trust_domain}, not {trust_domain}")
     try:
-        for beneath, certificate in enumerate(chain[1:]):
-            _check_signing_certificate(certificate, beneath, trust_domain)  # 10
-        root = _anchor(chain, roots)  # 11
-        _check_signing_certificate(root, len(chain) - 1, trust_domain)  # 10
-        path = [*chain, root]
-        for certificate in path:
-            _check_period(certificate, now)  # 12
+        above = _authorities_above(chain, tuple(roots), trust_domain)  # 10, 11, 12
+        if not _issued_by(chain[0], above.issuer):  # 11
+            raise InvalidInputError(_NOT_SIGNED)
+        not_after = min(leaf.not_after, above.not_after)
+        _check_period(max(chain[0].not_valid_before_utc, above.not_before), not_after, now)  # 12
     except MALFORMED as error:
         raise InvalidInputError("a certificate of the chain is not well-formed") from error
-    return replace(leaf, not_after=min(certificate.not_valid_after_utc for certificate in path))
+    return replace(leaf, not_after=not_after)
 
 
 def authority_ids(authority: x509.Certificate) -> tuple[str, ...]:
@@ -195,7 +193,40 @@ def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     return spiffe_id
 
 
-@lru_cache(maxsize=ISSUED_CACHE_SIZE)  # of authorities, which stand above many leaves
+@dataclass(frozen=True, slots=True)
+class _Authorities:
+    """Checked authorities: the issuer of leaves, and the time in which all of them, root included, are valid."""
+
+    issuer: x509.Certificate
+    not_before: datetime
+    not_after: datetime
+
+
+def _authorities_above(
+    chain: Sequence[x509.Certificate], roots: tuple[x509.Certificate, ...], trust_domain: TrustDomain
+) -> _Authorities:
+    if len(chain) == 1:
+        return _authorities((), (_anchor(chain[0], roots),), trust_domain)
+    return _authorities(tuple(chain[1:]), roots, trust_domain)
+
+
+@lru_cache(maxsize=AUTHORITIES_CACHE_SIZE)
+def _authorities(
+    intermediates: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], trust_domain: TrustDomain
+) -> _Authorities:
+    """Return what was checked, at whatever time: the intermediates, lowest first, and the root above them."""
+    for beneath, certificate in enumerate(intermediates):
+        _check_signing_certificate(certificate, beneath, trust_domain)  # 10
+    for certificate, issuer in pairwise(intermediates):
+        if not _issued_by(certificate, issuer):  # 11
+            raise InvalidInputError(_NOT_SIGNED)
+    root = _anchor(intermediates[-1], roots) if intermediates else roots[0]  # 11
+    _check_signing_certificate(root, len(intermediates), trust_domain)  # 10
+    path = (*intermediates, root)
+    start, end = zip(*((each.not_valid_before_utc, each.not_valid_after_utc) for each in path), strict=True)
+    return _Authorities(path[0], max(start), min(end))
+
+
 def _check_signing_certificate(certificate: x509.Certificate, beneath: int, trust_domain: TrustDomain) -> None:
     constraints = _extension(certificate, x509.BasicConstraints)
     if constraints is None or not constraints.critical or not constraints.value.ca:
@@ -210,17 +241,13 @@ def _check_signing_certificate(certificate: x509.Certificate, beneath: int, trus
     _check_critical(certificate)
 
 
-def _anchor(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> x509.Certificate:
-    for certificate, issuer in pairwise(chain):
-        if not _issued_by(certificate, issuer):
-            raise InvalidInputError("a certificate of the chain was not signed by the next one (RFC 5280 6.1.3 (a))")
+def _anchor(certificate: x509.Certificate, roots: tuple[x509.Certificate, ...]) -> x509.Certificate:
     for root in roots:
-        if _issued_by(chain[-1], root):
+        if _issued_by(certificate, root):
             return root
     raise InvalidInputError("the chain does not end at a root of the trust bundle (X509-SVID 5.1)")
 
 
-@lru_cache(maxsize=ISSUED_CACHE_SIZE)
 def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)  # compares the names as well
@@ -229,12 +256,11 @@ def _issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _check_period(certificate: x509.Certificate, now: datetime) -> None:
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if now < start:
-        raise InvalidInputError(f"a certificate is not valid before {start.isoformat()}")
-    if now > end:
-        raise InvalidInputError(f"a certificate expired at {end.isoformat()}")
+def _check_period(not_before: datetime, not_after: datetime, now: datetime) -> None:
+    if now < not_before:
+        raise InvalidInputError(f"a certificate is not valid before {not_before.isoformat()}")
+    if now > not_after:
+        raise InvalidInputError(f"a certificate expired at {not_after.isoformat()}")
 
 
 def _check_critical(certificate: x509.Certificate) -> None:
