@@ -49,6 +49,16 @@ async def test_those_that_come_while_one_is_written_share_the_next_transaction(c
     assert len(await ca.records.page(None, 100)) == 20
 
 
+async def test_those_that_come_turn_by_turn_join_the_transaction_that_begins(ca, commits):
+    async def caller(turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await issue(ca)
+
+    await at_once(*(caller(turns) for turns in range(8)))
+    assert commits == [8]
+
+
 async def test_a_lone_issuance_waits_for_nobody(ca, commits):
     await issue(ca)
     await issue(ca)
