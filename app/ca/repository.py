@@ -43,6 +43,7 @@ from app.ca.tables import (
 )
 from app.core.errors import PreconditionError
 from app.db.authentic import AuthenticRows, Refused
+from app.db.base import Base
 from app.db.macs import RowMacs
 from app.db.rows import Rows, affected, values_of
 from app.spiffe.id import SpiffeId
@@ -57,10 +58,16 @@ LEAVES = Rows(LogRow, LogLeaf)
 HEADS = Rows(LogHeadRow, SignedTreeHead)
 LOG_STATE_ID = 1
 
-_LOG_STATE = select(LogStateRow.size, LogStateRow.peaks).where(LogStateRow.id == LOG_STATE_ID).with_for_update()
+# Of tables and not of their classes, made once: every transaction that records SVIDs executes them.
+_NODES, _STATE, _REVISIONS = (
+    Base.metadata.tables[row.__tablename__] for row in (LogNodeRow, LogStateRow, BanRevisionRow)
+)
+_INSERT_NODES = insert(_NODES)
+_LOG_STATE = select(_STATE.c.size, _STATE.c.peaks).where(_STATE.c.id == LOG_STATE_ID).with_for_update()
+_GROW_LOG = update(_STATE).where(_STATE.c.id == LOG_STATE_ID)
 BANS = Rows(BanRow, Ban)
 CRLS = Rows(CrlRow, Crl)
-BAN_REVISION = select(BanRevisionRow.revision)
+BAN_REVISION = select(_REVISIONS.c.revision)
 HELD_REVISION = BAN_REVISION.with_for_update(read=True)
 # One statement on both databases, so that the first two writers ever cannot both insert the row.
 NEXT_BAN_REVISION = text(
@@ -197,9 +204,8 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
         await LEAVES.insert(self._session, *leaves)
         if nodes:
             rows = [{"level": node.level, "index": node.index, "hash": hashed} for node, hashed in nodes.items()]
-            await self._session.execute(insert(LogNodeRow), rows)
-        state = update(LogStateRow).where(LogStateRow.id == LOG_STATE_ID)
-        await self._session.execute(state.values(size=frontier.size, peaks=b"".join(frontier.peaks)))
+            await self._session.execute(_INSERT_NODES, rows)
+        await self._session.execute(_GROW_LOG, {"size": frontier.size, "peaks": b"".join(frontier.peaks)})
 
     async def log_leaves(self, start: int, limit: int) -> Sequence[LogLeaf]:
         query = LEAVES.select().where(LogRow.index >= start).order_by(LogRow.index).limit(limit)

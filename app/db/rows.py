@@ -23,7 +23,8 @@ class Rows(Generic[Record]):
         self._record = record
         rows = Base.metadata.tables[table.__tablename__]
         self._insert = insert(rows)
-        self.columns = [rows.c[field.name] for field in fields(record)]
+        self._names = tuple(field.name for field in fields(record))
+        self.columns = [rows.c[name] for name in self._names]
 
     def select(self) -> Select[Any]:
         """Return the query of every row, to be narrowed and ordered."""
@@ -40,9 +41,10 @@ class Rows(Generic[Record]):
 
     async def insert(self, session: AsyncSession, *records: Record, **more: object) -> None:
         """Store records, and `more` columns beside their fields. What is None in all is left to the database."""
-        rows = [{**values_of(record), **more} for record in records]
-        given = [name for name in rows[0] if any(row[name] is not None for row in rows)]
-        await session.execute(self._insert, [{name: row[name] for name in given} for row in rows])
+        given = [name for name in self._names if any(getattr(record, name) is not None for record in records)]
+        added = {name: value for name, value in more.items() if value is not None}
+        rows = [{**{name: getattr(record, name) for name in given}, **added} for record in records]
+        await session.execute(self._insert, rows)
 
 
 def values_of(record: "DataclassInstance") -> dict[str, Any]:
