@@ -5,7 +5,7 @@ checked is not allowed.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -231,7 +231,7 @@ class CheckInput:
     which a header that may name another one was not forwarded. `forwarded_headers` are the names of headers that are
     absent only if the client sent none, None if that is true of every name; of another header that is absent it is not
     known whether the client sent it. `attributes` returns the check as Envoy sent it, for providers: an
-    `AttributeContext` in the JSON form of protobuf.
+    `AttributeContext` in the JSON form of protobuf, at least those parts that it is given (`rules.parts`).
     """
 
     workload: Workload | None
@@ -250,7 +250,7 @@ class CheckInput:
     destination_port: int | None = None
     sni: str | None = None
     is_tcp: bool = False
-    attributes: Callable[[], dict[str, Any]] | None = None
+    attributes: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     def lacks(self, header: str) -> bool:
         """Whether it is not known if the request has the header, as the proxy would not have forwarded it."""
@@ -332,8 +332,11 @@ class Answer:
     undecided: bool = False
 
 
-Ask = Callable[[CheckInput], Awaitable[Answer]]
-"""Asks a provider about a request. It bounds its time, and what goes wrong is an answer that denies."""
+Ask = Callable[[CheckInput], Answer | Awaitable[Answer]]
+"""Asks a provider about a request. It bounds its time, and what goes wrong is an answer that denies.
+
+The answer is to be awaited where the provider has to wait for it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

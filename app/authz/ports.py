@@ -41,7 +41,7 @@ class Provider(Protocol):
         """End what it has running."""
         ...
 
-    async def __call__(self, request: CheckInput, /) -> Answer:
+    def __call__(self, request: CheckInput, /) -> Answer | Awaitable[Answer]:
         """Return the decision on a request in bounded time; what goes wrong is an answer that denies."""
         ...
 

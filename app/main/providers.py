@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from app.authz.backends.opa import OpaOptions, OpaProvider
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.ports import Provider
+from app.authz.rules.parts import parts_of
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.settings.areas import AuthzSettings, OpaProviderSettings, RegoProviderSettings
@@ -18,11 +19,18 @@ def make_providers(settings: AuthzSettings, clock: Clock) -> dict[str, Provider]
 def _make(name: str, settings: RegoProviderSettings | OpaProviderSettings, clock: Clock) -> Provider:
     seconds = settings.timeout_ms / 1000
     if isinstance(settings, OpaProviderSettings):
-        cached = settings.cache_seconds
-        return OpaProvider(OpaOptions(settings.url, settings.query, seconds, settings.connections, cached), clock)
-    return RegoProvider(
-        name, RegoOptions(settings.path, settings.query, seconds, settings.workers, v0=settings.rego_v0)
+        cached, named = settings.cache_seconds, settings.cache_by
+        by = parts_of(tuple(path.split(".")) for path in named) if named else None
+        return OpaProvider(OpaOptions(settings.url, settings.query, seconds, settings.connections, cached, by), clock)
+    options = RegoOptions(
+        settings.path,
+        settings.query,
+        seconds,
+        settings.workers,
+        v0=settings.rego_v0,
+        cache_seconds=settings.cache_seconds,
     )
+    return RegoProvider(name, options, clock)
 
 
 async def check_providers(providers: Mapping[str, Provider]) -> None:

@@ -21,6 +21,7 @@ from app.settings.values import (
     HeaderFamilies,
     HeaderName,
     HttpUrl,
+    InputPath,
     Json,
     Jwks,
     KeyPrefix,
@@ -59,6 +60,7 @@ MAX_WORKERS = 64
 MAX_CONNECTIONS = 1024
 # A decision that is older than this was made by other policies.
 MAX_CACHE_SECONDS = 3600.0
+MAX_CACHE_PARTS = 64
 # The largest number of hits in a request.
 MAX_HITS = 2**32 - 1
 # What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
@@ -204,6 +206,7 @@ class RegoProviderSettings(Area):
 
     `path`: a `.rego` file, a directory or a bundle (`.tar.gz`). `query`: the path of the decision. `timeout_ms`: how
     long a decision may take. `workers`: how many processes evaluate. `rego_v0`: the policies are written in Rego v0.
+    `cache_seconds`: how long a decision is kept for equal inputs where the policies look at the time.
     """
 
     engine: Literal["rego"]
@@ -212,6 +215,7 @@ class RegoProviderSettings(Area):
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     rego_v0: bool = False
+    cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
 
 
 class OpaProviderSettings(Area):
@@ -219,6 +223,7 @@ class OpaProviderSettings(Area):
 
     `url`: its address, `http://127.0.0.1:8181`. `query`: the path of the decision. `timeout_ms`: how long an answer may
     take. `connections`: how many there are at once. `cache_seconds`: how long an answer is kept for equal inputs.
+    `cache_by`: the parts of the input in which equal inputs are equal.
     """
 
     engine: Literal["opa"]
@@ -227,6 +232,7 @@ class OpaProviderSettings(Area):
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
     connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 16
     cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
+    cache_by: Annotated[tuple[InputPath, ...], Field(max_length=MAX_CACHE_PARTS)] = ()
 
 
 class AuthzSettings(Area):

@@ -30,6 +30,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _URL = re.compile(r"[!-~]{1,2048}")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPA_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?/?")
+_INPUT_PATH = re.compile(r"[A-Za-z0-9_:-]{1,128}(\.[A-Za-z0-9_:-]{1,128}){0,15}")
 _REGO_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:/[A-Za-z_][A-Za-z0-9_]{0,63}){0,15}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
@@ -237,6 +238,9 @@ ProviderName = Annotated[
     str, _require(_PROVIDER_NAME.fullmatch, "must be a provider's name: letters, digits, dots, dashes, 253 at most")
 ]
 RegoPath = Annotated[str, _require(_REGO_PATH.fullmatch, "must be the path of a decision, such as envoy/authz/allow")]
+InputPath = Annotated[
+    str, _require(_INPUT_PATH.fullmatch, "must be a part of the input, such as attributes.request.http.method")
+]
 OpaUrl = Annotated[
     str, _require(_OPA_URL.fullmatch, "must be http://host:port or https://host:port, with no path and no user")
 ]

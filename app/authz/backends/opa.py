@@ -2,15 +2,16 @@
 
 import asyncio
 import json
-from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import httpx
 
+from app.authz.backends.kept_answers import KeptAnswers
 from app.authz.model import Answer, CheckInput
 from app.authz.rules.opa import MAX_DECISION_BYTES, input_document, input_text, no_constant, read_decision
+from app.authz.rules.parts import Parts, selected
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError
 
@@ -18,8 +19,6 @@ from app.core.errors import InvalidInputError
 MAX_ANSWER_BYTES = 2 * MAX_DECISION_BYTES
 # Requests that wait for a connection; more would only wait until their time is over.
 MAX_WAITING = 1000
-# Answers that are kept where that is allowed; one takes some hundred bytes.
-MAX_KEPT_ANSWERS = 4096
 
 _DIGEST_BYTES = 16
 _HEADERS = {"content-type": "application/json"}
@@ -32,7 +31,8 @@ class OpaOptions:
     """Where OPA is, and how it is asked.
 
     `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take, `connections`
-    how many there are at once. `cache_seconds` is how long an answer is kept for equal inputs, 0 for not at all.
+    how many there are at once. `cache_seconds` is how long an answer is kept for equal inputs, 0 for not at all; equal
+    in the parts `cache_by`, or without any in all but the request's time and ids.
     """
 
     url: str
@@ -40,6 +40,7 @@ class OpaOptions:
     seconds: float
     connections: int
     cache_seconds: float = 0.0
+    cache_by: Parts | None = None
 
 
 class OpaProvider:
@@ -48,14 +49,14 @@ class OpaProvider:
     loaded = True
 
     def __init__(self, options: OpaOptions, clock: Clock) -> None:
-        self._options, self._clock = options, clock
+        self._options = options
         self._url = f"{options.url.rstrip('/')}/v1/data/{options.query}"
         limits = httpx.Limits(max_connections=options.connections, max_keepalive_connections=options.connections)
         # The time is bounded as a whole as well, below. Redirects lead to where nobody said that decisions are made.
         self._client = httpx.AsyncClient(
             limits=limits, timeout=options.seconds, follow_redirects=False, trust_env=False
         )
-        self._kept: OrderedDict[bytes, tuple[float, Answer]] = OrderedDict()
+        self._kept = KeptAnswers(clock, options.cache_seconds) if options.cache_seconds else None
         self._asking = 0
 
     async def refresh(self) -> None:
@@ -72,22 +73,14 @@ class OpaProvider:
             text = input_text(document)
         except InvalidInputError as error:
             return Answer(error.message, undecided=True)
-        if not self._options.cache_seconds:
+        if self._kept is None:
             return await self._ask(text)
-        key = _key(document)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > self._clock.monotonic():
-            return kept[1]
-        answer = await self._ask(text)
-        if not answer.undecided:
-            self._keep(key, answer)
+        key = _key(document, self._options.cache_by)
+        answer = self._kept.get(key)
+        if answer is None:
+            answer = await self._ask(text)
+            self._kept.keep(key, answer)
         return answer
-
-    def _keep(self, key: bytes, answer: Answer) -> None:
-        self._kept[key] = self._clock.monotonic() + self._options.cache_seconds, answer
-        self._kept.move_to_end(key)
-        if len(self._kept) > MAX_KEPT_ANSWERS:
-            self._kept.popitem(last=False)
 
     async def _ask(self, text: bytes) -> Answer:
         if self._asking >= MAX_WAITING + self._options.connections:
@@ -129,8 +122,13 @@ def _read(content: bytes | None) -> Answer:
     return read_decision(answer["result"]) if "result" in answer else _UNDEFINED
 
 
-def _key(document: dict[str, Any]) -> bytes:
-    """Return what equal inputs have in common: all but the request's time, ids and the peer's port."""
+def _key(document: dict[str, Any], parts: Parts | None) -> bytes:
+    """Return what equal inputs have in common: the parts, or all but the request's time, ids and the peer's port."""
+    found = _lasting(document) if parts is None else selected(document, parts)
+    return blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _lasting(document: dict[str, Any]) -> dict[str, Any]:
     attributes = dict(document["attributes"])
     asked = dict(attributes.get("request", {}))
     http = dict(asked.get("http", {}))
@@ -141,5 +139,4 @@ def _key(document: dict[str, Any]) -> bytes:
     source = dict(attributes.get("source", {}))
     source["address"] = source.get("address", {}).get("socketAddress", {}).get("address")
     attributes |= {"request": {**asked, "http": http}, "source": source}
-    text = json.dumps({**document, "attributes": attributes}, sort_keys=True)
-    return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+    return {**document, "attributes": attributes}

@@ -1,16 +1,26 @@
-"""The provider that evaluates Rego embedded, in child processes (`rego_worker.py`)."""
+"""The provider that evaluates Rego embedded: in child processes (`rego_worker.py`), or here if it ends soon.
+
+What ends soon is known from the text (`rego_cost.py`), and is evaluated without a process being woken up for it.
+"""
 
 import asyncio
+import json
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from app.authz.backends.kept_answers import KeptAnswers
+from app.authz.backends.rego_cost import Cost
+from app.authz.backends.rego_engine import Loaded
 from app.authz.backends.rego_files import read_files, read_policies
 from app.authz.backends.rego_pool import RegoPool, Setup
 from app.authz.backends.rego_wire import DECISION, FALSE, TRUE, UNDEFINED
 from app.authz.model import Answer, CheckInput
 from app.authz.rules.opa import input_document, input_text, read_decision, read_reply
+from app.authz.rules.parts import Parts
+from app.core.clock import Clock
 from app.core.errors import InvalidInputError, UnavailableError
 
 _NOT_LOADED = Answer("its policies are not loaded yet", undecided=True)
@@ -28,7 +38,8 @@ class RegoOptions:
     """Where the policies are and how they are evaluated.
 
     `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take; `workers` how
-    many processes evaluate. `v0`: the policies are written in Rego v0, whatever a bundle says.
+    many processes evaluate. `v0`: the policies are written in Rego v0, whatever a bundle says. `cache_seconds`: how
+    long an answer is kept for equal inputs if it may be another one later, 0 for not at all.
     """
 
     path: Path
@@ -36,22 +47,49 @@ class RegoOptions:
     seconds: float
     workers: int
     v0: bool = False
+    cache_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A set of policies: what evaluates it, and the parts of the input that it reads.
+
+    Those whose cost is known are loaded in this process as well.
+    """
+
+    pool: RegoPool
+    parts: Parts
+    cost: Cost | None
+    here: Loaded | None
+    kept: KeptAnswers | None
+
+    def retire(self) -> None:
+        """Let it go once it has answered what it was sent."""
+        self.pool.retire()
+        if self.here is not None:
+            self.here.close()
+
+    async def close(self) -> None:
+        """End its processes."""
+        if self.here is not None:
+            self.here.close()
+        await self.pool.close()
 
 
 class RegoProvider:
     """Decides by Rego policies on disk, all of them or none: what is not valid leaves the ones before active."""
 
-    def __init__(self, name: str, options: RegoOptions) -> None:
-        self._name, self._options = name, options
+    def __init__(self, name: str, options: RegoOptions, clock: Clock) -> None:
+        self._name, self._options, self._clock = name, options, clock
         self._files: dict[str, bytes] | None = None
         self._problem: InvalidInputError | None = None
-        self._pool: RegoPool | None = None
+        self._active: _Active | None = None
         self._loading = asyncio.Lock()
 
     @property
     def loaded(self) -> bool:
         """Whether there are policies to decide by."""
-        return self._pool is not None
+        return self._active is not None
 
     async def refresh(self) -> None:
         """Read the policies, and make them active if they were changed.
@@ -78,33 +116,69 @@ class RegoProvider:
     async def _activate(self, files: dict[str, bytes]) -> None:
         options = self._options
         policies = await asyncio.to_thread(read_policies, options.path, files)
-        query = f"data.{options.query.replace('/', '.')}"
-        pool = RegoPool(Setup(policies, query, options.seconds, options.workers, v0=options.v0 or policies.v0))
+        v0, query = options.v0 or policies.v0, f"data.{options.query.replace('/', '.')}"
+        data = await asyncio.to_thread(json.dumps, policies.data)
+        pool = RegoPool(Setup(policies.modules, data, query, options.seconds, options.workers, v0=v0))
         try:
-            await pool.start()
+            known = await pool.start()
+            # A process has loaded them, so that they are valid; they are small, or there would be no cost.
+            here = None if known.cost is None else Loaded(known.modules, data, query, v0=v0)
         except BaseException:
             await pool.close()
             raise
-        before, self._pool = self._pool, pool
+        before, self._active = (
+            self._active,
+            _Active(pool, known.parts, known.cost, here, self._keeping(pure=known.pure)),
+        )
         if before is not None:
             before.retire()
         _log.info("provider_loaded", provider=self._name, modules=len(policies.modules), revision=policies.revision)
 
     async def close(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            await self._pool.close()
+        if self._active is not None:
+            await self._active.close()
+            self._active = None
 
-    async def __call__(self, request: CheckInput) -> Answer:
+    def __call__(self, request: CheckInput) -> Answer | Awaitable[Answer]:
         """Return the policies' decision. What goes wrong denies: no decision, another type, an error, no time."""
-        if self._pool is None:
+        active = self._active
+        if active is None:
             return _NOT_LOADED
         try:
-            reply = await self._pool.evaluate(input_text(input_document(request)))
-        except (InvalidInputError, UnavailableError) as error:
+            text = input_text(input_document(request, active.parts))
+        except InvalidInputError as error:
             return Answer(error.message, undecided=True)
-        if (found := _FIXED.get(reply)) is not None:
-            return found
-        if reply.startswith(DECISION):
-            return read_reply(reply[1:])
-        return Answer(f"its evaluation failed: {reply[1:].decode(errors='replace')}", undecided=True)
+        kept = active.kept
+        if kept is not None and (answer := kept.get(text)) is not None:
+            return answer
+        if active.here is None or active.cost is None or not active.cost.fits(text):
+            return _evaluated(active, text)
+        answer = _read(active.here.reply(text))
+        if kept is not None:
+            kept.keep(text, answer)
+        return answer
+
+    def _keeping(self, *, pure: bool) -> KeptAnswers | None:
+        """Return where answers are kept: what is decided the same later, until the policies change."""
+        seconds = self._options.cache_seconds
+        return KeptAnswers(self._clock, None if pure else seconds) if pure or seconds else None
+
+
+async def _evaluated(active: _Active, text: bytes) -> Answer:
+    try:
+        answer = _read(await active.pool.evaluate(text))
+    except UnavailableError as error:
+        return Answer(error.message, undecided=True)
+    if active.kept is not None:
+        active.kept.keep(text, answer)
+    return answer
+
+
+def _read(found: bytes) -> Answer:
+    fixed = _FIXED.get(found)
+    if fixed is not None:
+        return fixed
+    if found.startswith(DECISION):
+        return read_reply(found[1:])
+    return Answer(f"its evaluation failed: {found[1:].decode(errors='replace')}", undecided=True)

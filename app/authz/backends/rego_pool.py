@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from app.authz.backends.rego_files import Policies
+from app.authz.backends.rego_known import Known, read_known
 from app.authz.backends.rego_wire import LENGTH_BYTES, READY, frame, length_of
 from app.core.errors import InvalidInputError, UnavailableError
 
@@ -27,9 +27,10 @@ _SETTINGS_PREFIX = "MESHWARD_"
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is evaluated, for how long at most, and by how many processes."""
+    """What is evaluated, for how long at most, and by how many processes; `data` is JSON."""
 
-    policies: Policies
+    modules: tuple[tuple[str, str], ...]
+    data: str
     query: str
     seconds: float
     workers: int
@@ -38,8 +39,8 @@ class Setup:
     def first_frame(self) -> bytes:
         """Return what a process is sent first."""
         content = {
-            "modules": self.policies.modules,
-            "data": self.policies.data,
+            "modules": self.modules,
+            "data": self.data,
             "query": self.query,
             "v0": self.v0,
             "seconds": self.seconds,
@@ -125,11 +126,15 @@ class RegoPool:
         self._first = b""
         self._retired = False
 
-    async def start(self) -> None:
-        """Start the processes. Raises InvalidInputError that says what is wrong with the policies."""
+    async def start(self) -> Known:
+        """Start the processes, and return what they say about the policies.
+
+        Raises InvalidInputError that says what is wrong with the policies.
+        """
         self._first = await asyncio.to_thread(self._setup.first_frame)
         for _ in range(self._setup.workers):
             self._workers.append(await self._started())
+        return await asyncio.to_thread(read_known, self._workers[0].ready.result()[1:])
 
     def retire(self) -> None:
         """Let the processes end once they have answered what they were sent."""
@@ -213,7 +218,7 @@ class RegoPool:
             process.kill()
             worker.close()
             raise
-        if said == READY:
+        if said.startswith(READY):
             return worker
         process.kill()
         worker.close()

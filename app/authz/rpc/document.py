@@ -9,69 +9,93 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from app.authz.rules.parts import EVERYTHING, Parts
+
 # `encode_raw_headers` keeps bytes that are not UTF-8. Envoy writes them as `!` where it has to write text.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+# What the rest of an input document is made of.
+_ALWAYS = frozenset({"path", "body"})
+_PARTIAL = "x-envoy-auth-partial-body"
+_OF_THE_BODY = "content-type", "content-length", _PARTIAL
+_NOTHING: Parts = {}
 _TEXTS = ("id", "method", "path", "host", "scheme", "query", "fragment", "protocol", "body")
 
 
-def attributes_of(attributes: Any) -> dict[str, Any]:
+def attributes_of(attributes: Any, parts: Parts = EVERYTHING) -> dict[str, Any]:
     """Return the attributes of a CheckRequest; what is empty is left out.
 
-    Raw headers are there as Envoy would have written them without `encode_raw_headers` as well, and a raw body as text
-    if it is text.
+    With `parts`, it is at least those, and what the other parts of an input document are made of: path and body. Raw
+    headers are there as Envoy would have written them without `encode_raw_headers` as well, and a raw body as text if
+    it is text.
     """
     found: dict[str, Any] = {}
-    if attributes.HasField("source"):
-        found["source"] = _peer(attributes.source)
-    if attributes.HasField("destination"):
-        found["destination"] = _peer(attributes.destination)
+    if "source" in parts and attributes.HasField("source"):
+        found["source"] = _peer(attributes.source, parts["source"])
+    if "destination" in parts and attributes.HasField("destination"):
+        found["destination"] = _peer(attributes.destination, parts["destination"])
     if attributes.HasField("request"):
         request = attributes.request
-        found["request"] = {"http": _http(request.http)}
-        if request.HasField("time"):
+        asked = parts.get("request", _NOTHING)
+        found["request"] = {"http": _http(request.http, asked.get("http", _NOTHING))}
+        if "time" in asked and request.HasField("time"):
             found["request"]["time"] = request.time.ToJsonString()
-    if attributes.context_extensions:
+    if "contextExtensions" in parts and attributes.context_extensions:
         found["contextExtensions"] = dict(attributes.context_extensions)
     for name, key in (("metadata_context", "metadataContext"), ("route_metadata_context", "routeMetadataContext")):
-        if attributes.HasField(name):
+        if key in parts and attributes.HasField(name):
             found[key] = MessageToDict(getattr(attributes, name))
-    if attributes.tls_session.sni:
+    if "tlsSession" in parts and attributes.tls_session.sni:
         found["tlsSession"] = {"sni": attributes.tls_session.sni}
     return found
 
 
-def _peer(peer: Any) -> dict[str, Any]:
+def _peer(peer: Any, parts: Parts) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    address = peer.address
-    if address.WhichOneof("address") == "socket_address":
-        at = address.socket_address
-        found["address"] = {"socketAddress": {"address": at.address, "portValue": at.port_value}}
-    elif peer.HasField("address"):
-        found["address"] = MessageToDict(address)
+    if "address" in parts:
+        address = peer.address
+        if address.WhichOneof("address") == "socket_address":
+            at = address.socket_address
+            found["address"] = {"socketAddress": {"address": at.address, "portValue": at.port_value}}
+        elif peer.HasField("address"):
+            found["address"] = MessageToDict(address)
     for name in ("service", "principal", "certificate"):
-        if value := getattr(peer, name):
+        if name in parts and (value := getattr(peer, name)):
             found[name] = value
-    if peer.labels:
+    if "labels" in parts and peer.labels:
         found["labels"] = dict(peer.labels)
     return found
 
 
-def _http(http: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {name: value for name in _TEXTS if (value := getattr(http, name))}
-    if http.size:
+def _http(http: Any, parts: Parts) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in _TEXTS:
+        if (name in parts or name in _ALWAYS) and (value := getattr(http, name)):
+            found[name] = value
+    if "size" in parts and http.size:
         found["size"] = str(http.size)
     if http.raw_body:
-        found["rawBody"] = b64encode(http.raw_body).decode()
         body = _text(http.raw_body)
         if "body" not in found and body is not None:
             found["body"] = body
+        if "rawBody" in parts:
+            found["rawBody"] = b64encode(http.raw_body).decode()
     raw = http.header_map.headers
-    if raw:
+    if not raw:
+        found["headers"] = _named_headers(http.headers, parts, has_body="body" in found)
+        return found
+    if "headerMap" in parts:
         found["headerMap"] = {"headers": [_raw_header(header) for header in raw]}
-        found["headers"] = _merged([(header.key, header.raw_value or header.value.encode()) for header in raw])
-    else:
-        found["headers"] = dict(http.headers)
+    found["headers"] = _merged([(header.key, header.raw_value or header.value.encode()) for header in raw])
     return found
+
+
+def _named_headers(headers: Any, parts: Parts, *, has_body: bool) -> dict[str, str]:
+    """Return the headers that are named, or all of them."""
+    named = parts.get("headers", _NOTHING)
+    if named is EVERYTHING:
+        return dict(headers)
+    wanted = (*named, *_OF_THE_BODY) if has_body else (*named, _PARTIAL)
+    return {name: value for name in wanted if (value := headers.get(name)) is not None}
 
 
 def _raw_header(header: Any) -> dict[str, str]:

@@ -26,7 +26,6 @@ may refuse it (`/%zz`) by resetting the stream before this application is asked.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
-from functools import partial
 from typing import Any
 
 from app.authz.model import ANONYMOUS, NO_CHANGES, Changes, CheckInput, Identity, ProvidedDecision, Workload
@@ -156,7 +155,7 @@ class HttpAuthorization:
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
             sni=_single(headers, "x-meshward-sni") or None,
-            attributes=partial(_attributes, scope, whole, body, source),
+            attributes=lambda _parts: _attributes(scope, whole, body, source),
         )
 
     def _source(self, headers: Mapping[str, tuple[str, ...]], forwarded: Container[str]) -> Identity | None:

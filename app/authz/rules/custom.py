@@ -3,13 +3,15 @@
 Istio asks one provider for a workload. Here several can be named, and a request passes if all of them let it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 
 from app.authz.model import NO_CHANGES, Answer, Ask, Cause, Changes, CheckInput, ProvidedDecision, Verdict
 from app.authz.rules.compile import CompiledRule
 from app.authz.rules.index import WorkloadRules
 from app.core.decision import Decision, Outcome
+
+Asked = Verdict | Changes
 
 # How much of a provider's own reason is reported: its beginning says what went wrong.
 MAX_REASON = 512
@@ -24,18 +26,44 @@ def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tupl
     return tuple(found.values())
 
 
-async def ask(providers: Mapping[str, Ask], rules: Iterable[CompiledRule], request: CheckInput) -> Verdict | Changes:
-    """Return the denial of the first provider that denies, or what they change in a request that all let pass."""
-    changes = NO_CHANGES
-    for rule in rules:
-        provider = providers.get(rule.provider)
-        if provider is None:
-            return _denied(rule, Answer("it is not in the settings: add it to authz.providers", undecided=True))
-        answer = await provider(request)
+def ask(providers: Mapping[str, Ask], rules: Iterable[CompiledRule], request: CheckInput) -> Asked | Awaitable[Asked]:
+    """Return the denial of the first provider that denies, or what they change in a request that all let pass.
+
+    It is to be awaited where a provider has to wait.
+    """
+    asking, changes = iter(rules), NO_CHANGES
+    for rule in asking:
+        answer = _answer(providers, rule, request)
+        if not isinstance(answer, Answer):
+            return _ask_later(providers, answer, rule, asking, request, changes)
         if answer.denial:
             return _denied(rule, answer)
-        changes = changes + answer.changes if changes is not NO_CHANGES else answer.changes
+        if answer.changes is not NO_CHANGES:
+            changes = changes + answer.changes
     return changes
+
+
+async def _ask_later(
+    providers: Mapping[str, Ask],
+    waiting: Awaitable[Answer],
+    rule: CompiledRule,
+    asking: Iterable[CompiledRule],
+    request: CheckInput,
+    changes: Changes,
+) -> Asked:
+    answer = await waiting
+    if answer.denial:
+        return _denied(rule, answer)
+    found = ask(providers, asking, request)
+    others = await found if not isinstance(found, Verdict | Changes) else found
+    return others if isinstance(others, Verdict) else changes + answer.changes + others
+
+
+def _answer(providers: Mapping[str, Ask], rule: CompiledRule, request: CheckInput) -> Answer | Awaitable[Answer]:
+    provider = providers.get(rule.provider)
+    if provider is None:
+        return Answer("it is not in the settings: add it to authz.providers", undecided=True)
+    return provider(request)
 
 
 def with_changes(verdict: Verdict, changes: Changes) -> Verdict:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
-from app.authz.model import Ask, AuthzOptions, Cause, CheckInput, UnknownWorkload, Verdict
+from app.authz.model import Ask, AuthzOptions, Cause, Changes, CheckInput, UnknownWorkload, Verdict
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
-from app.authz.rules.custom import ask, rules_that_ask, with_changes
+from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
 from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules
 from app.authz.rules.nodes import headers_of
 from app.authz.rules.watch import with_observations
@@ -73,13 +73,16 @@ class NativeEngine:
             others = _other_readings(request, methods=rules.looks_at_methods) if self.options.every_reading else ()
             asking = rules_that_ask(rules, (request, *others))
             if asking:
-                return self._evaluate_later(asking, rules, request)
+                found = ask(self.providers, asking, request)
+                if isinstance(found, Verdict | Changes):
+                    return self._asked(found, rules, request)
+                return self._asked_later(found, rules, request)
         return self._decide(rules, request)
 
-    async def _evaluate_later(
-        self, asking: Iterable[CompiledRule], rules: WorkloadRules, request: CheckInput
-    ) -> Verdict:
-        found = await ask(self.providers, asking, request)
+    async def _asked_later(self, waiting: Awaitable[Asked], rules: WorkloadRules, request: CheckInput) -> Verdict:
+        return self._asked(await waiting, rules, request)
+
+    def _asked(self, found: Asked, rules: WorkloadRules, request: CheckInput) -> Verdict:
         if not isinstance(found, Verdict):
             return with_changes(self._decide(rules, request), found)
         return found if rules.watched is None else self._observed(found, rules.watched, request)

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from app.authz.model import Answer, Changes, CheckInput, HeaderValues
+from app.authz.rules.parts import EVERYTHING, Parts
 from app.core.errors import InvalidInputError
 
 VERSION = {"ext_authz": "v3", "encoding": "protojson"}
@@ -26,6 +27,7 @@ MAX_FIELDS = 1000
 MAX_INPUT_BYTES = 1024 * 1024
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_NOTHING: Parts = {}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 # The final ones in Envoy's StatusCode (envoy/type/v3/http_status.proto): it sends no other.
@@ -34,22 +36,28 @@ _ERRORS = {*range(400, 418), 421, 422, 423, 424, 426, 428, 429, 431, *range(500,
 _STATUSES = frozenset(_SUCCESS_AND_REDIRECTS | _ERRORS)
 
 
-def input_document(request: CheckInput) -> dict[str, Any]:
-    """Return the input document. Raises InvalidInputError if the request has none."""
+def input_document(request: CheckInput, parts: Parts = EVERYTHING) -> dict[str, Any]:
+    """Return the input document; with `parts`, at least those of it. Raises InvalidInputError if the request has none.
+
+    A body that is not what its content-type says raises as well, whether it is read or not.
+    """
     if request.attributes is None:
         raise InvalidInputError("the check has no attributes for a provider")
-    attributes = request.attributes()
+    attributes = request.attributes(parts.get("attributes", _NOTHING))
     http = attributes.get("request", {}).get("http", {})
-    path, _, query = http.get("path", "").partition("?")
+    document: dict[str, Any] = {"attributes": attributes} if "attributes" in parts else {}
+    if "parsed_path" in parts or "parsed_query" in parts:
+        path, _, query = http.get("path", "").partition("?")
+        document["parsed_path"] = unquote(path).lstrip("/").split("/")
+        document["parsed_query"] = _fields(query)
     body, truncated = _parsed_body(http)
-    return {
-        "attributes": attributes,
-        "parsed_path": unquote(path).lstrip("/").split("/"),
-        "parsed_query": _fields(query),
-        "parsed_body": body,
-        "truncated_body": truncated,
-        "version": VERSION,
-    }
+    if "parsed_body" in parts:
+        document["parsed_body"] = body
+    if "truncated_body" in parts:
+        document["truncated_body"] = truncated
+    if "version" in parts:
+        document["version"] = VERSION
+    return document
 
 
 def input_text(document: Mapping[str, Any]) -> bytes:

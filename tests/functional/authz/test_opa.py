@@ -5,12 +5,16 @@ import json
 import random
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from app.authz.backends.opa import MAX_ANSWER_BYTES, OpaOptions, OpaProvider
 from app.authz.backends.rego import RegoOptions, RegoProvider
+from app.authz.backends.rego_cost import Cost
+from app.authz.model import Answer
 from app.authz.rpc.document import attributes_of
+from app.authz.rules.parts import parts_of
 from tests.fakes.authz import request
 from tests.fakes.checks import check_request
 from tests.fakes.clock import ManualClock
@@ -68,6 +72,49 @@ reasons contains "peer" if not net.cidr_contains("10.0.0.0/8", input.attributes.
 reasons contains "truncated" if input.truncated_body
 """
 
+# What is evaluated without a process being asked.
+BOUNDED = """package envoy.authz
+
+import input.attributes.request.http as http
+
+default allow := false
+
+names := {"1": "one", "2": "two"}
+
+allow if {
+    http.method == "GET"
+    is_reader
+    startswith(http.path, "/people/")
+    not endswith(http.path, "x")
+}
+
+allow := {"allowed": false, "body": reason, "http_status": 401, "headers": {"x": [http.method]}} if http.method != "GET"
+
+reason := "amount" if {
+    input.parsed_body.amount > 100
+} else := names[input.parsed_query.n[0]] if {
+    true
+} else := sprintf("%s: %v", [http.method, concat("/", input.parsed_path)]) if {
+    not blank(http.headers["x-user"])
+} else := "none"
+
+is_reader if http.headers["x-user"] in {"alice", "Bob"}
+
+is_reader if {
+    some value in input.parsed_query.n
+    value == "7"
+}
+
+is_reader if {
+    count([part | some part in input.parsed_path; part != "x"]) > 1
+    every part in input.parsed_path { part != "people" }
+}
+
+blank(name) if name == ""
+
+blank(name) if regex.match(`^[^a-z]`, name)
+"""
+
 PATHS = [
     "/",
     "/people/alice",
@@ -97,7 +144,7 @@ BODIES = {
 def check(path="/", *, body="", **given):
     message = check_request(path, **given)
     message.attributes.request.http.body = body
-    return replace(request("/"), attributes=lambda: attributes_of(message.attributes))
+    return replace(request("/"), attributes=partial(attributes_of, message.attributes))
 
 
 def generated():
@@ -131,24 +178,30 @@ async def asking(url, clock=None, **given):
 
 
 @pytest.mark.peer
-async def test_a_real_opa_and_the_embedded_engine_decide_the_same(tmp_path):
+@pytest.mark.parametrize(("text", "where"), [(REGO, "process"), (BOUNDED, "here"), (BOUNDED, "process")])
+async def test_a_real_opa_and_the_embedded_engine_decide_the_same(tmp_path, monkeypatch, text, where):
     policy = tmp_path / "policy.rego"
-    policy.write_text(REGO)
-    embedded = RegoProvider("ext", RegoOptions(policy, "envoy/authz/allow", SECONDS, 1))
+    policy.write_text(text)
+    embedded = RegoProvider("ext", RegoOptions(policy, "envoy/authz/allow", SECONDS, 1), ManualClock())
+    if where == "process":
+        monkeypatch.setattr(Cost, "fits", lambda _cost, _text: False)
+    monkeypatch.setattr("app.authz.backends.kept_answers.MAX_KEY_BYTES", 0)
     await embedded.refresh()
     outcomes = set()
     try:
-        with opa_process(tmp_path, REGO) as url:
+        with opa_process(tmp_path, text) as url:
             async with asking(url) as remote:
                 for each in generated():
-                    ours, theirs = await embedded(each), await remote(each)
+                    ours, theirs = embedded(each), await remote(each)
+                    assert where == "process" or isinstance(ours, Answer)
+                    ours = ours if isinstance(ours, Answer) else await ours
                     assert (ours.denial, ours.undecided) == (theirs.denial, theirs.undecided)
                     assert ours.changes == theirs.changes
                     outcomes.add((bool(ours.denial), ours.undecided, ours.changes.body or ""))
     finally:
         await embedded.close()
     # The requests are many kinds, and so are the answers.
-    assert len(outcomes) > 20
+    assert len(outcomes) > (20 if text is REGO else 6)
 
 
 @pytest.mark.peer
@@ -275,7 +328,7 @@ def with_id(path, number, **headers):
     attributes.request.time.FromSeconds(number)
     attributes.request.http.id = str(number)
     attributes.source.address.socket_address.port_value = number
-    return replace(request("/"), attributes=lambda: attributes_of(attributes))
+    return replace(request("/"), attributes=partial(attributes_of, attributes))
 
 
 async def test_answers_are_kept_where_that_is_allowed_and_for_as_long():
@@ -290,6 +343,20 @@ async def test_answers_are_kept_where_that_is_allowed_and_for_as_long():
         clock.advance(10)
         await provider(with_id("/a", 1))
         assert len(served.requests) == 4
+
+
+async def test_answers_are_kept_for_inputs_that_are_equal_in_the_parts_that_are_named():
+    by = parts_of([("attributes", "request", "http", "headers", "x-user"), ("parsed_path",)])
+    async with (
+        serving(http('{"result": true}')) as (served, url),
+        asking(url, cache_seconds=10, cache_by=by) as provider,
+    ):
+        await provider(with_id("/a", 1))
+        await provider(with_id("/a?x=y", 1, other="header"))
+        assert len(served.requests) == 1
+        await provider(with_id("/a", 1, **{"x-user": "alice"}))
+        await provider(with_id("/b", 1))
+        assert len(served.requests) == 3
 
 
 async def test_nothing_is_kept_where_it_is_not_allowed():

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.authz.backends.rego import RegoOptions, RegoProvider
+from app.core.clock import SystemClock
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess
@@ -133,7 +134,9 @@ async def echo(reader, writer):
 @asynccontextmanager
 async def asking(directory, rego, seconds=20.0):
     (directory / "policy.rego").write_text(rego)
-    provider = RegoProvider("opa", RegoOptions(directory / "policy.rego", "envoy/authz/allow", seconds, 1))
+    provider = RegoProvider(
+        "opa", RegoOptions(directory / "policy.rego", "envoy/authz/allow", seconds, 1), SystemClock()
+    )
     await provider.refresh()
     upstream = await asyncio.start_server(echo, "127.0.0.1", 0)
     custom = policy("{action: CUSTOM, provider: {name: opa}, rules: [{}]}")

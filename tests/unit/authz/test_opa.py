@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def document(path="/", *, body="", raw_body=b"", **given):
     http = message.attributes.request.http
     http.body, http.raw_body = body, raw_body
     return json.loads(
-        input_text(input_document(replace(request("/"), attributes=lambda: attributes_of(message.attributes))))
+        input_text(input_document(replace(request("/"), attributes=partial(attributes_of, message.attributes))))
     )
 
 
