@@ -89,7 +89,11 @@ def test_what_is_too_large_is_refused(tmp_path, monkeypatch):
         read(bundle(tmp_path / "bomb.tgz", {"notes.txt": "0" * 10_000_000}))
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"no tar" * 200), gzip.compress(b"x" * 5000)[:-20]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"no tar" * 200), gzip.compress(b"x" * 5000)[:-20]],
+    ids=["nothing", "no gzip", "no tar", "cut short"],
+)
 def test_what_is_no_bundle_is_refused(tmp_path, content):
     (tmp_path / "b.tar.gz").write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"not a bundle|has no \.rego file"):
