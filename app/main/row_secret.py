@@ -47,8 +47,8 @@ async def adopt_rows(transactions: Transactions[SqlCaRepository], secret: Replic
 async def rotate_secret(settings: Settings, *, trust_rows: bool) -> int:
     """Replace the secret, and give the rows that it authenticates MACs of the new one; return how many those were.
 
-    With `trust_rows` all roots and entries get one, whoever wrote them, as when the secret is lost. No replica may run
-    meanwhile. It can be repeated if it was interrupted.
+    With `trust_rows` all roots, entries and bans get one, also those whose MAC is wrong or missing: for a lost secret.
+    No replica may run meanwhile. It can be repeated if it was interrupted.
     """
     secret = replica_secret(settings)
     if not await secret.open() and not trust_rows:
