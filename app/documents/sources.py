@@ -1,14 +1,13 @@
 """The places that documents come from: the database, where they can be changed, and a directory, where they cannot."""
 
 import asyncio
-import os
-import stat
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app.core.bounded_files import bounded, read_regular
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, MeshwardError, PreconditionError, UnavailableError, Violation
 from app.core.json_text import JsonText
@@ -162,17 +161,9 @@ def _read(directory: Path, known: Files) -> Files:
 
 
 def _read_once(directory: Path) -> Files:
-    files: dict[str, bytes] = {}
-    size = 0
+    problem = f"{directory} has more than {MAX_FILES} files or {MAX_DIRECTORY_BYTES} bytes: put fewer documents into it"
     try:
-        for path in directory.iterdir():
-            if path.suffix not in SUFFIXES or path.name.startswith("."):
-                continue
-            files[path.name] = _content(path)
-            size += len(files[path.name])
-            if len(files) > MAX_FILES or size > MAX_DIRECTORY_BYTES:
-                bounds = f"{MAX_FILES} files or {MAX_DIRECTORY_BYTES} bytes"
-                raise InvalidInputError(f"{directory} has more than {bounds}: put fewer documents into it")
+        files = bounded(_files(directory), MAX_FILES, MAX_DIRECTORY_BYTES, problem)
     except OSError as error:
         raise UnavailableError(f"cannot read {error.filename or directory}: {error.strerror}") from error
     if not files:
@@ -180,13 +171,8 @@ def _read_once(directory: Path) -> Files:
     return files
 
 
-def _content(path: Path) -> bytes:
-    """Return what the parser would read, and one byte more if there is more than it takes."""
-    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InvalidInputError(f"{path} is not a file")
-        return file.read(MAX_TEXT_BYTES + 1)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
+def _files(directory: Path) -> Iterator[tuple[str, bytes]]:
+    for path in directory.iterdir():
+        if path.suffix in SUFFIXES and not path.name.startswith("."):
+            # A byte more than the parser takes, so that it refuses what is longer.
+            yield path.name, read_regular(path, MAX_TEXT_BYTES + 1)

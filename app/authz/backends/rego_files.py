@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from app.core.bounded_files import bounded, read_regular
 from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
 
@@ -43,14 +43,19 @@ def read_files(path: Path) -> dict[str, bytes]:
 
     Raises UnavailableError if they cannot be read, InvalidInputError if they are too large or not a bundle.
     """
+    problem = f"{path} has more than {MAX_FILES} files or {MAX_BYTES} bytes of policies"
     try:
-        if path.is_dir():
-            return _bounded(path, _walk(path))
-        if path.name.endswith(_BUNDLES):
-            return _bounded(path, _unpack(path))
-        return _bounded(path, iter([(path.name, _content(path))]))
+        return bounded(_found(path), MAX_FILES, MAX_BYTES, problem)
     except OSError as error:
         raise UnavailableError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+
+
+def _found(path: Path) -> Iterator[tuple[str, bytes]]:
+    if path.is_dir():
+        return _walk(path)
+    if path.name.endswith(_BUNDLES):
+        return _unpack(path)
+    return iter([(path.name, read_regular(path, MAX_BYTES + 1))])
 
 
 def read_policies(path: Path, files: dict[str, bytes]) -> Policies:
@@ -74,17 +79,6 @@ def read_policies(path: Path, files: dict[str, bytes]) -> Policies:
     return Policies(tuple(modules), data, manifest.get("rego_version") == 0, str(manifest.get("revision", "")))
 
 
-def _bounded(path: Path, found: Iterator[tuple[str, bytes]]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    size = 0
-    for name, content in found:
-        files[name] = content
-        size += len(content)
-        if size > MAX_BYTES or len(files) > MAX_FILES:
-            raise InvalidInputError(f"{path} has more than {MAX_FILES} files or {MAX_BYTES} bytes of policies")
-    return files
-
-
 def _is_wanted(name: str) -> bool:
     path = PurePosixPath(name)
     wanted = path.suffix == _REGO and not name.endswith(_TEST)
@@ -101,22 +95,11 @@ def _walk(root: Path) -> Iterator[tuple[str, bytes]]:
         for name in sorted(files):
             at = (place / name).as_posix()
             if _is_wanted(at):
-                yield at, _content(Path(directory) / name)
+                yield at, read_regular(Path(directory) / name, MAX_BYTES + 1)
 
 
 def _fail(error: OSError) -> None:
     raise error
-
-
-def _content(path: Path) -> bytes:
-    with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InvalidInputError(f"{path} is not a file")
-        return file.read(MAX_BYTES + 1)
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
 
 
 def _unpack(path: Path) -> Iterator[tuple[str, bytes]]:
