@@ -2,10 +2,8 @@
 
 import io
 import json
-import logging
 import threading
 
-import pytest
 import structlog
 
 from app.telemetry import background as background_module
@@ -26,18 +24,6 @@ class Reader(io.StringIO):
         self.stuck.set()
         assert self.reads.wait(TIMELY)
         return super().write(text)
-
-
-@pytest.fixture(autouse=True)
-def _undo():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("app").setLevel(logging.NOTSET)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def test_lines_are_written_in_their_order_before_the_end():

@@ -11,19 +11,6 @@ import structlog
 from app.telemetry.logs import MAX_TEXT, configure
 
 
-@pytest.fixture(autouse=True)
-def _undo():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("app").setLevel(logging.NOTSET)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True
