@@ -34,7 +34,9 @@ def die():
     os._exit(7)
 
 
-def hang():
+def hang(begun=None):
+    if begun is not None:
+        begun.write_text(f"{os.getpid()}\n")
     yield os.getpid()
     time.sleep(600)
 

@@ -15,6 +15,8 @@ from app.db.transactions import POSTGRES_TRANSACTION_SECONDS, Transactions
 ANSWER_SECONDS = 5.0
 # Less than the driver's own limit of a statement, and more than a busy machine adds to the promise.
 PATIENCE = 9.0
+# The limit of a transaction in a test that waits for it to pass.
+SHORT_SECONDS = 0.5
 
 
 class Rows:
@@ -59,13 +61,15 @@ async def refused_in_time(*work):
 
 
 @pytest.fixture
-async def frozen_postgres(own_postgres):
-    """The transactions of an engine whose connections were used before the server stopped."""
+async def frozen_postgres(own_postgres, monkeypatch):
+    """The transactions of an engine whose connections were used before the server stopped; their limit is short."""
     engine = create_engine(own_postgres.url())
     transactions = await make(engine)
     await asyncio.gather(*(count(transactions) for _ in range(3)))
     own_postgres.freeze()
-    yield transactions
+    with monkeypatch.context() as patch:
+        patch.setattr("app.db.transactions.POSTGRES_TRANSACTION_SECONDS", SHORT_SECONDS)
+        yield transactions
     own_postgres.thaw()
     assert await count(transactions) == 0
     await engine.dispose()
@@ -76,16 +80,16 @@ def test_the_limit_of_a_transaction_and_of_closing_its_connection_keep_the_promi
     assert (POSTGRES_COMMAND_TIMEOUT_SECONDS or 0) > PATIENCE
 
 
-async def test_a_write_to_a_frozen_postgres_is_refused_within_five_seconds(frozen_postgres):
+async def test_a_write_to_a_frozen_postgres_is_refused_in_time(frozen_postgres):
     await refused_in_time(add(frozen_postgres))
 
 
-async def test_writes_of_more_callers_than_connections_are_refused_within_five_seconds(frozen_postgres):
+async def test_writes_of_more_callers_than_connections_are_refused_in_time(frozen_postgres):
     await refused_in_time(*(add(frozen_postgres) for _ in range(40)))
 
 
 @pytest.mark.parametrize("moment", ["before a statement", "before the commit"])
-async def test_a_postgres_that_freezes_during_a_transaction_is_refused_within_five_seconds(own_postgres, moment):
+async def test_a_postgres_that_freezes_during_a_transaction_is_refused_in_time(own_postgres, moment):
     engine = create_engine(own_postgres.url())
     transactions = await make(engine)
 
@@ -104,10 +108,10 @@ async def test_a_postgres_that_freezes_during_a_transaction_is_refused_within_fi
 
 async def test_the_time_between_statements_is_not_counted(postgres_url, monkeypatch):
     """Documents are compiled within the transaction that stores them."""
-    monkeypatch.setattr("app.db.transactions.POSTGRES_TRANSACTION_SECONDS", 0.5)
+    monkeypatch.setattr("app.db.transactions.POSTGRES_TRANSACTION_SECONDS", SHORT_SECONDS)
     engine = create_engine(postgres_url)
     transactions = await make(engine)
-    await add(transactions, between=lambda: time.sleep(1))
+    await add(transactions, between=lambda: time.sleep(1.2 * SHORT_SECONDS))
     assert await count(transactions) == 2
     await engine.dispose()
 
