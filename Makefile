@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Tests wait for other processes more than they compute, so that there are more workers than processors.
+WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 16 ? n : 16)))
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 
-.PHONY: help setup hooks run serve test unit lint format peers bench lock proto clean
+# The control planes that tests start would each compile the whole program, where this is set.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup hooks run serve test unit cover lint format peers bench lock proto clean
 
 help:
 	@echo "make run    a real mesh on this machine: control plane, two workloads, two Envoy sidecars"
-	@echo "make test   every test; make unit for the fast ones alone"
+	@echo "make test   every test; make unit for the fast ones alone, make cover with the coverage of all"
 	@echo "make serve  the control plane alone"
 	@echo "make lint   ruff, mypy and the dependency rules"
 	@echo "make bench  the benchmarks, each printing a table"
@@ -34,10 +40,13 @@ serve: setup
 	@$(BIN)/meshward serve
 
 test: setup
-	$(BIN)/pytest --cov --cov-report=term
+	$(PYTEST)
 
 unit: setup
-	$(BIN)/pytest tests/unit tests/property
+	$(PYTEST) tests/unit tests/property
+
+cover: setup
+	$(PYTEST) --cov --cov-report=term
 
 lint: setup
 	$(BIN)/ruff check .
