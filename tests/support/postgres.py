@@ -14,7 +14,12 @@ from tests.support.serving import eventually
 
 
 class Postgres:
-    """The running server. `socket_dir` is where it listens; it stays the same over a restart."""
+    """The running server. `socket_dir` is where it listens; it stays the same over a restart.
+
+    `database` is the one that `url` names.
+    """
+
+    database = "postgres"
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="meshward-pg-"))
@@ -29,8 +34,8 @@ class Postgres:
         self.socket_dir = self._server.get_postmaster_info().socket_dir
         self._frozen: list[int] = []
 
-    def url(self, database="postgres"):
-        return f"postgresql+asyncpg://postgres@/{database}?host={self.socket_dir}"
+    def url(self, database=None):
+        return f"postgresql+asyncpg://postgres@/{database or self.database}?host={self.socket_dir}"
 
     async def execute(self, statement):
         connection = await asyncpg.connect(host=str(self.socket_dir), user="postgres", database="postgres")
