@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import connections, decisions, flood, hot_paths, issuance, log, loop, sds, unary
+from bench import authority, connections, decisions, flood, hot_paths, issuance, log, loop, sds, unary
 
 
 def main() -> None:
@@ -14,6 +14,8 @@ def main() -> None:
     hot_paths.main()
     print()
     issuance.main()
+    print()
+    authority.main()
     print()
     log.main()
     print()

@@ -5,6 +5,7 @@ frame counts as answered. It drives one server process over loopback with a boun
 """
 
 import asyncio
+import ssl
 import struct
 import time
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ FIRST_WINDOW = 65_535
 class Load:
     """One kind of call: where it goes, and the messages that it has in turn.
 
-    Connections may `stay` open after their last answer.
+    Connections may `stay` open after their last answer, and are over TLS with a context in `tls`.
     """
 
     port: int
@@ -36,6 +37,7 @@ class Load:
     connections: int = 4
     in_flight: int = 8
     stay: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -124,7 +126,7 @@ async def run(load: Load, calls: int) -> float:
         # Each connection starts elsewhere, so that they do not send the same messages at the same time.
         first = index * len(load.messages) // load.connections
         _, connection = await loop.create_connection(
-            partial(_Connection, load, calls // load.connections, first), "127.0.0.1", load.port
+            partial(_Connection, load, calls // load.connections, first), "127.0.0.1", load.port, ssl=load.tls
         )
         connections.append(connection)
     await asyncio.gather(*(connection.done for connection in connections))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.core.clock import SystemClock
 from app.core.store_url import parse_store_url
+from app.db.engine import sqlite_url
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
@@ -23,15 +24,16 @@ OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 
 @asynccontextmanager
-async def loaded_parts(counters_url: str = "memory://") -> AsyncIterator[Parts]:
-    """Yield the parts over a new SQLite database, ready to decide, with counters at `counters_url`."""
+async def loaded_parts(counters_url: str = "memory://", database_url: str | None = None) -> AsyncIterator[Parts]:
+    """Yield the parts over a new database, SQLite without a URL, ready to decide, with counters at `counters_url`."""
     with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
         unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
         counters = CountersSettings(url=parse_store_url(counters_url))
         rego = Path(directory) / "policy.rego"
         rego.write_text(REGO)
         authz = AuthzSettings(providers={"rego": RegoProviderSettings(engine="rego", path=rego, timeout_ms=1000)})
-        settings = Settings(data_dir=Path(directory), ca=unlimited, counters=counters, authz=authz)
+        url = database_url or sqlite_url(Path(directory) / "meshward.db")
+        settings = Settings(data_dir=Path(directory), database_url=url, ca=unlimited, counters=counters, authz=authz)
         parts = make_parts(settings, SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()

@@ -19,7 +19,6 @@ from bench.servers import SERVERS
 
 # Short rounds, so that a pair of them sees the same machine; many, so that their median does not mind the others.
 CALLS_PER_ROUND = 4_000
-WARM_UP_CALLS = 4_000
 # How Linux numbers the clock of another process (clock_getcpuclockid(3)).
 _CPU_CLOCK_OF_PROCESS = 2
 
@@ -67,12 +66,13 @@ def started(name: str) -> Iterator[Contestant]:
         process.stdin.close()
 
 
-async def _take_turns(contestants: Sequence[Contestant], rounds: int) -> None:
+async def take_turns(contestants: Sequence[Contestant], rounds: int, calls: int = CALLS_PER_ROUND) -> None:
+    """Load each in turn, after a round that does not count, and keep what its rounds took."""
     for contestant in contestants:
-        await contestant.round(WARM_UP_CALLS)
+        await contestant.round(calls)
     for _ in range(rounds):
         for contestant in contestants:
-            cpu, rate = await contestant.round(CALLS_PER_ROUND)
+            cpu, rate = await contestant.round(calls)
             contestant.cpu_microseconds.append(cpu)
             contestant.calls_per_second.append(rate)
 
@@ -81,7 +81,7 @@ def compare(title: str, names: Sequence[str], rounds: int) -> None:
     """Load the servers in turns and print a table with their ratios to the first one, a bare handler."""
     with ExitStack() as stack:
         contestants = [stack.enter_context(started(name)) for name in names]
-        asyncio.run(_take_turns(contestants, rounds))
+        asyncio.run(take_turns(contestants, rounds))
     bare = contestants[0]
     print(f"{title}; {rounds} rounds of {CALLS_PER_ROUND} calls in turns")
     print(f"{'server':<30}{'CPU µs/call':>12}{'calls/s':>10}{'CPU ÷ bare':>14}{'time ÷ bare':>14}")

