@@ -1,4 +1,4 @@
-"""Commands on rate limits: checking and explaining configurations, taking over settings of envoyproxy/ratelimit."""
+"""Commands on rate limits: checking and explaining configurations, counters, settings of envoyproxy/ratelimit."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.check import Files, check, read_file
-from app.cli.options import Config, Form, Output, Server, admin_client
+from app.cli.options import Config, Form, Output, Server, admin_client, show_items
 from app.core.errors import InvalidInputError
+
+COUNTERS_PATH = "/v1/quota/counters"
+COLUMNS = ("rule", "counted_by", "used", "remaining", "resets_in_seconds", "id")
 
 quota = typer.Typer(name="quota", no_args_is_help=True, help="Rate limits.")
 
@@ -16,6 +19,9 @@ Entries = Annotated[
     list[str],
     typer.Option("--entry", "-e", metavar="KEY=VALUE", help="Entry of the request's descriptor, in order; repeat it."),
 ]
+
+
+CounterDomain = Annotated[str, typer.Option(help="Domain of the counters.")]
 
 
 @quota.command("check")
@@ -59,6 +65,47 @@ def explain(
         return
     for line in _lines(found):
         typer.echo(_printable(line))
+
+
+@quota.command("counters")
+def counters(
+    *,
+    domain: CounterDomain,
+    rule: Annotated[str | None, typer.Option(help="Limit, as in /rlconfig: of this one alone.")] = None,
+    output: Output = Form.TABLE,
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """List the counters of a domain that something is counted in."""
+    found = {item["id"]: item for item in admin_client(config, server).items(COUNTERS_PATH, domain=domain, rule=rule)}
+    if output is Form.TABLE:
+        for item in found.values():
+            entries = item["entries"]
+            item["counted_by"] = entries and ", ".join(f"{each['key']}={each['value']}" for each in entries)
+    show_items(list(found.values()), COLUMNS, output)
+
+
+@quota.command("reset")
+def reset(
+    counter: Annotated[str | None, typer.Argument(metavar="[ID]", help="Counter, as listed.")] = None,
+    *,
+    domain: CounterDomain,
+    rule: Annotated[str | None, typer.Option(help="Limit: every counter of it.")] = None,
+    entry: Entries = [],  # noqa: B006 - typer
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Let counters start again: one by its ID, every one of a limit, or those of a request's descriptor.
+
+    The audit log has who reset which.
+    """
+    fields = [{"key": key, "value": value} for key, value in map(_entry, entry)]
+    body = {"domain": domain, "id": counter, "rule": rule, "entries": fields or None}
+    given = {name: value for name, value in body.items() if value is not None}
+    if len(given) != 2:  # noqa: PLR2004 - the domain, and one of the others
+        raise InvalidInputError("give a counter's ID, --rule, or --entry")
+    number = admin_client(config, server).post(f"{COUNTERS_PATH}/reset", given)["counters"]
+    typer.echo(f"{number} {'counter' if number == 1 else 'counters'} of {domain} reset")
 
 
 def _entry(text: str) -> tuple[str, str]:

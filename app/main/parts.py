@@ -46,6 +46,7 @@ from app.quota.rules.callers import CallerGrant
 from app.quota.rules.limitador import LIMIT_KIND
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
+from app.quota.service.counters import CounterService
 from app.settings import Settings
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
@@ -66,6 +67,7 @@ class Parts:
     providers: Mapping[str, Provider]
     quotas: QuotaService
     counters: CounterStore
+    quota_counters: CounterService
     audit: AuditLog
     authenticator: Authenticator
     jwt_bearer: JwtBearer | None
@@ -173,6 +175,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         providers,
         quotas,
         counters,
+        CounterService(quotas, counters, Transactions(engine, SqlAuditRepository), clock),
         audit,
         authenticator,
         jwt_bearer,

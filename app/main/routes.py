@@ -31,8 +31,11 @@ from app.main.parts import Parts
 from app.quota.rest import (
     CONFIG_PATH,
     CONFIGS_PATH,
+    COUNTERS_PATH,
     EXPLAIN_PATH,
+    RESET_PATH,
     RLCONFIG_PATH,
+    CounterRest,
     QuotaConfigView,
     QuotaRest,
 )
@@ -46,6 +49,7 @@ CREATED, NO_CONTENT, OK = 201, 204, 200
 def route_table(parts: Parts) -> tuple[Route, ...]:
     """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
     policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
+    counters = CounterRest(parts.quota_counters)
     return (
         *ca_rows(CaRest(parts.ca)),
         *ban_rows(BanRest(parts.ca.bans, parts.ca.crls)),
@@ -56,6 +60,8 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
         Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
         Route("POST", EXPLAIN_PATH, quotas.explain, ADMIN, OK, "quota"),
+        Route("GET", COUNTERS_PATH, counters.list, ADMIN, OK, "quota"),
+        Route("POST", RESET_PATH, counters.reset, ADMIN, OK, "quota"),
         Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
         Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota", Page[QuotaConfigView]),
         Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota", QuotaConfigView),

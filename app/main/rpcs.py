@@ -84,7 +84,7 @@ def mount_table(parts: Parts) -> tuple[Mount, ...]:
         trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
         trusted_hops=authz.trusted_hops,
     )
-    limitador = LimitadorHttp(parts.quotas)
+    limitador = LimitadorHttp(parts.quotas, parts.quota_counters)
     return (
         Mount(PREFIX, check, MESH),
         Mount(JSON_PATH, JsonRateLimit(rate_limits(parts)), MESH),

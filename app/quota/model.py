@@ -243,6 +243,31 @@ class Outcome(NamedTuple):
     exact: bool = True
 
 
+KeptKey = CounterKey | bytes
+"""What a store keeps a counter under: its key, or a digest of one that is too long to be kept."""
+
+CounterName = tuple[LimitId, KeptKey]
+"""Identifies a counter among those of every limit, as its store lists it."""
+
+
+class LiveCounter(NamedTuple):
+    """A counter that something is counted in: `used` of its limit, until it resets in so many seconds.
+
+    `resets_in` is None where it never does.
+    """
+
+    name: CounterName
+    used: int
+    resets_in: int | None
+
+
+class CounterPage(NamedTuple):
+    """Some counters, and the cursor of the page after them; None on the last page."""
+
+    counters: tuple[LiveCounter, ...]
+    following: str | None
+
+
 class Code(Enum):
     """What was decided about a descriptor, or about a request as a whole."""
 

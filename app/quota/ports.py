@@ -1,9 +1,9 @@
 """What quota's service needs from outside, as Protocols."""
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from app.quota.model import Hit, LimitId, Outcome
+from app.quota.model import Algorithm, CounterName, CounterPage, Hit, LimitId, LiveCounter, Outcome
 
 
 class CounterStore(Protocol):
@@ -35,4 +35,33 @@ class CounterStore(Protocol):
 
     def retain(self, limits: Collection[LimitId]) -> None:
         """Free the counters of every limit that is not one of `limits`, because it was deleted."""
+        ...
+
+    async def read(
+        self, names: Sequence[CounterName], limits: Mapping[LimitId, Algorithm]
+    ) -> Sequence[LiveCounter | None]:
+        """Return the counters with `names`, whose algorithms are in `limits`: None of one that nothing is counted in.
+
+        Raises UnavailableError if the store cannot be asked.
+        """
+        ...
+
+    async def page(self, limits: Mapping[LimitId, Algorithm], cursor: str | None, count: int) -> CounterPage:
+        """Return some `count` counters of `limits`, of those that something is counted in.
+
+        A store may return a few more or fewer, none at all before the last page, and one twice; one that is there from
+        the first page to the last is returned. The work of a page is bounded. Raises InvalidInputError for a `cursor`
+        that no page had, UnavailableError if the store cannot be asked.
+        """
+        ...
+
+    async def reset(self, names: Collection[CounterName]) -> None:
+        """Let the counters with `names` start again at nothing. Raises UnavailableError if they do not."""
+        ...
+
+    async def reset_limits(self, limits: Collection[LimitId]) -> int:
+        """Let every counter of `limits` start again at nothing, and return how many there were.
+
+        Raises UnavailableError if some do not.
+        """
         ...

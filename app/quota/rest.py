@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Path, Request, Response
+from fastapi import Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from app.documents.model import DocumentKey
 from app.documents.rest import DocumentRest
@@ -18,19 +18,35 @@ from app.quota.model import (
     Descriptor,
     Status,
 )
-from app.quota.rules.describe import describe_limit
+from app.quota.rules.describe import as_unicode, describe_limit
 from app.quota.rules.explain import Explanation
+from app.quota.rules.names import read_name, write_name
 from app.quota.service import QuotaService
+from app.quota.service.counters import CounterService, ShownCounter
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
-from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit
+from app.transport.rest.pages import (
+    DEFAULT_PAGE_SIZE,
+    MAX_CURSOR_LENGTH,
+    Cursor,
+    ItemsResponse,
+    Limit,
+    Page,
+    decode_cursor,
+    encode_cursor,
+)
 from app.transport.rest.views import Input, View
 
 RLCONFIG_PATH = "/rlconfig"
 EXPLAIN_PATH = "/v1/quota/explain"
+COUNTERS_PATH = "/v1/quota/counters"
+RESET_PATH = COUNTERS_PATH + "/reset"
 CONFIGS_PATH = "/v1/quota/configs"
 CONFIG_PATH = CONFIGS_PATH + "/{domain:path}"
 """A domain may have slashes: Envoy Gateway's do."""
+
+# Characters of a limit's place in its configuration: up to 100 levels, most of them short.
+MAX_RULE_LENGTH = 8192
 
 Domain = Annotated[str, Path(max_length=MAX_DOMAIN_LENGTH, description="The domain that sidecars ask about")]
 
@@ -110,6 +126,100 @@ class ExplanationList(View):
     """The explanation of each descriptor, in their order."""
 
     items: list[ExplanationView]
+
+
+class EntryView(View):
+    """A key and a value that a counter is of."""
+
+    key: str
+    value: str
+
+
+class CounterView(View):
+    """A counter: the limit that it is of, as `rule` in metrics, and how much of that is used until it resets.
+
+    `entries` are keys and values that it counts by; null where values are too long to be kept. `limit` and `remaining`
+    are null of a limit that requests bring with them, `resets_in_seconds` of one that never resets. `id` identifies the
+    counter.
+    """
+
+    id: str
+    rule: str
+    entries: list[EntryView] | None
+    used: int
+    remaining: int | None
+    limit: str | None
+    resets_in_seconds: int | None
+
+
+class ResetInput(Input):
+    """Which counters start again: the one with an `id`, every one of the limit `rule`, or that of a request.
+
+    `entries` are those of the request's descriptor.
+    """
+
+    domain: Annotated[str, Field(max_length=MAX_DOMAIN_LENGTH)]
+    id: Annotated[str, Field(max_length=MAX_CURSOR_LENGTH)] | None = None
+    rule: Annotated[str, Field(max_length=MAX_RULE_LENGTH)] | None = None
+    entries: Annotated[list[EntryInput], Field(min_length=1, max_length=MAX_ENTRIES)] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> "ResetInput":
+        if sum(each is not None for each in (self.id, self.rule, self.entries)) != 1:
+            raise ValueError("exactly one of id, rule and entries must be given")
+        return self
+
+
+class ResetView(View):
+    """How many counters started again."""
+
+    counters: int
+
+
+class CounterRest:
+    """The endpoints under `/v1/quota/counters`."""
+
+    def __init__(self, service: CounterService) -> None:
+        self._service = service
+
+    async def list(
+        self,
+        domain: Annotated[str, Query(max_length=MAX_DOMAIN_LENGTH, description="The domain of the counters")],
+        rule: Annotated[str | None, Query(max_length=MAX_RULE_LENGTH, description="Of this limit alone")] = None,
+        limit: Limit = DEFAULT_PAGE_SIZE,
+        cursor: Cursor = None,
+    ) -> Page[CounterView]:
+        """List the counters of a domain that something is counted in, in the order of their store.
+
+        A page can have fewer, a few more, or none before the last; one counter can be on two of them.
+        """
+        page = await self._service.page(domain, rule, decode_cursor(cursor, str), limit)
+        following = None if page.following is None else encode_cursor(page.following)
+        return Page(items=[_counter(each) for each in page.counters], next_cursor=following)
+
+    async def reset(self, caller: Caller, request: ResetInput) -> ResetView:
+        """Let one counter start again, or every one of a limit; 404 if nothing is counted in the one."""
+        if request.rule is not None:
+            return ResetView(counters=await self._service.reset_limit(caller, request.domain, request.rule))
+        if request.entries is not None:
+            entries = [(each.key, each.value) for each in request.entries]
+            return ResetView(counters=await self._service.reset_for(caller, request.domain, entries))
+        name = decode_cursor(request.id, read_name)
+        return ResetView(counters=await self._service.reset(caller, request.domain, name) if name else 0)
+
+
+def _counter(shown: ShownCounter) -> CounterView:
+    place, counter = shown.place, shown.counter
+    entries = place.entries_of(counter.name[1])
+    return CounterView(
+        id=encode_cursor(write_name(counter.name)),
+        rule=place.rule,
+        entries=None if entries is None else [EntryView(key=key, value=as_unicode(value)) for key, value in entries],
+        used=counter.used,
+        remaining=place.remaining_of(counter),
+        limit=describe_limit(place.limit) if place.limit else None,
+        resets_in_seconds=counter.resets_in,
+    )
 
 
 class QuotaRest:

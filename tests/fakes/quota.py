@@ -20,7 +20,8 @@ class Quota(QuotaService):
 
     def __init__(self, source=None, counters=None, clock=None, metrics=None, **options):
         clock, metrics = clock or ManualClock(), metrics or Metrics()
-        super().__init__(source or MemoryDocuments(), counters or MemoryCounters(clock), clock, metrics, **options)
+        self.store = counters or MemoryCounters(clock)
+        super().__init__(source or MemoryDocuments(), self.store, clock, metrics, **options)
 
     def ask(self, domain, descriptors, hits_addend):
         return self.should_rate_limit(ANONYMOUS, self.match(domain, descriptors, hits_addend))
@@ -47,6 +48,9 @@ class FetchedCounters:
     def retain(self, limits):
         self._counters.retain(limits)
 
+    async def page(self, limits, cursor, count):
+        return await self._counters.page(limits, cursor, count)
+
 
 async def settled(answer):
     """The answer itself, waited for where it is not known at once."""
@@ -59,6 +63,12 @@ class AwayCounters:
     answer_seconds = inf
 
     def add(self, hits):
+        raise UnavailableError("the counters are away; try again")
+
+    async def page(self, limits, cursor, count):
+        raise UnavailableError("the counters are away; try again")
+
+    async def read(self, names, limits):
         raise UnavailableError("the counters are away; try again")
 
     def retain(self, limits):

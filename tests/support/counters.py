@@ -4,7 +4,10 @@ A backend's test class derives from the contract and has two fixtures: `counters
 the time of the store.
 """
 
-from app.quota.model import FixedWindow, Hit
+import pytest
+
+from app.core.errors import InvalidInputError
+from app.quota.model import Concurrency, FixedWindow, Hit, SlidingLog, SlidingWindow, TokenBucket, Total
 from tests.fakes.quota import settled
 
 DAY = 86_400
@@ -23,6 +26,31 @@ def hits_for(*keys):
 async def counted(counters, *hits):
     """What each of `hits` left of a limit that is far away."""
     return [LIMIT - outcome.remaining for outcome in await settled(counters.add(hits))]
+
+
+def limits_of(*hits):
+    return {each.limit_id: each.algorithm for each in hits}
+
+
+async def listed(counters, limits, count=1000):
+    """Every counter of the limits by its key, page after page."""
+    found, cursor = {}, None
+    while True:
+        page = await counters.page(limits, cursor, count)
+        found |= {each.name: each for each in page.counters}
+        cursor = page.following
+        if cursor is None:
+            return {key: (each.used, each.resets_in) for (_, key), each in found.items()}
+
+
+KINDS = [
+    FixedWindow(LIMIT, DAY),
+    SlidingWindow(LIMIT, DAY),
+    SlidingLog(LIMIT, DAY),
+    TokenBucket(1, DAY, LIMIT),
+    Concurrency(LIMIT, DAY),
+    Total(LIMIT),
+]
 
 
 class CounterStoreContract:
@@ -98,3 +126,88 @@ class CounterStoreContract:
 
     async def test_nothing_to_count_is_an_empty_answer(self, counters):
         assert await settled(counters.add([])) == []
+
+    @pytest.mark.parametrize("algorithm", KINDS, ids=lambda algorithm: type(algorithm).__name__)
+    async def test_counters_are_listed_with_what_is_used(self, counters, algorithm):
+        hits = [Hit("limit", (name,), algorithm, number) for name, number in (("a", 1), ("b", 7), ("c", 0))]
+        await settled(counters.add(hits))
+        found = await listed(counters, limits_of(*hits))
+        assert {key: used for key, (used, _) in found.items()} == {("a",): 1, ("b",): 7}
+        resets = {resets_in for _, resets_in in found.values()}
+        assert resets == {None} if isinstance(algorithm, Total) else all(0 < each <= 7 * DAY for each in resets)
+
+    async def test_what_is_over_the_limit_is_listed_with_all_that_was_counted(self, counters):
+        await settled(counters.add([hit(hits=LIMIT), hit(hits=LIMIT), hit(hits=5)]))
+        assert [used for used, _ in (await listed(counters, limits_of(hit()))).values()] == [2 * LIMIT + 5]
+
+    async def test_counters_of_other_limits_are_not_listed(self, counters):
+        await settled(counters.add([hit("a"), hit("b", limit_id="other"), hit("c", limit_id="third")]))
+        assert (await listed(counters, limits_of(hit()))).keys() == {("a",)}
+        both = limits_of(hit(), hit(limit_id="other"))
+        assert (await listed(counters, both)).keys() == {("a",), ("b",)}
+        assert await listed(counters, {}) == {}
+
+    async def test_pages_have_every_counter(self, counters):
+        hits = [hit(f"{number}", hits=number, limit_id=limit) for number in range(1, 60) for limit in ("x", "y")]
+        await settled(counters.add(hits))
+        for count in (1, 7, 1000):
+            found, cursor = [], None
+            while True:
+                page = await counters.page(limits_of(*hits), cursor, count)
+                found += page.counters
+                cursor = page.following
+                if cursor is None:
+                    break
+            assert {(each.name, each.used) for each in found} == {
+                ((each.limit_id, each.key), each.hits) for each in hits
+            }
+
+    async def test_a_window_that_ended_is_not_listed(self, counters, advance):
+        await settled(counters.add([hit("a"), hit("b", seconds=DAY)]))
+        await advance(MINUTE)
+        assert (await listed(counters, limits_of(hit(), hit(seconds=DAY)))).keys() == {("b",)}
+
+    async def test_keys_are_listed_as_they_are_and_large_ones_by_a_name(self, counters):
+        keys = [(text,) for text in ("a b\r\n", "}{:,=%", "ключ", "💶", "")] + [("a", "b"), ("a,b",), ()]
+        long = [("x" * 10_000,), ("x" * 10_001,)]
+        await settled(counters.add(hits_for(*keys, *long)))
+        found = await listed(counters, limits_of(hit()))
+        assert {key for key in found if isinstance(key, tuple)} == set(keys)
+        named = [key for key in found if isinstance(key, bytes)]
+        assert len(named) == 2
+        limit_id = hit().limit_id
+        (read,) = await counters.read([(limit_id, named[0])], limits_of(hit()))
+        assert read.used == 1
+        await counters.reset([(limit_id, name) for name in named])
+        assert await counted(counters, *[each._replace(hits=0) for each in hits_for(*long)]) == [0, 0]
+
+    async def test_counters_are_read_by_their_names(self, counters):
+        await settled(counters.add([hit("a", hits=3)]))
+        names = [(hit().limit_id, (key,)) for key in ("a", "b", "x" * 10_000)]
+        read = await counters.read(names, limits_of(hit()))
+        assert [each and (each.name, each.used) for each in read] == [(names[0], 3), None, None]
+
+    @pytest.mark.parametrize("algorithm", KINDS, ids=lambda algorithm: type(algorithm).__name__)
+    async def test_a_counter_that_is_reset_starts_again_and_others_do_not(self, counters, algorithm):
+        first, second, long = (Hit("limit", (key,), algorithm, LIMIT) for key in ("a", "b", "x" * 10_000))
+        outcomes = await settled(counters.add([first, second, long, first, second, long]))
+        assert [outcome.allowed for outcome in outcomes] == [True] * 3 + [False] * 3
+        await counters.reset([("limit", ("a",)), ("limit", long.key), ("limit", ("unknown",))])
+        outcomes = await settled(counters.add([each._replace(hits=1) for each in (first, second, long)]))
+        assert [outcome.allowed for outcome in outcomes] == [True, False, True]
+
+    @pytest.mark.parametrize("algorithm", KINDS, ids=lambda algorithm: type(algorithm).__name__)
+    async def test_a_limit_that_is_reset_has_no_counters(self, counters, algorithm):
+        hits = [Hit(limit, (f"{number}",), algorithm, LIMIT) for number in range(30) for limit in ("l", "other")]
+        await settled(counters.add(hits))
+        assert await counters.reset_limits({"l"}) == 30
+        assert await listed(counters, limits_of(hits[0])) == {}
+        assert len(await listed(counters, limits_of(hits[1]))) == 30
+        assert await counters.reset_limits({"l"}) == 0
+        assert all(outcome.allowed for outcome in await settled(counters.add(hits[::2])))
+
+    async def test_a_cursor_of_another_is_refused(self, counters):
+        await settled(counters.add([hit("a")]))
+        for cursor in ("", "x", "[1, 2]", '["limit"]', "[[[", '["a", [1]]', '["a", "zz"]', "-1 x"):
+            with pytest.raises(InvalidInputError):
+                await counters.page(limits_of(hit()), cursor, 10)

@@ -1,13 +1,10 @@
 """The counters of one limit whose algorithm lets each of them end by itself, in two generations."""
 
-from collections.abc import Hashable
 from struct import pack, unpack
 
+from app.quota.backends.listing import Kept
 from app.quota.model import Hit
 from app.quota.rules.counting import MILLISECONDS, State, Step, count
-
-# Bytes of a digest that a counter is kept under: among 2^20 of them two are the same with a probability of 2^-89.
-KEY_BYTES = 16
 
 
 class Generations:
@@ -21,8 +18,8 @@ class Generations:
     def __init__(self, lifetime: int | None, now: int) -> None:
         """`lifetime` is in milliseconds, None if states never end; `now` is in Unix seconds."""
         self._seconds = None if lifetime is None else -(-lifetime // MILLISECONDS)
-        self._younger: dict[Hashable, bytes] = {}
-        self._older: dict[Hashable, bytes] = {}
+        self._younger: dict[Kept | int, bytes] = {}
+        self._older: dict[Kept | int, bytes] = {}
         self.ends = None if self._seconds is None else now + self._seconds
         self.slots = 0
 
@@ -44,26 +41,37 @@ class Generations:
         self._older, self._younger = {}, {}
         return dropped
 
-    def count(self, hit: Hit, digest: bytes, now: int, *, has_room: bool) -> tuple[Step, bool]:
+    def keys(self) -> list[Kept]:
+        """Return the keys of the counters, without the slots that keys share."""
+        return [key for states in (self._older, self._younger) for key in states if not isinstance(key, int)]
+
+    def state(self, key: Kept | int) -> State | None:
+        """Return the state of the counter with `key`, None if it has none."""
+        packed = self._younger.get(key) or self._older.get(key)
+        return None if packed is None else unpack(f"{len(packed) // 8}q", packed)
+
+    def drop(self, key: Kept) -> int:
+        """Drop the state of the counter with `key` and return how many states that were."""
+        return int(self._younger.pop(key, None) is not None or self._older.pop(key, None) is not None)
+
+    def count(self, hit: Hit, key: Kept, now: int, *, slot: int | None, has_room: bool) -> tuple[Step, bool]:
         """Count `hit` at `now` (Unix milliseconds); return the step, and whether its counter is that of its key alone.
 
-        Without room a new key counts in the slot that its digest selects, where other keys may count too. One that
+        Without room a new key counts in its `slot`, where other keys may count too; None if keys share none. One that
         finds room later starts at what its slot has.
         """
-        key: Hashable = digest[:KEY_BYTES]
-        packed = self._younger.get(key) or self._older.get(key)
+        place: Kept | int = key
         exact = True
-        if packed is None and self.slots:
-            slot = int.from_bytes(digest[KEY_BYTES:]) % self.slots
-            packed = self._younger.get(slot) or self._older.get(slot)
+        state = self.state(key)
+        if state is None and slot is not None:
+            state = self.state(slot)
             if not has_room:
-                key, exact = slot, False
-        state: State | None = None if packed is None else unpack(f"{len(packed) // 8}q", packed)
+                place, exact = slot, False
         step = count(hit.algorithm, state, now, hit.hits)
         if hit.hits and step.allowed:
-            self._older.pop(key, None)
+            self._older.pop(place, None)
             if step.state:
-                self._younger[key] = pack(f"{len(step.state)}q", *step.state)
+                self._younger[place] = pack(f"{len(step.state)}q", *step.state)
             else:
-                self._younger.pop(key, None)
+                self._younger.pop(place, None)
         return step, exact

@@ -2,15 +2,30 @@
 
 import asyncio
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 from app.core.clock import Clock
 from app.quota.backends.generations import Generations
+from app.quota.backends.listing import Kept, first_keys, joined, name_of
 from app.quota.backends.sketch import ROWS, Sketch, digest_of
-from app.quota.model import CalendarWindow, CounterKey, FixedWindow, Hit, LimitId, Outcome
-from app.quota.rules.counting import MILLISECONDS, lifetime
+from app.quota.model import (
+    Algorithm,
+    CalendarWindow,
+    CounterKey,
+    CounterName,
+    CounterPage,
+    FixedWindow,
+    Hit,
+    KeptKey,
+    LimitId,
+    LiveCounter,
+    Outcome,
+)
+from app.quota.rules.counting import MILLISECONDS, count, lifetime
+from app.quota.rules.names import read_name, write_name
+from app.quota.rules.usage import live_counter, usage_probe
 from app.quota.rules.window import count_hits, steady_offset, window_end
 
 # Clients write what is counted, so they can make any number of counters. Those that find no room share the cells of a
@@ -32,10 +47,13 @@ MIN_WIDTH = 1024
 MAX_SLOTS = 128 * 1024
 MAX_LIMIT_SLOTS = 16 * 1024
 MIN_LIMIT_SLOTS = 64
-# Bytes of a key that is kept as it is, as Python keeps texts; a larger one is kept as its digest. So a counter takes no
-# more than 300 bytes, whatever values are.
+# Bytes of a key that is kept as it is, as Python keeps texts, and characters of one that is kept as one text; a larger
+# one is kept as its digest. So a counter takes no more than 300 bytes, whatever values are.
 MAX_PLAIN_BYTES = 170
+MAX_JOINED_LENGTH = 120
 _TUPLE_BYTES, _TEXT_BYTES = 48, 57
+# Bytes of the digest that a large key is kept as: among 2^20 of them two are the same with a probability of 2^-89.
+_KEY_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -43,7 +61,7 @@ class _Room:
     """The counters of one limit, which all end at `ends` (Unix seconds); `shared` counts what found no room."""
 
     ends: int
-    states: dict[CounterKey | bytes, int] = field(default_factory=dict)
+    states: dict[Kept, int] = field(default_factory=dict)
     shared: Sketch | None = None
 
 
@@ -88,9 +106,7 @@ class MemoryCounters:
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome]:
         """Count `hits` in one step; see CounterStore."""
-        now = self._now()
-        while self._ends and self._ends[0][0] <= now:
-            self._end(heappop(self._ends)[1], now)
+        now = self._free_ended()
         return [
             self._add(hit, hit.algorithm, now)
             if isinstance(hit.algorithm, (FixedWindow, CalendarWindow))
@@ -100,19 +116,89 @@ class MemoryCounters:
 
     def retain(self, limits: Collection[LimitId]) -> None:
         """Free the counters of every limit that is not one of `limits`."""
-        for limit_id in self._rooms.keys() - set(limits):
-            self._free(self._rooms.pop(limit_id))
-        for limit_id in self._generations.keys() - set(limits):
-            ended = self._generations.pop(limit_id)
-            self._held -= ended.clear()
-            self._slots -= ended.slots
-        self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
-        self._ends += [(each.ends, limit_id) for limit_id, each in self._generations.items() if each.ends is not None]
-        heapify(self._ends)
+        self._free_limits((self._rooms.keys() | self._generations.keys()) - set(limits))
+
+    async def read(
+        self, names: Sequence[CounterName], limits: Mapping[LimitId, Algorithm]
+    ) -> Sequence[LiveCounter | None]:
+        """Return the counters with `names`; see CounterStore."""
+        self._free_ended()
+        return [self._read(name, limits[name[0]]) for name in names]
+
+    async def page(self, limits: Mapping[LimitId, Algorithm], cursor: str | None, count: int) -> CounterPage:
+        """Return the next `count` counters of `limits`, in the order of their names; see CounterStore.
+
+        Those that found no room of their own are not among them.
+        """
+        after = None if cursor is None else read_name(cursor)
+        names: list[CounterName] = []
+        for limit_id in sorted(limits.keys() & (self._rooms.keys() | self._generations.keys())):
+            if after is None or limit_id >= after[0]:
+                past = self._kept(after[1]) if after is not None and after[0] == limit_id else None
+                keys = await first_keys(self._keys(limit_id), past, count - len(names))
+                names += [(limit_id, name_of(key)) for key in keys]
+            if len(names) == count:
+                break
+        found = await self.read(names, limits)
+        following = write_name(names[-1]) if len(names) == count else None
+        return CounterPage(tuple(counter for counter in found if counter is not None), following)
+
+    async def reset(self, names: Collection[CounterName]) -> None:
+        """Drop the counters with `names`; see CounterStore.
+
+        Of a key without room the count stays: it is that of others, too.
+        """
+        for limit_id, key in names:
+            kept = self._kept(key)
+            if (room := self._rooms.get(limit_id)) is not None:
+                self._held -= room.states.pop(kept, None) is not None
+            if (generations := self._generations.get(limit_id)) is not None:
+                self._held -= generations.drop(kept)
+
+    async def reset_limits(self, limits: Collection[LimitId]) -> int:
+        """Free the counters of `limits`, with what keys without room share; see CounterStore."""
+        self._free_ended()
+        held = self._held
+        self._free_limits(limits)
+        return held - self._held
 
     async def run(self) -> None:
         """Wait until cancelled: there is nothing to keep."""
         await asyncio.Event().wait()
+
+    def _free_ended(self) -> int:
+        """Free the counters that have ended, and return the steady time in Unix seconds."""
+        now = self._now()
+        while self._ends and self._ends[0][0] <= now:
+            self._end(heappop(self._ends)[1], now)
+        return now
+
+    def _free_limits(self, limits: Collection[LimitId]) -> None:
+        for limit_id in limits:
+            if (room := self._rooms.pop(limit_id, None)) is not None:
+                self._free(room)
+            if (generations := self._generations.pop(limit_id, None)) is not None:
+                self._held -= generations.clear()
+                self._slots -= generations.slots
+        self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
+        self._ends += [(each.ends, limit_id) for limit_id, each in self._generations.items() if each.ends is not None]
+        heapify(self._ends)
+
+    def _keys(self, limit_id: LimitId) -> list[Kept]:
+        room, generations = self._rooms.get(limit_id), self._generations.get(limit_id)
+        return list(room.states) if room else generations.keys() if generations else []
+
+    def _read(self, name: CounterName, algorithm: Algorithm) -> LiveCounter | None:
+        limit_id, key = name
+        kept = self._kept(key)
+        probe = usage_probe(algorithm)
+        if isinstance(probe, (FixedWindow, CalendarWindow)):
+            room = self._rooms.get(limit_id)
+            _, outcome = count_hits(probe, room.states.get(kept, 0) if room else 0, self._second, 0)
+        else:
+            generations = self._generations.get(limit_id)
+            outcome = count(probe, generations.state(kept) if generations else None, self._milliseconds(), 0).outcome()
+        return live_counter(name, algorithm, outcome)
 
     def _end(self, limit_id: LimitId, now: int) -> None:
         room = self._rooms.pop(limit_id, None)
@@ -133,16 +219,19 @@ class MemoryCounters:
             generations = self._generations[hit.limit_id] = Generations(lifetime(hit.algorithm), self._second)
             if generations.ends is not None:
                 heappush(self._ends, (generations.ends, hit.limit_id))
-        now = int((self._clock.monotonic() + self._offset) * MILLISECONDS)
-        key = digest_of(hit.key, self._secret)
         has_room = generations.held < self._max_per_limit and self._held < self._max_counters
         if not has_room and not generations.slots:
             generations.slots = _share(MAX_SLOTS - self._slots, MIN_LIMIT_SLOTS, MAX_LIMIT_SLOTS)
             self._slots += generations.slots
+        slot = int.from_bytes(digest_of(hit.key, self._secret)) % generations.slots if generations.slots else None
         held = generations.held
-        step, exact = generations.count(hit, key, now, has_room=has_room)
+        step, exact = generations.count(hit, self._bounded(hit.key), self._milliseconds(), slot=slot, has_room=has_room)
         self._held += generations.held - held
         return step.outcome()._replace(exact=exact)
+
+    def _milliseconds(self) -> int:
+        """Return the steady time in Unix milliseconds, after `_now` has reckoned it."""
+        return int((self._clock.monotonic() + self._offset) * MILLISECONDS)
 
     def _now(self) -> int:
         """Return the steady time in Unix seconds. The wall clock is read once in each second."""
@@ -157,7 +246,7 @@ class MemoryCounters:
         limit_id, key, hits = hit.limit_id, hit.key, hit.hits
         room = self._rooms.get(limit_id) or self._open(limit_id, window_end(window, now))
         counted = room.states.get(key)
-        kept: CounterKey | bytes = key
+        kept: Kept = key
         if counted is None:
             kept = self._bounded(key)
             counted = room.states.get(kept)
@@ -198,10 +287,16 @@ class MemoryCounters:
         self._held -= len(room.states)
         self._cells -= room.shared.cells if room.shared else 0
 
-    def _bounded(self, key: CounterKey) -> CounterKey | bytes:
-        """Return `key` as it is kept: itself, or its digest if it is large."""
+    def _kept(self, key: KeptKey) -> Kept:
+        return key if isinstance(key, bytes) else self._bounded(key)
+
+    def _bounded(self, key: CounterKey) -> Kept:
+        """Return `key` as it is kept."""
         size = _TUPLE_BYTES + sum([len(part) + _TEXT_BYTES for part in key])
-        return key if size <= MAX_PLAIN_BYTES else digest_of(key, self._secret)
+        if size <= MAX_PLAIN_BYTES:
+            return key
+        text = joined(key) if size <= _TUPLE_BYTES + len(key) * _TEXT_BYTES + MAX_JOINED_LENGTH else ""
+        return text or digest_of(key, self._secret)[:_KEY_BYTES]
 
 
 def _share(free: int, least: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""limitador's HTTP API: `/check`, `/report`, `/check_and_report`, `/limits/{namespace}` and `/status`."""
+"""limitador's HTTP API: `/check`, `/report`, `/check_and_report`, `/limits/…`, `/counters/…` and `/status`."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,18 +7,33 @@ from typing import Any
 from urllib.parse import unquote
 
 from app.core.errors import InvalidInputError, MeshwardError
-from app.quota.model import MAX_ENTRIES, MAX_KEY_LENGTH, MAX_UINT32, MAX_VALUE_LENGTH, Code, Descriptor
+from app.quota.model import (
+    MAX_ENTRIES,
+    MAX_KEY_LENGTH,
+    MAX_UINT32,
+    MAX_VALUE_LENGTH,
+    Code,
+    CounterName,
+    Descriptor,
+)
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions, headers_of
+from app.quota.rules.describe import as_unicode
+from app.quota.rules.limitador import ConditionalLimit
 from app.quota.service import QuotaService
+from app.quota.service.counters import CounterService, ShownCounter
 from app.spiffe.principal import Principal
 from app.transport.body import Receive, read_body
 from app.transport.mesh import PRINCIPAL_KEY
 from app.transport.rest.problems import status_of
 
-CHECK, REPORT, CHECK_AND_REPORT, LIMITS, STATUS = "/check", "/report", "/check_and_report", "/limits", "/status"
-LIMITADOR_PATHS = (CHECK, REPORT, CHECK_AND_REPORT, LIMITS, STATUS)
+CHECK, REPORT, CHECK_AND_REPORT, STATUS = "/check", "/report", "/check_and_report", "/status"
+LIMITS, COUNTERS = "/limits", "/counters"
+LIMITADOR_PATHS = (CHECK, REPORT, CHECK_AND_REPORT, LIMITS, COUNTERS, STATUS)
 # A namespace and the values of one request.
 MAX_BODY_BYTES = 1024 * 1024
+# Counters of one answer, which is not paged; the admin API has all of them.
+MAX_COUNTERS = 10_000
+COUNTERS_AT_ONCE = 1000
 
 _OK, _NOT_FOUND, _OVER_LIMIT = 200, 404, 429
 _DRAFT03 = HeaderOptions((HeaderFamily.DRAFT03,))
@@ -31,8 +46,8 @@ Answer = tuple[int, Any, tuple[tuple[str, str], ...]]
 class LimitadorHttp:
     """The ASGI application. A request is a namespace, a delta, and values: `descriptors[0]` in expressions."""
 
-    def __init__(self, service: QuotaService) -> None:
-        self._service = service
+    def __init__(self, service: QuotaService, counters: CounterService) -> None:
+        self._service, self._counters = service, counters
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3, http): 200, or 429 if it is over a limit."""
@@ -51,6 +66,10 @@ class LimitadorHttp:
         if method == "GET" and path.startswith(f"{LIMITS}/"):
             namespace = unquote(path.removeprefix(f"{LIMITS}/"))
             return _OK, [_shown(limit) for limit in self._service.limits_of(namespace)], ()
+        if method == "GET" and path.startswith(f"{COUNTERS}/"):
+            namespace = unquote(path.removeprefix(f"{COUNTERS}/"))
+            self._service.check_caller(scope["state"][PRINCIPAL_KEY], namespace)
+            return _OK, await self._counters_of(namespace), ()
         if method != "POST" or path not in {CHECK, REPORT, CHECK_AND_REPORT}:
             return _NOT_FOUND, {"error": "there is nothing here"}, ()
         namespace, descriptor, delta, headers = _request(await read_body(receive, MAX_BODY_BYTES))
@@ -63,6 +82,22 @@ class LimitadorHttp:
         over = decided.code is Code.OVER_LIMIT and path != REPORT
         shown = headers_of(_DRAFT03, decided.code, decided.statuses) if headers else ()
         return _OVER_LIMIT if over else _OK, None, shown
+
+    async def _counters_of(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the first counters of a namespace in the shape of limitador; none of one that is not known."""
+        if not self._service.limits_of(namespace):
+            return []
+        found: dict[CounterName, dict[str, Any]] = {}
+        cursor: str | None = None
+        while len(found) < MAX_COUNTERS:
+            page = await self._counters.page(namespace, None, cursor, COUNTERS_AT_ONCE)
+            for each in page.counters:
+                if each.place.source is not None:
+                    found[each.counter.name] = _counter(each, each.place.source.limit)
+            cursor = page.following
+            if cursor is None:
+                break
+        return list(found.values())[:MAX_COUNTERS]
 
 
 def _request(body: bytes) -> tuple[str, Descriptor, int, bool]:
@@ -88,8 +123,19 @@ def _fits(item: tuple[str, Any]) -> bool:
     return isinstance(value, str) and len(key) <= MAX_KEY_LENGTH and len(value) <= MAX_VALUE_LENGTH
 
 
-def _shown(limit: Any) -> dict[str, Any]:
+def _counter(shown: ShownCounter, limit: ConditionalLimit) -> dict[str, Any]:
+    entries = shown.place.entries_of(shown.counter.name[1]) or ()
     return {
+        "limit": _shown(limit),
+        "set_variables": {variable: as_unicode(value) for variable, value in entries},
+        "remaining": shown.place.remaining_of(shown.counter),
+        "expires_in_seconds": shown.counter.resets_in,
+    }
+
+
+def _shown(limit: ConditionalLimit) -> dict[str, Any]:
+    return {
+        "id": limit.id or None,
         "namespace": limit.namespace,
         "max_value": limit.max_value,
         "seconds": limit.seconds,

@@ -31,3 +31,8 @@ def limits_below(node: Node) -> Iterator[AppliedLimit]:
 
 def _flag(value: bool) -> str:  # noqa: FBT001 - it is what is printed
     return str(value).lower()
+
+
+def as_unicode(text: str) -> str:
+    """Return a text that a client wrote, with a mark for each half of a character that JSON can spell."""
+    return text.encode(errors="replace").decode()

@@ -28,7 +28,7 @@ _ID_BYTES = 20
 class ConditionalLimit:
     """Up to `max_value` in each window of `seconds` for each value of `variables`, where every condition holds.
 
-    `conditions` and `variables` are the texts of the expressions.
+    `conditions` and `variables` are the texts of the expressions. `id` is an operator's own, shown and nothing else.
     """
 
     namespace: str
@@ -37,10 +37,11 @@ class ConditionalLimit:
     name: str = ""
     conditions: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    id: str = ""
 
     @property
     def limit_id(self) -> LimitId:
-        """What identifies the limit: everything but its name and its number, as in limitador."""
+        """What identifies the limit: everything but its names and its number, as in limitador."""
         parts = [self.namespace, self.seconds, sorted(self.conditions), sorted(self.variables)]
         return blake2b(json.dumps(["limitador", *parts]).encode(), digest_size=_ID_BYTES).hexdigest()
 
@@ -166,7 +167,9 @@ def _read_limit(document: Reader) -> ConditionalLimit:
     problem = domain_problem(namespace) if namespace else None
     if problem:
         document.refuse("namespace", problem)
-    document.take("id")
+    given_id = document.scalar("id") or ""
+    if len(given_id) > MAX_NAME_LENGTH:
+        document.refuse("id", f"is longer than {MAX_NAME_LENGTH} characters")
     name = document.scalar("name") or ""
     if len(name) > MAX_NAME_LENGTH or not fits_header(name):
         document.refuse("name", f"must be printable ASCII without quotes and backslashes, {MAX_NAME_LENGTH} at most")
@@ -177,6 +180,7 @@ def _read_limit(document: Reader) -> ConditionalLimit:
         name,
         _expressions(document, "conditions"),
         _expressions(document, "variables"),
+        given_id,
     )
     document.close()
     return limit

@@ -16,10 +16,12 @@ from app.quota.rpc.limitador import LimitadorHttp
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.rules.callers import CallerGrant
 from app.quota.rules.limitador import LIMIT_KIND, ConditionalLimit, compile_limit, index_limits, match_limits
+from app.quota.service.counters import CounterService
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
+from tests.fakes.documents import MemoryDocuments
 from tests.fakes.quota import AwayCounters, FetchedCounters, Quota, settled
 
 LIMITS = """
@@ -212,7 +214,8 @@ async def test_a_changed_limit_is_seen_by_a_request_that_is_known(directory, clo
 
 class Http:
     def __init__(self, service):
-        self._app = LimitadorHttp(service)
+        audit = MemoryDocuments().change
+        self._app = LimitadorHttp(service, CounterService(service, service.store, audit, ManualClock()))
 
     async def ask(self, method, path, body=None):
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -254,11 +257,41 @@ async def test_limits_are_shown_and_status_is_ok(service):
     status, shown, _ = await http.ask("GET", "/limits/other")
     assert (status, shown) == (
         200,
-        [{"namespace": "other", "max_value": 1, "seconds": 1, "name": None, "conditions": [], "variables": []}],
+        [
+            {
+                "id": None,
+                "namespace": "other",
+                "max_value": 1,
+                "seconds": 1,
+                "name": None,
+                "conditions": [],
+                "variables": [],
+            }
+        ],
     )
     assert (await http.ask("GET", "/limits/none"))[1] == []
     assert (await http.ask("GET", "/status"))[0] == 200
     assert (await http.ask("POST", "/check", {"namespace": "none", "values": {}}))[0] == 200
+
+
+async def test_counters_are_shown_as_limitador_shows_them(service):
+    http = Http(service)
+    assert (await http.ask("GET", "/counters/shop"))[:2] == (200, [])
+    await http.post("/report", ANN)
+    await http.post("/report", {"user": "\ud800"}, delta=9)
+    status, shown, _ = await http.ask("GET", "/counters/shop")
+    limits = {limit["name"]: limit for limit in (await http.ask("GET", "/limits/shop"))[1]}
+    assert status == 200
+    assert sorted(shown, key=lambda counter: counter["remaining"]) == [
+        {"limit": limits[None], "set_variables": {}, "remaining": 0, "expires_in_seconds": 90},
+        {
+            "limit": limits["per-user"],
+            "set_variables": {"descriptors[0].user": "ann"},
+            "remaining": 1,
+            "expires_in_seconds": 60,
+        },
+    ]
+    assert (await http.ask("GET", "/counters/none"))[:2] == (200, [])
 
 
 @pytest.mark.parametrize(
@@ -277,6 +310,8 @@ async def test_limits_are_shown_and_status_is_ok(service):
         ("GET", "/check", {}, 404),
         ("POST", "/check/more", {}, 404),
         ("DELETE", "/limits/shop", {}, 404),
+        ("DELETE", "/counters/shop", {}, 404),
+        ("GET", "/counters", {}, 404),
     ],
 )
 async def test_what_is_no_request_is_refused(service, method, path, body, status):
@@ -286,8 +321,10 @@ async def test_what_is_no_request_is_refused(service, method, path, body, status
 async def test_callers_and_faults_have_their_status(directory, clock):
     refusing = await loaded(directory, clock, callers=[CallerGrant("shop", "loopback")])
     assert await Http(refusing).post("/check", ANN) == 403
+    assert (await Http(refusing).ask("GET", "/counters/shop"))[0] == 403
     away = await loaded(directory, clock, AwayCounters())
     assert await Http(away).post("/check_and_report", ANN) == 503
+    assert (await Http(away).ask("GET", "/counters/shop"))[0] == 503
 
 
 async def test_nothing_is_answered_before_the_limits_are_loaded(directory, clock):

@@ -1,14 +1,32 @@
 """Counters in Valkey or Redis, shared by every process that uses the same servers."""
 
-from collections.abc import Awaitable, Collection, Sequence
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.core.clock import Clock
+from app.core.errors import UnavailableError
 from app.quota.backends.valkey.away import AwayAnswers
+from app.quota.backends.valkey.browser import CounterBrowser
 from app.quota.backends.valkey.link import Key
 from app.quota.backends.valkey.servers import Outcomes, Servers
-from app.quota.backends.valkey.wire import key_of
-from app.quota.model import Away, CalendarWindow, CounterKey, FixedWindow, Hit, LimitId, Outcome
+from app.quota.backends.valkey.wire import key_of, name_of
+from app.quota.model import (
+    MAX_UINT32,
+    Algorithm,
+    Away,
+    CalendarWindow,
+    CounterName,
+    CounterPage,
+    FixedWindow,
+    Hit,
+    KeptKey,
+    LimitId,
+    LiveCounter,
+    Outcome,
+    Total,
+)
+from app.quota.rules.usage import live_counter, usage_probe
 from app.telemetry.metrics import Metrics
 
 # Counters that are known to be over their limit: each is refused here until its window ends.
@@ -17,9 +35,16 @@ MAX_KNOWN_OVER = 65_536
 MAX_KNOWN_KEYS = 8192
 MAX_KNOWN_KEY_LENGTH = 256
 
+# Counters that are read in one batch, which hits wait for.
+MAX_READ = 100
+# How often other processes' resets are looked for, and the counter that each of them adds 1 to.
+RESET_CHECK_SECONDS = 1.0
+RESETS = Hit("resets", (), Total(MAX_UINT32), 1)
+_LOOK = RESETS._replace(hits=0)
+
 _LEASE = Away.LEASE
 
-Counter = tuple[LimitId, CounterKey]
+Counter = tuple[LimitId, KeptKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +68,14 @@ class ValkeyCounters:
         self._known_over = metrics.counters_over
         self._over: dict[Counter, _Over] = {}
         self._keys: dict[Counter, Key] = {}
+        self._resets = key_of(prefix, RESETS.limit_id, RESETS.key)
+        self._browser = CounterBrowser(servers, prefix)
 
     async def run(self) -> None:
         """Keep the connections to the servers until cancelled; without them every hit is answered by policy."""
-        await self._servers.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._servers.run())
+            tasks.create_task(self._follow_resets())
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore.
@@ -74,6 +103,83 @@ class ValkeyCounters:
         """Forget what is known of every limit that is not one of `limits`; its counters in the store expire."""
         self._away.retain(limits)
         self._over = {counter: over for counter, over in self._over.items() if counter[0] in limits}
+
+    async def read(
+        self, names: Sequence[CounterName], limits: Mapping[LimitId, Algorithm]
+    ) -> Sequence[LiveCounter | None]:
+        """Return the counters with `names`; see CounterStore."""
+        return await self._read({self._name(name): name for name in names}, limits)
+
+    async def page(self, limits: Mapping[LimitId, Algorithm], cursor: str | None, count: int) -> CounterPage:
+        """Return some counters of `limits`, in the order that the servers have them; see CounterStore."""
+        if not limits:
+            return CounterPage((), None)
+        found = await self._browser.find(limits.keys(), cursor, count)
+        counters = await self._read(found.names, limits)
+        return CounterPage(tuple(counter for counter in counters if counter is not None), found.cursor)
+
+    async def reset(self, names: Collection[CounterName]) -> None:
+        """Delete the counters with `names`; see CounterStore."""
+        await self._browser.delete([self._name(name) for name in names])
+        self._over.clear()
+        await self._announce_reset()
+
+    async def reset_limits(self, limits: Collection[LimitId]) -> int:
+        """Delete every counter of `limits`; see CounterStore."""
+        deleted = await self._browser.delete_limits(limits) if limits else 0
+        self._over.clear()
+        await self._announce_reset()
+        return deleted
+
+    async def _read(
+        self, names: Mapping[Key, CounterName], limits: Mapping[LimitId, Algorithm]
+    ) -> list[LiveCounter | None]:
+        """Return the counters; None also of one whose name has something else in it."""
+        found: list[LiveCounter | None] = []
+        items = list(names.items())
+        for start in range(0, len(items), MAX_READ):
+            batch = items[start : start + MAX_READ]
+            hits = [Hit(name[0], (), usage_probe(limits[name[0]]), 0) for _, name in batch]
+            counted = self._servers.add((*hits, _LOOK), [*[key for key, _ in batch], self._resets])
+            outcomes: Outcomes = [] if counted is None else await counted
+            if not any(outcomes):  # not even the count of resets, which can always be read
+                raise UnavailableError("the counters cannot be read: their store does not answer")
+            found += [
+                None if outcome is None else live_counter(name, limits[name[0]], outcome)
+                for (_, name), outcome in zip(batch, outcomes, strict=False)
+            ]
+        return found
+
+    async def _announce_reset(self) -> None:
+        if await self._count_resets(RESETS) is None:
+            raise UnavailableError("the counters are reset, but replicas that know them to be used up are not told")
+
+    async def _follow_resets(self) -> None:
+        """Forget which windows are used up when a counter was reset, here or by another process.
+
+        A second time after a second: an answer from before the reset may have come after it.
+        """
+        known: int | None = None
+        changed = False
+        while True:
+            await asyncio.sleep(RESET_CHECK_SECONDS)
+            number = await self._count_resets(_LOOK)
+            if number is None:
+                continue
+            if changed or number != known:
+                self._over.clear()
+            changed, known = number != known, number
+
+    async def _count_resets(self, hit: Hit) -> int | None:
+        counted = self._servers.add([hit], [self._resets])
+        (outcome,) = [None] if counted is None else await counted
+        return None if outcome is None else outcome.remaining
+
+    def _name(self, name: CounterName) -> Key:
+        limit_id, key = name
+        if isinstance(key, bytes):
+            return name_of(self._prefix, limit_id, key.hex())
+        return key_of(self._prefix, limit_id, key)
 
     async def _settle(
         self,

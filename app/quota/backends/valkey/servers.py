@@ -58,6 +58,14 @@ class Servers(Protocol):
         """Count `hits` under `keys` and return an awaitable of their outcomes; None if no server counts now."""
         ...
 
+    def nodes(self) -> Mapping[str, OpenConnection]:
+        """Return how each server that has counters is connected to, by its name, in the order of names."""
+        ...
+
+    def node_of(self, key: Key) -> str | None:
+        """Return the name of the server that has the counter with the name `key`, None if none is known."""
+        ...
+
     async def run(self) -> None:
         """Keep the connections until cancelled."""
         ...
@@ -140,6 +148,14 @@ class Server:
         """Count `hits`; see Servers."""
         return self._link.add(hits, keys)  # type: ignore[return-value]  # only nodes of a cluster redirect
 
+    def nodes(self) -> Mapping[str, OpenConnection]:
+        """Return the one server; see Servers."""
+        return {str(self._url): self._open}
+
+    def node_of(self, key: Key) -> str | None:  # noqa: ARG002 - it has every counter
+        """Return the one server; see Servers."""
+        return str(self._url)
+
     async def run(self) -> None:
         """Keep the connections; see Servers."""
         try:
@@ -164,6 +180,15 @@ class Cluster:
         """Count `hits`; see Servers."""
         parts = self._send(hits, keys, range(len(hits)))
         return self._collect(hits, keys, parts) if parts else None
+
+    def nodes(self) -> Mapping[str, OpenConnection]:
+        """Return the primaries; see Servers."""
+        return {name: self._opening(address) for name, address in sorted((str(each), each) for each in self._nodes)}
+
+    def node_of(self, key: Key) -> str | None:
+        """Return the primary of the counter's slot; see Servers."""
+        owner = self._owners[key_slot(key)]
+        return None if owner is None else str(owner)
 
     def _send(
         self, hits: Sequence[Hit], keys: Sequence[Key], places: Sequence[int]

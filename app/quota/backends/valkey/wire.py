@@ -1,16 +1,19 @@
 """What is sent to Valkey and what comes back: keys, the arguments of the script, and its results."""
 
 import hashlib
+import re
 from functools import lru_cache
 from importlib.resources import files
 from struct import Struct
 from typing import Final
+from urllib.parse import quote, unquote
 
 from app.quota.model import (
     Algorithm,
     CalendarWindow,
     Concurrency,
     CounterKey,
+    CounterName,
     FixedWindow,
     Hit,
     LimitId,
@@ -27,6 +30,10 @@ SCRIPT: Final = (files(__package__) / "count.lua").read_bytes()
 SCRIPT_SHA: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 # Bytes of a key's digest: among 2^64 keys two are the same with a probability of 2^-33.
 _DIGEST_BYTES = 20
+# Characters of the values in a counter's name, and what of them is not percent-encoded beside letters and digits.
+_MAX_PLAIN_LENGTH = 200
+_PLAIN = "/:@"
+_NAME = re.compile(r"([^:{}]+):\{(?:=((?:,[^,{}]*)*)|([0-9a-f]{40}))\}")
 # Algorithms and hits whose arguments are remembered.
 _KNOWN_ALGORITHMS = 16_384
 
@@ -49,17 +56,39 @@ class WrongAnswerError(Exception):
 
 
 def key_of(prefix: str, limit_id: LimitId, key: CounterKey) -> bytes:
-    """Return the name of a counter: `PREFIX:LIMIT:{DIGEST}`.
+    """Return the name of a counter: `PREFIX:LIMIT:{=,VALUE,VALUE}`, or `PREFIX:LIMIT:{DIGEST}` where that is too long.
 
-    The digest is of the values with their lengths, so that no values can be those of another counter, and it is a hash
-    tag, so that values cannot choose a slot.
+    Values are percent-encoded, so that none can be those of another counter; the digest is of the values with their
+    lengths. What is in braces is a hash tag, which no value can end, so that values cannot choose a slot.
     """
+    plain = "=" + "".join(["," + quote(part, _PLAIN, errors="surrogatepass") for part in key])
+    return name_of(prefix, limit_id, plain if len(plain) <= _MAX_PLAIN_LENGTH else _digest_of(key))
+
+
+def name_of(prefix: str, limit_id: LimitId, text: str) -> bytes:
+    """Return the name of the counter that has `text` in its braces."""
+    return f"{prefix}:{limit_id}:{{{text}}}".encode()
+
+
+def counter_of(prefix: str, name: bytes) -> CounterName | None:
+    """Return the counter that has the name, None if it is none of a counter. A digest is returned as bytes."""
+    text = name.decode(errors="replace")
+    found = _NAME.fullmatch(text.removeprefix(f"{prefix}:")) if text.startswith(f"{prefix}:") else None
+    if found is None:
+        return None
+    limit_id, values, digest = found.groups()
+    if digest is not None:
+        return limit_id, bytes.fromhex(digest)
+    return limit_id, tuple(unquote(part, errors="surrogatepass") for part in values.split(",")[1:])
+
+
+def _digest_of(key: CounterKey) -> str:
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for part in key:
         encoded = part.encode(errors="surrogatepass")
         digest.update(b"%d:" % len(encoded))
         digest.update(encoded)
-    return f"{prefix}:{limit_id}:{{{digest.hexdigest()}}}".encode()
+    return digest.hexdigest()
 
 
 def arguments_of(hit: Hit, now: int) -> bytes:

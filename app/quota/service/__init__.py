@@ -121,12 +121,25 @@ class QuotaService:
         their limits' `when_away`.
         """
         if self._callers and request.domain_known:
-            self._authorize(principal, request.domain)
+            self.check_caller(principal, request.domain)
         if request.together and request.hits:
             outcomes = self._count_together(request, counts=counts)
         else:
             outcomes = self._counters.add(request.hits) if request.hits else []
         return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
+
+    def check_caller(self, principal: Principal, domain: str) -> None:
+        """Raise PermissionDeniedError if `principal` may not count in the domain."""
+        known = principal.spiffe_id, domain
+        allowed = self._may_count.get(known)
+        if allowed is None:
+            if len(self._may_count) >= MAX_KNOWN_CALLERS:
+                self._may_count.clear()
+            allowed = self._may_count[known] = may_count(self._callers, domain, principal.name)
+        if not allowed:
+            raise PermissionDeniedError(
+                f"{principal.name} may not count in the domain {domain!r}: quota.callers lists who may"
+            )
 
     @property
     def answer_seconds(self) -> float:
@@ -194,18 +207,6 @@ class QuotaService:
 
     async def _answer_later(self, request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
         return self._answer(request, await outcomes)
-
-    def _authorize(self, principal: Principal, domain: str) -> None:
-        known = principal.spiffe_id, domain
-        allowed = self._may_count.get(known)
-        if allowed is None:
-            if len(self._may_count) >= MAX_KNOWN_CALLERS:
-                self._may_count.clear()
-            allowed = self._may_count[known] = may_count(self._callers, domain, principal.name)
-        if not allowed:
-            raise PermissionDeniedError(
-                f"{principal.name} may not count in the domain {domain!r}: quota.callers lists who may"
-            )
 
     def _changed(self, _snapshot: object) -> None:
         """Free the counters and the metrics of limits that are gone; `changes` grows with every change."""
