@@ -10,6 +10,7 @@ import typer
 from app.cli.options import Config, load_settings
 from app.core.errors import InvalidInputError, Violation
 from app.documents.kind import DocumentKind
+from app.documents.lines import with_lines
 from app.documents.parser import MAX_TEXT_BYTES, parse_documents
 from app.documents.reader import violations_in
 
@@ -38,7 +39,7 @@ def policy_check(
     from app.authz.rules.parse import POLICY_KIND
 
     if not show:
-        check(files, POLICY_KIND, _warnings)
+        check(files, POLICY_KIND)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
     from app.authz.rules.parse import policy_kind
@@ -49,12 +50,8 @@ def policy_check(
     check(
         files,
         kind,
-        lambda policy: [*describe_policy(compile_policy(policy, options), options), *_warnings(policy)],
+        lambda policy: describe_policy(compile_policy(policy, options), options),
     )
-
-
-def _warnings(policy: Any) -> list[str]:
-    return [f"warning: {warning}" for warning in policy.warnings]
 
 
 def check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], list[str]] = lambda _: []) -> None:
@@ -62,8 +59,12 @@ def check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], l
     violations: list[Violation] = []
     for name, text in [(name, read_file(name)) for name in files]:
         try:
-            for found in kind.parse(parse_documents(text)):
-                typer.echo("\n  ".join([f"{name}: {kind.key_of(found)} is valid", *describe(found)]))
+            parsed = kind.parse(parse_documents(text), text=text)
+            for index, found in enumerate(parsed):
+                place = f"documents[{index}]." if len(parsed) > 1 else ""
+                warnings = [Violation(place + each.path, each.problem) for each in kind.warnings_of(found)]
+                shown = [f"warning: {each}" for each in with_lines(text, warnings)]
+                typer.echo("\n  ".join([f"{name}: {kind.key_of(found)} is valid", *describe(found), *shown]))
         except InvalidInputError as error:
             violations += violations_in(name, error)
     if violations:

@@ -123,11 +123,12 @@ def _explain_files(files: list[str], domain: str, entries: list[tuple[str, str]]
     from app.quota.rules.match import compile_config
     from app.quota.rules.parse import QUOTA_KIND
 
-    documents = [document for name in files for document in parse_documents(read_file(name))]
-    for config in QUOTA_KIND.parse(documents):
-        if config.domain == domain:
-            explanations = explain(compile_config(config), [Descriptor(tuple(entries))])
-            return explained(explanations[0]).model_dump()
+    for name in files:
+        text = read_file(name)
+        for config in QUOTA_KIND.parse(parse_documents(text), text=text):
+            if config.domain == domain:
+                explanations = explain(compile_config(config), [Descriptor(tuple(entries))])
+                return explained(explanations[0]).model_dump()
     raise InvalidInputError(f"the domain {domain!r} is not in {', '.join(files)}: every request for it passes")
 
 

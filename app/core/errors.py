@@ -11,13 +11,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing wrong with an input: where it stands (`spec.rules[0].to`) and what is wrong with it."""
+    """One thing wrong with an input: where it stands (`spec.rules[0].to`) and what is wrong with it.
+
+    `line` is that of the path in the text that was given, counted from 1, None if it is not known.
+    """
 
     path: str
     problem: str
+    line: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people: `line 7: spec.rules[0].to`."""
+        return ": ".join([f"line {self.line}"] * (self.line is not None) + [self.path] * bool(self.path))
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}" if self.path else self.problem
+        return f"{self.place}: {self.problem}" if self.place else self.problem
 
 
 class MeshwardError(Exception):

@@ -66,14 +66,14 @@ def read_given(
         raise InvalidInputError(
             f"the body has {len(documents)} documents: send one", Violation("", "must be one document")
         )
-    for parsed, document in zip(kind.parse(documents), documents, strict=True):
+    for parsed, document in zip(kind.parse(documents, text=_text(given)), documents, strict=True):
         digest = _digest(document)
         yield Ready(JsonText.of(document), digest, parsed, None if digest in known else compile_document(parsed))
 
 
 def describe_given(kind: DocumentKind[Parsed], show: Callable[[Parsed], Any], given: Given) -> Iterator[Any]:
     """Yield what `show` returns for each of the documents. Raises InvalidInputError, before the first."""
-    yield from map(show, kind.parse(_documents(given)))
+    yield from map(show, kind.parse(_documents(given), text=_text(given)))
 
 
 def read_stored(
@@ -93,6 +93,10 @@ def read_stored(
 
 def _documents(given: Given) -> Sequence[Mapping[str, object]]:
     return parse_documents(given) if isinstance(given, bytes) else given
+
+
+def _text(given: Given) -> bytes | None:
+    return given if isinstance(given, bytes) else None
 
 
 def _digest(document: Mapping[str, object]) -> bytes:

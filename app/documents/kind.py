@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.core.errors import InvalidInputError, Violation
+from app.documents.lines import with_lines
 from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader
 
@@ -49,12 +50,15 @@ class DocumentKind(Generic[Parsed]):
         """Return what messages call the document: `policy 'shop/no-admin'`."""
         return f"{self.noun} {str(key)!r}"
 
-    def parse(self, documents: Sequence[Mapping[str, object]], *, stored: bool = False) -> tuple[Parsed, ...]:
+    def parse(
+        self, documents: Sequence[Mapping[str, object]], *, stored: bool = False, text: bytes | None = None
+    ) -> tuple[Parsed, ...]:
         """Return what `documents` describe, in their order.
 
         Raises InvalidInputError with every violation in all of the documents. A path starts at its document, with
         `documents[N].` before it if there are several. Two documents with one key are a violation, as are none
-        at all. `stored`: the documents are not given now.
+        at all. `stored`: the documents are not given now. With the `text` that they were parsed from each violation has
+        its line.
         """
         problems = Problems()
         found: dict[DocumentKey, Parsed] = {}
@@ -75,5 +79,7 @@ class DocumentKind(Generic[Parsed]):
         if not documents:
             problems.add("", f"there is no document: send at least one {self.noun}")
         if problems.found:
+            if text is not None and documents:
+                problems.found[:] = with_lines(text, problems.found)
             raise InvalidInputError(f"{self.noun} is not valid: {problems.summary()}", *problems.found)
         return tuple(found.values())

@@ -79,6 +79,25 @@ def parse_documents(text: bytes) -> tuple[dict[str, object], ...]:
     return tuple(found)
 
 
+def events_of(text: bytes) -> Iterator[Event]:
+    """Yield the events of a text that `parse_documents` has read."""
+    yield from yaml.parse(_without_surrogates(text.decode("utf-8-sig")), Loader=_LOADER)
+
+
+def shapes_of(text: bytes) -> list[list[str]]:
+    """Return, for each YAML document of a text that `parse_documents` has read, the paths of the documents in it."""
+    shapes: list[list[str]] = []
+    for line, value in _values(_without_surrogates(text.decode("utf-8-sig"))):
+        count = len(list(_flattened(value, line)))
+        if isinstance(value, list):
+            shapes.append([f"[{index}]" for index in range(count)])
+        elif isinstance(value, dict) and _items_of_list(value, line) is not None:
+            shapes.append([f"items[{index}]" for index in range(count)])
+        else:
+            shapes.append([""] * count)
+    return shapes
+
+
 def _without_surrogates(text: str) -> str:
     """Return JSON with the character in place of each pair of escapes that spells it in UTF-16 (RFC 8259, section 7).
 

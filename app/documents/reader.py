@@ -40,7 +40,7 @@ class Problems:
 def violations_in(file: str, error: InvalidInputError) -> list[Violation]:
     """Return what is wrong with a file's documents, the file's name before each path."""
     found = error.violations or (Violation("", error.message),)
-    return [Violation(f"{file}: {item.path}".rstrip(": "), item.problem) for item in found]
+    return [Violation(f"{file}: {item.place}".rstrip(": "), item.problem) for item in found]
 
 
 def kind_of(value: object) -> str:

@@ -130,7 +130,7 @@ def _parse(kind: DocumentKind[Any], directory: Path, files: Files) -> Iterator[t
     for name, text in sorted(files.items()):
         try:
             documents = parse_documents(text)
-            parsed = kind.parse(documents, stored=True) if documents else ()
+            parsed = kind.parse(documents, stored=True, text=text) if documents else ()
         except InvalidInputError as error:
             violations += violations_in(name, error)
             continue

@@ -1,5 +1,8 @@
 """Documents in envoyproxy/ratelimit's schema become configurations, or a list of everything that is wrong with them."""
 
+from collections.abc import Iterator, Sequence
+
+from app.core.errors import Violation
 from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey
 from app.documents.parser import MAX_EXPANDED_CHARACTERS, MAX_NODES
@@ -162,6 +165,25 @@ def fits_header(name: str) -> bool:
     return name.isascii() and name.isprintable() and '"' not in name and "\\" not in name
 
 
+def _warnings_of(config: QuotaConfig) -> Sequence[Violation]:
+    """Return a warning for each limit that replaces a name that no limit of its domain has, as a misspelled one."""
+    placed = list(_limits_of("", config.descriptors))
+    names = {limit.name for _, limit in placed}
+    return tuple(
+        Violation(f"{path}.replaces", f"no limit of the domain is called {', '.join(map(repr, sorted(unknown)))}")
+        for path, limit in placed
+        if (unknown := limit.replaces - names)
+    )
+
+
+def _limits_of(parent: str, descriptors: Sequence[ConfigDescriptor]) -> Iterator[tuple[str, Limit]]:
+    for index, descriptor in enumerate(descriptors):
+        path = f"{parent}descriptors[{index}]"
+        if descriptor.limit is not None:
+            yield f"{path}.rate_limit", descriptor.limit
+        yield from _limits_of(f"{path}.", descriptor.descriptors)
+
+
 def _key_of(config: QuotaConfig) -> DocumentKey:
     return DocumentKey("", config.domain)
 
@@ -180,4 +202,5 @@ QUOTA_KIND = DocumentKind(
     is_key=_is_key,
     max_documents=MAX_CONFIGS,
     max_bytes=MAX_CONFIG_BYTES,
+    warnings_of=_warnings_of,
 )

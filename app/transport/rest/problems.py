@@ -70,8 +70,13 @@ def problem(
         "request_id": request_id,
     }
     if violations:
-        body["violations"] = [{"path": item.path, "problem": item.problem} for item in violations[:MAX_VIOLATIONS]]
+        body["violations"] = [_violation(item) for item in violations[:MAX_VIOLATIONS]]
     return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
+
+
+def _violation(item: Violation) -> dict[str, Any]:
+    line = {} if item.line is None else {"line": item.line}
+    return {"path": item.path, "problem": item.problem} | line
 
 
 def from_error(request: Request, error: MeshwardError) -> JSONResponse:

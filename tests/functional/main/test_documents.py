@@ -58,7 +58,7 @@ async def test_documents_come_from_directories(serving, tmp_path):
 
         (policies / "broken.yaml").write_text(DENY_NEWS.replace("paths", "pahts"))
         failed = eventually(lambda: server.events("refresh_failed"), "the bad file to be reported", TIMELY)[0]
-        assert "broken.yaml: spec.rules[0].to[0].operation.pahts: is not a field here" in failed["reason"]
+        assert "broken.yaml: line 7: spec.rules[0].to[0].operation.pahts: is not a field here" in failed["reason"]
         assert not await check(channel, "/news")
 
         (policies / "new").write_text(DENY_NEWS.replace("/news", "/"))

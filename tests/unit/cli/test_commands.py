@@ -103,7 +103,7 @@ def test_valid_documents_are_listed(meshward, tmp_path):
 def test_a_value_that_matches_nothing_is_warned_of(meshward, tmp_path):
     (tmp_path / "a.yaml").write_text(ODD_POLICY)
     warning = (
-        "  warning: spec.rules[0].to[0].operation.paths[0]: "
+        "  warning: line 5: spec.rules[0].to[0].operation.paths[0]: "
         "paths are compared as Envoy normalises them, and it makes '/b' of '/a/../b'"
     )
     for options in ((), ("--show",)):
@@ -135,14 +135,14 @@ def test_invalid_documents_are_reported_with_file_and_path(meshward, tmp_path):
     (tmp_path / "d.yaml").write_text("")
     status, _, err = meshward("policy", "check", "a.yaml", "b.yaml", "c.yaml", "d.yaml")
     assert status == 1
-    assert "b.yaml: spec.rules[0].from[0].source" in err
+    assert "b.yaml: line 7: spec.rules[0].from[0].source" in err
     assert "c.yaml: " in err
     assert "d.yaml: there is no document: send at least one policy" in err
     assert "a.yaml: spec" not in err
     (tmp_path / "q.yaml").write_text(LIMITS.replace("minute", "fortnight"))
     status, _, err = meshward("quota", "check", "q.yaml")
     assert status == 1
-    assert err.startswith("meshward: q.yaml: descriptors[0].rate_limit.unit: ")
+    assert err.startswith("meshward: q.yaml: line 2: descriptors[0].rate_limit.unit: ")
     assert err.count("\n") == 1
 
 
