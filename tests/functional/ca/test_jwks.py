@@ -23,7 +23,7 @@ from tests.support.jwks_server import (
 )
 
 # Long beside what an answer on loopback takes, short beside a test.
-SECONDS = 0.5
+SECONDS = 2.0
 
 
 @pytest.fixture

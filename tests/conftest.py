@@ -1,4 +1,4 @@
-"""How hypothesis runs: without a deadline for an example, which a busy machine would miss."""
+"""How hypothesis runs everywhere: without a deadline for an example, which a busy machine would miss."""
 
 from hypothesis import settings
 
