@@ -6,11 +6,9 @@ one operation after the other runs in a process of its own. Printed is the laten
 
 import asyncio
 import json
-import statistics
 import sys
-import tempfile
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from app.authz.rules.parse import POLICY_KIND
 from app.db.engine import create_engine, sqlite_url
 from app.db.transactions import Transactions
 from app.documents.repository import SqlDocumentRepository
-from bench.flood import CHECKS_PER_SECOND, Target, honest, running, sidecar
+from bench.beside import CHECKS_PER_SECOND, Row, Table, Target, honest
 
 POLICIES = 1_000
 RULES = 100
@@ -168,28 +166,21 @@ async def run(name: str, target: Target) -> None:
         raise RuntimeError(f"{name} failed")
 
 
-async def measure(target: Target) -> bool:
-    """Print a row for each operation; return whether the bound was kept."""
-    kept = True
-    channel = await sidecar(target)
-    await honest(channel, 1)
+async def measure(target: Target, channel: grpc.aio.Channel) -> AsyncIterator[Row]:
+    """Yield a row for each operation."""
     for name in OPERATIONS:
         took = await checked(channel, run(name, target))
-        p99 = statistics.quantiles(took, n=100)[98]
-        kept = kept and p99 < MAX_P99_MS
-        figures = f"{statistics.median(took):>8.1f}{p99:>8.1f}{max(took):>9.1f}{len(took):>8}{target.megabytes:>7.0f}"
-        print(f"{name:<36}{figures}", flush=True)
-    await channel.close()
-    return kept
+        yield Row(name, took, f"{len(took):>8}{target.megabytes:>7.0f}")
 
 
 def main() -> None:
     """Print the table."""
-    print(f"Checks, {CHECKS_PER_SECOND} a second, beside {POLICIES * RULES:,} rules and what is done with them")
-    print(f"{'operation':<36}{'p50 ms':>8}{'p99 ms':>8}{'max ms':>9}{'checks':>8}{'MB':>7}")
-    with tempfile.TemporaryDirectory(prefix="meshward-loop-") as directory, running(Path(directory)) as target:
-        kept = asyncio.run(measure(target))
-    print(f"p99 below {MAX_P99_MS:.0f} ms: {'yes' if kept else 'NO'}")
+    Table(
+        f"Checks, {CHECKS_PER_SECOND} a second, beside {POLICIES * RULES:,} rules and what is done with them",
+        "operation",
+        f"{'checks':>8}{'MB':>7}",
+        MAX_P99_MS,
+    ).show(measure)
 
 
 if __name__ == "__main__":
