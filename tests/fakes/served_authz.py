@@ -6,17 +6,15 @@ from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
-from app.core.net import Address
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication, Mount
-from app.transport.serving import MeshListener
-from app.transport.sockets import listen
 from tests.fakes.checks import Policies
 from tests.fakes.clock import ManualClock
+from tests.support.listening import listening
 
 
 class ServedAuthz:
@@ -59,10 +57,5 @@ async def served_authz(text: str = "", engine=None, options=None, providers=None
     await served.service.documents.refresh()
     if text:
         await served.apply(text)
-    listener = MeshListener(listen(Address("127.0.0.1", 0)), served.application())
-    await listener.start()
-    served.port = listener.port
-    try:
+    async with listening(served.application()) as served.port:
         yield served
-    finally:
-        await listener.stop()

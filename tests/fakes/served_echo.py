@@ -17,12 +17,12 @@ from app.transport.grpc.health import Health
 from app.transport.grpc.reflection import Reflection
 from app.transport.grpc.routes import UNLIMITED, Authentication
 from app.transport.mesh import MeshApplication
-from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from tests.fakes.attestor import SecretAttestor
 from tests.fakes.clock import ManualClock
 from tests.fakes.echo import ECHO, EchoService, echo_rpcs
 from tests.fakes.plain_asgi import like_h2corn
+from tests.support.listening import listening
 
 GOOD_TOKEN = "good-token"
 TOKEN_CALLER = Principal(Credential.JOIN_TOKEN, SpiffeId.parse("spiffe://cluster.local/ns/a/sa/b"), "token-1")
@@ -61,13 +61,8 @@ class Mesh:
 
 @contextlib.asynccontextmanager
 async def on_h2corn(mesh: Mesh):
-    listener = MeshListener(listen(Address("127.0.0.1", 0)), mesh.application, grace_seconds=3)
-    await listener.start()
-    mesh.port = listener.port
-    try:
+    async with listening(mesh.application, grace_seconds=3) as mesh.port:
         yield mesh
-    finally:
-        await listener.stop()
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,6 @@ from contextlib import asynccontextmanager
 
 from envoy.service.ratelimit.v3 import rls_pb2
 
-from app.core.net import Address
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.spiffe.id import TrustDomain
@@ -13,10 +12,9 @@ from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication
-from app.transport.serving import MeshListener
-from app.transport.sockets import listen
 from tests.fakes.clock import ManualClock
 from tests.fakes.quota import Quota
+from tests.support.listening import listening
 
 
 class ServedQuota:
@@ -50,10 +48,5 @@ class ServedQuota:
 @asynccontextmanager
 async def served_quota(counters=None):
     served = ServedQuota(counters)
-    listener = MeshListener(listen(Address("127.0.0.1", 0)), served.application())
-    await listener.start()
-    served.port = listener.port
-    try:
+    async with listening(served.application()) as served.port:
         yield served
-    finally:
-        await listener.stop()

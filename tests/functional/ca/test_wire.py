@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.ca.rpc.istio import IstioCertificates
 from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.clock import SystemClock
-from app.core.net import Address
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.telemetry.metrics import Metrics
@@ -21,10 +20,10 @@ from app.transport.grpc.admission import Authenticator, RateLimiter
 from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Rpc
 from app.transport.mesh import MeshApplication
-from app.transport.serving import MeshListener, TlsMaterial
-from app.transport.sockets import listen
+from app.transport.serving import TlsMaterial
 from tests.assets.csrs import csr, csr_for, tampered
 from tests.fakes.principals import OPERATOR
+from tests.support.listening import listening
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 SERVICE = "istio.v1.auth.IstioCertificateService"
@@ -56,12 +55,9 @@ async def served(ca):
     )
     session = ca.secrets.serving()
     svid, bundle = await session.svid(), await session.bundle()
-    listener = MeshListener(listen(Address("127.0.0.1", 0)), MeshApplication(grpc_application, (), authenticator))
-    await listener.start(TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots)))
-    try:
-        yield listener.port
-    finally:
-        await listener.stop()
+    tls = TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
+    async with listening(MeshApplication(grpc_application, (), authenticator), tls) as port:
+        yield port
 
 
 async def ask(ca, port, request, *, token=None, chain=None, key=None):

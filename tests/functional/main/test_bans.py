@@ -29,16 +29,6 @@ SHOP = "spiffe://cluster.local/ns/shop/*"
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 
 
-@pytest.fixture
-def replicas(serving, postgres_url, tmp_path):
-    secret = tmp_path / "replica.secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
-    settings = {"database_url": postgres_url, "ca_secret_file": secret}
-    started = [serving.launch(name, **settings) for name in ("one", "two")]
-    return [server.wait_until_ready() for server in started]
-
-
 def meshward(server, *arguments):
     """Run a command against the admin port of a server."""
     environment = {"MESHWARD_ADMIN_TOKEN": server.token, "MESHWARD_DATA_DIR": str(server.directory)}

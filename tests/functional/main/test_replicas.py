@@ -3,24 +3,12 @@
 import asyncio
 
 import grpc
-import pytest
 
 from tests.assets.documents import DENY_NEWS
 from tests.support.callers import CART, certify, check, code_of, join, plaintext_channel, tls_channel
 from tests.support.serving import eventually_async
 
 ATTEMPTS = 8
-
-
-@pytest.fixture
-def replicas(serving, postgres_url, tmp_path):
-    """Two of them with one secret, started at once on an empty database."""
-    secret = tmp_path / "replica.secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
-    settings = {"database_url": postgres_url, "ca_secret_file": secret}
-    started = [serving.launch(name, **settings) for name in ("one", "two")]
-    return [server.wait_until_ready() for server in started]
 
 
 async def test_replicas_that_start_at_once_are_one_control_plane(replicas):

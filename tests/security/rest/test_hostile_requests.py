@@ -15,6 +15,22 @@ async def chunks(count, size):
         yield b" " * size
 
 
+def post_raw(*headers):
+    """The ASGI scope of a POST by somebody who bears the token."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/raw",
+        "raw_path": b"/v1/raw",
+        "query_string": b"",
+        "headers": [(b"authorization", BEARER["authorization"].encode()), *headers],
+        "client": ("192.0.2.1", 1),
+        "server": ("admin", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
+
+
 async def test_a_declared_body_that_is_too_large_is_refused_before_it_is_read(make_app):
     """Straight over ASGI, so that nothing is sent: a `receive` that is asked for a byte fails the test."""
     answer = []
@@ -25,22 +41,7 @@ async def test_a_declared_body_that_is_too_large_is_refused_before_it_is_read(ma
     async def send(message):
         answer.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/raw",
-        "raw_path": b"/v1/raw",
-        "query_string": b"",
-        "headers": [
-            (b"authorization", BEARER["authorization"].encode()),
-            (b"content-length", str(MAX_BODY_BYTES + 1).encode()),
-        ],
-        "client": ("192.0.2.1", 1),
-        "server": ("admin", 80),
-        "scheme": "http",
-        "http_version": "1.1",
-    }
-    await make_app()(scope, receive, send)
+    await make_app()(post_raw((b"content-length", str(MAX_BODY_BYTES + 1).encode())), receive, send)
     assert answer[0]["status"] == 413
     assert (b"connection", b"close") in answer[0]["headers"]
 
@@ -70,18 +71,8 @@ async def test_a_body_that_trickles_is_given_up(make_app, monkeypatch):
     async def send(message):
         answer.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/raw",
-        "raw_path": b"/v1/raw",
-        "query_string": b"",
-        "headers": [(b"authorization", BEARER["authorization"].encode())],
-        "scheme": "http",
-        "http_version": "1.1",
-    }
     async with asyncio.timeout(10):
-        await make_app()(scope, receive, send)
+        await make_app()(post_raw(), receive, send)
     assert answer[0]["status"] == 408
 
 
