@@ -17,6 +17,7 @@ from app.core.signals import Latest
 from app.db.engine import HeldBack
 from app.db.migrate import upgrade
 from app.envoy.sds import SecretSession
+from app.main.kubernetes import CHECK_SECONDS
 from app.main.parts import Parts, make_health
 from app.main.routes import route_table
 from app.main.rpcs import RATELIMIT_HEALTH, SERVICES, mount_table, rpc_table
@@ -129,6 +130,9 @@ class ControlPlane:
         if parts.jwt_bearer is not None:
             refresh_keys = parts.jwt_bearer.maintain
             self._supervise(repeat(refresh_keys, failed="jwks_refresh_failed", recovered="jwks_refreshed"), "jwks")
+        if parts.kubernetes is not None:
+            check = partial(repeat, failed="kubernetes_check_failed", recovered="kubernetes_check_recovered")
+            self._supervise(check(parts.kubernetes.check, every=CHECK_SECONDS), "kubernetes")
         log.info(
             "listening",
             mesh_tls=self._tls.port,
@@ -175,6 +179,8 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(listener.stop() for listener in self._mesh), self._admin.stop())
+        if self._parts.kubernetes is not None:
+            await self._parts.kubernetes.close()
         await asyncio.gather(*(provider.close() for provider in self._parts.providers.values()))
         self._sockets.close()
 

@@ -36,6 +36,7 @@ from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.main.counters import make_counters
 from app.main.jwt_issuers import make_jwt_bearer
+from app.main.kubernetes import Kubernetes, make_kubernetes
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.providers import check_providers, make_providers
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
@@ -48,6 +49,7 @@ from app.quota.rules.parse import QUOTA_KIND
 from app.quota.service import QuotaService
 from app.quota.service.counters import CounterService
 from app.settings import Settings
+from app.spiffe.attestation import Attestor
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator
@@ -71,6 +73,7 @@ class Parts:
     audit: AuditLog
     authenticator: Authenticator
     jwt_bearer: JwtBearer | None
+    kubernetes: Kubernetes | None
     write_probe: WriteProbe
     last_good: LastGood
 
@@ -148,11 +151,14 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         offload=offload,
     )
     jwt_bearer = make_jwt_bearer(settings, clock, metrics)
+    kubernetes = make_kubernetes(settings, clock, metrics)
+    by_token: list[Attestor] = [] if jwt_bearer is None else [jwt_bearer]
+    by_token += [] if kubernetes is None else [kubernetes.attestor]
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
         # In istiod's order.
-        attestors=(ca.join_tokens,) if jwt_bearer is None else (jwt_bearer, ca.join_tokens),
+        attestors=(*by_token, ca.join_tokens),
         bans=ca.bans,
         trust_plaintext=settings.mesh.plaintext_public,
     )
@@ -179,6 +185,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         audit,
         authenticator,
         jwt_bearer,
+        kubernetes,
         write_probe,
         last_good,
     )

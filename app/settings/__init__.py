@@ -10,6 +10,7 @@ from app.settings.areas import (
     QuotaSettings,
 )
 from app.settings.areas import Settings as Settings
+from app.settings.kubernetes import KubernetesSettings
 from app.settings.load import LoadedSettings, load
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "AuthzSettings",
     "CaSettings",
     "CountersSettings",
+    "KubernetesSettings",
     "LoadedSettings",
     "LogSettings",
     "MeshSettings",

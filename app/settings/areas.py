@@ -4,12 +4,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.core.durations import format_duration
 from app.core.net import Address, UnixSocket
 from app.core.store_url import StoreKind, StoreUrl
 from app.db.engine import sqlite_url
+from app.settings.area import Area
+from app.settings.kubernetes import KubernetesSettings
 from app.settings.values import (
     Bind,
     CountersUrl,
@@ -75,12 +77,6 @@ MAX_LEASE_PERCENT = 50
 MAX_JWT_ISSUERS = 16
 MAX_JWT_AUDIENCES = 16
 MAX_JWT_NAME_LENGTH = 2048
-
-
-class Area(BaseModel):
-    """The base of every model here: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class MeshSettings(Area):
@@ -330,6 +326,7 @@ class Settings(Area):
     authz: AuthzSettings = AuthzSettings()
     quota: QuotaSettings = QuotaSettings()
     counters: CountersSettings = CountersSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @model_validator(mode="before")
     @classmethod

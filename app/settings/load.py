@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.core.errors import InvalidInputError, Violation
-from app.settings.areas import Area, Settings
+from app.settings.area import Area
+from app.settings.areas import Settings
 
 PREFIX = "MESHWARD_"
 # Variables that are read elsewhere: by the command line and by the agent.

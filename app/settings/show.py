@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from app.core.durations import format_duration
 from app.db.engine import redacted_url
-from app.settings.areas import Area
+from app.settings.area import Area
 from app.settings.load import LoadedSettings, variable_of
 
 

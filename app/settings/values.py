@@ -34,6 +34,7 @@ _INPUT_PATH = re.compile(r"[A-Za-z0-9_:-]{1,128}(\.[A-Za-z0-9_:-]{1,128}){0,15}"
 _REGO_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:/[A-Za-z_][A-Za-z0-9_]{0,63}){0,15}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HTTP_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[A-Za-z0-9._~-]{1,64}){0,8}")
+_CLUSTER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -248,6 +249,10 @@ Namespace = Annotated[
     str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
 ]
 Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
+ClusterId = Annotated[
+    str, _require(_CLUSTER_ID.fullmatch, "must be a cluster's id: letters, digits, and inner dots, dashes, underscores")
+]
+Names = BeforeValidator(_split_names)
 Json = BeforeValidator(_parse_json)
 Table = BeforeValidator(_parse_table)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]

@@ -8,9 +8,14 @@ from app.spiffe.principal import Principal
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a call presents: `bearer` is the token of its `authorization` metadata, None if there is none."""
+    """What a call presents.
+
+    `bearer` is the token of its `authorization` metadata, None if there is none. `cluster` is its `clusterid`, by which
+    Istio's agents say which cluster's token that is; empty if they do not.
+    """
 
     bearer: str | None = field(repr=False)
+    cluster: str = ""
 
 
 class Attestor(Protocol):

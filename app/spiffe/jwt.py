@@ -35,12 +35,16 @@ Claims = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A well-formed token of which nothing is proven yet. `issuer` is whom it claims to be from."""
+    """A well-formed token of which nothing is proven yet.
+
+    `issuer` is whom it claims to be from; `has_audience` is whether it claims to be for anybody in particular.
+    """
 
     text: str = field(repr=False)
     algorithm: str
     key_id: str | None
     issuer: str
+    has_audience: bool = True
 
 
 def refused(reason: str, message: str) -> UnauthenticatedError:
@@ -70,7 +74,7 @@ def parse(text: str) -> UnverifiedToken:
         raise refused("malformed", "has a 'typ' other than JWT")
     if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID_LENGTH):
         raise refused("malformed", f"has a 'kid' that is not text of at most {MAX_KEY_ID_LENGTH} characters")
-    return UnverifiedToken(text, algorithm, key_id, _text(claims, "iss"))
+    return UnverifiedToken(text, algorithm, key_id, _text(claims, "iss"), has_audience=bool(claims.get("aud")))
 
 
 def verify(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from app.spiffe.id import SpiffeId
+from app.spiffe.service_account import ServiceAccount
 
 
 class Credential(Enum):
@@ -12,6 +13,7 @@ class Credential(Enum):
     SVID = "svid"
     JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a credential, not one
     JWT = "jwt"
+    SERVICE_ACCOUNT = "service_account"
     LOOPBACK = "loopback"
     ADMIN_TOKEN = "admin_token"  # noqa: S105 - as above
     NONE = "none"
@@ -27,7 +29,8 @@ class Role(Enum):
 class Principal:
     """The authenticated caller of a use case: who it is, how that was proved, what it may do, where it calls from.
 
-    `spiffe_id` is set for SVID, JOIN_TOKEN and JWT; `token_id` (the stored id of the join token, never its secret) only
+    `spiffe_id` is set for SVID, JOIN_TOKEN, JWT and SERVICE_ACCOUNT; `service_account` has what the API server said for
+    the latter. `token_id` (the stored id of the join token, never its secret) only
     for JOIN_TOKEN: an issuance consumes it in the same transaction. `serial` is the serial number of an SVID's
     certificate, 32 hexadecimal digits, empty where it is not known. `address` is the peer's, `host:port` or `unix`;
     `request_id` is the id under which the call is logged. Both are empty where the transport does not provide them.
@@ -40,6 +43,7 @@ class Principal:
     address: str = ""
     request_id: str = ""
     serial: str = ""
+    service_account: ServiceAccount | None = None
 
     @property
     def name(self) -> str:

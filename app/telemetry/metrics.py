@@ -40,6 +40,14 @@ class Metrics:
             "When the keys of an issuer of JWTs were last fetched",
             ("issuer",),
         )
+        self.kubernetes_calls = Counter(
+            "meshward_kubernetes_calls",
+            "Calls to the API server of a cluster; result is ok, refused, not_found or unavailable",
+            ("cluster", "call", "result"),
+        )
+        self.kubernetes_available = Gauge(
+            "meshward_kubernetes_available", "Whether the API server of a cluster answers: 1 or 0", ("cluster",)
+        )
         self.agent_svid_expiry = Gauge(
             "meshward_agent_svid_expiry_timestamp_seconds", "When the SVID that the agent holds ends"
         )

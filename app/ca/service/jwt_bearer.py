@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from app.ca.service.issuer_keys import IssuerKeys
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
-from app.core.net import is_dns_label, is_dns_name
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.jwt import is_jwt, parse, refused, verify
 from app.spiffe.principal import Credential, Principal
-
-# What `sub` is in a service account's token: this, the namespace, a colon, and the name.
-SUBJECT_PREFIX = "system:serviceaccount:"
+from app.spiffe.service_account import SUBJECT_PREFIX, parse_subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,8 @@ class JwtBearer:
 
 def service_account_id(subject: object, trust_domain: TrustDomain) -> SpiffeId:
     """Return the SPIFFE ID of `system:serviceaccount:NAMESPACE:NAME`. Raises UnauthenticatedError for another."""
-    if isinstance(subject, str) and subject.startswith(SUBJECT_PREFIX):
-        namespace, _, name = subject.removeprefix(SUBJECT_PREFIX).partition(":")
-        if is_dns_label(namespace) and is_dns_name(name):
-            return SpiffeId(trust_domain, f"/ns/{namespace}/sa/{name}")
-    raise refused("subject", f"needs a 'sub' of the form {SUBJECT_PREFIX}NAMESPACE:NAME")
+    account = parse_subject(subject)
+    if account is None:
+        raise refused("subject", f"needs a 'sub' of the form {SUBJECT_PREFIX}NAMESPACE:NAME")
+    namespace, name = account
+    return SpiffeId(trust_domain, f"/ns/{namespace}/sa/{name}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.core.clock import Clock
-from app.core.errors import MeshwardError, ResourceExhaustedError, UnauthenticatedError
+from app.core.errors import MeshwardError, ResourceExhaustedError, UnauthenticatedError, UnavailableError
 from app.core.rates import Buckets, RateLimit
 from app.spiffe.attestation import Attestor, Evidence
 from app.spiffe.bans import BanLookup, NoBans
@@ -81,17 +81,24 @@ class Authenticator:
         """Return the caller that the metadata proves.
 
         Raises UnauthenticatedError with the messages of the attestors that know this kind of evidence, else of all;
-        PermissionDeniedError if the caller is banned.
+        UnavailableError if one of them cannot find out now, and no other accepts it; PermissionDeniedError if the
+        caller is banned.
         """
-        evidence, refusals = Evidence(_bearer(context)), list[UnauthenticatedError]()
+        evidence, refusals = _evidence(context), list[UnauthenticatedError]()
+        away: UnavailableError | None = None
         for attestor in self._attestors:
             try:
                 caller = await attestor.attest(evidence)
             except UnauthenticatedError as error:
                 refusals.append(error)
                 continue
+            except UnavailableError as error:
+                away = away or error
+                continue
             if caller is not None:
                 return self._unless_banned(replace(caller, address=context.peer.address))
+        if away is not None:
+            raise away
         refusals = [error for error in refusals if error.reason] or refusals
         reasons = ["no_credential" if evidence.bearer is None else "token_refused"]
         reasons += [error.reason for error in refusals if error.reason]
@@ -126,6 +133,10 @@ class Authenticator:
         if error := self.refusal(caller):
             raise error
         return caller
+
+
+def _evidence(context: CallContext) -> Evidence:
+    return Evidence(_bearer(context), context.text("clusterid") or "")
 
 
 def _bearer(context: CallContext) -> str | None:

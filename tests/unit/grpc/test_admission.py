@@ -177,6 +177,27 @@ async def test_evidence_of_another_kind_is_left_to_the_next_attestor():
     assert await authenticator(attestors).attest(call_with("Bearer good")) == replace(BY_TOKEN, address="unix")
 
 
+async def test_an_attestor_that_cannot_tell_leaves_the_evidence_to_the_next():
+    away = SecretAttestor("good", BY_TOKEN, error=UnavailableError("away"))
+    attestors = away, SecretAttestor("good", BY_TOKEN)
+    assert await authenticator(attestors).attest(call_with("Bearer good")) == replace(BY_TOKEN, address="unix")
+    with pytest.raises(UnavailableError, match="away"):
+        await authenticator(attestors).attest(call_with("Bearer bad"))
+
+
+async def test_the_cluster_of_a_token_is_part_of_the_evidence():
+    clusters = []
+
+    class Recorder:
+        async def attest(self, evidence):
+            clusters.append(evidence.cluster)
+
+    for headers in ([(b"clusterid", b"far")], [(b"clusterid", b"far"), (b"clusterid", b"near")], []):
+        with pytest.raises(UnauthenticatedError):
+            await authenticator((Recorder(),)).attest(call_context(headers=headers))
+    assert clusters == ["far", "far", ""]
+
+
 async def test_without_an_attestor_no_token_is_accepted():
     with pytest.raises(UnauthenticatedError):
         await authenticator(()).attest(call_with("Bearer good"))
