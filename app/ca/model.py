@@ -289,3 +289,12 @@ class CaStatus:
     def root_id(self) -> str:
         """The id of the newest root."""
         return self.roots[-1].id
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a Kubernetes cluster; `node` is empty while it is on none."""
+
+    uid: str
+    service_account: str
+    node: str

@@ -18,6 +18,7 @@ from app.ca.model import (
     JoinToken,
     KeyAlgorithm,
     LogLeaf,
+    Pod,
     Root,
     SignedTreeHead,
     Signer,
@@ -77,6 +78,17 @@ class KeySetSource(Protocol):
 
         Raises UnavailableError if it cannot be had now, InvalidInputError if it is none.
         """
+
+
+class Pods(Protocol):
+    """The pods of a Kubernetes cluster."""
+
+    async def pod(self, namespace: str, name: str) -> Pod | None:
+        """Return a pod, None if there is none. Raises UnavailableError."""
+
+    async def runs(self, namespace: str, service_account: str, node: str) -> bool:
+        """Whether a pod of the service account, which has not ended, is on the node. Raises UnavailableError."""
+        ...
 
 
 class CaRepository(AuditTrail, Protocol):

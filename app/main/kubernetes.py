@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.ca.service.impersonation import Impersonation
 from app.ca.service.service_accounts import Clusters, ServiceAccountTokens, TokenRules
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, UnavailableError
@@ -28,6 +29,7 @@ class Kubernetes:
     reviewers: "Mapping[str, TokenReviews]"
     primary: TokenReviewer
     attestor: ServiceAccountTokens
+    impersonation: Impersonation
 
     async def check(self) -> None:
         """Ask each API server. Raises UnavailableError that names each one which does not review tokens."""
@@ -54,6 +56,7 @@ def make_kubernetes(settings: Settings, clock: Clock, metrics: Metrics) -> Kuber
     try:
         # An extra, which takes seconds to load.
         from app.kube.api import ClusterAccess, KubeApi  # noqa: PLC0415
+        from app.kube.pods import ClusterPods  # noqa: PLC0415
         from app.kube.token_review import TokenReviews  # noqa: PLC0415
     except ImportError as error:
         raise InvalidInputError(
@@ -70,4 +73,6 @@ def make_kubernetes(settings: Settings, clock: Clock, metrics: Metrics) -> Kuber
     rules = TokenRules(kubernetes.token_audiences, kubernetes.legacy_tokens == "warn", kubernetes.require_pod)
     clusters = Clusters(kubernetes.cluster_id, reviewers)
     attestor = ServiceAccountTokens(settings.trust_domain, clusters, rules, clock)
-    return Kubernetes(apis, reviewers, reviewers[kubernetes.cluster_id], attestor)
+    pods = {api.access.cluster: ClusterPods(api) for api in apis}
+    impersonation = Impersonation(settings.trust_domain, frozenset(kubernetes.node_accounts), pods)
+    return Kubernetes(apis, reviewers, reviewers[kubernetes.cluster_id], attestor, impersonation)

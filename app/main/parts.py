@@ -20,6 +20,7 @@ from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.model import CaConfig
 from app.ca.service import CaService
+from app.ca.service.forwarded_certificates import ForwardedCertificates
 from app.ca.service.jwt_bearer import JwtBearer
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
@@ -152,13 +153,10 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     jwt_bearer = make_jwt_bearer(settings, clock, metrics)
     kubernetes = make_kubernetes(settings, clock, metrics)
-    by_token: list[Attestor] = [] if jwt_bearer is None else [jwt_bearer]
-    by_token += [] if kubernetes is None else [kubernetes.attestor]
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
-        # In istiod's order.
-        attestors=(*by_token, ca.join_tokens),
+        attestors=_attestors(settings, jwt_bearer, kubernetes, ca),
         bans=ca.bans,
         trust_plaintext=settings.mesh.plaintext_public,
     )
@@ -189,6 +187,16 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         write_probe,
         last_good,
     )
+
+
+def _attestors(
+    settings: Settings, jwt_bearer: JwtBearer | None, kubernetes: Kubernetes | None, ca: CaService
+) -> tuple[Attestor, ...]:
+    """Return the attestors in istiod's order; join tokens, which istiod has not, stand between its tokens and XFCC."""
+    networks = settings.ca.xfcc_networks
+    forwarded = ForwardedCertificates(settings.trust_domain, networks) if networks else None
+    reviewed = kubernetes.attestor if kubernetes is not None else None
+    return tuple(each for each in (jwt_bearer, reviewed, ca.join_tokens, forwarded) if each is not None)
 
 
 def serving_names(

@@ -50,7 +50,7 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     )
     limits = rate_limits(parts)
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
-    certificates = IstioCertificates(parts.ca.issuance)
+    certificates = IstioCertificates(parts.ca.issuance, parts.kubernetes.impersonation if parts.kubernetes else None)
     discovery = (discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse)
     delta = (discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse)
     check, limit = (CheckRequest, CheckResponse), (RateLimitRequest, RateLimitResponse)

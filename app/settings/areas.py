@@ -27,7 +27,9 @@ from app.settings.values import (
     Json,
     Jwks,
     KeyPrefix,
+    Names,
     Namespace,
+    Network,
     OpaUrl,
     PlaintextBind,
     ProviderName,
@@ -77,6 +79,8 @@ MAX_LEASE_PERCENT = 50
 MAX_JWT_ISSUERS = 16
 MAX_JWT_AUDIENCES = 16
 MAX_JWT_NAME_LENGTH = 2048
+# The networks of a mesh's gateways.
+MAX_NETWORKS = 64
 
 
 class MeshSettings(Area):
@@ -166,6 +170,7 @@ class CaSettings(Area):
     `secret_file` has the secret that replicas on one database share; if it is set, the file is never made.
     `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
     `jwt_issuers` are trusted for the identity of every workload.
+    `xfcc_networks` are the gateways whose `x-forwarded-client-cert` is believed.
     `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
     """
 
@@ -178,6 +183,7 @@ class CaSettings(Area):
     streams_per_identity: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_token: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 4
     crl_url: HttpUrl | None = None
+    xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
     jwt_issuers: Annotated[tuple[JwtIssuerSettings, ...], Json, Field(max_length=MAX_JWT_ISSUERS)] = ()
 

@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from app.settings.area import Area
-from app.settings.values import ClusterId, FilePath, Names, Table
+from app.settings.values import AccountName, ClusterId, FilePath, Names, Table
 
 # A mesh with more clusters has a control plane in several of them.
 MAX_CLUSTERS = 64
 MAX_AUDIENCES = 16
 MAX_NAME_LENGTH = 253
+# Those of node proxies: one in each release that a mesh is moved over to.
+MAX_NODE_ACCOUNTS = 16
 # What was revoked is accepted for so long.
 MAX_CACHE_SECONDS = 300.0
 # Callers wait for no longer.
@@ -34,8 +36,9 @@ class KubernetesSettings(Area):
     `api`: how that of the primary cluster is reached: as a pod of it, or by `kubeconfig` and the `context` in it.
     `cluster_id`: the primary cluster's id in `clusterid`, by which Istio's agents name theirs. `remote_clusters`: the
     others, by id. `token_audiences`: what may be in `aud`. `legacy_tokens`: whether a token without any audience is
-    refused, or accepted with a warning. `require_pod`: tokens must be bound to a pod. `cache_seconds`: how long a
-    review is remembered. `timeout_ms`: how long an API server's answer may take.
+    refused, or accepted with a warning. `require_pod`: tokens must be bound to a pod. `node_accounts`:
+    those of node proxies, which may request certificates for the pods of their node. `cache_seconds`: how long a review
+    is remembered. `timeout_ms`: how long an API server's answer may take.
     """
 
     api: Literal["off", "in-cluster", "kubeconfig"] = "off"
@@ -48,6 +51,7 @@ class KubernetesSettings(Area):
     token_audiences: Audiences = ("istio-ca",)
     legacy_tokens: Literal["refuse", "warn"] = "refuse"
     require_pod: bool = False
+    node_accounts: Annotated[tuple[AccountName, ...], Names, Field(max_length=MAX_NODE_ACCOUNTS)] = ()
     cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 10.0
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] = 5000
 

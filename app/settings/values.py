@@ -119,6 +119,20 @@ def _require(holds: Callable[[Value], object], problem: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _is_account_name(value: str) -> bool:
+    namespace, _, name = value.partition("/")
+    return is_dns_label(namespace) and is_dns_name(name)
+
+
+def _parse_network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"must be a network such as 10.0.0.0/8, with no bits set after its length: {error}") from error
+
+
 def _split_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
@@ -253,6 +267,12 @@ ClusterId = Annotated[
     str, _require(_CLUSTER_ID.fullmatch, "must be a cluster's id: letters, digits, and inner dots, dashes, underscores")
 ]
 Names = BeforeValidator(_split_names)
+AccountName = Annotated[
+    str, _require(_is_account_name, "must be a service account, namespace/name, such as istio-system/ztunnel")
+]
+Network = Annotated[
+    InstanceOf[ipaddress.IPv4Network] | InstanceOf[ipaddress.IPv6Network], BeforeValidator(_parse_network)
+]
 Json = BeforeValidator(_parse_json)
 Table = BeforeValidator(_parse_table)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]

@@ -11,11 +11,14 @@ class Evidence:
     """What a call presents.
 
     `bearer` is the token of its `authorization` metadata, None if there is none. `cluster` is its `clusterid`, by which
-    Istio's agents say which cluster's token that is; empty if they do not.
+    Istio's agents say which cluster's token that is; empty if they do not. `forwarded` are its
+    `x-forwarded-client-cert`, and `host` is the address that it comes from, without the port.
     """
 
     bearer: str | None = field(repr=False)
     cluster: str = ""
+    forwarded: tuple[str, ...] = ()
+    host: str = ""
 
 
 class Attestor(Protocol):

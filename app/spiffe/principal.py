@@ -14,6 +14,7 @@ class Credential(Enum):
     JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a credential, not one
     JWT = "jwt"
     SERVICE_ACCOUNT = "service_account"
+    FORWARDED = "forwarded_certificate"
     LOOPBACK = "loopback"
     ADMIN_TOKEN = "admin_token"  # noqa: S105 - as above
     NONE = "none"
@@ -29,9 +30,9 @@ class Role(Enum):
 class Principal:
     """The authenticated caller of a use case: who it is, how that was proved, what it may do, where it calls from.
 
-    `spiffe_id` is set for SVID, JOIN_TOKEN, JWT and SERVICE_ACCOUNT; `service_account` has what the API server said for
-    the latter. `token_id` (the stored id of the join token, never its secret) only
-    for JOIN_TOKEN: an issuance consumes it in the same transaction. `serial` is the serial number of an SVID's
+    `spiffe_id` is set for SVID, JOIN_TOKEN, JWT, SERVICE_ACCOUNT and FORWARDED. `service_account` is whose token it
+    was, as the API server said, for SERVICE_ACCOUNT; `token_id` (the stored id of the join token, never its secret) is
+    set only for JOIN_TOKEN: an issuance consumes it in the same transaction. `serial` is the serial number of an SVID's
     certificate, 32 hexadecimal digits, empty where it is not known. `address` is the peer's, `host:port` or `unix`;
     `request_id` is the id under which the call is logged. Both are empty where the transport does not provide them.
     """

@@ -44,6 +44,14 @@ class TokenReviewer(Protocol):
         """
 
 
+def parse_path(path: str) -> tuple[str, str] | None:
+    """Return namespace and name of the path `/ns/NAMESPACE/sa/NAME`, None for anything else."""
+    match path.split("/"):
+        case ["", "ns", namespace, "sa", name] if is_dns_label(namespace) and is_dns_name(name):
+            return namespace, name
+    return None
+
+
 def parse_subject(subject: object) -> tuple[str, str] | None:
     """Return namespace and name of `system:serviceaccount:NAMESPACE:NAME`, None for anything else."""
     if isinstance(subject, str) and subject.startswith(SUBJECT_PREFIX):

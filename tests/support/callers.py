@@ -82,11 +82,13 @@ async def rate_limit(channel, domain, key="key", value="value", hits=0):
     return await call(request, timeout=CALL_SECONDS)
 
 
-async def certify(channel, key=None, token=None, ttl_seconds=0, **metadata):
+async def certify(channel, key=None, token=None, ttl_seconds=0, impersonate=None, **metadata):
     """The identity that CreateCertificate gives for a token, or for the channel's own certificate."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     call = unary(channel, ISTIO_CA, "CreateCertificate", IstioCertificateRequest, IstioCertificateResponse)
     request = IstioCertificateRequest(csr=csr_for(key), validity_duration=ttl_seconds)
+    if impersonate is not None:
+        request.metadata["ImpersonatedIdentity"] = impersonate
     presented = [("authorization", f"Bearer {token}")] if token else []
     answer = await call(request, timeout=CALL_SECONDS, metadata=[*presented, *metadata.items()])
     return Identity(key_pem(key), "".join(answer.cert_chain[:-1]).encode())

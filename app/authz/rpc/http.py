@@ -42,11 +42,11 @@ from app.authz.rpc.attributes import (
 )
 from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.document import http_attributes
-from app.authz.rpc.forwarded import peer_uri
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError
+from app.spiffe.forwarded import peer_uri
 from app.spiffe.principal import ANONYMOUS as NO_CALLER
 from app.spiffe.principal import Principal
 from app.transport.mesh import PRINCIPAL_KEY

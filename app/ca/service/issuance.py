@@ -48,7 +48,9 @@ UNRECORDED_TTL = timedelta(hours=1)
 # An SVID is signed again if the entry of its identity changed meanwhile.
 MAX_ATTEMPTS = 3
 # The credentials that prove a workload's identity.
-PROOFS = frozenset({Credential.SVID, Credential.JOIN_TOKEN, Credential.JWT, Credential.SERVICE_ACCOUNT})
+PROOFS = frozenset(
+    {Credential.SVID, Credential.JOIN_TOKEN, Credential.JWT, Credential.SERVICE_ACCOUNT, Credential.FORWARDED}
+)
 # About 1 KB each; an identity that is not among them costs a second signature.
 MAX_KNOWN_ENTRIES = 10_000
 

@@ -19,6 +19,7 @@ from app.transport.grpc.peer import Peer, host_of
 from app.transport.grpc.routes import Authentication, Rpc
 
 BEARER = "bearer "
+FORWARDED = "x-forwarded-client-cert"
 STREAM_LIMIT = "stream_limit"
 TOKEN_ENDED = "the join token was deleted, or has expired unused"  # noqa: S105 - a message
 # Attempts to prove an identity that may fail, each of which looks up a token. Those of an address are many agents that
@@ -76,6 +77,18 @@ class Authenticator:
         raise UnauthenticatedError(
             "this call needs a client certificate: an SVID of this trust domain", reason="no_certificate"
         )
+
+    def by_call(self, demand: Authentication, context: CallContext) -> Principal | None:
+        """Return and raise as `by_connection`, but ask the attestors if an SVID that proves nothing has a token beside.
+
+        As at istiod: the first proof that holds is believed. So an agent whose SVID expired comes back with its token.
+        """
+        try:
+            return self.by_connection(demand, context.peer)
+        except UnauthenticatedError:
+            if demand is not Authentication.IDENTITY or _bearer(context) is None:
+                raise
+            return None
 
     async def attest(self, context: CallContext) -> Principal:
         """Return the caller that the metadata proves.
@@ -136,7 +149,8 @@ class Authenticator:
 
 
 def _evidence(context: CallContext) -> Evidence:
-    return Evidence(_bearer(context), context.text("clusterid") or "")
+    forwarded = tuple(value for value in context.metadata.get(FORWARDED, ()) if isinstance(value, str))
+    return Evidence(_bearer(context), context.text("clusterid") or "", forwarded, context.peer.host)
 
 
 def _bearer(context: CallContext) -> str | None:

@@ -186,7 +186,7 @@ class GrpcApplication:
 
     async def _admit_and_serve(self, row: BoundRpc, call: Call) -> None:
         rpc, peer = row.rpc, call.peer
-        principal = self._authenticator.by_connection(rpc.authentication, peer)
+        principal = self._authenticator.by_call(rpc.authentication, call)
         if principal is None:
             with self._limiter.attempt(peer):
                 principal = await self._authenticator.attest(call)

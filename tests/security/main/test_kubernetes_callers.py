@@ -44,6 +44,7 @@ def server(clusters, tmp_path_factory):
         kubernetes_remote_clusters=json.dumps({"far": {"kubeconfig": str(far.kubeconfig())}}),
         kubernetes_timeout_ms=1000,
         kubernetes_cache_seconds=0,
+        kubernetes_node_accounts="istio-system/ztunnel",
     )
     serving.end()
 
@@ -123,6 +124,28 @@ async def test_a_token_is_reviewed_by_the_cluster_that_its_caller_names(server, 
         for other in ({}, {"clusterid": "Kubernetes"}, {"clusterid": "unknown"}):
             assert await code_of(certify(channel, token=presented, **other)) is UNAUTHENTICATED
     assert len(primary.calls) == asked + 2
+
+
+async def test_a_nodes_proxy_gets_certificates_of_its_node_alone(server, cluster):
+    cluster.pod("istio-system", "ztunnel-1", "ztunnel", "node-1")
+    cluster.pod("shop", "cart-1", "cart", "node-1")
+    cluster.pod("shop", "pay-1", "pay", "node-2")
+    node = cluster.accept(token(now(), jti="node"), "istio-system", "ztunnel", pod="ztunnel-1")
+    cart = cluster.accept(token(now(), jti="cart"), "shop", "cart", pod="cart-1")
+    pay = CART.replace("cart", "pay")
+    async with tls_channel(server) as channel:
+        assert (await certify(channel, token=node, impersonate=CART)).spiffe_id == CART
+        for presented, wanted in (
+            (node, pay),
+            (node, CART.replace("cluster.local", "other")),
+            (cart, pay),
+            (cart, CART),
+        ):
+            assert await code_of(certify(channel, token=presented, impersonate=wanted)) is UNAUTHENTICATED
+        own = await certify(channel, token=node)
+    async with tls_channel(server, own) as channel:
+        assert await code_of(certify(channel, impersonate=CART)) is UNAUTHENTICATED
+    assert faults(server) == []
 
 
 async def test_a_service_account_that_is_banned_gets_nothing(server, cluster):

@@ -19,6 +19,7 @@ from app.transport.grpc.admission import (
     OpenStreams,
     RateLimiter,
 )
+from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import read_peer
 from app.transport.grpc.routes import Authentication, route_table
 from tests.assets.certificates import CA_TRUE, SERVER_AUTH, MeshCa, new_key, pem, purposes, usage
@@ -196,6 +197,32 @@ async def test_the_cluster_of_a_token_is_part_of_the_evidence():
         with pytest.raises(UnauthenticatedError):
             await authenticator((Recorder(),)).attest(call_context(headers=headers))
     assert clusters == ["far", "far", ""]
+
+
+async def test_a_certificate_that_proves_nothing_leaves_a_call_with_a_token_to_the_attestors():
+    gate = authenticator()
+    foreign = peer(presented=certificate("spiffe://other/ns/a/sa/b"))
+    with_token = CallContext("/m", foreign, [(b"authorization", b"Bearer good")])
+    assert gate.by_call(Authentication.IDENTITY, with_token) is None
+    assert (await gate.attest(with_token)).spiffe_id == BY_TOKEN.spiffe_id
+    without = CallContext("/m", foreign)
+    for demand, call in ((Authentication.IDENTITY, without), (Authentication.MESH, with_token)):
+        with pytest.raises(UnauthenticatedError) as refusal:
+            gate.by_call(demand, call)
+        assert refusal.value.reason == "foreign_svid"
+
+
+async def test_what_a_gateway_passes_on_is_part_of_the_evidence():
+    found = []
+
+    class Recorder:
+        async def attest(self, evidence):
+            found.append((evidence.forwarded, evidence.host))
+
+    headers = [(b"x-forwarded-client-cert", b"URI=a"), (b"x-forwarded-client-cert", b"URI=b")]
+    with pytest.raises(UnauthenticatedError):
+        await authenticator((Recorder(),)).attest(call_context(peer="10.0.0.7:40000", headers=headers))
+    assert found == [(("URI=a", "URI=b"), "10.0.0.7")]
 
 
 async def test_without_an_attestor_no_token_is_accepted():

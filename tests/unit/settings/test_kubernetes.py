@@ -71,6 +71,8 @@ def test_they_are_shown_as_they_can_be_read_back(config):
         ({"CLUSTER_ID": "-a"}, "a cluster's id"),
         ({"TOKEN_AUDIENCES": ","}, "token_audiences"),
         ({"LEGACY_TOKENS": "accept"}, "legacy_tokens"),
+        ({"NODE_ACCOUNTS": "ztunnel"}, "namespace/name"),
+        ({"NODE_ACCOUNTS": "istio-system/ztunnel,a/b/c"}, "namespace/name"),
         ({"CACHE_SECONDS": "301"}, "cache_seconds"),
         ({"CACHE_SECONDS": "-1"}, "cache_seconds"),
         ({"TIMEOUT_MS": "0"}, "timeout_ms"),

@@ -324,6 +324,14 @@ def test_what_is_no_fingerprint_is_refused(text):
         load({"MESHWARD_CA_TRUSTED_ROOT": text})
 
 
+def test_gateways_are_networks():
+    networks = load({"MESHWARD_CA_XFCC_NETWORKS": "10.1.0.0/16, 2001:db8::/32,192.0.2.7"}).settings.ca.xfcc_networks
+    assert [str(network) for network in networks] == ["10.1.0.0/16", "2001:db8::/32", "192.0.2.7/32"]
+    for wrong in ("10.1.2.3/16", "gateway", "10.0.0.0/33", ","):
+        with pytest.raises(InvalidInputError, match="must be a network"):
+            load({"MESHWARD_CA_XFCC_NETWORKS": wrong})
+
+
 ISSUERS = """
 [[ca.jwt_issuers]]
 issuer = "https://kubernetes.default.svc"

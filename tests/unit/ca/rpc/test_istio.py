@@ -7,17 +7,26 @@ from cryptography import x509
 from google.protobuf.struct_pb2 import NULL_VALUE, Value
 
 from app.ca.backends import local_key
-from app.ca.model import KeyAlgorithm
+from app.ca.model import KeyAlgorithm, Pod
 from app.ca.rpc.istio import IstioCertificates
-from app.core.errors import InvalidInputError, MeshwardError, UnauthenticatedError, UnavailableError
+from app.ca.service.impersonation import Impersonation
+from app.core.errors import (
+    InvalidInputError,
+    MeshwardError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
 from app.spiffe.attestation import Evidence
-from app.spiffe.id import SpiffeId
+from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import ANONYMOUS, Credential, Principal
+from app.spiffe.service_account import BoundPod, ServiceAccount
 from app.spiffe.x509_svid import parse_certificate, read_leaf
 from app.transport.grpc.status import Code, code_of
 from tests.assets.csrs import csr
 from tests.fakes.context import call_context
+from tests.fakes.pods import FakePods
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
@@ -92,6 +101,63 @@ async def test_nobody_gets_a_certificate_in_the_name_of_another(rpc, ca, identit
     with pytest.raises(UnauthenticatedError, match="authentication failed"):
         await rpc(request, context())
     assert await ca.records.page(None, 10) == []
+
+
+ZTUNNEL = Principal(
+    Credential.SERVICE_ACCOUNT,
+    SpiffeId.parse("spiffe://example.org/ns/istio-system/sa/ztunnel"),
+    service_account=ServiceAccount("main", "istio-system", "ztunnel", BoundPod("ztunnel-1", "uid-z", "node-1")),
+)
+
+
+@pytest.fixture
+def pods():
+    pods = FakePods()
+    pods.placed = {
+        ("istio-system", "ztunnel-1"): Pod("uid-z", "ztunnel", "node-1"),
+        ("shop", "cart-1"): Pod("uid-1", "cart", "node-1"),
+    }
+    return pods
+
+
+@pytest.fixture
+def node_rpc(ca, pods):
+    impersonation = Impersonation(TrustDomain("example.org"), frozenset({"istio-system/ztunnel"}), {"main": pods})
+    return IstioCertificates(ca.issuance, impersonation).create_certificate
+
+
+def requested_for(identity):
+    request = IstioCertificateRequest(csr=csr())
+    request.metadata["ImpersonatedIdentity"] = identity
+    return request
+
+
+async def test_a_nodes_proxy_gets_a_certificate_of_a_pod_of_its_node(node_rpc, ca):
+    answer = await node_rpc(requested_for(str(CART)), context(ZTUNNEL))
+    assert read_leaf(parse_certificate(answer.cert_chain[0])).spiffe_id == CART
+    own = await node_rpc(IstioCertificateRequest(csr=csr()), context(ZTUNNEL))
+    assert read_leaf(parse_certificate(own.cert_chain[0])).spiffe_id == ZTUNNEL.spiffe_id
+
+
+@pytest.mark.parametrize("identity", ["spiffe://example.org/ns/shop/sa/other", " ", 0, False, [], {}, [str(CART)]])
+async def test_and_of_nobody_else(node_rpc, ca, identity):
+    with pytest.raises(UnauthenticatedError) as refusal:
+        await node_rpc(requested_for(identity), context(ZTUNNEL))
+    assert (refusal.value.message, refusal.value.reason) == ("authentication failed", "impersonation")
+    assert await ca.records.page(None, 10) == []
+
+
+async def test_one_that_is_banned_cannot_be_impersonated(node_rpc, ca):
+    await ca.bans.ban(OPERATOR, str(CART), "stolen", None)
+    with pytest.raises(PermissionDeniedError):
+        await node_rpc(requested_for(str(CART)), context(ZTUNNEL))
+
+
+async def test_a_cluster_that_is_away_is_unavailable_and_no_fault_of_ours(node_rpc, pods):
+    pods.error = UnavailableError("away")
+    with pytest.raises(MeshwardError) as refusal:
+        await node_rpc(requested_for(str(CART)), context(ZTUNNEL))
+    assert code_of(refusal.value) is Code.UNAVAILABLE
 
 
 @pytest.mark.parametrize("nothing", [Value(), Value(null_value=NULL_VALUE), Value(string_value="")], ids=str)

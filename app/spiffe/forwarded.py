@@ -8,8 +8,8 @@ from app.core.errors import InvalidInputError
 MAX_HEADER_LENGTH = 16 * 1024
 
 
-def peer_uri(header: str) -> str:
-    """Return the URI name of the direct peer's certificate, the last element of the header.
+def peer_uri(header: str, *, alone: bool = False) -> str:
+    """Return the URI name of the direct peer's certificate, the last element of the header; `alone`: the only one.
 
     Elements are parted by commas, fields by semicolons, and a value may stand in double quotes, in which a backslash
     keeps the next character. Raises InvalidInputError if the element has not exactly one `URI`, as an SVID has, or the
@@ -17,7 +17,9 @@ def peer_uri(header: str) -> str:
     """
     if len(header) > MAX_HEADER_LENGTH:
         raise InvalidInputError("x-forwarded-client-cert is too long")
-    *_, element = _split(header, ",")
+    *others, element = _split(header, ",")
+    if others and alone:
+        raise InvalidInputError("x-forwarded-client-cert has several elements")
     uris = [value for field in _split(element, ";") if (value := _uri(field)) is not None]
     if len(uris) != 1:
         raise InvalidInputError(
