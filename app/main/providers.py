@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+from app.authz.backends.cel import CelOptions, CelProvider
 from app.authz.backends.opa import OpaOptions, OpaProvider
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.ports import Provider
 from app.authz.rules.parts import parts_of
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
-from app.settings.areas import AuthzSettings, OpaProviderSettings, RegoProviderSettings
+from app.settings.areas import AuthzSettings, CelProviderSettings, OpaProviderSettings, ProviderSettings
 
 
 def make_providers(settings: AuthzSettings, clock: Clock) -> dict[str, Provider]:
@@ -16,7 +17,9 @@ def make_providers(settings: AuthzSettings, clock: Clock) -> dict[str, Provider]
     return {name: _make(name, each, clock) for name, each in settings.providers.items()}
 
 
-def _make(name: str, settings: RegoProviderSettings | OpaProviderSettings, clock: Clock) -> Provider:
+def _make(name: str, settings: ProviderSettings, clock: Clock) -> Provider:
+    if isinstance(settings, CelProviderSettings):
+        return CelProvider(name, CelOptions(settings.expression, settings.path))
     seconds = settings.timeout_ms / 1000
     if isinstance(settings, OpaProviderSettings):
         cached, named = settings.cache_seconds, settings.cache_by

@@ -65,6 +65,8 @@ MAX_CONNECTIONS = 1024
 # A decision that is older than this was made by other policies.
 MAX_CACHE_SECONDS = 3600.0
 MAX_CACHE_PARTS = 64
+# Characters of an expression of a provider.
+MAX_CEL_EXPRESSION = 8192
 # The largest number of hits in a request.
 MAX_HITS = 2**32 - 1
 # What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
@@ -237,6 +239,26 @@ class OpaProviderSettings(Area):
     cache_by: Annotated[tuple[InputPath, ...], Field(max_length=MAX_CACHE_PARTS)] = ()
 
 
+class CelProviderSettings(Area):
+    """A provider that evaluates an expression in the Common Expression Language.
+
+    `path`: the file that it is in. `expression`: the expression itself, instead of a file.
+    """
+
+    engine: Literal["cel"]
+    path: FilePath | None = None
+    expression: Annotated[str, Field(max_length=MAX_CEL_EXPRESSION)] = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CelProviderSettings":
+        if (self.path is None) is not bool(self.expression):
+            raise ValueError("needs either path or expression")
+        return self
+
+
+ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSettings
+
+
 class AuthzSettings(Area):
     """How checks are answered.
 
@@ -259,7 +281,7 @@ class AuthzSettings(Area):
     trusted_hops: Annotated[int, Field(ge=0, le=MAX_TRUSTED_HOPS)] = 0
     trust_domain_aliases: TrustDomains = ()
     providers: Annotated[
-        dict[ProviderName, Annotated[RegoProviderSettings | OpaProviderSettings, Field(discriminator="engine")]],
+        dict[ProviderName, Annotated[ProviderSettings, Field(discriminator="engine")]],
         Table,
         Field(max_length=MAX_PROVIDERS),
     ] = Field(default_factory=dict)
