@@ -1,6 +1,7 @@
 """The servers that are compared: `python -m bench.servers NAME` prints its port, and serves until stdin ends."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ async def serve_constant(method: Method) -> None:
     """Serve the same constant through the route table, authentication, deadline and metrics of Meshward."""
     clock = SystemClock()
     authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
-    constant = Prepared(method.constant)
+    constant = Prepared(method.constant.SerializeToString())
 
     def answer(_request: Any, _context: CallContext) -> Prepared:
         return constant
@@ -124,6 +125,8 @@ async def serve_loaded(
 async def _serve(application: MeshApplication) -> None:
     listener = MeshListener(listen(Address("127.0.0.1", 0)), application)
     await listener.start()
+    gc.collect()
+    gc.freeze()  # as app/main/serve.py does
     await _until_stdin_ends(listener.port)
     await listener.stop()
 

@@ -41,7 +41,7 @@ class EchoService:
             case "bug":
                 raise KeyError("secret detail")
             case "prepared":
-                return Prepared(StringValue(value="prepared!"))
+                return Prepared(StringValue(value="prepared!").SerializeToString())
         return StringValue(value=f"{request.value}!")
 
     async def server_stream(self, request, context):

@@ -160,7 +160,7 @@ class AuthorizationRpc:
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
         answer = _answer(decision, expose=self._expose_decision)
-        kept = self._kept[decision] = Prepared(answer) if decision.allowed else answer
+        kept = self._kept[decision] = Prepared(answer.SerializeToString()) if decision.allowed else answer
         return kept
 
 

@@ -215,7 +215,7 @@ class GrpcApplication:
 
     async def _serve(self, rpc: Rpc, call: Call, reader: wire.FrameReader) -> None:
         reads_one = rpc.kind in {Kind.UNARY, Kind.SERVER_STREAM}
-        request = await call.read_request(rpc.request, reader) if reads_one else call.requests(rpc.request, reader)
+        request = await call.read_request(rpc, reader) if reads_one else call.requests(rpc, reader)
         response = rpc.handler(request, call)
         match rpc.kind:
             case Kind.UNARY | Kind.CLIENT_STREAM:

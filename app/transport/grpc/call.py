@@ -15,7 +15,7 @@ from app.spiffe.principal import ANONYMOUS, Principal
 from app.transport.grpc import wire
 from app.transport.grpc.connection import Connection
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.routes import Prepared, Soon
+from app.transport.grpc.routes import Prepared, Rpc, Soon
 from app.transport.grpc.status import Code, RpcError
 
 Result = TypeVar("Result")
@@ -92,12 +92,10 @@ class ReplayReceive:
 class RequestStream(AsyncIterator[Message]):
     """The messages that a client streams, until it half-closes or the server drains."""
 
-    def __init__(
-        self, receive: Receive, reader: wire.FrameReader, message_type: type[Message], drained: "asyncio.Future[None]"
-    ) -> None:
+    def __init__(self, receive: Receive, reader: wire.FrameReader, rpc: Rpc, drained: "asyncio.Future[None]") -> None:
         self._receive = receive
         self._reader = reader
-        self._message_type = message_type
+        self._rpc = rpc
         self._drained = drained
         self._ready: deque[bytes] = deque()
         self._started = False
@@ -116,7 +114,8 @@ class RequestStream(AsyncIterator[Message]):
                 async with request_arrives():
                     await self._fill()
         self._started = True
-        return _decode(self._message_type, self._ready.popleft())
+        message: Message = _decode(self._rpc, self._ready.popleft())
+        return message
 
     async def _fill(self) -> None:
         event = await self._next_event()
@@ -164,7 +163,7 @@ class Call(CallContext):
         self._receive = receive
         self._send = send
 
-    async def read_request(self, message_type: type[Message], reader: wire.FrameReader) -> Message:
+    async def read_request(self, rpc: Rpc, reader: wire.FrameReader) -> Any:
         """Return the one message, UNIMPLEMENTED for more or none. Raises DeadlineExceededError if it is late."""
         messages: list[bytes] = []
         more = True
@@ -179,11 +178,11 @@ class Call(CallContext):
             reader.close()
         if len(messages) != 1:
             raise RpcError(Code.UNIMPLEMENTED, "this method takes exactly one message")
-        return _decode(message_type, messages[0])
+        return _decode(rpc, messages[0])
 
-    def requests(self, message_type: type[Message], reader: wire.FrameReader) -> RequestStream:
+    def requests(self, rpc: Rpc, reader: wire.FrameReader) -> RequestStream:
         """Return the messages that the client streams."""
-        return RequestStream(self._receive, reader, message_type, self.connection.drain.streams)
+        return RequestStream(self._receive, reader, rpc, self.connection.drain.streams)
 
     async def respond(self, response: Message | Prepared) -> None:
         """Send the one message of a response and end with OK."""
@@ -229,8 +228,8 @@ class Call(CallContext):
             await self._send(wire.START)
 
 
-def _decode(message_type: type[Message], payload: bytes) -> Message:
+def _decode(rpc: Rpc, payload: bytes) -> Any:
     try:
-        return message_type.FromString(payload)
+        return rpc.parse(payload)
     except DecodeError as error:
-        raise malformed_message(message_type) from error
+        raise malformed_message(rpc.request) from error

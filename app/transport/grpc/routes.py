@@ -14,7 +14,7 @@ from app.telemetry.families import CounterSeries, HistogramSeries
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.status import Code
-from app.transport.grpc.wire import message_event
+from app.transport.grpc.wire import payload_event
 
 # Takes the request (an async iterator of requests where they stream) and the context. An async generator where the
 # response streams; else an async function, or a plain one that returns the response, or an awaitable if it has to wait.
@@ -22,13 +22,13 @@ Handler = Callable[[Any, CallContext], Any]
 
 
 class Prepared:
-    """A response that is always the same, serialized once, as a handler may return it; `event` is its ASGI event."""
+    """A response that is serialized already, as a handler may return it; `event` is its ASGI event."""
 
     __slots__ = ("_payload", "event")
 
-    def __init__(self, message: Message) -> None:
-        self._payload: bytes = message.SerializeToString()
-        self.event = message_event(message)
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+        self.event = payload_event(payload)
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - the name that messages have
         """Return the serialized message."""
@@ -40,10 +40,10 @@ class Soon:
 
     __slots__ = ("seconds", "work")
 
-    def __init__(self, work: Awaitable[Message], seconds: float) -> None:
+    def __init__(self, work: Awaitable[Message | Prepared], seconds: float) -> None:
         self.work, self.seconds = work, seconds
 
-    def __await__(self) -> Generator[Any, None, Message]:
+    def __await__(self) -> Generator[Any, None, Message | Prepared]:
         return self.work.__await__()
 
 
@@ -86,7 +86,8 @@ class Rpc:
     """One row of the table.
 
     `on_error`, of a unary row, makes the response for a caller that was admitted but whose call fails before or in the
-    handler: for a contract under which a client may take an error for a yes.
+    handler: for a contract under which a client may take an error for a yes. A handler that `reads_bytes` is given the
+    serialized request, and refuses what is none.
     """
 
     service: str
@@ -98,6 +99,12 @@ class Rpc:
     authentication: Authentication
     rate_limit: RateLimit | None
     on_error: Callable[[MeshwardError], Message] | None = None
+    reads_bytes: bool = False
+
+    @property
+    def parse(self) -> Callable[[bytes], Any]:
+        """Makes what the handler is given of the bytes of a message. Raises DecodeError if they are no message."""
+        return bytes if self.reads_bytes else self.request.FromString
 
     @property
     def max_request_bytes(self) -> int:
@@ -127,7 +134,7 @@ class BoundRpc:
     rpc: Rpc
     fast_path: bool
     handler: Handler
-    parse: Callable[[bytes], Message]
+    parse: Callable[[bytes], Any]
     ok: CounterSeries
     seconds: HistogramSeries
 
@@ -138,7 +145,7 @@ def bind(rpc: Rpc, metrics: Metrics) -> BoundRpc:
         rpc,
         fast_path=rpc.kind is Kind.UNARY and rpc.rate_limit is None,
         handler=rpc.handler,
-        parse=rpc.request.FromString,
+        parse=rpc.parse,
         ok=metrics.rpcs.series((rpc.path, Code.OK.name)),
         seconds=metrics.rpc_seconds.series((rpc.path,)),
     )

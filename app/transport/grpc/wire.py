@@ -64,7 +64,12 @@ class Serializable(Protocol):
 
 def message_event(message: Serializable) -> dict[str, Any]:
     """Return the ASGI event of a response body that is this one message."""
-    return {"type": "http.response.body", "body": frame(message.SerializeToString()), "more_body": False}
+    return payload_event(message.SerializeToString())
+
+
+def payload_event(payload: bytes) -> dict[str, Any]:
+    """Return the ASGI event of a response body that is this one serialized message."""
+    return {"type": "http.response.body", "body": b"\0" + len(payload).to_bytes(4) + payload, "more_body": False}
 
 
 def frame(message: bytes) -> bytes:

@@ -47,7 +47,7 @@ class Service:
     def answer(self, _request, context):
         if self.error:
             raise self.error
-        return Prepared(StringValue(value="hello")) if self.prepared else StringValue(value="hello")
+        return Prepared(StringValue(value="hello").SerializeToString()) if self.prepared else StringValue(value="hello")
 
     async def unary(self, request, context):
         await self._wait()
