@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
-from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rules.paths import MAX_PATH_LENGTH, read_path
@@ -92,8 +91,7 @@ async def limits(parts: Parts) -> None:
         messages = cycle(limit_requests(users))
 
         async def call(messages: Iterator[bytes] = messages) -> None:
-            answer = rpc.ShouldRateLimit(RateLimitRequest.FromString(next(messages)), context)
-            answer.SerializeToString()
+            rpc.ShouldRateLimit(next(messages), context)
 
         await best(f"ShouldRateLimit, {count:,} limits, {users:,} user{'s' if users > 1 else ''}", 2_000, call)
 

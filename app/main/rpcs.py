@@ -57,7 +57,7 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     certificate = (IstioCertificateRequest, IstioCertificateResponse)
     return (
         Rpc(AUTHORIZATION, "Check", UNARY, *check, authorization.Check, MESH, UNLIMITED, authorization.deny),
-        Rpc(RATE_LIMIT, "ShouldRateLimit", UNARY, *limit, limits.ShouldRateLimit, MESH, UNLIMITED),
+        Rpc(RATE_LIMIT, "ShouldRateLimit", UNARY, *limit, limits.ShouldRateLimit, MESH, UNLIMITED, reads_bytes=True),
         Rpc(SECRETS, "StreamSecrets", BIDI, *discovery, secrets.stream_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "DeltaSecrets", BIDI, *delta, secrets.delta_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "FetchSecrets", UNARY, *discovery, secrets.fetch_secrets, IDENTITY, SIGNING),

@@ -1,9 +1,12 @@
 """What quota's service needs from outside, as Protocols."""
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.quota.model import Algorithm, CounterName, CounterPage, Hit, LimitId, LiveCounter, Outcome
+
+PreparedHits = Sequence[Any]
+"""Hits as a store has prepared them: what they are made of is its own."""
 
 
 class CounterStore(Protocol):
@@ -18,7 +21,18 @@ class CounterStore(Protocol):
         """The longest that outcomes take; 0 where none has to be awaited."""
         ...
 
+    def prepare(self, hits: Sequence[Hit]) -> "PreparedHits":
+        """Return `hits` as `count` takes them: with what the store derives from them, for hits that are counted again.
+
+        They can be counted until `retain` is called.
+        """
+        ...
+
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
+        """Count `hits` that are not prepared; see `count`."""
+        ...
+
+    def count(self, hits: "PreparedHits") -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count all `hits` in one step and return the outcome of each, in their order.
 
         The outcomes themselves where they are known at once, else an awaitable of them. Hits for the same counter are

@@ -4,6 +4,8 @@ import asyncio
 from inspect import isawaitable
 from math import inf
 
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitResponse
+
 from app.core.errors import UnavailableError
 from app.documents.model import DocumentKey
 from app.quota.backends.memory import MemoryCounters
@@ -41,15 +43,26 @@ class FetchedCounters:
     def __init__(self, counters):
         self._counters = counters
 
-    async def add(self, hits):
+    def prepare(self, hits):
+        return self._counters.prepare(hits)
+
+    def add(self, hits):
+        return self.count(self.prepare(hits))
+
+    async def count(self, hits):
         await asyncio.sleep(0)
-        return self._counters.add(hits)
+        return self._counters.count(hits)
 
     def retain(self, limits):
         self._counters.retain(limits)
 
     async def page(self, limits, cursor, count):
         return await self._counters.page(limits, cursor, count)
+
+
+def respond(rpc, request, context):
+    """Make the call with a RateLimitRequest, which is answered at once, and return the RateLimitResponse."""
+    return RateLimitResponse.FromString(rpc.ShouldRateLimit(request.SerializeToString(), context).SerializeToString())
 
 
 async def settled(answer):
@@ -62,8 +75,13 @@ class AwayCounters:
 
     answer_seconds = inf
 
+    def prepare(self, hits):
+        return hits
+
     def add(self, hits):
         raise UnavailableError("the counters are away; try again")
+
+    count = add
 
     async def page(self, limits, cursor, count):
         raise UnavailableError("the counters are away; try again")
@@ -80,8 +98,13 @@ class BrokenCounters:
 
     answer_seconds = inf
 
+    def prepare(self, hits):
+        return hits
+
     def add(self, hits):
         raise ZeroDivisionError
+
+    count = add
 
     def retain(self, limits):
         """There is nothing to free."""

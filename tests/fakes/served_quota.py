@@ -38,6 +38,7 @@ class ServedQuota:
             ).ShouldRateLimit,
             Authentication.MESH,
             UNLIMITED,
+            reads_bytes=True,
         )
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)

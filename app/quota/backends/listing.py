@@ -9,8 +9,8 @@ from app.quota.model import CounterKey, KeptKey
 # Keys that are put in order on the event loop; more are in a thread.
 MAX_KEYS_AT_ONCE = 1000
 
-Kept = CounterKey | str | bytes
-"""A key as it is kept: itself, its values in one text, which takes less, or a digest of it."""
+Kept = str | bytes
+"""A key as it is kept: its values in one text, which takes less than they do, or a digest of it."""
 
 
 def joined(key: CounterKey) -> str:
@@ -43,5 +43,5 @@ def _first(keys: Iterable[Kept], past: Kept | None, count: int) -> list[Kept]:
     return nsmallest(count, [key for key in keys if after is None or _order(key) > after], key=_order)
 
 
-def _order(key: Kept) -> tuple[str, CounterKey | str | bytes]:
+def _order(key: Kept) -> tuple[str, Kept]:
     return type(key).__name__, key

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from sys import getsizeof
 
 from app.core.clock import Clock
 from app.quota.backends.generations import Generations
@@ -26,7 +27,7 @@ from app.quota.model import (
 from app.quota.rules.counting import MILLISECONDS, count, lifetime
 from app.quota.rules.names import read_name, write_name
 from app.quota.rules.usage import live_counter, usage_probe
-from app.quota.rules.window import count_hits, steady_offset, window_end
+from app.quota.rules.window import count_hits, count_until, steady_offset, window_end
 
 # Clients write what is counted, so they can make any number of counters. Those that find no room share the cells of a
 # sketch: nothing is forgotten before the window ends, as that would grant a limit twice, and a flood has to use up the
@@ -47,13 +48,13 @@ MIN_WIDTH = 1024
 MAX_SLOTS = 128 * 1024
 MAX_LIMIT_SLOTS = 16 * 1024
 MIN_LIMIT_SLOTS = 64
-# Bytes of a key that is kept as it is, as Python keeps texts, and characters of one that is kept as one text; a larger
-# one is kept as its digest. So a counter takes no more than 300 bytes, whatever values are.
+# Bytes of a key that is kept as a text, as Python keeps it; a larger one is kept as its digest. So a counter takes no
+# more than 300 bytes, whatever values are.
 MAX_PLAIN_BYTES = 170
-MAX_JOINED_LENGTH = 120
-_TUPLE_BYTES, _TEXT_BYTES = 48, 57
 # Bytes of the digest that a large key is kept as: among 2^20 of them two are the same with a probability of 2^-89.
 _KEY_BYTES = 16
+
+Window = FixedWindow | CalendarWindow
 
 
 @dataclass(slots=True)
@@ -104,15 +105,35 @@ class MemoryCounters:
         """How many counters are held, those of windows that ended since the last step included."""
         return self._held
 
+    def prepare(self, hits: Sequence[Hit]) -> Sequence[tuple[Hit, Window | None, Kept]]:
+        """Return each of `hits` with its window, if its algorithm is one, and what its counter is kept under."""
+        prepared: list[tuple[Hit, Window | None, Kept]] = []
+        for hit in hits:
+            window = hit.algorithm if isinstance(hit.algorithm, (FixedWindow, CalendarWindow)) else None
+            prepared.append((hit, window, self._bounded(hit.key)))
+        return prepared
+
     def add(self, hits: Sequence[Hit]) -> list[Outcome]:
         """Count `hits` in one step; see CounterStore."""
+        return self.count(self.prepare(hits))
+
+    def count(self, hits: Sequence[tuple[Hit, Window | None, Kept]]) -> list[Outcome]:
+        """Count `hits` in one step; see CounterStore."""
         now = self._free_ended()
-        return [
-            self._add(hit, hit.algorithm, now)
-            if isinstance(hit.algorithm, (FixedWindow, CalendarWindow))
-            else self._step(hit)
-            for hit in hits
-        ]
+        rooms = self._rooms
+        outcomes = []
+        for hit, window, kept in hits:
+            if window is None:
+                outcomes.append(self._step(hit))
+                continue
+            room = rooms.get(hit.limit_id) or self._open(hit.limit_id, window_end(window, now))
+            counted = room.states.get(kept)
+            if counted is None:
+                outcomes.append(self._begin(room, hit, window, kept, now))
+                continue
+            room.states[kept], outcome = count_until(window, counted, room.ends - now, hit.hits)
+            outcomes.append(outcome)
+        return outcomes
 
     def retain(self, limits: Collection[LimitId]) -> None:
         """Free the counters of every limit that is not one of `limits`."""
@@ -242,35 +263,21 @@ class MemoryCounters:
             self._next_second = self._second + 1 - self._offset
         return self._second
 
-    def _add(self, hit: Hit, window: FixedWindow | CalendarWindow, now: int) -> Outcome:
-        limit_id, key, hits = hit.limit_id, hit.key, hit.hits
-        room = self._rooms.get(limit_id) or self._open(limit_id, window_end(window, now))
-        counted = room.states.get(key)
-        kept: Kept = key
-        if counted is None:
-            kept = self._bounded(key)
-            counted = room.states.get(kept)
-            if counted is None:
-                shared = room.shared
-                if hits and not self._has_room(room):
-                    return self._add_shared(shared or self._share(room), key, window, now, hits)
-                counted = shared.count(shared.places(digest_of(key, self._secret))) if shared else 0
-                self._held += bool(hits)
-        counted, outcome = count_hits(window, counted, now, hits)
-        if hits:
+    def _begin(self, room: _Room, hit: Hit, window: Window, kept: Kept, now: int) -> Outcome:
+        """Count a hit whose key has no counter of its own yet."""
+        has_room = len(room.states) < self._max_per_limit and self._held < self._max_counters
+        shared = room.shared
+        if shared is None and hit.hits and not has_room:
+            shared = self._share(room)
+        places = shared.places(digest_of(hit.key, self._secret)) if shared else ()
+        counted, outcome = count_hits(window, shared.count(places) if shared else 0, now, hit.hits)
+        if hit.hits and has_room:
             room.states[kept] = counted
+            self._held += 1
+        elif hit.hits and shared is not None:
+            shared.raise_to(places, counted)
+            return outcome._replace(exact=False)
         return outcome
-
-    def _add_shared(
-        self, shared: Sketch, key: CounterKey, window: FixedWindow | CalendarWindow, now: int, hits: int
-    ) -> Outcome:
-        places = shared.places(digest_of(key, self._secret))
-        counted, outcome = count_hits(window, shared.count(places), now, hits)
-        shared.raise_to(places, counted)
-        return outcome._replace(exact=False)
-
-    def _has_room(self, room: _Room) -> bool:
-        return len(room.states) < self._max_per_limit and self._held < self._max_counters
 
     def _open(self, limit_id: LimitId, ends: int) -> _Room:
         room = self._rooms[limit_id] = _Room(ends)
@@ -291,12 +298,9 @@ class MemoryCounters:
         return key if isinstance(key, bytes) else self._bounded(key)
 
     def _bounded(self, key: CounterKey) -> Kept:
-        """Return `key` as it is kept."""
-        size = _TUPLE_BYTES + sum([len(part) + _TEXT_BYTES for part in key])
-        if size <= MAX_PLAIN_BYTES:
-            return key
-        text = joined(key) if size <= _TUPLE_BYTES + len(key) * _TEXT_BYTES + MAX_JOINED_LENGTH else ""
-        return text or digest_of(key, self._secret)[:_KEY_BYTES]
+        """Return `key` as it is kept: as one text, which takes less than its parts, or as its digest if it is large."""
+        text = joined(key)
+        return text if getsizeof(text) <= MAX_PLAIN_BYTES else digest_of(key, self._secret)[:_KEY_BYTES]
 
 
 def _share(free: int, least: int, most: int) -> int:

@@ -47,8 +47,9 @@ class JsonRateLimit:
         try:
             request = _parsed(await read_body(receive, MAX_BODY_BYTES))
             context = CallContext(JSON_PATH, read_peer(scope), principal=scope["state"][PRINCIPAL_KEY])
-            answer = self._rpc.ShouldRateLimit(request, context)
-            response = await answer if isawaitable(answer) else answer
+            answer = self._rpc.ShouldRateLimit(request.SerializeToString(), context)
+            answered = await answer if isawaitable(answer) else answer
+            response = rls_pb2.RateLimitResponse.FromString(answered.SerializeToString())
         except RpcError as error:  # what envoyproxy/ratelimit answers in its own words
             return _text(_BAD_REQUEST, error.message)
         except MeshwardError as error:

@@ -17,7 +17,9 @@ def write_metadata(request: Any, matched: MatchedRequest, answer: Answer, metada
         "domain": request.domain,
         "descriptors": [_descriptor(descriptor) for descriptor in request.descriptors],
         "quotaModeEnabled": any(
-            isinstance(applied.limit, RateLimit) and applied.limit.quota_mode for applied in matched.limits if applied
+            isinstance(applied.limit, RateLimit) and applied.limit.quota_mode
+            for applied, _, _ in matched.descriptors
+            if applied
         ),
     }
     if request.hits_addend:

@@ -1,64 +1,69 @@
 """Envoy's rate limit service (envoy/service/ratelimit/v3/rls.proto), as envoyproxy/ratelimit answers it."""
 
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.service.ratelimit.v3 import rls_pb2
-from google.protobuf.unknown_fields import UnknownFieldSet
 
-from app.core.errors import InvalidInputError, PermissionDeniedError, PreconditionError, Violation
-from app.quota.model import (
-    MAX_DESCRIPTORS,
-    MAX_ENTRIES,
-    MAX_KEY_LENGTH,
-    MAX_VALUE_LENGTH,
-    Answer,
-    Code,
-    Descriptor,
-    RateLimit,
-    Status,
-    Unit,
-)
+from app.core.errors import PermissionDeniedError, PreconditionError
+from app.quota.model import Answer, Code, Outcome
+from app.quota.ports import PreparedHits
 from app.quota.rpc.headers import HeaderOptions, headers_of
+from app.quota.rpc.messages import (
+    AnswerWriter,
+    StatusHead,
+    parse_message,
+    read_descriptor,
+    read_request,
+    split_request,
+    write_within,
+)
 from app.quota.rpc.metadata import write_metadata
-from app.quota.rules.match import MatchedRequest
+from app.quota.rpc.recurring import Recurring
+from app.quota.rules.match import CompiledConfig, MatchedDescriptor, MatchedRequest
 from app.quota.service import QuotaService
-from app.telemetry.families import OTHER
+from app.telemetry.families import OTHER, CounterSeries
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
-from app.transport.grpc.routes import Soon
+from app.transport.grpc.routes import Prepared, Soon
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
 # Requests that are known: a sidecar sends the same ones again, whose bytes are compared faster than read and matched.
 MAX_KNOWN_REQUESTS = 2048
 MAX_KNOWN_REQUEST = 1024
-# A descriptor's `is_negative_hits`, which newer Envoys can send and our messages do not have.
-_IS_NEGATIVE_HITS = 4
+# The same of the descriptors of one domain.
+MAX_KNOWN_DESCRIPTORS = 2048
 
-_Response: Any = rls_pb2.RateLimitResponse
-_OK: int = _Response.OK
-_OVER_LIMIT: int = _Response.OVER_LIMIT
 _WITHIN = Code.OK
 _ERROR = OTHER, "error"
+# A domain that is not configured is not a label.
+_UNKNOWN_DOMAIN = OTHER, "domain_not_found"
 NO_HEADERS = HeaderOptions()
-_UNIT_NUMBERS: dict[Unit | None, int] = {
-    None: _Response.RateLimit.UNKNOWN,
-    **{unit: _Response.RateLimit.Unit.Value(unit.name) for unit in Unit},
-}
-# envoy.type.v3.RateLimitUnit, whose numbers are not those of the answer's unit.
-_OVERRIDE_UNITS: dict[int, Unit] = {
-    1: Unit.SECOND,
-    2: Unit.MINUTE,
-    3: Unit.HOUR,
-    4: Unit.DAY,
-    5: Unit.MONTH,
-    6: Unit.YEAR,
-}
+
+
+class _Known(NamedTuple):
+    """A request that was matched: its hits as the store takes them, and its statuses as far as they are known.
+
+    `within` counts those that are within their limits.
+    """
+
+    matched: MatchedRequest
+    prepared: PreparedHits
+    statuses: Sequence[StatusHead]
+    within: CounterSeries
+
+
+class _Domain(NamedTuple):
+    """A domain that is configured, and its descriptors by what they are serialized as."""
+
+    config: CompiledConfig
+    within: CounterSeries
+    descriptors: Recurring[tuple[MatchedDescriptor, PreparedHits, StatusHead]]
 
 
 class RateLimitRpc:
-    """The handlers of `envoy.service.ratelimit.v3.RateLimitService`.
+    """The handlers of `envoy.service.ratelimit.v3.RateLimitService`, which take serialized requests.
 
     `headers` selects those that clients are sent. With `dynamic_metadata` an answer has the request and its quota mode
     violations.
@@ -76,24 +81,29 @@ class RateLimitRpc:
         self._decisions = metrics.limits
         self._headers = headers
         self._dynamic_metadata = dynamic_metadata
-        # By the serialized request: what was matched since the last change of the configurations; what came once.
+        self._plain = not headers.families and not dynamic_metadata
+        self._writer = AnswerWriter()
+        # What was matched since the last change of the configurations, by the serialized request and domain.
         self._changes = 0
-        self._known: dict[bytes, MatchedRequest] = {}
-        self._seen: set[bytes] = set()
+        self._known: Recurring[_Known] = Recurring(MAX_KNOWN_REQUESTS)
+        self._domains: dict[bytes, _Domain] = {}
 
-    def ShouldRateLimit(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
+    def ShouldRateLimit(self, request: bytes, context: CallContext) -> Prepared | Soon:  # noqa: N802 - the RPC's name
         """Answer a RateLimitRequest with a RateLimitResponse, or an awaitable of it where counters are fetched.
 
-        Raises, or the awaitable does, RpcError UNKNOWN, with the texts of envoyproxy/ratelimit, for an empty domain, no
-        descriptors and no configuration loaded; InvalidInputError for a request beyond a bound, an override without a
-        unit or negative hits; PermissionDeniedError if the caller may not count in the domain. Counters that cannot
-        be reached are answered by their limits' `when_away`. The sidecar decides on an error by its failure mode.
+        Both are serialized. Raises, or the awaitable does, RpcError UNKNOWN, with the texts of envoyproxy/ratelimit,
+        for an empty domain, no descriptors and no configuration loaded; InvalidInputError for what is no request or
+        beyond a bound, an override without a unit or negative hits; PermissionDeniedError if the caller may not count
+        in the domain. Counters that cannot be reached are answered by their limits' `when_away`. The sidecar decides on
+        an error by its failure mode.
         """
         try:
-            matched = self._match(request)
-            answer = self._service.should_rate_limit(context.principal, matched)
+            if self._service.changes != self._changes:
+                self._forget()
+            known = self._known.get(request) or self._match(request)
+            outcomes = self._service.count(context.principal, known.matched, known.prepared)
         except PermissionDeniedError:
-            self._decisions.add((request.domain, "caller_refused"))
+            self._decisions.add((known.matched.domain, "caller_refused"))
             raise
         except PreconditionError as error:
             self._decisions.add(_ERROR)
@@ -101,129 +111,112 @@ class RateLimitRpc:
         except Exception:
             self._decisions.add(_ERROR)
             raise
-        if isinstance(answer, Answer):
-            return self._respond(request, matched, answer)
-        return Soon(self._respond_later(request, matched, answer), self._service.answer_seconds)
+        if isinstance(outcomes, list):
+            return self._respond(request, known, outcomes)
+        return Soon(self._respond_later(request, known, outcomes), self._service.answer_seconds)
 
-    def _match(self, request: Any) -> MatchedRequest:
-        if self._service.changes != self._changes:
-            self._changes = self._service.changes
-            self._known.clear()
-        serialized = request.SerializeToString()
-        known = self._known.get(serialized)
-        if known is not None:
-            return known
-        matched = self._service.match(request.domain, _descriptors(request, len(serialized)), request.hits_addend)
-        if len(serialized) <= MAX_KNOWN_REQUEST:
-            self._keep(serialized, matched)
-        return matched
+    def _forget(self) -> None:
+        self._changes = self._service.changes
+        self._known.clear()
+        self._domains.clear()
 
-    def _keep(self, serialized: bytes, matched: MatchedRequest) -> None:
-        """Keep a request that comes a second time: to keep each one costs more than it saves where users are many."""
-        if len(self._known) + len(self._seen) >= MAX_KNOWN_REQUESTS:
-            self._known.clear()
-            self._seen.clear()
-        if serialized in self._seen:
-            self._seen.remove(serialized)
-            self._known[serialized] = matched
-        else:
-            self._seen.add(serialized)
+    def _match(self, request: bytes) -> _Known:
+        known = self._match_plain(request)
+        if known is None:
+            matched = self._service.match(*read_request(request))
+            within = self._decisions.series((matched.domain, "ok") if matched.domain_known else _UNKNOWN_DOMAIN)
+            heads = [self._writer.head(each) for each in matched.descriptors]
+            known = _Known(matched, self._service.prepare(matched.hits), heads, within)
+        if len(request) <= MAX_KNOWN_REQUEST:
+            self._known.offer(request, known)
+        return known
 
-    async def _respond_later(self, request: Any, matched: MatchedRequest, answer: Awaitable[Answer]) -> Any:
+    def _match_plain(self, request: bytes) -> _Known | None:
+        """Return the request, descriptor by descriptor, None if that is not possible.
+
+        Users of one route have some of their descriptors in common, which are known then.
+        """
+        split = split_request(request)
+        if split is None:
+            return None
+        domain = self._domains.get(split[0]) or self._open(split[0])
+        if domain is None:
+            return None
+        matched: list[MatchedDescriptor] = []
+        prepared: list[Any] = []
+        heads: list[StatusHead] = []
+        for serialized in split[1]:
+            known = domain.descriptors.get(serialized) or self._match_descriptor(domain, serialized)
+            if known is None:
+                return None
+            matched.append(known[0])
+            prepared += known[1]
+            heads.append(known[2])
+        return _Known(self._service.join(domain.config.domain, matched), prepared, heads, domain.within)
+
+    def _open(self, serialized: bytes) -> _Domain | None:
         try:
-            counted = await answer
+            name = serialized.decode()
+        except UnicodeDecodeError:
+            return None
+        config = self._service.independent(name)
+        if config is None:
+            return None
+        domain = _Domain(config, self._decisions.series((name, "ok")), Recurring(MAX_KNOWN_DESCRIPTORS))
+        self._domains[serialized] = domain
+        return domain
+
+    def _match_descriptor(
+        self, domain: _Domain, serialized: bytes
+    ) -> tuple[MatchedDescriptor, PreparedHits, StatusHead] | None:
+        descriptor = read_descriptor(serialized)
+        if descriptor is None:
+            return None
+        matched = self._service.match_descriptor(domain.config, descriptor)
+        hits = (matched.counts[0],) if matched.counts else ()
+        known = matched, self._service.prepare(hits), self._writer.head(matched)
+        domain.descriptors.offer(serialized, known)
+        return known
+
+    async def _respond_later(self, request: bytes, known: _Known, outcomes: Awaitable[list[Outcome]]) -> Prepared:
+        try:
+            counted = await outcomes
         except Exception:
             self._decisions.add(_ERROR)
             raise
-        return self._respond(request, matched, counted)
+        return self._respond(request, known, counted)
 
-    def _respond(self, request: Any, matched: MatchedRequest, answer: Answer) -> Any:
+    def _respond(self, request: bytes, known: _Known, outcomes: list[Outcome]) -> Prepared:
+        if self._plain:
+            written = write_within(known.statuses, outcomes)
+            if written is not None:  # every descriptor is within its limit: nothing is to be decided
+                self._service.note(known.matched, outcomes)
+                known.within.count += 1
+                return Prepared(written)
+        matched = known.matched
+        answer = self._service.answer(matched, outcomes)
         self._decisions.add(_labels(matched, answer))
-        response = _Response()
-        response.overall_code = _OK if answer.code is _WITHIN else _OVER_LIMIT
-        statuses = response.statuses
-        for status in answer.statuses:
-            _write_status(status, statuses.add())
-        if self._headers.families:
-            for key, value in headers_of(self._headers, answer.code, answer.statuses):
-                response.response_headers_to_add.add(key=key, value=value)
+        written = self._writer.write(answer.code, answer.statuses)
+        return Prepared(written if self._plain else written + self._extras(request, matched, answer))
+
+    def _extras(self, request: bytes, matched: MatchedRequest, answer: Answer) -> bytes:
+        """Return the fields that follow the statuses."""
+        response: Any = rls_pb2.RateLimitResponse()
+        for key, value in headers_of(self._headers, answer.code, answer.statuses):
+            response.response_headers_to_add.add(key=key, value=value)
         if self._dynamic_metadata:
-            write_metadata(request, matched, answer, response.dynamic_metadata)
-        return response
-
-
-def _descriptors(request: Any, size: int) -> list[Descriptor]:
-    """Return the descriptors of a request of `size` bytes."""
-    if not request.domain:
-        raise RpcError(StatusCode.UNKNOWN, "rate limit domain must not be empty")
-    messages = request.descriptors
-    if not messages:
-        raise RpcError(StatusCode.UNKNOWN, "rate limit descriptor list must not be empty")
-    if len(messages) > MAX_DESCRIPTORS:
-        raise _refusal("descriptors", f"are more than {MAX_DESCRIPTORS}")
-    descriptors = [_descriptor(message, index) for index, message in enumerate(messages)]
-    if size > MAX_KEY_LENGTH:  # what is shorter as a whole has neither a key nor a value that is too long
-        _check_lengths(descriptors)
-    return descriptors
-
-
-def _descriptor(message: Any, index: int) -> Descriptor:
-    # There may be none, against the contract of ratelimit.proto: Envoy sends it so where `skip_if_absent` skipped all.
-    entries = tuple([(entry.key, entry.value) for entry in message.entries])
-    if len(entries) > MAX_ENTRIES:
-        raise _refusal(f"descriptors[{index}].entries", f"are more than {MAX_ENTRIES}")
-    hits = message.hits_addend.value if message.HasField("hits_addend") else None
-    unknown_fields: Any = UnknownFieldSet(message)
-    gives_back = False
-    for unknown in unknown_fields:
-        if unknown.field_number == _IS_NEGATIVE_HITS:
-            gives_back = bool(unknown.data)
-    override = _override(message.limit, index) if message.HasField("limit") else None
-    return Descriptor(entries, hits, override, gives_back)
-
-
-def _check_lengths(descriptors: Sequence[Descriptor]) -> None:
-    for index, descriptor in enumerate(descriptors):
-        for number, (key, value) in enumerate(descriptor.entries):
-            path = f"descriptors[{index}].entries[{number}]"
-            if len(key) > MAX_KEY_LENGTH:
-                raise _refusal(f"{path}.key", f"must have at most {MAX_KEY_LENGTH} characters")
-            if len(value) > MAX_VALUE_LENGTH:
-                raise _refusal(f"{path}.value", f"must have at most {MAX_VALUE_LENGTH} characters")
-
-
-def _override(limit: Any, index: int) -> RateLimit:
-    unit = _OVERRIDE_UNITS.get(limit.unit)
-    if unit is None:
-        raise _refusal(f"descriptors[{index}].limit.unit", f"must be a unit of time, not {limit.unit}")
-    return RateLimit(unit, limit.requests_per_unit)
-
-
-def _refusal(path: str, problem: str) -> InvalidInputError:
-    return InvalidInputError(f"rate limit request is not valid: {path} {problem}", Violation(path, problem))
+            write_metadata(parse_message(request), matched, answer, response.dynamic_metadata)
+        extras: bytes = response.SerializeToString()
+        return extras
 
 
 def _labels(matched: MatchedRequest, answer: Answer) -> tuple[str, str]:
-    """Return the decision's domain and code; a domain that is not configured is not a label."""
+    """Return the decision's domain and code."""
     if not answer.domain_known:
-        return OTHER, "domain_not_found"
+        return _UNKNOWN_DOMAIN
     if answer.code is _WITHIN:
         return matched.domain, "over_limit_shadowed" if answer.shadowed else "ok"
     if matched.excessive:
         return matched.domain, "too_many_hits"
     refusing = [status for status in answer.statuses if status.code is Code.OVER_LIMIT]
     return matched.domain, "over_limit" if any(status.exact for status in refusing) else "over_shared_counter"
-
-
-def _write_status(status: Status, message: Any) -> None:
-    code, limit, remaining, reset_seconds, _ = status
-    message.code = _OK if code is _WITHIN else _OVER_LIMIT
-    message.limit_remaining = remaining
-    if limit is None:
-        return
-    current = message.current_limit
-    current.requests_per_unit = limit.requests_per_unit
-    current.unit = _UNIT_NUMBERS[limit.unit]
-    if limit.name:
-        current.name = limit.name
-    message.duration_until_reset.seconds = reset_seconds

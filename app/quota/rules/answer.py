@@ -15,20 +15,23 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes
     code = _OK
     statuses: list[Status] = []
     violations: list[int] = []
-    counted = iter(outcomes)
-    for applied in request.limits:
+    place = 0
+    for applied, _, _ in request.descriptors:
         if applied is None:
-            status = NOT_LIMITED
-        elif isinstance(applied.limit, RateLimit):
-            status = judge(applied.limit, next(counted))
-            if status.code is _OVER_LIMIT:
-                if modes.quota or applied.limit.quota_mode:
-                    violations.append(len(statuses))
-                    status = status._replace(code=_OK)
-                else:
-                    code = _OVER_LIMIT
-        else:
-            status = UNLIMITED
+            statuses.append(NOT_LIMITED)
+            continue
+        limit = applied.limit
+        if not isinstance(limit, RateLimit):
+            statuses.append(UNLIMITED)
+            continue
+        status = judge(limit, outcomes[place])
+        place += 1
+        if status.code is not _OK:
+            if modes.quota or limit.quota_mode:
+                violations.append(len(statuses))
+                status = status._replace(code=_OK)
+            else:
+                code = _OVER_LIMIT
         statuses.append(status)
     shadowed = modes.shadow and code is _OVER_LIMIT
     return Answer(_OK if shadowed else code, tuple(statuses), request.domain_known, tuple(violations), shadowed)

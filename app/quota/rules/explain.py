@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from app.quota.model import CounterKey, Descriptor, Entry, Limit, RateLimit
-from app.quota.rules.match import AppliedLimit, CompiledConfig, Node, limits_of, match_request
+from app.quota.model import CounterKey, Descriptor, Entry, Limit
+from app.quota.rules.match import AppliedLimit, CompiledConfig, Node, match_request
 
 # Descriptors that a step lists among those that it passed by; a configuration can have tens of thousands side by side.
 MAX_MISSES = 10
@@ -52,19 +52,17 @@ class Explanation:
 
 def explain(config: CompiledConfig, descriptors: Sequence[Descriptor]) -> tuple[Explanation, ...]:
     """Return what applies to each descriptor of one request."""
-    limits = limits_of(config, descriptors)
     matched = match_request(config.domain, config, descriptors, 1, 1)
-    counted = iter(zip(matched.counted, matched.hits, strict=True))
     found = []
-    for descriptor, applied in zip(descriptors, limits, strict=True):
+    for descriptor, (applied, counts, _) in zip(descriptors, matched.descriptors, strict=True):
         steps, node = _walk(config.root, descriptor.entries)
         reason = _reason(steps, node, descriptor, applied)
-        if applied is None or not isinstance(applied.limit, RateLimit):
-            limit = applied.limit if applied else None
+        limit = applied.limit if applied else None
+        if counts is None:
             found.append(Explanation(descriptor.entries, steps, limit, reason))
         else:
-            rule, hit = next(counted)
-            found.append(Explanation(descriptor.entries, steps, applied.limit, reason, rule.rule, hit.key))
+            hit, counted = counts
+            found.append(Explanation(descriptor.entries, steps, limit, reason, counted.rule, hit.key))
     return tuple(found)
 
 

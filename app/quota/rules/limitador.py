@@ -12,7 +12,15 @@ from app.documents.reader import Reader
 from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, RateLimit
 from app.quota.rules.algorithms import MAX_SECONDS
 from app.quota.rules.cel import Bindings, EvaluationError, Expression, as_text, equalities, evaluate, parse_expression
-from app.quota.rules.match import NO_MODES, AppliedLimit, CountedLimit, MatchedRequest, refused_hit
+from app.quota.rules.match import (
+    NO_MODES,
+    AppliedLimit,
+    CountedLimit,
+    MatchedDescriptor,
+    MatchedRequest,
+    counted_limit,
+    refused_hit,
+)
 from app.quota.rules.parse import MAX_NAME_LENGTH, domain_problem, fits_header
 
 # Conditions of one limit, and variables.
@@ -98,14 +106,13 @@ def compile_limit(limit: ConditionalLimit) -> CompiledLimit:
     algorithm = FixedWindow(limit.max_value, limit.seconds)
     rate_limit = RateLimit(None, limit.max_value, limit.name, algorithm=algorithm)
     rule = f"{limit.namespace}.{limit.name or limit.limit_id[:8]}"
-    near = limit.max_value - int(limit.max_value * NO_MODES.near_ratio)
     return CompiledLimit(
         limit,
         tuple(map(parse_expression, limit.conditions)),
         tuple(map(parse_expression, limit.variables)),
         algorithm,
         AppliedLimit(rate_limit, limit.limit_id, algorithm, rule),
-        CountedLimit(rate_limit, rule, near),
+        counted_limit(rate_limit, rule, NO_MODES.near_ratio),
     )
 
 
@@ -138,17 +145,13 @@ def match_limits(
         key = _counter_of(candidate, bindings)
         if key is not None:
             found.append((candidate, key))
-    counts = [Hit(each.applied.limit_id, key, each.algorithm, hits) for each, key in found]
-    excessive = bool(found) and hits > max_hits
-    return MatchedRequest(
-        name,
-        domain_known=True,
-        limits=tuple([each.applied for each, _ in found]),
-        hits=tuple([refused_hit(hit, max_hits) for hit in counts] if excessive else counts),
-        excessive=excessive,
-        counted=tuple([each.counted for each, _ in found]),
-        together=True,
-    )
+    excessive = hits > max_hits
+    matched = []
+    for each, key in found:
+        hit = Hit(each.applied.limit_id, key, each.algorithm, hits)
+        counts = refused_hit(hit, max_hits) if excessive else hit, each.counted
+        matched.append(MatchedDescriptor(each.applied, counts, excessive))
+    return MatchedRequest(name, domain_known=True, descriptors=tuple(matched), together=True)
 
 
 def _counter_of(limit: CompiledLimit, descriptors: Bindings) -> CounterKey | None:

@@ -60,7 +60,8 @@ class AppliedLimit:
 
     `shared` are the places in the descriptor whose values count together, each with the pattern that stands for them.
     `rule` is what metrics call the limit; `levels` is None, or what of that comes from each entry of the descriptor,
-    where None stands for its key and, unless it is empty, its value. No levels stand for all keys and values.
+    where None stands for its key and, unless it is empty, its value. No levels stand for all keys and values. `counted`
+    is what metrics need to know, None if that depends on the descriptor.
     """
 
     limit: Limit
@@ -69,6 +70,7 @@ class AppliedLimit:
     rule: str = ""
     shared: tuple[tuple[int, str], ...] = ()
     levels: tuple[str | None, ...] | None = None
+    counted: "CountedLimit | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ class Node:
 class CompiledConfig:
     """A domain's tree and the identities of its limits; `overrides` are those of the limits that requests bring.
 
-    `rules` are the names of the limits in metrics, but for those that take values of requests.
+    What is over `near_ratio` of a limit is near to it. `independent` is whether no limit replaces another, so that each
+    descriptor of a request has its limit whatever the others are. `rules` are the names of the limits in metrics, but
+    for those that take values of requests.
     """
 
     domain: str
@@ -93,22 +97,47 @@ class CompiledConfig:
     limits: frozenset[LimitId]
     overrides: Mapping[Unit | None, LimitId]
     rules: frozenset[str]
+    near_ratio: float
+    independent: bool
+
+
+class MatchedDescriptor(NamedTuple):
+    """A descriptor of a request with its limit, None if none applies.
+
+    `counts` is None, or what is to be counted, with what metrics need to know of the limit. `excessive` is whether that
+    was more than a request may have.
+    """
+
+    applied: AppliedLimit | None
+    counts: "tuple[Hit, CountedLimit] | None" = None
+    excessive: bool = False
 
 
 class MatchedRequest(NamedTuple):
-    """A request with the limit of each of its descriptors, and the hits to be counted for them in their order.
+    """A request with its descriptors matched.
 
-    `excessive` is whether one of them has more hits than a request may have. `counted` has what metrics need to know of
-    each hit's limit. Hits that go `together` are counted all, or none if a limit refuses one of them.
+    Hits that go `together` are counted all, or none if a limit refuses one of them.
     """
 
     domain: str
     domain_known: bool
-    limits: tuple[AppliedLimit | None, ...]
-    hits: tuple[Hit, ...]
-    excessive: bool = False
-    counted: tuple["CountedLimit", ...] = ()
+    descriptors: tuple[MatchedDescriptor, ...]
     together: bool = False
+
+    @property
+    def hits(self) -> tuple[Hit, ...]:
+        """The hits that are to be counted, in the order of the descriptors."""
+        return tuple([each.counts[0] for each in self.descriptors if each.counts])
+
+    @property
+    def counted(self) -> tuple["CountedLimit", ...]:
+        """The limit of each of the hits."""
+        return tuple([each.counts[1] for each in self.descriptors if each.counts])
+
+    @property
+    def excessive(self) -> bool:
+        """Whether a descriptor has more hits than a request may have."""
+        return any(each.excessive for each in self.descriptors)
 
 
 class CountedLimit(NamedTuple):
@@ -117,6 +146,9 @@ class CountedLimit(NamedTuple):
     limit: RateLimit
     rule: str
     near: int
+
+
+NOT_LIMITED = MatchedDescriptor(None)
 
 
 class _Level(NamedTuple):
@@ -137,8 +169,10 @@ class _Compiler:
     """Compiles one domain, and collects the identities of its limits and their names in metrics."""
 
     domain: str
+    near_ratio: float
     limits: set[LimitId] = field(default_factory=set)
     rules: set[str] = field(default_factory=set)
+    replacing: set[LimitId] = field(default_factory=set)
 
     def compile(
         self, place: LimitId, way: tuple[_Level, ...], node: ConfigDescriptor | None, below: Sequence[ConfigDescriptor]
@@ -167,12 +201,16 @@ class _Compiler:
         kind, algorithm = (counter_kind(limit), algorithm_of(limit)) if isinstance(limit, RateLimit) else (None, None)
         limit_id = _id_of(place, "limit", kind)
         self.limits.add(limit_id)
+        if limit.replaces:
+            self.replacing.add(limit_id)
         shared = tuple((index, level.value) for index, level in enumerate(way) if level.share and level.value)
         rule = ".".join((self.domain, *(level.name for level in way)))
         levels = _levels(way, node)
+        counted = None
         if levels is None:
             self.rules.add(rule)
-        return AppliedLimit(limit, limit_id, algorithm, rule, shared, levels)
+            counted = counted_limit(limit, rule, self.near_ratio) if isinstance(limit, RateLimit) else None
+        return AppliedLimit(limit, limit_id, algorithm, rule, shared, levels, counted)
 
 
 def _levels(way: tuple[_Level, ...], node: ConfigDescriptor) -> tuple[str | None, ...] | None:
@@ -184,13 +222,20 @@ def _levels(way: tuple[_Level, ...], node: ConfigDescriptor) -> tuple[str | None
     return levels if None in levels else None
 
 
-def compile_config(config: QuotaConfig) -> CompiledConfig:
+def counted_limit(limit: RateLimit, rule: str, near_ratio: float) -> CountedLimit:
+    """Return what metrics need to know of `limit`; what is over `near_ratio` of it is near to it."""
+    most = limit.requests_per_unit
+    return CountedLimit(limit, rule, most - int(most * near_ratio))
+
+
+def compile_config(config: QuotaConfig, near_ratio: float = NO_MODES.near_ratio) -> CompiledConfig:
     """Return the configuration of a domain as a tree."""
     place = _id_of("", config.domain)
     overrides: dict[Unit | None, LimitId] = {unit: _id_of(place, "override", unit.name) for unit in Unit}
-    compiler = _Compiler(config.domain, set(overrides.values()))
+    compiler = _Compiler(config.domain, near_ratio, set(overrides.values()))
     root = compiler.compile(place, (), None, config.descriptors)
-    return CompiledConfig(config.domain, root, frozenset(compiler.limits), overrides, frozenset(compiler.rules))
+    limits, rules = frozenset(compiler.limits), frozenset(compiler.rules)
+    return CompiledConfig(config.domain, root, limits, overrides, rules, near_ratio, not compiler.replacing)
 
 
 def _id_of(place: LimitId, *parts: str | None) -> LimitId:
@@ -242,26 +287,38 @@ def match_request(
     InvalidInputError if one gives back what its limit does not lend.
     """
     if config is None:
-        return MatchedRequest(domain, domain_known=False, limits=(None,) * len(descriptors), hits=())
+        return MatchedRequest(domain, domain_known=False, descriptors=(NOT_LIMITED,) * len(descriptors))
     limits = limits_of(config, descriptors)
-    hits: list[Hit] = []
-    counted: list[CountedLimit] = []
-    for index, (descriptor, applied) in enumerate(zip(descriptors, limits, strict=True)):
-        if applied is None or applied.algorithm is None or isinstance(applied.limit, Unlimited):
-            continue
-        number = hits_of(descriptor.hits, hits_addend)
-        if descriptor.gives_back:
-            _check_can_give_back(applied.algorithm, index)
-            number = -min(number, max_hits)
-        key, away = _counter_key(config, descriptor, applied), applied.limit.away
-        hits.append(Hit(applied.limit_id, key, applied.algorithm, number, away))
-        rule = applied.rule if applied.levels is None else _rule_of(domain, applied.levels, descriptor.entries)
-        most = applied.limit.requests_per_unit
-        counted.append(CountedLimit(applied.limit, rule, most - int(most * modes.near_ratio)))
-    excessive = any(hit.hits > max_hits for hit in hits)
-    if excessive:
-        hits = [refused_hit(hit, max_hits) if hit.hits > max_hits else hit for hit in hits]
-    return MatchedRequest(domain, True, tuple(limits), tuple(hits), excessive, tuple(counted), not modes.count_refused)
+    matched = [
+        match_limit(config, descriptor, applied, index, hits_addend, max_hits)
+        for index, (descriptor, applied) in enumerate(zip(descriptors, limits, strict=True))
+    ]
+    return MatchedRequest(domain, True, tuple(matched), not modes.count_refused)
+
+
+def match_limit(
+    config: CompiledConfig,
+    descriptor: Descriptor,
+    applied: AppliedLimit | None,
+    index: int,
+    hits_addend: int,
+    max_hits: int,
+) -> MatchedDescriptor:
+    """Return the descriptor at `index` of a request, to which `applied` applies; see `match_request`."""
+    if applied is None:
+        return NOT_LIMITED
+    limit, algorithm = applied.limit, applied.algorithm
+    if algorithm is None or isinstance(limit, Unlimited):
+        return MatchedDescriptor(applied)
+    number = hits_of(descriptor.hits, hits_addend)
+    if descriptor.gives_back:
+        _check_can_give_back(algorithm, index)
+        number = -min(number, max_hits)
+    hit = Hit(applied.limit_id, _counter_key(config, descriptor, applied), algorithm, number, limit.away)
+    counted = applied.counted or _counted_by(config, limit, applied.levels, descriptor)
+    if number > max_hits:
+        return MatchedDescriptor(applied, (refused_hit(hit, max_hits), counted), excessive=True)
+    return MatchedDescriptor(applied, (hit, counted))
 
 
 def _check_can_give_back(algorithm: Algorithm, index: int) -> None:
@@ -270,15 +327,18 @@ def _check_can_give_back(algorithm: Algorithm, index: int) -> None:
         raise InvalidInputError(f"rate limit request is not valid: {path} {problem}", Violation(path, problem))
 
 
-def _rule_of(domain: str, levels: Sequence[str | None], entries: Sequence[Entry]) -> str:
-    """Return the name that metrics have for a limit, with the request's values where it takes them."""
-    if not levels:
-        return ".".join([domain, *[f"{key}_{value}" for key, value in entries]])
-    names = [
-        level if level is not None else f"{key}_{value}" if value else key
-        for level, (key, value) in zip(levels, entries, strict=True)
-    ]
-    return ".".join([domain, *names])
+def _counted_by(
+    config: CompiledConfig, limit: RateLimit, levels: Sequence[str | None] | None, descriptor: Descriptor
+) -> CountedLimit:
+    """Return what metrics need to know of a limit whose name there takes values of the request."""
+    if levels:
+        names = [
+            level if level is not None else f"{key}_{value}" if value else key
+            for level, (key, value) in zip(levels, descriptor.entries, strict=True)
+        ]
+    else:
+        names = [f"{key}_{value}" for key, value in descriptor.entries]
+    return counted_limit(limit, ".".join([config.domain, *names]), config.near_ratio)
 
 
 def refused_hit(hit: Hit, max_hits: int) -> Hit:
@@ -291,9 +351,8 @@ def _counter_key(config: CompiledConfig, descriptor: Descriptor, applied: Applie
     if override is not None and applied.limit_id == config.overrides[override.unit]:
         return tuple([part for entry in descriptor.entries for part in entry])  # a limit that fixes no keys
     values = [value for _, value in descriptor.entries]
-    if applied.shared:
-        for index, pattern in applied.shared:
-            values[index] = pattern
+    for index, pattern in applied.shared:
+        values[index] = pattern
     return tuple(values)
 
 

@@ -18,14 +18,20 @@ def window_end(window: FixedWindow | CalendarWindow, now: int) -> int:
 
 
 def count_hits(window: FixedWindow | CalendarWindow, counted: int, now: int, hits: int) -> tuple[int, Outcome]:
-    """Return the state after `hits` at `now` (Unix seconds), and their outcome; `counted` is the state before them.
+    """Return the state after `hits` at `now` (Unix seconds), and their outcome; see `count_until`."""
+    return count_until(window, counted, window_end(window, now) - now, hits)
 
-    The state is the number of hits in the window. Over the limit is what exceeds it, so that 0 hits are allowed while
-    exactly the limit is used.
+
+def count_until(
+    window: FixedWindow | CalendarWindow, counted: int, reset_seconds: int, hits: int
+) -> tuple[int, Outcome]:
+    """Return the state after `hits` in a window that ends in `reset_seconds`, and their outcome.
+
+    `counted` is the state before them. The state is the number of hits in the window. Over the limit is what exceeds
+    it, so that 0 hits are allowed while exactly the limit is used.
     """
     after = counted + hits
     remaining = window.requests - after
-    reset_seconds = window_end(window, now) - now
     if remaining >= 0:
         return after, Outcome(True, remaining, reset_seconds)
     return after if window.counts_refused else counted, Outcome(False, 0, reset_seconds)

@@ -1,14 +1,15 @@
 """Quota's use cases: decide whether a request is within its limits. Their document store keeps the configurations."""
 
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from functools import partial
 
 from app.core.clock import Clock
 from app.core.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
-from app.quota.model import MAX_UINT32, Answer, Descriptor, Modes, Outcome, QuotaConfig, Status
-from app.quota.ports import CounterStore
+from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, Modes, Outcome, QuotaConfig, Status
+from app.quota.ports import CounterStore, PreparedHits
 from app.quota.rules.answer import admit, answer_of, refuses
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
@@ -22,7 +23,17 @@ from app.quota.rules.limitador import (
     index_limits,
     match_limits,
 )
-from app.quota.rules.match import NO_MODES, CompiledConfig, MatchedRequest, compile_config, hits_of, match_request
+from app.quota.rules.match import (
+    NO_MODES,
+    CompiledConfig,
+    MatchedDescriptor,
+    MatchedRequest,
+    compile_config,
+    find_limit,
+    hits_of,
+    match_limit,
+    match_request,
+)
 from app.quota.rules.parse import QUOTA_KIND
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
@@ -62,7 +73,7 @@ class QuotaService:
         self.documents: QuotaStore = DocumentStore(
             QUOTA_KIND,
             source,
-            Compiler(compile_config, _updated, offload),
+            Compiler(partial(compile_config, near_ratio=modes.near_ratio), _updated, offload),
             on_change=self._changed,
             clock=clock,
             metrics=metrics,
@@ -93,6 +104,19 @@ class QuotaService:
             return self.match_limits(domain, descriptors, hits_of(None, hits_addend))
         return match_request(domain, config, descriptors, hits_addend, self._max_hits, self._modes)
 
+    def independent(self, domain: str) -> CompiledConfig | None:
+        """Return the active configuration of a domain, if each descriptor has its limit whatever the others are."""
+        config = self.documents.snapshot.index.get(domain) if self.documents.snapshot else None
+        return config if config and config.independent else None
+
+    def match_descriptor(self, config: CompiledConfig, descriptor: Descriptor) -> MatchedDescriptor:
+        """Return a descriptor, without hits and a limit of its own, with its limit by an independent `config`."""
+        return match_limit(config, descriptor, find_limit(config.root, descriptor.entries), 0, 0, self._max_hits)
+
+    def join(self, domain: str, descriptors: Sequence[MatchedDescriptor]) -> MatchedRequest:
+        """Return the request of what `match_descriptor` returned for each of its descriptors."""
+        return MatchedRequest(domain, True, tuple(descriptors), not self._modes.count_refused)
+
     def match_limits(self, domain: str, descriptors: Sequence[Descriptor], hits: int) -> MatchedRequest:
         """Return the request with the limits in limitador's schema that apply to it.
 
@@ -110,6 +134,10 @@ class QuotaService:
         namespace = self.limits.snapshot.index.namespaces.get(domain) if self.limits and self.limits.snapshot else None
         return [each.limit for each in namespace.all()] if namespace else []
 
+    def prepare(self, hits: Sequence[Hit]) -> PreparedHits:
+        """Return the hits of a request as `count` takes them, where a request is counted again and again."""
+        return self._counters.prepare(hits)
+
     def should_rate_limit(
         self, principal: Principal, request: MatchedRequest, *, counts: bool = True
     ) -> Answer | Awaitable[Answer]:
@@ -120,13 +148,21 @@ class QuotaService:
         with nothing counted, if the caller may not count in the domain. Counters that cannot be reached are answered by
         their limits' `when_away`.
         """
+        outcomes = self.count(principal, request, self.prepare(request.hits), counts=counts)
+        return self.answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
+
+    def count(
+        self, principal: Principal, request: MatchedRequest, prepared: PreparedHits, *, counts: bool = True
+    ) -> list[Outcome] | Awaitable[list[Outcome]]:
+        """Count one request of `principal`, whose hits are `prepared`, and return their outcomes for `answer`.
+
+        As `should_rate_limit` in everything else.
+        """
         if self._callers and request.domain_known:
             self.check_caller(principal, request.domain)
         if request.together and request.hits:
-            outcomes = self._count_together(request, counts=counts)
-        else:
-            outcomes = self._counters.add(request.hits) if request.hits else []
-        return self._answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
+            return self._count_together(request, counts=counts)
+        return self._counters.count(prepared) if prepared else []
 
     def check_caller(self, principal: Principal, domain: str) -> None:
         """Raise PermissionDeniedError if `principal` may not count in the domain."""
@@ -184,29 +220,36 @@ class QuotaService:
         outcomes = self._counters.add(request.hits)
         return outcomes if isinstance(outcomes, list) else await outcomes
 
-    def _answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
-        if outcomes:
-            self._count_rules(request, outcomes)
+    def answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
+        """Return the answer to a request whose hits have these outcomes, which metrics count once."""
+        self.note(request, outcomes)
         return answer_of(request, outcomes, self._modes)
 
-    def _count_rules(self, request: MatchedRequest, outcomes: list[Outcome]) -> None:
+    def note(self, request: MatchedRequest, outcomes: list[Outcome]) -> None:
+        """Have metrics count the hits of a request."""
         rules = self._metrics.rules
         known = rules.series
-        for counted, hit, outcome in zip(request.counted, request.hits, outcomes, strict=True):
-            series = known.get(counted.rule) or rules.open(request.domain, counted.rule)
+        place = 0
+        for _, counts, _ in request.descriptors:
+            if counts is None:
+                continue
+            hit, (limit, rule, most_near) = counts
+            allowed, remaining, _, _ = outcomes[place]
+            place += 1
+            series = known.get(rule) or rules.open(request.domain, rule)
             hits = max(hit.hits, 0)  # slots that are given back are no hits
-            if outcome.allowed:
+            if allowed:
                 series.within += hits
-                near = counted.near - outcome.remaining
+                near = most_near - remaining
                 if near > 0:
                     series.near += min(near, hits)
             else:
                 series.over += hits
-                if counted.limit.shadow_mode:
+                if limit.shadow_mode:
                     series.shadow += hits
 
     async def _answer_later(self, request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
-        return self._answer(request, await outcomes)
+        return self.answer(request, await outcomes)
 
     def _changed(self, _snapshot: object) -> None:
         """Free the counters and the metrics of limits that are gone; `changes` grows with every change."""

@@ -15,7 +15,7 @@ from app.telemetry.metrics import Metrics
 from app.transport.grpc.status import RpcError
 from tests.assets.ratelimit_traffic import Traffic
 from tests.fakes.context import call_context
-from tests.fakes.quota import Quota
+from tests.fakes.quota import Quota, respond
 from tests.support.ratelimit_process import ratelimit_process
 from tests.support.serving import eventually
 
@@ -72,7 +72,7 @@ async def test_generated_requests_get_the_same_answers(tmp_path, modes, variable
     with theirs(tmp_path, traffic, **variables) as peer:
         for each in traffic:
             for request in each.requests(REQUESTS):
-                expected, found = peer.ask(request), rpc.ShouldRateLimit(request, CONTEXT)
+                expected, found = peer.ask(request), respond(rpc, request, CONTEXT)
                 codes |= {status.code for status in expected.statuses}
                 if compared(expected) != compared(found):
                     differing.append((each.document, request, compared(expected), compared(found)))
@@ -89,7 +89,7 @@ async def test_limits_have_the_same_names_and_counts_in_metrics(tmp_path):
         for each in traffic:
             for request in each.requests(REQUESTS):
                 peer.ask(request)
-                rpc.ShouldRateLimit(request, CONTEXT)
+                respond(rpc, request, CONTEXT)
         found = counted(metrics)
         assert len({name for _, name in found}) == 5
         eventually(lambda: peer.rules() == found, "both to have counted the same")
@@ -120,7 +120,7 @@ async def test_a_refused_request_uses_up_nothing_where_that_is_set(tmp_path):
             for request in each.requests(REQUESTS):
                 for descriptor in request.descriptors:
                     descriptor.ClearField("limit")
-                expected, found = compared(peer.ask(request)), compared(rpc.ShouldRateLimit(request, CONTEXT))
+                expected, found = compared(peer.ask(request)), compared(respond(rpc, request, CONTEXT))
                 if expected != found:
                     differing.append((each.document, request, expected, found))
     assert not differing, differing[0]
@@ -143,5 +143,5 @@ async def test_errors_have_the_same_code_and_text(tmp_path, request_):
     with theirs(tmp_path, traffic) as peer, pytest.raises(grpc.RpcError) as expected:
         peer.ask(request_)
     with pytest.raises(RpcError) as found:
-        rpc.ShouldRateLimit(request_, CONTEXT)
+        respond(rpc, request_, CONTEXT)
     assert (found.value.code.name, found.value.message) == (expected.value.code().name, expected.value.details())

@@ -12,7 +12,7 @@ from app.telemetry.families import MAX_SERIES
 from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
-from tests.fakes.quota import Quota
+from tests.fakes.quota import Quota, respond
 
 CONTEXT = call_context()
 DOCUMENT = {
@@ -48,7 +48,7 @@ async def rpc(clock, metrics, counters):
 
 
 def ask(rpc, message):
-    return rls_pb2.RateLimitResponse.FromString(rpc.ShouldRateLimit(message, CONTEXT).SerializeToString())
+    return respond(rpc, message, CONTEXT)
 
 
 def request(*entries, descriptors=1, domain="edge"):
@@ -119,9 +119,10 @@ async def test_a_flood_of_requests_is_not_remembered_beyond_a_bound(rpc):
         for size in (1, MAX_KNOWN_REQUEST):
             for _ in range(2):
                 ask(rpc, request(("path", f"{number}" + "x" * size)))
-    kept = [*rpc._known, *rpc._seen]
-    assert 0 < len(kept) <= MAX_KNOWN_REQUESTS
-    assert max(map(len, kept)) <= MAX_KNOWN_REQUEST
+    (domain,) = rpc._domains.values()
+    for known in (rpc._known, domain.descriptors):
+        assert 0 < len(known._values) <= MAX_KNOWN_REQUESTS
+        assert max(map(len, known._values)) <= MAX_KNOWN_REQUEST
 
 
 async def test_a_flood_of_domains_makes_no_series_and_no_counters(rpc, counters, metrics):

@@ -6,7 +6,7 @@ import pytest
 
 from app.quota.model import MAX_UINT32, Code, FixedWindow, Modes, Outcome, RateLimit, Unit, Unlimited
 from app.quota.rules.answer import answer_of, judge
-from app.quota.rules.match import AppliedLimit, MatchedRequest, hits_of
+from app.quota.rules.match import AppliedLimit, MatchedDescriptor, MatchedRequest, hits_of
 
 LIMIT = RateLimit(Unit.MINUTE, 10)
 ALLOWED, REFUSED = Outcome(True, 4, 30), Outcome(False, 0, 30)
@@ -15,7 +15,8 @@ FREE = AppliedLimit(Unlimited(), "free", None)
 
 
 def answered(limits, outcomes, **modes):
-    return answer_of(MatchedRequest("edge", True, tuple(limits), ()), outcomes, Modes(**modes))
+    descriptors = tuple(MatchedDescriptor(limit) for limit in limits)
+    return answer_of(MatchedRequest("edge", True, descriptors), outcomes, Modes(**modes))
 
 
 def test_a_status_has_its_limit_and_the_outcome():

@@ -11,7 +11,7 @@ from app.quota.service import MAX_KNOWN_CALLERS
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.fakes.context import call_context
-from tests.fakes.quota import Quota
+from tests.fakes.quota import Quota, respond
 
 GATEWAY, WEB = "spiffe://cluster.local/ns/edge/sa/gateway", "spiffe://cluster.local/ns/shop/sa/web"
 GRANTS = (
@@ -83,8 +83,8 @@ async def test_a_refusal_is_an_error_of_the_call_and_counted(service, metrics):
     rpc = RateLimitRpc(service, metrics)
     message = RateLimitRequest(domain="edge", descriptors=[{"entries": [{"key": "k", "value": "v"}]}])
     with pytest.raises(PermissionDeniedError):
-        rpc.ShouldRateLimit(message, call_context(principal=caller(WEB)))
-    assert rpc.ShouldRateLimit(message, call_context(principal=caller("loopback"))).overall_code == RateLimitResponse.OK
+        respond(rpc, message, call_context(principal=caller(WEB)))
+    assert respond(rpc, message, call_context(principal=caller("loopback"))).overall_code == RateLimitResponse.OK
     assert metrics.limits.value("edge", "caller_refused") == 1
     assert metrics.limits.value("edge", "ok") == 1
 

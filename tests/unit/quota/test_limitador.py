@@ -22,7 +22,7 @@ from app.telemetry.metrics import Metrics
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
 from tests.fakes.documents import MemoryDocuments
-from tests.fakes.quota import AwayCounters, FetchedCounters, Quota, settled
+from tests.fakes.quota import AwayCounters, FetchedCounters, Quota, respond, settled
 
 LIMITS = """
 - namespace: shop
@@ -206,10 +206,10 @@ async def test_a_changed_limit_is_seen_by_a_request_that_is_known(directory, clo
     rpc = RateLimitRpc(service, Metrics())
     message = rls_pb2.RateLimitRequest(domain="shop", descriptors=[{"entries": [{"key": "user", "value": "x"}]}])
     for _ in range(2):
-        assert len(rpc.ShouldRateLimit(message, call_context()).statuses) == 1
+        assert len(respond(rpc, message, call_context()).statuses) == 1
     (directory / "limits.yaml").write_text("{namespace: other, max_value: 1, seconds: 1}")
     await service.limits.refresh()
-    assert not rpc.ShouldRateLimit(message, call_context()).statuses[0].HasField("current_limit")
+    assert not respond(rpc, message, call_context()).statuses[0].HasField("current_limit")
 
 
 class Http:

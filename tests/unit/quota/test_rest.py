@@ -180,9 +180,9 @@ async def test_a_document_is_read_and_compiled_where_it_keeps_no_check_waiting(m
     threads = []
 
     def watched(function):
-        def wrapper(*args):
+        def wrapper(*args, **options):
             threads.append(threading.get_ident())
-            return function(*args)
+            return function(*args, **options)
 
         return wrapper
 

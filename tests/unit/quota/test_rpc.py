@@ -41,7 +41,7 @@ LIMITS = document(
 
 async def ask(rpc, message):
     """Make the call, and return its answer as a client reads it."""
-    answer = await settled(rpc.ShouldRateLimit(message, CONTEXT))
+    answer = await settled(rpc.ShouldRateLimit(message.SerializeToString(), CONTEXT))
     return rls_pb2.RateLimitResponse.FromString(answer.SerializeToString())
 
 

@@ -77,7 +77,15 @@ class ValkeyCounters:
             tasks.create_task(self._servers.run())
             tasks.create_task(self._follow_resets())
 
+    def prepare(self, hits: Sequence[Hit]) -> Sequence[Hit]:
+        """Return `hits`; see CounterStore."""
+        return hits
+
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
+        """Count `hits` in one round trip; see CounterStore."""
+        return self.count(hits)
+
+    def count(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore.
 
         What the servers do not count in time is answered by the policy of its limit, so that nothing is raised.
