@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,10 +13,11 @@ from app.core.clock import Clock
 from app.core.errors import InvalidInputError, MeshwardError, PreconditionError, UnavailableError, Violation
 from app.core.json_text import JsonText
 from app.core.offload import Offload, in_thread
+from app.documents.held import HeldDocuments, Merge, Placed, united
 from app.documents.kind import DocumentKind
-from app.documents.model import DocumentKey, StoredDocument
+from app.documents.model import DocumentKey
 from app.documents.parser import MAX_TEXT_BYTES, parse_documents
-from app.documents.ports import REVISIONS_KEPT, DocumentTransactions
+from app.documents.ports import DocumentTransactions
 from app.documents.reader import violations_in
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
@@ -36,22 +38,27 @@ class DatabaseSource:
         self.read = self.change = transactions
 
 
-class DirectorySource:
+class DirectorySource(HeldDocuments):
     """A DocumentSource, read-only, over the YAML and JSON files of a directory; directories in it are not read.
 
     Whole contents are compared, so that any change is seen: a file written in place, renamed, or reached through a
     symbolic link that was swapped, as Kubernetes does it for a ConfigMap. While a file is not valid or cannot be read,
     what was read before stays. A directory without files is an error: a volume that is not mounted yet does not mean
-    that there are no documents. Versions count from 1 in each process.
+    that there are no documents. Documents with one key are an error, unless `merge` makes one of them.
     """
 
-    def __init__(self, kind: DocumentKind[Any], directory: Path, clock: Clock, offload: Offload = in_thread) -> None:
-        self._kind, self._directory, self._clock, self._offload = kind, directory, clock, offload
+    def __init__(
+        self,
+        kind: DocumentKind[Any],
+        directory: Path,
+        clock: Clock,
+        offload: Offload = in_thread,
+        merge: Merge | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._kind, self._directory, self._offload, self._merge = kind, directory, offload, merge
         self._files: Files = {}
         self._problem: MeshwardError | None = None
-        self._revision = 0
-        self._documents: Mapping[DocumentKey, StoredDocument] = {}
-        self._deleted: Mapping[DocumentKey, int] = {}
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator["DirectorySource"]:
@@ -71,61 +78,22 @@ class DirectorySource:
         if files != self._files:
             self._files, self._problem = files, None
             try:
-                found = await self._parsed(files)
-                self._revision += 1
-                gone = dict.fromkeys(self._documents.keys() - found.keys(), self._revision)
-                kept = {key: at for key, at in self._deleted.items() if at > self._revision - REVISIONS_KEPT}
-                self._documents, self._deleted = found, kept | gone
+                self.hold(await self._parsed(files))
             except MeshwardError as error:
                 self._problem = error
         if self._problem is not None:
             raise self._problem.with_traceback(None)
         return self._revision
 
-    async def get(self, key: DocumentKey) -> StoredDocument | None:
-        """Return the document, None if there is none."""
-        return self._documents.get(key)
-
-    async def count(self) -> int:
-        """Return how many documents there are."""
-        return len(self._documents)
-
-    async def changed(self, since: int) -> Sequence[StoredDocument]:
-        """Return the documents that were written after the revision `since`."""
-        return [each for each in self._documents.values() if each.version > since]
-
-    async def deleted(self, since: int) -> Sequence[DocumentKey]:
-        """Return the keys that were deleted after the revision `since`."""
-        return [key for key, revision in self._deleted.items() if revision > since]
-
-    async def all(self) -> Sequence[StoredDocument]:
-        """Return every document."""
-        return tuple(self._documents.values())
-
-    async def page(self, after: DocumentKey | None, limit: int, namespace: str | None) -> Sequence[StoredDocument]:
-        """Return up to `limit` documents after the key `after`, in the order of keys; of one namespace if given."""
-        keys = [
-            key
-            for key in sorted(self._documents)
-            if (after is None or key > after) and namespace in {None, key.namespace}
-        ]
-        return [self._documents[key] for key in keys[:limit]]
-
-    async def _parsed(self, files: Files) -> Mapping[DocumentKey, StoredDocument]:
-        job = partial(_parse, self._kind, self._directory, files)
-        found = await self._offload(job, sum(map(len, files.values())))
-        return {key: self._stored(key, document) for key, document in found}
-
-    def _stored(self, key: DocumentKey, document: JsonText) -> StoredDocument:
-        before = self._documents.get(key)
-        if before is not None and before.document == document:
-            return before
-        return StoredDocument(*key, document, self._revision + 1, self._clock.now())
+    async def _parsed(self, files: Files) -> Sequence[tuple[DocumentKey, JsonText]]:
+        job = partial(_parse, self._kind, self._directory, files, self._merge)
+        return await self._offload(job, sum(map(len, files.values())))
 
 
-def _parse(kind: DocumentKind[Any], directory: Path, files: Files) -> Iterator[tuple[DocumentKey, JsonText]]:
-    found: list[tuple[DocumentKey, JsonText]] = []
-    places: dict[DocumentKey, str] = {}
+def _parse(
+    kind: DocumentKind[Any], directory: Path, files: Files, merge: Merge | None
+) -> Iterator[tuple[DocumentKey, JsonText]]:
+    placed: list[Placed] = []
     violations: list[Violation] = []
     for name, text in sorted(files.items()):
         try:
@@ -134,16 +102,11 @@ def _parse(kind: DocumentKind[Any], directory: Path, files: Files) -> Iterator[t
         except InvalidInputError as error:
             violations += violations_in(name, error)
             continue
-        for key, document in zip(map(kind.key_of, parsed), documents, strict=True):
-            if key in places:
-                violations.append(Violation(name, f"{kind.title(key)} is in {places[key]}, too"))
-            places[key] = name
-            found.append((key, JsonText.of(document)))
+        placed += map(Placed, repeat(name), map(kind.key_of, parsed), documents)
+    found = united(kind, placed, merge, violations)
     if violations:
         summary = f"{kind.plural} in {directory} are not valid: {violations[0]}"
         raise InvalidInputError(summary, *violations)
-    if len(found) > kind.max_documents:
-        raise InvalidInputError(f"{directory} has more than {kind.max_documents} {kind.plural}")
     yield from found
 
 

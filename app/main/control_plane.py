@@ -122,6 +122,8 @@ class ControlPlane:
         for name, refresh in refreshes.items():
             self._supervise(repeat(refresh, failed="refresh_failed", recovered="refresh_recovered"), name)
         self._supervise(parts.counters.run(), "counters")
+        if parts.config_stream is not None:
+            self._supervise(parts.config_stream.run(), "config-stream")
         self._supervise(self._end_banned_streams(), "banned-streams")
         self._supervise(self._serve_tls(), "serving-certificate")
         self._supervise(self._publish_health(), "health")

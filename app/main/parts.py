@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -40,6 +40,7 @@ from app.main.jwt_issuers import make_jwt_bearer
 from app.main.kubernetes import Kubernetes, make_kubernetes
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.providers import check_providers, make_providers
+from app.main.quota_configs import make_config_stream, make_quota_source
 from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.model import Modes
@@ -56,6 +57,9 @@ from app.telemetry.metrics import Metrics
 from app.transport.grpc.admission import Authenticator
 from app.transport.rest.health import Check, Health
 
+if TYPE_CHECKING:
+    from app.transport.xds.client import DiscoveryClient
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -71,6 +75,7 @@ class Parts:
     quotas: QuotaService
     counters: CounterStore
     quota_counters: CounterService
+    config_stream: "DiscoveryClient | None"
     audit: AuditLog
     authenticator: Authenticator
     jwt_bearer: JwtBearer | None
@@ -133,7 +138,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     policies = PolicyService(
         policy_source, clock, metrics, options, decisions, make_engine, offload=offload, banned=ca.bans.refusal
     )
-    quota_source = source_of(QUOTA_KIND, settings.quota.configs_dir)
+    quota_source = make_quota_source(settings.quota, clock, offload, partial(source_of, QUOTA_KIND, None))
     limits_dir = settings.quota.limits_dir
     quotas = QuotaService(
         quota_source,
@@ -180,6 +185,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         quotas,
         counters,
         CounterService(quotas, counters, Transactions(engine, SqlAuditRepository), clock),
+        make_config_stream(settings.quota, quota_source, quotas.documents, metrics),
         audit,
         authenticator,
         jwt_bearer,

@@ -30,10 +30,12 @@ from app.settings.values import (
     Names,
     Namespace,
     Network,
+    NodeMetadata,
     OpaUrl,
     PlaintextBind,
     ProviderName,
     RegoPath,
+    ServerAddress,
     ServerNames,
     SocketMode,
     Table,
@@ -71,6 +73,9 @@ MAX_CEL_EXPRESSION = 8192
 MAX_HITS = 2**32 - 1
 # What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
 DEFAULT_MAX_HITS = 1_000_000
+# A DNS name, and what xDS servers know a client by.
+MAX_SERVER_NAME = 253
+MAX_NODE_ID = 512
 # Milliseconds. A sidecar waits for 20 by default; where its timeout is set to more, this can be as well.
 MAX_COUNTERS_TIMEOUT = 10_000
 # Two replicas that lease a half each leave nothing to others.
@@ -296,7 +301,11 @@ class QuotaSettings(Area):
     request may have. `callers`: who may count in which domains; any caller may in a domain that none of them names.
     `count_refused`: a request that is refused counts. `shadow_mode`: no request is refused. `quota_mode`: every limit
     is in quota mode. `near_limit_ratio`: from which part of a limit on hits are counted as near to it.
-    `dynamic_metadata`: answers carry the request and its quota mode violations.
+    `dynamic_metadata`: answers carry the request and its quota mode violations. `merge_domains`: configurations of one
+    domain are merged, in a directory and by xDS. `xds_server`: a management server that configurations come from; with
+    `xds_tls` over TLS, by `xds_ca_file`, `xds_cert_file`, `xds_key_file` and the `xds_server_name` in its certificate.
+    `xds_node_id` and `xds_node_metadata` are what it knows this service by, `xds_headers_file` has header fields for
+    it, `xds_max_message_bytes` bounds one of its responses.
     """
 
     headers: HeaderFamilies = ()
@@ -312,6 +321,25 @@ class QuotaSettings(Area):
     count_refused: bool = True
     near_limit_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
     dynamic_metadata: bool = False
+    merge_domains: bool = False
+    xds_server: ServerAddress | None = None
+    xds_tls: bool = True
+    xds_ca_file: FilePath | None = None
+    xds_cert_file: FilePath | None = None
+    xds_key_file: FilePath | None = None
+    xds_server_name: Annotated[str, Field(min_length=1, max_length=MAX_SERVER_NAME)] | None = None
+    xds_node_id: Annotated[str, Field(min_length=1, max_length=MAX_NODE_ID)] = "default"
+    xds_node_metadata: NodeMetadata = ()
+    xds_headers_file: FilePath | None = None
+    xds_max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
+
+    @model_validator(mode="after")
+    def _xds_fits(self) -> "QuotaSettings":
+        if self.xds_server is not None and self.configs_dir is not None:
+            raise ValueError("configurations come from configs_dir or from xds_server: set one of them")
+        if (self.xds_cert_file is None) != (self.xds_key_file is None):
+            raise ValueError("xds_cert_file and xds_key_file must be set together")
+        return self
 
 
 class CountersSettings(Area):

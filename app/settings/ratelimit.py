@@ -20,11 +20,17 @@ _SAME = {
     "REDIS_TLS_CACERT": "counters.ca_file",
     "REDIS_TLS_CLIENT_CERT": "counters.cert_file",
     "REDIS_TLS_CLIENT_KEY": "counters.key_file",
+    "CONFIG_GRPC_XDS_NODE_ID": "quota.xds_node_id",
+    "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "quota.xds_cert_file",
+    "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "quota.xds_key_file",
+    "CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "quota.xds_ca_file",
+    "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "quota.xds_server_name",
 }
 _FLAGS = {
     "SHADOW_MODE": "quota.shadow_mode",
     "QUOTA_MODE": "quota.quota_mode",
     "RESPONSE_DYNAMIC_METADATA": "quota.dynamic_metadata",
+    "MERGE_DOMAIN_CONFIG": "quota.merge_domains",
 }
 # Read together, or by a function of their own.
 _READ = frozenset(
@@ -42,6 +48,11 @@ _READ = frozenset(
         "REDIS_URL",
         "REDIS_TLS",
         "GRPC_UDS",
+        "CONFIG_TYPE",
+        "CONFIG_GRPC_XDS_SERVER_URL",
+        "CONFIG_GRPC_XDS_SERVER_USE_TLS",
+        "CONFIG_GRPC_XDS_NODE_METADATA",
+        "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES",
     }
 )
 # The beginnings of variables that have no counterpart, and what there is instead. The longest that fits counts.
@@ -54,8 +65,10 @@ _WITHOUT = {
     "GRPC_MAX_": "connections stay open until their clients close them",
     "GRPC_SERVER_": "the TLS port has a certificate of Meshward's own CA",
     "GRPC_CLIENT_": "the TLS port takes SVIDs of the trust domain; quota.callers names who may count",
-    "CONFIG_": "set quota.configs_dir, or put configurations through the admin API",
-    "XDS_": "set quota.configs_dir, or put configurations through the admin API",
+    "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "put them into a file, `name: value` on each line, and its path into "
+    "quota.xds_headers_file",
+    "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "pauses grow from one second to 30, each up to a half shorter",
+    "XDS_CLIENT_BACKOFF_": "pauses grow from one second to 30, each up to a half shorter",
     "FORCE_START_WITHOUT_INITIAL_CONFIG": "calls before the configurations are read are an error",
     "USE_DOG_STATSD": "metrics are Prometheus', at /metrics on the admin port",
     "USE_STATSD": "metrics are Prometheus', at /metrics on the admin port",
@@ -77,7 +90,6 @@ _WITHOUT = {
     "REDIS_PERSECOND": "all limits are counted in one store",
     "REDIS_TIMEOUT": "set counters.timeout_ms, after which a hit is answered without the store",
     "REDIS_": "connections are opened and shared as they are needed",
-    "MERGE_DOMAIN_CONFIG": "a domain has one document",
     "TRACING_": "there is no tracing",
 }
 
@@ -118,7 +130,9 @@ def _read(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
         yield "log.level", _LEVELS.get(level.lower(), "error")
     if form := variables.get("LOG_FORMAT"):
         yield "log.format", _FORMATS.get(form.lower(), "auto")
-    if any(name.startswith("RUNTIME_") for name in variables):
+    if variables.get("CONFIG_TYPE", "FILE") == "GRPC_XDS_SOTW":
+        yield from _read_xds(variables)
+    elif any(name.startswith("RUNTIME_") for name in variables):
         root = variables.get("RUNTIME_ROOT", "/srv/runtime_data/current")
         below = variables.get("RUNTIME_SUBDIRECTORY", ""), variables.get("RUNTIME_APPDIRECTORY", "config")
         yield "quota.configs_dir", str(PurePosixPath(root, *(part.strip("/") for part in below)))
@@ -126,6 +140,16 @@ def _read(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
         yield "mesh.plaintext_bind", f"unix:{socket}"
     if any(name in variables for name in ("REDIS_URL", "REDIS_TYPE", "REDIS_SOCKET_TYPE")):
         yield "counters.url", _store_url(variables)
+
+
+def _read_xds(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    yield "quota.xds_server", variables.get("CONFIG_GRPC_XDS_SERVER_URL", "localhost:18000")
+    yield "quota.xds_tls", variables.get("CONFIG_GRPC_XDS_SERVER_USE_TLS") in _TRUE
+    metadata = [each for each in variables.get("CONFIG_GRPC_XDS_NODE_METADATA", "").split(",") if "=" in each]
+    if metadata:
+        yield "quota.xds_node_metadata", metadata
+    if size := variables.get("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES"):
+        yield "quota.xds_max_message_bytes", int(_number("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", size))
 
 
 def _number(name: str, text: str) -> float:

@@ -27,6 +27,7 @@ MAX_UIDS = 64
 Value = TypeVar("Value")
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_METADATA = re.compile(r"[^=,]{1,128}=[^,]{0,1024}")
 _URL = re.compile(r"[!-~]{1,2048}")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _OPA_URL = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::[0-9]{1,5})?/?")
@@ -209,6 +210,12 @@ def _parse_plaintext_bind(value: object) -> object:
 
 
 Bind = Annotated[InstanceOf[Address], _from_text(Address, _parse_bind, "host:port, such as 127.0.0.1:15010")]
+ServerAddress = Annotated[InstanceOf[Address], _from_text(Address, parse_address, "host:port, such as xds:18000")]
+NodeMetadata = Annotated[
+    tuple[Annotated[str, _require(_METADATA.fullmatch, "must be KEY=VALUE")], ...],
+    BeforeValidator(_split_names),
+    Field(max_length=64),
+]
 PlaintextBind = Annotated[
     InstanceOf[Address] | InstanceOf[UnixSocket] | Literal["off"], BeforeValidator(_parse_plaintext_bind)
 ]

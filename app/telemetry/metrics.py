@@ -78,6 +78,12 @@ class Metrics:
         self.quota_configs = Gauge("meshward_quota_configs", "Active quota configurations")
         self.rules = RuleCounters()
         self.config_loads = Counter("meshward_config_loads", "Documents applied or refused", ("kind", "result"))
+        self.xds_connected = Gauge(
+            "meshward_xds_connected", "Whether the management server of the documents answers", ("kind",)
+        )
+        self.xds_responses = Counter(
+            "meshward_xds_responses", "Responses of the management server, accepted or refused", ("kind", "result")
+        )
         self.config_stale = Gauge(
             "meshward_config_stale", "Whether the documents in use are those that were kept in a file", ("kind",)
         )

@@ -1,6 +1,6 @@
 """Documents in envoyproxy/ratelimit's schema become configurations, or a list of everything that is wrong with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from app.core.errors import Violation
 from app.documents.kind import DocumentKind
@@ -163,6 +163,13 @@ def _read_replaces(limit: Reader, name: str) -> frozenset[str]:
 def fits_header(name: str) -> bool:
     """Return whether `name` can stand in a header's value without escapes."""
     return name.isascii() and name.isprintable() and '"' not in name and "\\" not in name
+
+
+def merged(documents: Sequence[Mapping[str, object]]) -> Mapping[str, object]:
+    """Return the one configuration that several of a domain are together: the descriptors of all, in their order."""
+    lists = [each.get("descriptors") for each in documents]
+    descriptors = [descriptor for each in lists if isinstance(each, list) for descriptor in each]
+    return {**documents[0], "descriptors": descriptors}
 
 
 def _warnings_of(config: QuotaConfig) -> Sequence[Violation]:

@@ -67,6 +67,24 @@ async def test_a_link_that_is_swapped_is_seen(store, tmp_path):
     assert texts(store) == {"a": "second"}
 
 
+async def test_documents_with_one_key_are_merged_where_that_is_wanted(tmp_path):
+    def merge(documents):
+        return {**documents[0], "text": " ".join(document["text"] for document in documents)}
+
+    clock = ManualClock()
+    store = note_store(DirectorySource(NOTES, tmp_path, clock, merge=merge), clock=clock)
+    (tmp_path / "one.yaml").write_text(text_of("a", "first") + text_of("b"))
+    (tmp_path / "two.yaml").write_text(text_of("a", "second"))
+    await store.refresh()
+    assert texts(store) == {"a": "first second", "b": "hello"}
+    (tmp_path / "one.yaml").write_text(text_of("a", "x" * 100))
+    (tmp_path / "two.yaml").write_text(text_of("a", "x" * 100))
+    with pytest.raises(InvalidInputError, match=r"one\.yaml and two\.yaml, merged: note 'home/a' is longer") as caught:
+        await store.refresh()
+    assert len(caught.value.violations) == 1
+    assert texts(store) == {"a": "first second", "b": "hello"}
+
+
 async def test_a_bad_file_keeps_what_was_active_and_is_named_with_its_field(store, tmp_path):
     (tmp_path / "one.yaml").write_text(text_of("a"))
     await store.refresh()

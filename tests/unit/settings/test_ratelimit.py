@@ -68,6 +68,61 @@ def test_the_store_becomes_a_url_without_secrets(variables, url):
     assert str(load({"MESHWARD_COUNTERS_URL": url}).settings.counters.url) == url
 
 
+def test_a_management_server_becomes_settings(tmp_path):
+    result = imported(
+        {
+            "CONFIG_TYPE": "GRPC_XDS_SOTW",
+            "CONFIG_GRPC_XDS_NODE_ID": "edge",
+            "CONFIG_GRPC_XDS_NODE_METADATA": "role=edge,zone=a",
+            "CONFIG_GRPC_XDS_SERVER_URL": "xds.example.org:18000",
+            "CONFIG_GRPC_XDS_SERVER_USE_TLS": "true",
+            "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "/etc/xds/cert.pem",
+            "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "/etc/xds/key.pem",
+            "CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "/etc/xds/ca.pem",
+            "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "xds",
+            "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "authorization:hunter2",
+            "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES": "1000000",
+            "XDS_CLIENT_BACKOFF_JITTER": "true",
+            "MERGE_DOMAIN_CONFIG": "true",
+            "RUNTIME_ROOT": "/data",
+        }
+    )
+    file = tmp_path / "meshward.toml"
+    file.write_text(result.toml)
+    quota = load({}, file).settings.quota
+    assert (str(quota.xds_server), quota.xds_tls, quota.xds_server_name) == ("xds.example.org:18000", True, "xds")
+    assert (quota.xds_node_id, quota.xds_node_metadata) == ("edge", ("role=edge", "zone=a"))
+    assert [str(each) for each in (quota.xds_ca_file, quota.xds_cert_file, quota.xds_key_file)] == [
+        "/etc/xds/ca.pem",
+        "/etc/xds/cert.pem",
+        "/etc/xds/key.pem",
+    ]
+    assert (quota.xds_max_message_bytes, quota.merge_domains, quota.configs_dir) == (1_000_000, True, None)
+    assert [note.partition(" ")[0] for note in result.notes] == [
+        "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS",
+        "XDS_CLIENT_BACKOFF_JITTER",
+    ]
+    assert "hunter2" not in result.toml + str(result.notes)
+
+
+def test_a_management_server_without_tls_is_called_as_it_was():
+    assert settings(CONFIG_TYPE="GRPC_XDS_SOTW") == {"quota": {"xds_server": "localhost:18000", "xds_tls": False}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"XDS_SERVER": "a:1", "CONFIGS_DIR": "/configs"}, "set one of them"),
+        ({"XDS_SERVER": "a:1", "XDS_CERT_FILE": "/cert"}, "must be set together"),
+        ({"XDS_SERVER": "a"}, "host:port"),
+        ({"XDS_NODE_METADATA": "role"}, "KEY=VALUE"),
+    ],
+)
+def test_settings_of_a_management_server_that_do_not_fit_are_refused(variables, problem):
+    with pytest.raises(InvalidInputError, match=problem):
+        load({f"MESHWARD_QUOTA_{name}": value for name, value in variables.items()})
+
+
 def test_what_has_no_counterpart_is_named():
     found = notes(USE_STATSD="false", REDIS_PERSECOND_URL="x", MEMCACHE_SRV="y", DEBUG_PORT="6070", PATH="/bin")
     assert [note.partition(" ")[0] for note in found] == [
