@@ -16,7 +16,7 @@ from app.agent.server import SecretServer, check_platform
 from app.agent.store import IdentityStore
 from app.core.clock import ConfirmedClock, SystemClock
 from app.core.net import Address
-from app.core.process import until_signal
+from app.core.process import forbid_core_dumps, until_signal
 from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
 from app.transport.rest.server import HttpListener
@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 def run(options: AgentOptions) -> None:
     """Run the agent until SIGTERM or SIGINT. Raises a MeshwardError if it cannot start."""
+    forbid_core_dumps()
     asyncio.run(until_signal(serve(options), lambda _: None, signal.SIGTERM, signal.SIGINT))
     log.info("agent_stopped")
 

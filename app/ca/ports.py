@@ -5,7 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from app.audit.ports import AuditTrail
@@ -27,6 +28,7 @@ from app.ca.model import (
 from app.ca.rules.merkle import Frontier, Node, Tile
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
+from app.spiffe.keys import AuthorityKey
 
 Document = TypeVar("Document")
 Document_co = TypeVar("Document_co", covariant=True)
@@ -35,7 +37,7 @@ Document_co = TypeVar("Document_co", covariant=True)
 class Unsigned(Protocol[Document_co]):
     """A document before its signature: a builder of certificates or certificate requests of `cryptography`."""
 
-    def sign(self, private_key: EllipticCurvePrivateKey, algorithm: SHA256 | SHA384, /) -> Document_co:
+    def sign(self, private_key: EllipticCurvePrivateKey | RSAPrivateKey, algorithm: SHA256 | SHA384, /) -> Document_co:
         """Return the document signed with the key over the hash."""
 
 
@@ -43,7 +45,7 @@ class SigningKey(Protocol):
     """The private key of an authority, which signs inside its backend and is never handed out."""
 
     @property
-    def public_key(self) -> EllipticCurvePublicKey:
+    def public_key(self) -> AuthorityKey:
         """The public key."""
 
     async def sign(self, document: Unsigned[Document]) -> Document:

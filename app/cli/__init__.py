@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli import ban, check, failures, identity, operation, quota
+from app.cli import ban, check, failures, identity, keys, operation, quota
 from app.cli.log import log
 from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
@@ -16,7 +16,7 @@ cli = typer.Typer(name="meshward", no_args_is_help=True, pretty_exceptions_enabl
 envoy = typer.Typer(name="envoy", no_args_is_help=True, help="Configuration for Envoy sidecars.")
 for group in (
     envoy,
-    *(operation.config, operation.db, operation.admin),
+    *(operation.config, operation.db, operation.admin, keys.keys),
     *(identity.token, identity.entry, identity.ca, ban.identity),
     *(check.policy, quota.quota),
     log,

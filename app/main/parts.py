@@ -16,7 +16,7 @@ from app.authz.ports import Provider
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
-from app.ca.backends.disk import BundleFile, DiskKeyStore
+from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.model import CaConfig
 from app.ca.service import CaService
@@ -37,6 +37,7 @@ from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.main.counters import make_counters
 from app.main.jwt_issuers import make_jwt_bearer
+from app.main.keys import make_key_store
 from app.main.kubernetes import Kubernetes, make_kubernetes
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.providers import check_providers, make_providers
@@ -113,7 +114,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             crl_url=settings.ca.crl_url,
         ),
         transactions,
-        DiskKeyStore(settings.data_dir / "keys"),
+        make_key_store(settings),
         BundleFile(settings.data_dir / "bundle.pem"),
         clock,
         metrics,

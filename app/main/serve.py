@@ -12,6 +12,7 @@ import structlog
 from app.core.clock import ConfirmedClock, SystemClock
 from app.core.errors import InternalError
 from app.core.private_files import ensure_data_directory
+from app.core.process import forbid_core_dumps
 from app.db.engine import dispose
 from app.main.control_plane import ControlPlane
 from app.main.parts import make_parts
@@ -36,6 +37,7 @@ def run(settings: Settings) -> None:
     with written_in_background(sys.stderr) as stream:
         sys.setswitchinterval(SWITCH_SECONDS)
         logs.configure(settings.log.level, settings.log.format, stream)
+        forbid_core_dumps()
         _raise_descriptor_limit()
         ensure_data_directory(settings.data_dir)
         ensure_token(settings.data_dir / "admin.token")

@@ -11,6 +11,7 @@ from app.core.net import Address, UnixSocket
 from app.core.store_url import StoreKind, StoreUrl
 from app.db.engine import sqlite_url
 from app.settings.area import Area
+from app.settings.keys import KeySettings
 from app.settings.kubernetes import KubernetesSettings
 from app.settings.values import (
     Bind,
@@ -383,6 +384,7 @@ class Settings(Area):
     quota: QuotaSettings = QuotaSettings()
     counters: CountersSettings = CountersSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    keys: KeySettings = KeySettings()
 
     @model_validator(mode="before")
     @classmethod

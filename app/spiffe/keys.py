@@ -14,6 +14,7 @@ MAX_RSA_BITS = 8192
 MIN_RSA_EXPONENT = 65_537
 MAX_RSA_EXPONENT = 2**32
 
+AuthorityKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SubjectKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

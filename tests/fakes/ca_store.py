@@ -5,9 +5,7 @@ import copy
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from app.ca.backends import local_key
 from app.ca.rules.merkle import TILE_WIDTH, Frontier, Node, Tile
-from app.ca.rules.profile import authority_id
 from app.core.errors import ConflictError, UnavailableError
 
 
@@ -257,22 +255,6 @@ class MemoryRepository:
         for subject in ended[:limit]:
             del self._bans[subject]
         return len(ended[:limit])
-
-
-class MemoryKeyStore:
-    def __init__(self) -> None:
-        self.keys = {}
-
-    async def create(self, algorithm):
-        key, _ = local_key.generate(algorithm)
-        self.keys[authority_id(key.public_key)] = key
-        return key
-
-    async def load(self, authority):
-        return self.keys.get(authority)
-
-    async def remove(self, authority):
-        self.keys.pop(authority, None)
 
 
 class MemoryPublisher:

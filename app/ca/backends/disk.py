@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.ca.backends import local_key
 from app.ca.backends.local_key import LocalKey
+from app.ca.backends.passphrase import read_passphrase
 from app.ca.model import KeyAlgorithm
 from app.ca.ports import BundlePublisher, KeyStore
 from app.ca.rules.profile import authority_id
@@ -22,12 +23,13 @@ _AUTHORITY_ID = re.compile(r"[0-9a-f]{40}")
 class DiskKeyStore(KeyStore):
     """A KeyStore: `ID.pem` (PKCS#8, mode 0600) for each authority, in a directory of mode 0700.
 
-    A file or directory is refused if it is open to others, is a symbolic link, belongs to another user, or does not
-    have the key that it is named after.
+    With the file of a passphrase every key is encrypted under what is in it, and none that is not is used. A file or
+    directory is refused if it is open to others, is a symbolic link, belongs to another user, or does not have the key
+    that it is named after.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, passphrase_file: Path | None = None) -> None:
+        self._directory, self._passphrase_file = directory, passphrase_file
 
     async def create(self, algorithm: KeyAlgorithm) -> LocalKey:
         return await asyncio.to_thread(self._create, algorithm)
@@ -45,9 +47,12 @@ class DiskKeyStore(KeyStore):
     def _path(self, authority: str) -> Path:
         return self._directory / f"{authority}.pem"
 
+    def _passphrase(self) -> bytes | None:
+        return None if self._passphrase_file is None else read_passphrase(self._passphrase_file)
+
     def _create(self, algorithm: KeyAlgorithm) -> LocalKey:
         ensure_private_directory(self._directory)
-        key, content = local_key.generate(algorithm)
+        key, content = local_key.generate(algorithm, self._passphrase())
         create_private_file(self._path(authority_id(key.public_key)), content)
         return key
 
@@ -57,11 +62,19 @@ class DiskKeyStore(KeyStore):
         ensure_private_directory(self._directory)
         path = self._path(authority)
         try:
-            key = local_key.parse(read_private_file(path))
+            content = read_private_file(path)
         except NotFoundError:
             return None
         except InvalidInputError as error:
             raise PreconditionError(f"cannot use the key in {path}: {error.message}: restore it") from error
+        passphrase = self._passphrase()
+        try:
+            key = local_key.parse(content, passphrase)
+        except InvalidInputError as error:
+            remedy = "restore it"
+            if passphrase is not None or local_key.is_encrypted(content):
+                remedy = "see keys.passphrase_file and 'meshward keys passphrase', or restore it"
+            raise PreconditionError(f"cannot use the key in {path}: {error.message}: {remedy}") from error
         if authority_id(key.public_key) != authority:
             raise PreconditionError(f"{path} does not hold the key of the authority {authority}: restore it")
         return key

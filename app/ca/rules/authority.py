@@ -4,7 +4,6 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, Root, Signer, SigningRequest
 from app.ca.rules.csr import parse_csr
@@ -12,13 +11,11 @@ from app.ca.rules.profile import authority_builder, authority_id
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import accepted_key
+from app.spiffe.keys import AuthorityKey, accepted_key
 from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 
 
-def root_builder(
-    config: CaConfig, public_key: ec.EllipticCurvePublicKey, serial: int, now: datetime
-) -> x509.CertificateBuilder:
+def root_builder(config: CaConfig, public_key: AuthorityKey, serial: int, now: datetime) -> x509.CertificateBuilder:
     """Return the builder of the first root of the trust domain, to be signed with the root's own key."""
     lifetime = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
     return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
@@ -81,10 +78,10 @@ def has_certificate(root: Root, sha256: str) -> bool:
     return same and certificate.fingerprint(hashes.SHA256()).hex() == sha256
 
 
-def check_request(request: SigningRequest) -> ec.EllipticCurvePublicKey:
+def check_request(request: SigningRequest) -> AuthorityKey:
     """Return the key that a signing request is for. Raises InvalidInputError if it is not the one it is named after."""
     public_key = parse_csr(request.request).public_key
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or authority_id(public_key) != request.id:
+    if not isinstance(public_key, AuthorityKey) or authority_id(public_key) != request.id:
         raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
     return public_key
 

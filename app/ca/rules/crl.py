@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import Ban, CrlEntry, IssuedSvid
 from app.ca.rules.rotation import BACKDATE
 from app.core.errors import InternalError
 from app.spiffe.id import SCHEME
+from app.spiffe.keys import AuthorityKey
 from app.spiffe.x509_svid import MALFORMED
 
 # How long a list can be used. It is signed again at half of it, so that verifiers outlive an outage of some hours.
@@ -56,7 +56,7 @@ def crl_builder(
 def check_crl(signed: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
     """Check a list that was signed as its readers will. Raises InternalError."""
     key = issuer.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not signed.is_signature_valid(key):
+    if not isinstance(key, AuthorityKey) or not signed.is_signature_valid(key):
         raise InternalError("the revocation list that was signed is not valid and is held back")
 
 

@@ -11,7 +11,8 @@ from hashlib import sha256
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from app.ca.model import Ban, Inclusion, IssuedSvid, LogEntry, LogLeaf, Root, SignedTreeHead, Signer, TreeHead
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
@@ -75,10 +76,14 @@ class UnsignedHead:
     certificate: str
 
     def sign(
-        self, private_key: ec.EllipticCurvePrivateKey, algorithm: hashes.SHA256 | hashes.SHA384, /
+        self, private_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, algorithm: hashes.SHA256 | hashes.SHA384, /
     ) -> SignedTreeHead:
-        """Return the head with its signature."""
-        head, signature = self.head, private_key.sign(head_bytes(self.head), ec.ECDSA(algorithm))
+        """Return the head with its signature, ECDSA or RSASSA-PKCS1-v1_5 by the kind of the key."""
+        head, content = self.head, head_bytes(self.head)
+        if isinstance(private_key, rsa.RSAPrivateKey):
+            signature = private_key.sign(content, PKCS1v15(), algorithm)
+        else:
+            signature = private_key.sign(content, ec.ECDSA(algorithm))
         return SignedTreeHead(head.trust_domain, head.size, head.root_hash, head.signed_at, self.certificate, signature)
 
 
@@ -100,11 +105,14 @@ def check_head(head: SignedTreeHead, roots: Sequence[x509.Certificate]) -> None:
     for certificate in (signer, root):
         if not certificate.not_valid_before_utc <= head.signed_at <= certificate.not_valid_after_utc:
             raise InvalidInputError("the tree head was signed at a time at which its authority was not valid")
-    key = signer.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidInputError("the tree head's authority has no EC key")
+    key, content = signer.public_key(), head_bytes(head)
     try:
-        key.verify(head.signature, head_bytes(head), ec.ECDSA(signing_hash(key)))
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(head.signature, content, PKCS1v15(), signing_hash(key))
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(head.signature, content, ec.ECDSA(signing_hash(key)))
+        else:
+            raise InvalidInputError("the tree head's authority has neither an EC nor an RSA key")
     except MALFORMED as error:
         raise InvalidInputError("the tree head's signature is not valid") from error
 

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
-from app.spiffe.keys import SubjectKey
+from app.spiffe.keys import AuthorityKey, SubjectKey
 from app.spiffe.x509_svid import MALFORMED, parse_certificate, pem, verify_svid
 
 ROOT_TITLE = "root"
@@ -79,9 +79,11 @@ def authority_id(public_key: SubjectKey) -> str:
     return key_id(public_key).hex()
 
 
-def signing_hash(public_key: ec.EllipticCurvePublicKey) -> hashes.SHA256 | hashes.SHA384:
+def signing_hash(public_key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
     """Return the hash that goes with a key's strength (FIPS 186-5, section 6.1.1)."""
-    return hashes.SHA384() if isinstance(public_key.curve, ec.SECP384R1) else hashes.SHA256()
+    if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, ec.SECP384R1):
+        return hashes.SHA384()
+    return hashes.SHA256()
 
 
 def leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.CertificateBuilder:
@@ -134,7 +136,7 @@ def _leaf_builder(profile: LeafProfile, issuer: x509.Certificate) -> x509.Certif
 
 def authority_builder(
     trust_domain: TrustDomain,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: AuthorityKey,
     serial: int,
     lifetime: tuple[datetime, datetime],
     issuer: x509.Certificate | None,

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.audit.model import record_of
 from app.ca.model import CaConfig, CaStatus, KnownAuthorities, Root, Signer, SigningRequest
@@ -47,6 +46,7 @@ from app.core.errors import (
 )
 from app.core.signals import Latest, Signal
 from app.spiffe.bundle import TrustBundle
+from app.spiffe.keys import AuthorityKey
 from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import parse_certificate, pem
 from app.telemetry.metrics import Metrics
@@ -321,9 +321,7 @@ class Authorities:
                     log.info("ca_signer_signed", authority=signer.id, not_after=signer.not_after.isoformat())
         return await self._read(now) or known
 
-    async def _new_key(
-        self, builder: Callable[[ec.EllipticCurvePublicKey], Unsigned[Document]]
-    ) -> tuple[SigningKey, Document]:
+    async def _new_key(self, builder: Callable[[AuthorityKey], Unsigned[Document]]) -> tuple[SigningKey, Document]:
         """Create a key and sign its first document; a key that cannot sign is removed again."""
         key = await self._keys.create(self._config.key_algorithm)
         try:

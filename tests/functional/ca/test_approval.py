@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.audit.ports import AuditFilter
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import KeyAlgorithm, Surface
 from app.ca.rules.authority import authority_request
 from app.core.errors import InvalidInputError, NotFoundError, PreconditionError, UnavailableError
@@ -17,7 +18,6 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.certificates import pem, proven_id
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://cluster.local/ns/shop/sa/cart")

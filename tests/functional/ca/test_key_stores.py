@@ -1,49 +1,68 @@
 """One contract for every KeyStore and the SigningKeys that it hands out."""
 
+import asyncio
 import pickle
 
 import pytest
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from app.ca.backends.disk import DiskKeyStore
+from app.ca.backends.memory import MemoryKeyStore
+from app.ca.backends.pkcs11_keys import TokenKeyStore, TokenPlace
 from app.ca.model import CaConfig, KeyAlgorithm, Surface
 from app.ca.rules.authority import authority_request, root_builder
+from app.ca.rules.crl import check_crl
+from app.ca.rules.log import check_head
 from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
+from tests.fakes.ca_store import MemoryPublisher, MemoryTransactions
 from tests.fakes.clock import ManualClock
-from tests.fakes.token_keys import TokenKeyStore
+from tests.fakes.principals import OPERATOR
+from tests.support.softhsm import MODULE, softhsm
+
+__all__ = ["softhsm"]
 
 DOMAIN = TrustDomain("example.org")
 NOW = ManualClock().now()
-ALGORITHMS = [(KeyAlgorithm.P256, "secp256r1", "sha256"), (KeyAlgorithm.P384, "secp384r1", "sha384")]
+ALGORITHMS = [
+    (KeyAlgorithm.P256, 256, "sha256"),
+    (KeyAlgorithm.P384, 384, "sha384"),
+    (KeyAlgorithm.RSA_2048, 2048, "sha256"),
+    (KeyAlgorithm.RSA_3072, 3072, "sha256"),
+]
 
 
-@pytest.fixture(params=["disk", "memory", "token"])
+@pytest.fixture(params=["disk", "encrypted", "memory", "softhsm"])
 def store(request, tmp_path):
     match request.param:
         case "disk":
             return DiskKeyStore(tmp_path / "keys")
+        case "encrypted":
+            passphrase = tmp_path / "passphrase"
+            passphrase.touch(0o600)
+            passphrase.write_text("correct horse battery staple\n")
+            return DiskKeyStore(tmp_path / "keys", passphrase)
         case "memory":
             return MemoryKeyStore()
         case _:
-            return TokenKeyStore()
+            hsm = request.getfixturevalue("softhsm")
+            return TokenKeyStore(TokenPlace(MODULE, "meshward", hsm.pin_file))
 
 
 def certificate_for(key):
     return root_builder(CaConfig(DOMAIN), key.public_key, 1, NOW)
 
 
-@pytest.mark.parametrize(("algorithm", "curve", "digest"), ALGORITHMS)
-async def test_certificates_and_requests_are_signed_with_the_key_and_its_hash(store, algorithm, curve, digest):
+@pytest.mark.parametrize(("algorithm", "bits", "digest"), ALGORITHMS)
+async def test_certificates_and_requests_are_signed_with_the_key_and_its_hash(store, algorithm, bits, digest):
     key = await store.create(algorithm)
-    assert key.public_key.curve.name == curve
+    assert key.public_key.key_size == bits
     certificate = await key.sign(certificate_for(key))
     assert certificate.public_key() == key.public_key
     assert certificate.signature_hash_algorithm.name == digest
@@ -75,7 +94,7 @@ async def test_the_private_key_cannot_be_taken_out_of_a_signing_key(store):
     key = await store.create(KeyAlgorithm.P256)
     public = {name for name in dir(key) if not name.startswith("_")}
     assert public == {"public_key", "sign"}
-    assert not isinstance(key, ec.EllipticCurvePrivateKey)
+    assert not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
         pickle.dumps(key)
 
@@ -88,9 +107,10 @@ async def test_a_signing_key_is_not_shown_where_it_is_printed_or_logged(store):
         assert len(text) < 200
 
 
-async def test_a_ca_runs_on_the_store(store):
+@pytest.mark.parametrize("algorithm", [KeyAlgorithm.P384, KeyAlgorithm.RSA_2048])
+async def test_a_ca_runs_on_the_store(store, algorithm):
     ca = CaService(
-        CaConfig(DOMAIN, key_algorithm=KeyAlgorithm.P384),
+        CaConfig(DOMAIN, key_algorithm=algorithm),
         MemoryTransactions(),
         store,
         MemoryPublisher(),
@@ -102,7 +122,21 @@ async def test_a_ca_runs_on_the_store(store):
     issued = await ca.issuance.issue(cart, csr(), 0, Surface.ISTIO_CA)
     leaf, signer = (x509.load_pem_x509_certificate(text.encode()) for text in issued.chain)
     leaf.verify_directly_issued_by(signer)
+    await ca.maintain()
+    head = await ca.log.head()
+    check_head(head, [x509.load_pem_x509_certificate(root.encode()) for root in ca.authorities.bundle().roots])
+    await ca.bans.ban(OPERATOR, str(cart.spiffe_id), "stolen", None)
+    await ca.crls.maintain()
+    crl = ca.crls.get(ca.authorities.active().signer.id)
+    check_crl(x509.load_der_x509_crl(crl.der), signer)
     await ca.check_ready()
+
+
+async def test_many_signatures_at_once(store):
+    key = await store.create(KeyAlgorithm.P256)
+    signed = await asyncio.gather(*(key.sign(certificate_for(key)) for _ in range(32)))
+    for certificate in signed:
+        certificate.verify_directly_issued_by(certificate)
 
 
 @pytest.mark.parametrize("name", ["../admin", "", "a" * 39, "A" * 40, "a" * 40 + "/../b"])

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import pytest
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import KeyAlgorithm
 from app.ca.rules.authority import authority_request
 from app.ca.rules.profile import authority_id
 from tests.assets.certificates import pem
-from tests.fakes.ca_store import MemoryKeyStore
 from tests.support.serving import eventually_async
 
 

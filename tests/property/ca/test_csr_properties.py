@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import CaConfig, Surface
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.rotation import BACKDATE, granted_ttl, signer_is_due, validity
@@ -20,7 +21,7 @@ from app.spiffe.x509_svid import parse_certificate
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import proven_id
 from tests.assets.csrs import as_pem, csr, csr_for
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher, MemoryTransactions
+from tests.fakes.ca_store import MemoryPublisher, MemoryTransactions
 from tests.fakes.clock import ManualClock
 
 DOMAIN = TrustDomain("example.org")

@@ -11,6 +11,7 @@ from cryptography import x509
 from sqlalchemy import Delete, Update, delete, insert, select, update
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import EntrySpec, JoinToken, KeyAlgorithm, SigningRequest, Surface
 from app.ca.rules.authority import authority_request, root_builder, root_of, signer_builder, signer_of
 from app.ca.rules.profile import authority_id
@@ -24,7 +25,6 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.certificates import pem
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore
 from tests.fakes.principals import OPERATOR
 from tests.support.ca_store import ca_transactions
 

@@ -7,6 +7,7 @@ import pytest
 from cryptography import x509
 
 from app.ca.backends.kept import KeptAuthorities, KeptBans
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import CaConfig, KnownAuthorities, Surface
 from app.ca.service import CaService
 from app.core.errors import PreconditionError, UnavailableError
@@ -15,7 +16,7 @@ from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.ca_store import MemoryPublisher
 from tests.fakes.principals import OPERATOR
 
 HOLDER = Principal(Credential.SVID, SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart"))

@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import KeyAlgorithm, SigningRequest, Surface
 from app.ca.rest import CaRest
 from app.ca.rules.authority import authority_request
@@ -18,7 +19,6 @@ from app.transport.rest.pages import encode_cursor
 from tests.assets.certificates import pem
 from tests.assets.csrs import csr
 from tests.fakes.admin_api import admin_client
-from tests.fakes.ca_store import MemoryKeyStore
 
 CART = "spiffe://example.org/ns/shop/sa/cart"
 MISSING = "0" * 32

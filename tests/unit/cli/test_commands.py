@@ -1,9 +1,12 @@
 """The commands, run in this process: what they print and with which status they end."""
 
+import asyncio
 import json
 
 import pytest
 
+from app.ca.backends.disk import DiskKeyStore
+from app.ca.model import KeyAlgorithm
 from app.cli import cli
 from app.cli.failures import guarded
 
@@ -91,6 +94,24 @@ def test_an_admin_token_that_others_can_read_is_refused(meshward, tmp_path):
     status, out, err = meshward("admin", "token", "--show")
     assert (status, out) == (1, "")
     assert "chmod 600" in err
+
+
+def test_the_passphrase_of_keys_is_changed(meshward, tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(f"the {name} passphrase\n")
+    asyncio.run(DiskKeyStore(tmp_path / ".meshward/keys").create(KeyAlgorithm.P256))
+    (key,) = (tmp_path / ".meshward/keys").iterdir()
+    assert "1 of 1 keys were written anew" in meshward("keys", "passphrase", "--new-file", "old")[1]
+    assert b"ENCRYPTED" in key.read_bytes()
+    status, _, err = meshward("keys", "passphrase", "--old-file", "new", "--plain")
+    assert (status, "the passphrase is wrong" in err) == (1, True)
+    assert "1 of 1 keys" in meshward("keys", "passphrase", "--old-file", "old", "--new-file", "new")[1]
+    assert "0 of 1 keys" in meshward("keys", "passphrase", "--old-file", "old", "--new-file", "new")[1]
+    assert meshward("keys", "passphrase", "--old-file", "new", "--plain")[0] == 0
+    assert b"ENCRYPTED" not in key.read_bytes()
+    assert meshward("keys", "passphrase")[0] == 2
+    assert meshward("keys", "passphrase", "--new-file", "new", "--plain")[0] == 2
 
 
 def test_valid_documents_are_listed(meshward, tmp_path):

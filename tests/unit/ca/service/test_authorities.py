@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import CaConfig, EntrySpec, KeyAlgorithm, SigningRequest, Surface
 from app.ca.rules.authority import authority_request
 from app.ca.rules.profile import authority_id
@@ -15,7 +16,7 @@ from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import pem, proven_id
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.ca_store import MemoryPublisher
 from tests.fakes.clock import ManualClock
 from tests.fakes.principals import OPERATOR
 

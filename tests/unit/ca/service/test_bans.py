@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import Surface
 from app.ca.service import CaService
 from app.ca.service import bans as bans_module
@@ -23,7 +24,7 @@ from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.ca_store import MemoryPublisher
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")

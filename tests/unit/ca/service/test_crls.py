@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import Surface
 from app.ca.rules import crl as crl_module
 from app.ca.service import CaService
@@ -16,7 +17,7 @@ from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
 from tests.assets.certificates import proven_id
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore, MemoryPublisher
+from tests.fakes.ca_store import MemoryPublisher
 from tests.fakes.principals import OPERATOR
 
 CART = "spiffe://example.org/ns/shop/sa/cart"

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import KeyAlgorithm, Surface
 from app.core.errors import InternalError, PreconditionError
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from tests.assets.csrs import csr
-from tests.fakes.ca_store import MemoryKeyStore
 from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")

@@ -1,0 +1,32 @@
+"""Commands for the private keys of authorities. They need no running server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.options import Config, load_settings
+
+keys = typer.Typer(name="keys", no_args_is_help=True, help="The private keys of authorities.")
+
+
+@keys.callback()
+def _group() -> None:
+    """Keep the group one, though it has a single command."""
+
+
+@keys.command("passphrase")
+def keys_passphrase(
+    *,
+    old: Annotated[Path | None, typer.Option("--old-file", help="The passphrase of before.")] = None,
+    new: Annotated[Path | None, typer.Option("--new-file", help="The passphrase to encrypt them under.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Encrypt them under none.")] = False,
+    config: Config = None,
+) -> None:
+    """Encrypt the keys in the data dir, change their passphrase, or take it away. Stop the control plane first."""
+    from app.main.keys import reencrypt_keys
+
+    if (new is None) != plain:
+        raise typer.BadParameter("give --new-file, or --plain to keep the keys without a passphrase")
+    changed, number = reencrypt_keys(load_settings(config).settings, old, new)
+    typer.echo(f"{changed} of {number} keys were written anew; set keys.passphrase_file accordingly")
