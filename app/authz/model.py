@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from app.core.decision import Decision, Watch
@@ -63,6 +64,7 @@ class Source:
     trust_domains: Patterns = Patterns()
     ip_blocks: Networks = Networks()
     remote_ip_blocks: Networks = Networks()
+    request_principals: Patterns = Patterns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +93,25 @@ class Attribute(Enum):
     METHOD = "request.method"
     PATH = "request.path"
     HOST = "request.host"
+    REQUEST_PRINCIPAL = "request.auth.principal"
+    AUDIENCES = "request.auth.audiences"
+    PRESENTER = "request.auth.presenter"
+    CLAIM = "request.auth.claims"
+    METADATA = "experimental.envoy.filters."
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One entry of `when`. `header` is the lower-case name, also of a pseudo-header, if the attribute is HEADER."""
+    """One entry of `when`. `header` is the lower-case name, also of a pseudo-header, if the attribute is HEADER.
+
+    `keys` are the claim's name and the names inside of it if the attribute is CLAIM, and the filter's name and the key
+    in its metadata if it is METADATA.
+    """
 
     attribute: Attribute
     values: Patterns | Networks | Ports
     header: str = ""
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,13 @@ class Scope:
     local: bool = False
 
 
+def scopes_of(selector: Labels, targets: tuple[Target, ...]) -> tuple[Scope, ...]:
+    """Return the workloads of a document that has this selector or these targets, each of which is in one of these."""
+    targets = tuple(dict.fromkeys(targets))
+    named = (Scope(((each.kind.value, each.name),), each.kind is not TargetKind.GATEWAY_CLASS) for each in targets)
+    return tuple(named) or (Scope(selector),)
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorizationPolicy:
     """One policy document, parsed.
@@ -164,9 +183,7 @@ class AuthorizationPolicy:
     @property
     def scopes(self) -> tuple[Scope, ...]:
         """The workloads of the policy, each of which is in one of these."""
-        targets = dict.fromkeys(self.targets)
-        named = (Scope(((each.kind.value, each.name),), each.kind is not TargetKind.GATEWAY_CLASS) for each in targets)
-        return tuple(named) or (Scope(self.selector),)
+        return scopes_of(self.selector, self.targets)
 
     @property
     def key(self) -> str:
@@ -209,6 +226,11 @@ class Workload:
     labels: Labels | None = None
 
 
+Claims = Mapping[str, Any]
+"""What a verified token says, as JSON; no claims at all stand for a request without one."""
+NO_CLAIMS: Claims = MappingProxyType({})
+
+
 class Headers(Protocol):
     """Request headers by lower-case name, also `:authority`, `:method`, `:path` and `:scheme`."""
 
@@ -227,11 +249,13 @@ class CheckInput:
     behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
     path itself. `host` is the authority in lower case, with its port and its last dot if it has them. Addresses
     and the server name are as they were told. `remote_ip` is the client's address behind `trusted_hops` proxies, see
-    `rules.addresses`. `method` is None in the reading in
-    which a header that may name another one was not forwarded. `forwarded_headers` are the names of headers that are
-    absent only if the client sent none, None if that is true of every name; of another header that is absent it is not
-    known whether the client sent it. `attributes` returns the check as Envoy sent it, for providers: an
-    `AttributeContext` in the JSON form of protobuf, at least those parts that it is given (`rules.parts`).
+    `rules.addresses`. `method` is None in the reading in which a header that may name another one was not forwarded.
+    `forwarded_headers` are the names of headers that are absent only if the client sent none, None if that is true of
+    every name; of another header that is absent it is not known whether the client sent it. `claims` are those of the
+    request's token, None if it is not known whether it has one. `metadata` is what filters of the proxy found, by their
+    names, of those that it is declared to have. `over_http`: the check is one over HTTP, whose answer sets no header
+    that the proxy does not take. `attributes` returns the check as Envoy sent it, for providers: an `AttributeContext`
+    in the JSON form of protobuf, at least those parts that it is given (`rules.parts`).
     """
 
     workload: Workload | None
@@ -250,6 +274,9 @@ class CheckInput:
     destination_port: int | None = None
     sni: str | None = None
     is_tcp: bool = False
+    over_http: bool = False
+    claims: Claims | None = field(default_factory=lambda: NO_CLAIMS)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
     attributes: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     def lacks(self, header: str) -> bool:
@@ -267,6 +294,8 @@ class Cause(Enum):
     NO_MATCH = "no_match"
     UNKNOWN_WORKLOAD = "unknown_workload"
     BANNED = "banned"
+    UNAUTHENTICATED = "unauthenticated"
+    PEER = "peer"
     PROVIDER = "provider"
     MALFORMED = "malformed"
     ERROR = "error"

@@ -1,6 +1,7 @@
 """Authorization in the admin API: the policies."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -8,18 +9,20 @@ from fastapi import Path, Query, Request, Response
 from pydantic import AliasPath, BeforeValidator, Field
 
 from app.authz.model import Action, AuthorizationPolicy
+from app.authz.rules.jwt_rules import RequestAuthentication
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
-from app.authz.service import PolicyStore
+from app.authz.rules.peers import PeerAuthentication, PeerMode
 from app.documents.model import Applied, Change, DocumentKey
 from app.documents.rest import DocumentRest
+from app.documents.store import DocumentStore
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit
 from app.transport.rest.views import View, shown_as
 
 POLICIES_PATH = "/v1/policies"
-VALIDATE_PATH = f"{POLICIES_PATH}/validate"
-POLICY_PATH = f"{POLICIES_PATH}/{{namespace}}/{{name}}"
+REQUEST_AUTHENTICATIONS_PATH = "/v1/request-authentications"
+PEER_AUTHENTICATIONS_PATH = "/v1/peer-authentications"
 
 Namespace = Annotated[str, Path(max_length=MAX_LABEL_LENGTH, description="The policy's namespace")]
 Name = Annotated[str, Path(max_length=MAX_NAME_LENGTH, description="The policy's name")]
@@ -81,6 +84,35 @@ class ValidView(View):
     warnings: list[WarningView]
 
 
+class ValidRequestAuthenticationView(View):
+    """A request authentication that would be accepted, with the number of its rules."""
+
+    namespace: str
+    name: str
+    rules: Annotated[int, BeforeValidator(len)]
+    warnings: list[WarningView]
+
+
+class ValidPeerAuthenticationView(View):
+    """A peer authentication that would be accepted, with its mode."""
+
+    namespace: str
+    name: str
+    mode: PeerMode
+
+
+class ValidRequestAuthenticationList(View):
+    """The request authentications that would be accepted, in their order."""
+
+    items: list[ValidRequestAuthenticationView]
+
+
+class ValidPeerAuthenticationList(View):
+    """The peer authentications that would be accepted, in their order."""
+
+    items: list[ValidPeerAuthenticationView]
+
+
 class ValidList(View):
     """The policies that would be accepted, in their order."""
 
@@ -88,13 +120,13 @@ class ValidList(View):
 
 
 class PolicyRest:
-    """The endpoints under `/v1/policies`."""
+    """The endpoints of one kind of policy, under its path; `show` returns one that would be accepted, in JSON."""
 
-    def __init__(self, policies: PolicyStore) -> None:
-        self._policies = DocumentRest(policies, POLICIES_PATH, PolicyHead)
+    def __init__(self, policies: DocumentStore[Any, Any, Any], path: str, show: Callable[[Any], str]) -> None:
+        self._policies, self._show = DocumentRest(policies, path, PolicyHead), show
 
     async def apply(self, caller: Caller, request: Request) -> ItemsResponse:
-        """Apply policies: one or many AuthorizationPolicy documents, YAML or JSON, all of them or none.
+        """Apply policies: one or many documents of this kind, YAML or JSON, all of them or none.
 
         201 if a policy is new, 200 if all of them existed. They are active with the next check.
         """
@@ -102,7 +134,7 @@ class PolicyRest:
 
     async def validate(self, request: Request) -> ItemsResponse:
         """Check whether policies would be accepted, list everything that is wrong with them, and change nothing."""
-        return await self._policies.validate(request, show_valid)
+        return await self._policies.validate(request, self._show)
 
     async def list(
         self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None, namespace: InNamespace = None
@@ -129,6 +161,16 @@ def _warnings(applied: Applied) -> dict[str, str]:
     return {"warnings": json.dumps([{"path": each.path, "problem": each.problem} for each in applied.warnings])}
 
 
-def show_valid(policy: AuthorizationPolicy) -> str:
-    """Return a policy that would be accepted, in JSON."""
+def show_policy(policy: AuthorizationPolicy) -> str:
+    """Return an authorization policy that would be accepted, in JSON."""
     return shown_as(ValidView)(policy)
+
+
+def show_request_authentication(document: RequestAuthentication) -> str:
+    """Return a request authentication that would be accepted, in JSON."""
+    return shown_as(ValidRequestAuthenticationView)(document)
+
+
+def show_peer_authentication(document: PeerAuthentication) -> str:
+    """Return a peer authentication that would be accepted, in JSON."""
+    return shown_as(ValidPeerAuthenticationView)(document)

@@ -72,16 +72,6 @@ class BundlePublisher(Protocol):
         """Replace the published bundle. Raises PreconditionError if that cannot be done."""
 
 
-class KeySetSource(Protocol):
-    """Where an issuer of JWTs publishes its keys."""
-
-    async def fetch(self) -> bytes:
-        """Return its JWK Set, not parsed, bounded in time and size.
-
-        Raises UnavailableError if it cannot be had now, InvalidInputError if it is none.
-        """
-
-
 class Pods(Protocol):
     """The pods of a Kubernetes cluster."""
 

@@ -1,8 +1,10 @@
 """Checking policies, and documents of any kind, before they are sent anywhere, with the control plane's parsers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -31,45 +33,85 @@ def policy_check(
     show: Annotated[bool, typer.Option("--show", help="Print what each rule matches, as it is evaluated.")] = False,
     config: Config = None,
 ) -> None:
-    """Check AuthorizationPolicy documents; exit 0 if the control plane would accept all of them.
+    """Check AuthorizationPolicy, RequestAuthentication and PeerAuthentication documents.
+
+    Exit 0 if the control plane would accept all of them.
 
     With --show the settings count: the trust domain is written out in principals, the root namespace is named, and the
     provider of a CUSTOM policy has to be one of theirs.
     """
+    from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND
     from app.authz.rules.parse import POLICY_KIND
+    from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
 
+    others: dict[str, DocumentKind[Any]] = {
+        "RequestAuthentication": REQUEST_AUTHENTICATION_KIND,
+        "PeerAuthentication": PEER_AUTHENTICATION_KIND,
+    }
     if not show:
-        check(files, POLICY_KIND)
+        check(files, POLICY_KIND, others=others)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
     from app.authz.rules.parse import policy_kind
-    from app.main.parts import authz_options
+    from app.main.authorization import authz_options
 
     options = authz_options(load_settings(config).settings)
     kind = policy_kind(options.providers)
-    check(
-        files,
-        kind,
-        lambda policy: describe_policy(compile_policy(policy, options), options),
-    )
+    check(files, kind, lambda policy: describe_policy(compile_policy(policy, options), options), others=others)
 
 
-def check(files: list[str], kind: DocumentKind[Any], describe: Callable[[Any], list[str]] = lambda _: []) -> None:
-    """Print each document of the files with its description. Raises InvalidInputError with all that is wrong."""
+def check(
+    files: list[str],
+    kind: DocumentKind[Any],
+    describe: Callable[[Any], list[str]] = lambda _: [],
+    *,
+    others: Mapping[str, DocumentKind[Any]] = MappingProxyType({}),
+) -> None:
+    """Print each document of the files with its description: of one of `others` by its field `kind`, or of `kind`.
+
+    Raises InvalidInputError with all that is wrong.
+    """
     violations: list[Violation] = []
     for name, text in [(name, read_file(name)) for name in files]:
         try:
-            parsed = kind.parse(parse_documents(text), text=text)
-            for index, found in enumerate(parsed):
-                place = f"documents[{index}]." if len(parsed) > 1 else ""
-                warnings = [Violation(place + each.path, each.problem) for each in kind.warnings_of(found)]
-                shown = [f"warning: {each}" for each in with_lines(text, warnings)]
-                typer.echo("\n  ".join([f"{name}: {kind.key_of(found)} is valid", *describe(found), *shown]))
+            documents = parse_documents(text)
         except InvalidInputError as error:
             violations += violations_in(name, error)
+            continue
+        there = {str(each.get("kind")) for each in documents}
+        if not documents or not there <= others.keys():
+            violations += _checked(name, text, documents, kind, lambda each: each.get("kind") not in others, describe)
+        for other in sorted(there & others.keys()):
+            takes = partial(_is_of, other)
+            violations += _checked(name, text, documents, others[other], takes, lambda _: [])
     if violations:
         summary = str(violations[0]) if len(violations) == 1 else f"{len(violations)} problems"
         raise InvalidInputError(summary, *violations)
+
+
+def _is_of(kind: object, document: Mapping[str, object]) -> bool:
+    return document.get("kind") == kind
+
+
+def _checked(
+    name: str,
+    text: bytes,
+    documents: Sequence[Mapping[str, object]],
+    kind: DocumentKind[Any],
+    takes: Callable[[Mapping[str, object]], bool],
+    describe: Callable[[Any], list[str]],
+) -> Sequence[Violation]:
+    """Print the documents of one kind in the file, and return what is wrong with them."""
+    places = [number for number, each in enumerate(documents) if takes(each)]
+    try:
+        for number, found in zip(places, kind.parse(documents, text=text, takes=takes), strict=True):
+            place = f"documents[{number}]." if len(documents) > 1 else ""
+            warnings = [Violation(place + each.path, each.problem) for each in kind.warnings_of(found)]
+            shown = [f"warning: {each}" for each in with_lines(text, warnings)]
+            typer.echo("\n  ".join([f"{name}: {kind.key_of(found)} is valid", *describe(found), *shown]))
+    except InvalidInputError as error:
+        return violations_in(name, error)
+    return ()
 
 
 def read_file(name: str) -> bytes:

@@ -30,8 +30,9 @@ class DocumentKind(Generic[Parsed]):
     `read` returns what a document describes and adds every problem to the reader's; `key_of` its key, which is in
     the document at `key_field`; `is_key` whether a key can be one of this kind; `warnings_of` what whoever applies a
     valid document should know about it. `max_documents` is how many there may be, `max_bytes` how long one may be as
-    JSON. `admit` adds the problems that a document has which is given now, and that one which is stored already may
-    have: what it refers to may be gone.
+    JSON. `beside` are values of the field `kind` of documents that may be in the same directory, and are read there as
+    those of other kinds. `admit` adds the problems that a document has which is given now, and that one which is stored
+    already may have: what it refers to may be gone.
     """
 
     name: str
@@ -44,25 +45,37 @@ class DocumentKind(Generic[Parsed]):
     max_documents: int
     max_bytes: int
     warnings_of: Callable[[Parsed], Sequence[Violation]] = _no_warnings
+    beside: frozenset[str] = frozenset()
     admit: Admit[Parsed] = _any
 
     def title(self, key: DocumentKey) -> str:
         """Return what messages call the document: `policy 'shop/no-admin'`."""
         return f"{self.noun} {str(key)!r}"
 
+    def takes(self, document: Mapping[str, object]) -> bool:
+        """Whether a document in a directory of several kinds may be one of this kind."""
+        return document.get("kind") not in self.beside
+
     def parse(
-        self, documents: Sequence[Mapping[str, object]], *, stored: bool = False, text: bytes | None = None
+        self,
+        documents: Sequence[Mapping[str, object]],
+        *,
+        stored: bool = False,
+        text: bytes | None = None,
+        takes: Callable[[Mapping[str, object]], bool] = lambda _: True,
     ) -> tuple[Parsed, ...]:
         """Return what `documents` describe, in their order.
 
         Raises InvalidInputError with every violation in all of the documents. A path starts at its document, with
         `documents[N].` before it if there are several. Two documents with one key are a violation, as are none
         at all. `stored`: the documents are not given now. With the `text` that they were parsed from each violation has
-        its line.
+        its line. Of documents that it does not take nothing is looked at.
         """
         problems = Problems()
         found: dict[DocumentKey, Parsed] = {}
         for index, document in enumerate(documents):
+            if not takes(document):
+                continue
             place = f"documents[{index}]" if len(documents) > 1 else ""
             before = len(problems.found)
             parsed = self.read(Reader(document, place, problems))

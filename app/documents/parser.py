@@ -246,6 +246,8 @@ class _Builder:
     def _key(self, event: ScalarEvent) -> None:
         top = self.stack[-1]
         key = _scalar_value(event)
+        if type(key) is int and str(key) == event.value:
+            key = event.value  # as Kubernetes reads it: keys of JSON are strings, and Istio's ports are keys
         if not isinstance(key, str):
             raise _refuse(event, f"key {event.value!r} must be a string: put it in quotes")
         is_merge = key == _MERGE_KEY and _is_plain(event)

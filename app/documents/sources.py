@@ -98,11 +98,11 @@ def _parse(
     for name, text in sorted(files.items()):
         try:
             documents = parse_documents(text)
-            parsed = kind.parse(documents, stored=True, text=text) if documents else ()
+            parsed = kind.parse(documents, stored=True, text=text, takes=kind.takes) if documents else ()
         except InvalidInputError as error:
             violations += violations_in(name, error)
             continue
-        placed += map(Placed, repeat(name), map(kind.key_of, parsed), documents)
+        placed += map(Placed, repeat(name), map(kind.key_of, parsed), filter(kind.takes, documents))
     found = united(kind, placed, merge, violations)
     if violations:
         summary = f"{kind.plural} in {directory} are not valid: {violations[0]}"

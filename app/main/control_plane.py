@@ -106,7 +106,14 @@ class ControlPlane:
         except UnavailableError as error:
             held = HeldBack(parts.engine, error.message)
             await parts.last_good.restore(error)
-        documents = {"policies": parts.policies.documents.refresh, "quotas": parts.quotas.documents.refresh}
+        await parts.last_good.load_keys()
+        authentication = parts.authentication
+        documents = {
+            "request-authentications": authentication.requests.documents.refresh,
+            "peer-authentications": authentication.peers.documents.refresh,
+            "policies": parts.policies.documents.refresh,
+            "quotas": parts.quotas.documents.refresh,
+        }
         if parts.quotas.limits is not None:
             documents["limits"] = parts.quotas.limits.refresh
         providers = {f"provider-{name}": provider.refresh for name, provider in parts.providers.items()}
@@ -129,9 +136,10 @@ class ControlPlane:
         self._supervise(self._publish_health(), "health")
         self._supervise(self._report_refusals(), "refusals")
         self._supervise(parts.write_probe.run(), "write-probe")
-        if parts.jwt_bearer is not None:
-            refresh_keys = parts.jwt_bearer.maintain
-            self._supervise(repeat(refresh_keys, failed="jwks_refresh_failed", recovered="jwks_refreshed"), "jwks")
+        for name, keys in {"jwks": parts.jwt_bearer, "request-jwks": authentication.key_sets}.items():
+            if keys is not None:
+                refreshed = repeat(keys.maintain, failed="jwks_refresh_failed", recovered="jwks_refreshed")
+                self._supervise(refreshed, name)
         if parts.kubernetes is not None:
             check = partial(repeat, failed="kubernetes_check_failed", recovered="kubernetes_check_recovered")
             self._supervise(check(parts.kubernetes.check, every=CHECK_SECONDS), "kubernetes")
@@ -184,6 +192,7 @@ class ControlPlane:
         if self._parts.kubernetes is not None:
             await self._parts.kubernetes.close()
         await asyncio.gather(*(provider.close() for provider in self._parts.providers.values()))
+        self._parts.authentication.key_sets.close()
         self._sockets.close()
 
     def _plaintext_at(self) -> int | str:

@@ -13,11 +13,13 @@ from app.ca.service.bans import Bans
 from app.core.errors import MeshwardError, NotFoundError, UnavailableError
 from app.documents.kept import KEPT_REVISION, KeptSource
 from app.documents.store import DocumentStore
+from app.issuers.key_sets import KeySets
 from app.telemetry.metrics import Metrics
 
 DIRECTORY = "last-good"
 
 AnyStore = DocumentStore[Any, Any, Any]
+AnyKeySets = KeySets[Any]
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +40,21 @@ class LastGood:
         authorities: tuple[Authorities, KeptAuthorities],
         bans: tuple[Bans, KeptBans],
         documents: Sequence[KeptDocuments],
+        key_sets: AnyKeySets,
         metrics: Metrics,
     ) -> None:
         """Take what is active, each with its file."""
         (self._authorities, self._kept), (self._bans, self._kept_bans) = authorities, bans
-        self._documents, self._metrics = tuple(documents), metrics
+        self._documents, self._key_sets, self._metrics = tuple(documents), key_sets, metrics
+
+    async def load_keys(self) -> None:
+        """Take the keys of issuers that were kept: their servers may be away, too."""
+        try:
+            await self._key_sets.load()
+        except NotFoundError:
+            return
+        except MeshwardError as error:
+            log.warning("kept_keys_refused", reason=error.message)
 
     async def restore(self, away: UnavailableError) -> None:
         """Make what is kept active; `away` is why the database cannot be used.
@@ -75,6 +87,7 @@ class LastGood:
         work: list[Callable[[], Awaitable[None]]] = [
             partial(self._kept.save, self._authorities.known()),
             partial(self._kept_bans.save, self._bans.known()),
+            self._key_sets.save,
         ]
         work += [
             partial(each.source.save, each.store.snapshot.revision) for each in self._documents if each.store.snapshot

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.repository import SqlAuditRepository
 from app.audit.service import AuditLog
-from app.authz.model import AuthzOptions, UnknownWorkload
 from app.authz.ports import Provider
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
@@ -35,6 +34,7 @@ from app.documents.ports import DocumentSource, DocumentTransactions
 from app.documents.repository import SqlDocumentRepository
 from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
+from app.main.authorization import Authentication, authz_options, make_authentication
 from app.main.counters import make_counters
 from app.main.jwt_issuers import make_jwt_bearer
 from app.main.keys import make_key_store
@@ -72,6 +72,7 @@ class Parts:
     engine: AsyncEngine
     ca: CaService
     policies: PolicyService
+    authentication: Authentication
     providers: Mapping[str, Provider]
     quotas: QuotaService
     counters: CounterStore
@@ -83,17 +84,6 @@ class Parts:
     kubernetes: Kubernetes | None
     write_probe: WriteProbe
     last_good: LastGood
-
-
-def authz_options(settings: Settings) -> AuthzOptions:
-    """Return how policies are applied."""
-    return AuthzOptions(
-        root_namespace=settings.authz.root_namespace,
-        trust_domain=settings.trust_domain.name,
-        trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
-        unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
-        providers=frozenset(settings.authz.providers),
-    )
 
 
 def make_parts(settings: Settings, clock: Clock) -> Parts:
@@ -136,8 +126,18 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
     providers = make_providers(settings.authz, clock)
     make_engine = partial(NativeEngine.of, providers=providers)
+    authentication = make_authentication(settings.authz, source_of, kept("jwks"), clock, metrics, offload)
     policies = PolicyService(
-        policy_source, clock, metrics, options, decisions, make_engine, offload=offload, banned=ca.bans.refusal
+        policy_source,
+        clock,
+        metrics,
+        options,
+        decisions,
+        make_engine,
+        offload=offload,
+        banned=ca.bans.refusal,
+        authenticate=authentication.requests.authenticate,
+        peer_refusal=authentication.peers.refusal,
     )
     quota_source = make_quota_source(settings.quota, clock, offload, partial(source_of, QUOTA_KIND, None))
     limits_dir = settings.quota.limits_dir
@@ -168,11 +168,17 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     audit = AuditLog(Transactions(engine, SqlAuditRepository), clock, settings.admin.audit_retention)
     write_probe = WriteProbe(_documents(engine, PROBE_KIND), place_of(engine.url), clock)
-    sources = ((policy_source, policies.documents), (quota_source, quotas.documents))
+    sources = (
+        (policy_source, policies.documents),
+        (authentication.request_source, authentication.requests.documents),
+        (authentication.peer_source, authentication.peers.documents),
+        (quota_source, quotas.documents),
+    )
     last_good = LastGood(
         (ca.authorities, KeptAuthorities(kept("ca"))),
         (ca.bans, KeptBans(kept("bans"))),
         [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
+        authentication.key_sets,
         metrics,
     )
     return Parts(
@@ -182,6 +188,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         engine,
         ca,
         policies,
+        authentication,
         providers,
         quotas,
         counters,
@@ -240,6 +247,8 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         "database": parts.write_probe.check,
         "ca": parts.ca.check_ready,
         "policies": partial(loaded, parts.policies.documents, "policies"),
+        "request_authentications": partial(loaded, parts.authentication.requests.documents, "request authentications"),
+        "peer_authentications": partial(loaded, parts.authentication.peers.documents, "peer authentications"),
         "quotas": partial(loaded, parts.quotas.documents, "quota configurations"),
         **({"limits": partial(loaded, parts.quotas.limits, "limits")} if parts.quotas.limits else {}),
         "mesh": mesh_is_served,

@@ -2,14 +2,19 @@
 
 from app.audit.rest import AUDIT_PATH, AuditRecordView, AuditRest
 from app.authz.rest import (
+    PEER_AUTHENTICATIONS_PATH,
     POLICIES_PATH,
-    POLICY_PATH,
-    VALIDATE_PATH,
+    REQUEST_AUTHENTICATIONS_PATH,
     AppliedList,
     PolicyRest,
     PolicyView,
     ValidList,
+    ValidPeerAuthenticationList,
+    ValidRequestAuthenticationList,
     WrittenPolicyView,
+    show_peer_authentication,
+    show_policy,
+    show_request_authentication,
 )
 from app.ca.rest import (
     BAN_PATH,
@@ -41,6 +46,7 @@ from app.quota.rest import (
 )
 from app.transport.rest.pages import Page
 from app.transport.rest.routes import Access, Route
+from app.transport.rest.views import View
 
 ADMIN = Access.ADMIN
 CREATED, NO_CONTENT, OK = 201, 204, 200
@@ -48,17 +54,19 @@ CREATED, NO_CONTENT, OK = 201, 204, 200
 
 def route_table(parts: Parts) -> tuple[Route, ...]:
     """Return every row; the frame's own (health, metrics, the OpenAPI document) stand with it."""
-    policies, quotas = PolicyRest(parts.policies.documents), QuotaRest(parts.quotas)
+    quotas = QuotaRest(parts.quotas)
+    policies = PolicyRest(parts.policies.documents, POLICIES_PATH, show_policy)
+    requests = PolicyRest(
+        parts.authentication.requests.documents, REQUEST_AUTHENTICATIONS_PATH, show_request_authentication
+    )
+    peers = PolicyRest(parts.authentication.peers.documents, PEER_AUTHENTICATIONS_PATH, show_peer_authentication)
     counters = CounterRest(parts.quota_counters)
     return (
         *ca_rows(CaRest(parts.ca)),
         *ban_rows(BanRest(parts.ca.bans, parts.ca.crls)),
-        Route("POST", POLICIES_PATH, policies.apply, ADMIN, OK, "authz", AppliedList),
-        Route("POST", VALIDATE_PATH, policies.validate, ADMIN, OK, "authz", ValidList),
-        Route("GET", POLICIES_PATH, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
-        Route("GET", POLICY_PATH, policies.get, ADMIN, OK, "authz", PolicyView),
-        Route("PUT", POLICY_PATH, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
-        Route("DELETE", POLICY_PATH, policies.delete, ADMIN, NO_CONTENT, "authz"),
+        *policy_rows(policies, POLICIES_PATH, ValidList),
+        *policy_rows(requests, REQUEST_AUTHENTICATIONS_PATH, ValidRequestAuthenticationList),
+        *policy_rows(peers, PEER_AUTHENTICATIONS_PATH, ValidPeerAuthenticationList),
         Route("POST", EXPLAIN_PATH, quotas.explain, ADMIN, OK, "quota"),
         Route("GET", COUNTERS_PATH, counters.list, ADMIN, OK, "quota"),
         Route("POST", RESET_PATH, counters.reset, ADMIN, OK, "quota"),
@@ -68,6 +76,19 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota", QuotaConfigView),
         Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
         Route("GET", AUDIT_PATH, AuditRest(parts.audit).list, ADMIN, OK, "audit", Page[AuditRecordView]),
+    )
+
+
+def policy_rows(policies: PolicyRest, path: str, valid: type[View]) -> tuple[Route, ...]:
+    """Return the rows of one kind of policy."""
+    one = f"{path}/{{namespace}}/{{name}}"
+    return (
+        Route("POST", path, policies.apply, ADMIN, OK, "authz", AppliedList),
+        Route("POST", f"{path}/validate", policies.validate, ADMIN, OK, "authz", valid),
+        Route("GET", path, policies.list, ADMIN, OK, "authz", Page[PolicyView]),
+        Route("GET", one, policies.get, ADMIN, OK, "authz", PolicyView),
+        Route("PUT", one, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
+        Route("DELETE", one, policies.delete, ADMIN, NO_CONTENT, "authz"),
     )
 
 

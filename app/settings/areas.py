@@ -275,7 +275,9 @@ class AuthzSettings(Area):
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
     `policies_dir`: policies come from this directory instead of the database. `trusted_hops`: proxies in front of the
     sidecars whose `x-forwarded-for` entries are believed, as in Envoy's `xff_num_trusted_hops`. `trust_domain_aliases`:
-    other names of the trust domain in policies. `providers`: those that CUSTOM policies name, a table for each.
+    other names of the trust domain in policies. `jwks_ca_file`: by which the servers of issuers' keys are verified,
+    instead of the public authorities. `jwks_allowed_networks`: from which keys are fetched although they are blocked,
+    such as loopback. `providers`: those that CUSTOM policies name, a table for each.
     """
 
     unknown_workload: Literal["deny", "root"] = "deny"
@@ -286,6 +288,8 @@ class AuthzSettings(Area):
     policies_dir: FilePath | None = None
     trusted_hops: Annotated[int, Field(ge=0, le=MAX_TRUSTED_HOPS)] = 0
     trust_domain_aliases: TrustDomains = ()
+    jwks_ca_file: FilePath | None = None
+    jwks_allowed_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
     providers: Annotated[
         dict[ProviderName, Annotated[ProviderSettings, Field(discriminator="engine")]],
         Table,

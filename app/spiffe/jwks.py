@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt import PyJWTError
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.core.errors import InvalidInputError
 
@@ -21,21 +21,24 @@ MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 # Each with the curve that it is for (RFC 7518, section 3.4).
 EC_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+# Of Ed25519 keys (RFC 8037, section 3.1).
+ED_ALGORITHMS = frozenset({"EdDSA"})
 # Everything that is verified here: no symmetric algorithm, and never `none`.
-ALGORITHMS = RSA_ALGORITHMS | frozenset(EC_ALGORITHMS.values())
+ALGORITHMS = RSA_ALGORITHMS | ED_ALGORITHMS | frozenset(EC_ALGORITHMS.values())
 # What a key may say that it is for: nothing, signatures (RFC 7517, section 4.2), or JWT-SVIDs (SPIFFE bundles).
 USES = frozenset({None, "sig", "jwt-svid"})
 
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A public key, its `kid` if it has one, and the only algorithms that it verifies."""
+    """A public key, its `kid` if it has one, and the only algorithms that it verifies; `declared` if it names them."""
 
     key_id: str | None
     public_key: PublicKey
     algorithms: frozenset[str]
+    declared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def parse_key_set(content: bytes) -> KeySet:
         raise InvalidInputError(f"the JWK Set has more than {MAX_KEYS} keys")
     keys = tuple(_usable(found))
     if found and not keys:
-        raise InvalidInputError("the JWK Set has no RSA or EC key for signatures")
+        raise InvalidInputError("the JWK Set has no RSA, EC or Ed25519 key for signatures")
     return KeySet(keys)
 
 
@@ -93,7 +96,7 @@ def _key(jwk: dict[str, object]) -> VerificationKey | None:
         return None
     if "alg" in jwk:
         algorithms &= {str(jwk["alg"])}
-    return VerificationKey(key_id, public_key, algorithms) if algorithms else None
+    return VerificationKey(key_id, public_key, algorithms, "alg" in jwk) if algorithms else None
 
 
 def _public_key(jwk: dict[str, object]) -> tuple[PublicKey, frozenset[str]]:
@@ -110,4 +113,8 @@ def _public_key(jwk: dict[str, object]) -> tuple[PublicKey, frozenset[str]]:
             point = ECAlgorithm.from_jwk(jwk)
             if isinstance(point, ec.EllipticCurvePublicKey):
                 return point, frozenset({EC_ALGORITHMS[point.curve.name]})
+        case "OKP":
+            edwards = OKPAlgorithm.from_jwk(jwk)
+            if isinstance(edwards, ed25519.Ed25519PublicKey):
+                return edwards, ED_ALGORITHMS
     raise ValueError("not a key for signatures")

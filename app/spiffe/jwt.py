@@ -7,7 +7,7 @@ import json
 import math
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -64,7 +64,7 @@ def parse(text: str) -> UnverifiedToken:
     parts = _COMPACT.fullmatch(text)
     if parts is None:
         raise refused("malformed", "is not three parts of base64url")
-    header, claims = _object(_decoded(parts[1])), _object(_decoded(parts[2]))
+    header, claims = read_object(decoded(parts[1])), read_object(decoded(parts[2]))
     algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise refused("algorithm", f"has to be signed with one of {', '.join(sorted(ALGORITHMS))}")
@@ -94,7 +94,10 @@ def verify(
     candidates = [key for key in keys if token.algorithm in key.algorithms]
     if not candidates:
         raise refused("key_mismatch", f"is signed with {token.algorithm}, which its key is not for")
-    claims = _object(_signed_payload(token, candidates))
+    payload = signed_payload(token.text, token.algorithm, candidates)
+    if payload is None:
+        raise refused("signature", "has a signature that its issuer's key does not verify")
+    claims = read_object(payload)
     if _text(claims, "iss") != token.issuer:
         raise refused("issuer", "is of another issuer")
     if not _audiences(claims) & set(audiences):
@@ -103,14 +106,15 @@ def verify(
     return claims
 
 
-def _signed_payload(token: UnverifiedToken, keys: Sequence[VerificationKey]) -> bytes:
+def signed_payload(text: str, algorithm: str, keys: Iterable[VerificationKey]) -> bytes | None:
+    """Return the payload of a token that one of the keys, each for the algorithm, verifies; None if none does."""
     for key in keys:
         try:
-            verified = PyJWS().decode_complete(token.text, key.public_key, algorithms=[token.algorithm])
+            verified = PyJWS().decode_complete(text, key.public_key, algorithms=[algorithm])
         except (PyJWTError, ValueError, TypeError, RecursionError):
             continue
         return bytes(verified["payload"])
-    raise refused("signature", "has a signature that its issuer's key does not verify")
+    return None
 
 
 def _check_times(claims: Claims, now: float, leeway: float) -> None:
@@ -151,14 +155,16 @@ def _text(claims: Claims, name: str) -> str:
     return value
 
 
-def _decoded(part: str) -> bytes:
+def decoded(part: str) -> bytes:
+    """Return what a part of a token encodes. Raises UnauthenticatedError if it is not base64url."""
     try:
         return urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError as error:
         raise refused("malformed", "is not three parts of base64url") from error
 
 
-def _object(content: bytes) -> Claims:
+def read_object(content: bytes) -> Claims:
+    """Return a JSON object whose names are unique at each level. Raises UnauthenticatedError if it is none."""
     try:
         value = json.loads(content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

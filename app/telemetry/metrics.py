@@ -19,13 +19,19 @@ class Metrics:
         self.refusals = Refusals()
         self.decisions = Counter(
             "meshward_authz_decisions",
-            "Decisions; cause is policy, no_policy, no_match, unknown_workload, banned, malformed, provider or error",
+            "Decisions; cause is policy, no_policy, no_match, unknown_workload, banned, unauthenticated, peer, "
+            "malformed, provider or error",
             ("outcome", "cause"),
         )
         self.observations = Counter(
             "meshward_authz_observations",
             "Results of policies that decide nothing; watch is audit, dry_run_deny or dry_run_allow",
             ("watch", "result"),
+        )
+        self.authentications = Counter(
+            "meshward_authz_authentications",
+            "Requests with tokens; result is verified, kept (verified before), or what is wrong with a token",
+            ("result",),
         )
         self.policies = Gauge("meshward_authz_policies", "Active policies")
         self.issuances = Counter(

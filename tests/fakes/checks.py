@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from envoy.service.auth.v3 import external_auth_pb2
@@ -11,8 +13,14 @@ from app.authz.model import Ask, AuthzOptions
 from app.authz.ports import PolicyEngine
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
+from app.authz.service.authentication import RequestAuthenticator
+from app.authz.service.peers import PeerAuthenticator
+from app.core.errors import NotFoundError
+from app.core.last_good import LastGoodFile
 from app.documents.model import DocumentKey
 from app.documents.parser import parse_documents
+from app.documents.store import DocumentStore
+from app.issuers.key_sets import KeySets
 from app.spiffe.bans import BanLookup, NoBans
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.decisions import DecisionLog
@@ -24,6 +32,19 @@ from tests.fakes.principals import OPERATOR
 
 FRONT = "spiffe://cluster.local/ns/web/sa/front"
 API = "spiffe://cluster.local/ns/shop/sa/api"
+
+
+class NothingKept(LastGoodFile):
+    """In the place of the file that keeps keys."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nothing"), "jwks", "memory")
+
+    def read(self, _decode):
+        raise NotFoundError("nothing is kept")
+
+    def write(self, _items):
+        """Keep nothing."""
 
 
 class Policies(PolicyService):
@@ -39,22 +60,43 @@ class Policies(PolicyService):
         engine=None,
         bans=None,
         providers=None,
+        key_sets=None,
     ):
+        """`key_sets` are the sources of the keys that request authentications name, by their URL or issuer."""
         clock = clock or ManualClock()
+        metrics, root = metrics or Metrics(), (options or AuthzOptions()).root_namespace
+        self.key_sets = KeySets(lambda place: (key_sets or {})[str(place)], clock, metrics, NothingKept())
+        self.requests = RequestAuthenticator(MemoryDocuments(), self.key_sets, clock, metrics, root_namespace=root)
+        self.peers = PeerAuthenticator(MemoryDocuments(), clock, metrics, root)
         log = DecisionLog(decisions, clock.monotonic)
         make_engine = partial(NativeEngine.of, providers=providers) if engine is None else lambda *_: engine
         super().__init__(
             source or MemoryDocuments(),
             clock,
-            metrics or Metrics(),
+            metrics,
             replace(options or AuthzOptions(), providers=frozenset(providers or ())),
             log,
             make_engine,
             banned=(bans or NoBans()).refusal,
+            authenticate=self.requests.authenticate,
+            peer_refusal=self.peers.refusal,
         )
 
+    async def refresh(self):
+        for store in (self.requests.documents, self.peers.documents, self.documents):
+            await store.refresh()
+
     async def apply(self, text: str):
-        return await self.documents.apply(OPERATOR, parse_documents(text.encode()))
+        """Apply documents, each by its kind."""
+        documents = parse_documents(text.encode())
+        stores: dict[str, DocumentStore[Any, Any, Any]] = {
+            "RequestAuthentication": self.requests.documents,
+            "PeerAuthentication": self.peers.documents,
+            "AuthorizationPolicy": self.documents,
+        }
+        for kind, store in stores.items():
+            if mine := [each for each in documents if each.get("kind", "AuthorizationPolicy") == kind]:
+                await store.apply(OPERATOR, mine)
 
     async def delete(self, namespace: str, name: str):
         await self.documents.delete(OPERATOR, DocumentKey(namespace, name))
@@ -67,9 +109,19 @@ async def policy_service(
     engine: PolicyEngine | None = None,
     bans: BanLookup | None = None,
     providers: Mapping[str, Ask] | None = None,
+    key_sets=None,
+    clock=None,
 ):
-    service = Policies(options=options, metrics=metrics, engine=engine, bans=bans, providers=providers)
-    await service.documents.refresh()
+    service = Policies(
+        options=options,
+        metrics=metrics,
+        engine=engine,
+        bans=bans,
+        providers=providers,
+        key_sets=key_sets,
+        clock=clock,
+    )
+    await service.refresh()
     if text:
         await service.apply(text)
     return service

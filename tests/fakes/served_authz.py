@@ -20,11 +20,16 @@ from tests.support.listening import listening
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self, engine=None, options=None, providers=None):
-        self.clock = ManualClock()
+    def __init__(self, engine=None, options=None, providers=None, key_sets=None, clock=None):
+        self.clock = clock or ManualClock()
         self.metrics = Metrics()
         self.service = Policies(
-            metrics=self.metrics, clock=self.clock, engine=engine, options=options, providers=providers
+            metrics=self.metrics,
+            clock=self.clock,
+            engine=engine,
+            options=options,
+            providers=providers,
+            key_sets=key_sets,
         )
         self.port = 0
 
@@ -52,9 +57,9 @@ class ServedAuthz:
 
 
 @asynccontextmanager
-async def served_authz(text: str = "", engine=None, options=None, providers=None):
-    served = ServedAuthz(engine, options, providers)
-    await served.service.documents.refresh()
+async def served_authz(text: str = "", engine=None, options=None, providers=None, key_sets=None, clock=None):
+    served = ServedAuthz(engine, options, providers, key_sets, clock)
+    await served.service.refresh()
     if text:
         await served.apply(text)
     async with listening(served.application()) as served.port:

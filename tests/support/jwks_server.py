@@ -10,11 +10,15 @@ CHUNK = b"x" * (64 << 10)
 
 
 class JwksServer:
-    """Answers each request as `behaviour` says: a function of the writer. `requests` are their first lines."""
+    """Answers each request as `behaviour` says: a function of the writer.
+
+    `requests` are their first lines, `hosts` what they call the server.
+    """
 
     def __init__(self) -> None:
         self.behaviour = answers(jwks())
         self.requests: list[str] = []
+        self.hosts: list[str] = []
         self.port = 0
         self._stopping = asyncio.Event()
 
@@ -36,7 +40,9 @@ class JwksServer:
     async def _serve(self, reader, writer):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            self.requests.append(head.split(b"\r\n")[0].decode())
+            first, *lines = head.decode().split("\r\n")
+            self.requests.append(first)
+            self.hosts += [line.partition(": ")[2] for line in lines if line.lower().startswith("host:")]
             behaving = asyncio.ensure_future(self.behaviour(writer))
             stopping = asyncio.ensure_future(self._stopping.wait())
             await asyncio.wait({behaving, stopping}, return_when=asyncio.FIRST_COMPLETED)

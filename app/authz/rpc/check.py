@@ -4,7 +4,8 @@ The source is the peer that Envoy verified: `source.principal`, or the URI name 
 are sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
 the caller itself, if it proved an SVID. Its labels are `destination.labels`, or the context extension `meshward.labels`
 (`app=shop,version=v1`). The check has every header of the request, unless the context extension
-`meshward.forwarded_headers` says which ones.
+`meshward.forwarded_headers` says which ones. What filters of the proxy found is believed of those that the context
+extension `meshward.metadata` names.
 """
 
 import json
@@ -20,6 +21,7 @@ from google.protobuf import struct_pb2
 
 from app.authz.model import (
     ANONYMOUS,
+    NO_CLAIMS,
     CheckInput,
     Headers,
     HeaderValues,
@@ -44,6 +46,7 @@ from app.authz.rpc.attributes import (
 )
 from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.document import attributes_of
+from app.authz.rpc.metadata import METADATA_EXTENSION, read_metadata, verified_claims
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
@@ -57,8 +60,8 @@ from app.transport.grpc.status import Code
 NAMESPACE_EXTENSION = "meshward.namespace"
 LABELS_EXTENSION = "meshward.labels"
 FORWARDED_EXTENSION = "meshward.forwarded_headers"
-_EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION
-_NO_EXTENSIONS = None, None, None
+_EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION, METADATA_EXTENSION
+_NO_EXTENSIONS = None, None, None, None
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
 # A percent-encoded byte takes three characters.
@@ -111,11 +114,11 @@ class AuthorizationRpc:
     def _respond(self, decision: Decision, request: Any) -> Any:
         if isinstance(decision, ProvidedDecision):
             try:
-                return self._changing(decision, request.attributes.request.http)
+                return self._kept.get(decision) or self._changing(decision, request.attributes.request.http)
             except Exception:  # noqa: BLE001 - as the docstring of Check says
                 decision = self._service.failed()
         if decision.allowed:
-            return self._kept.get(decision) or self._keep(decision)
+            return self._kept.get(decision) or self._keep(decision, self._answer(decision))
         http = request.attributes.request.http
         return self._denial(decision, http.method, http.path)
 
@@ -125,13 +128,13 @@ class AuthorizationRpc:
 
     def _denial(self, decision: Decision, method: str, path: str) -> Any:
         response = _Response()
-        response.CopyFrom(self._kept.get(decision) or self._keep(decision))
+        response.CopyFrom(self._kept.get(decision) or self._keep(decision, self._answer(decision)))
         response.denied_response.body = denial_body(decision, method, path, expose=self._expose_decision)
         return response
 
     def _changing(self, decision: ProvidedDecision, http: Any) -> Any:
         """Return the answer with what providers have Envoy change."""
-        response, changes = _answer(decision, expose=self._expose_decision), decision.changes
+        response, changes = self._answer(decision), decision.changes
         if changes.metadata:
             given = _Struct()
             given.update(json.loads(changes.metadata))
@@ -145,7 +148,7 @@ class AuthorizationRpc:
             for key, value in changes.query_to_set:
                 answer.query_parameters_to_set.add(key=key, value=value)
             answer.query_parameters_to_remove.extend(changes.query_to_remove)
-            return response
+            return response if changes.metadata else self._keep(decision, response)
         answer = response.denied_response
         answer.status.code = changes.status or _FORBIDDEN
         if changes.body is not None:
@@ -155,11 +158,13 @@ class AuthorizationRpc:
         answer.body = body if changes.body is None else changes.body
         return response
 
-    def _keep(self, decision: Decision) -> Any:
+    def _answer(self, decision: Decision) -> Any:
+        return _answer(decision, expose=self._expose_decision)
+
+    def _keep(self, decision: Decision, answer: Any) -> Any:
         """Return the answer to `decision`, and keep it for the next check that is decided the same."""
         if len(self._kept) >= MAX_KEPT_ANSWERS:
             self._kept.clear()
-        answer = _answer(decision, expose=self._expose_decision)
         kept = self._kept[decision] = Prepared(answer.SerializeToString()) if decision.allowed else answer
         return kept
 
@@ -213,7 +218,8 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
     headers = _headers(http)
     source_ip = read_address(source.address.socket_address.address)
     extensions = attributes.context_extensions
-    named, labels, declared = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
+    named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
+    metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
     at = _destination(attributes, context, named, labels)
     return CheckInput(
         workload=at.workload,
@@ -230,6 +236,8 @@ def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInpu
         destination_ip=at.address,
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
+        claims=verified_claims(metadata) if metadata else NO_CLAIMS,
+        metadata=metadata,
         attributes=partial(attributes_of, attributes),
     )
 
@@ -251,6 +259,7 @@ def _read_connection(attributes: Any, context: CallContext) -> CheckInput:
         destination_port=at.port,
         sni=attributes.tls_session.sni or None,
         is_tcp=True,
+        claims=None,
         attributes=partial(attributes_of, attributes),
     )
 

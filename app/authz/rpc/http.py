@@ -155,6 +155,7 @@ class HttpAuthorization:
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
             sni=_single(headers, "x-meshward-sni") or None,
+            over_http=True,
             attributes=lambda _parts: _attributes(scope, whole, body, source),
         )
 

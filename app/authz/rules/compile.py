@@ -17,6 +17,7 @@ from app.authz.model import (
     AuthorizationPolicy,
     AuthzOptions,
     Cause,
+    Condition,
     Networks,
     Operation,
     Patterns,
@@ -25,6 +26,7 @@ from app.authz.model import (
     Source,
     Verdict,
 )
+from app.authz.rules.claims import OF_TOKENS, ClaimMatch, MetadataMatch, RequestPrincipalMatch, claim_nodes
 from app.authz.rules.nodes import (
     AUTHORITY,
     PRESENT,
@@ -68,6 +70,7 @@ DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attrib
 
 _VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, read_strings([ANY]))
+_OF_CLAIMS = OF_TOKENS | {Attribute.METADATA}
 _OF_IDENTITY = (
     Attribute.SOURCE_PRINCIPAL,
     Attribute.SOURCE_NAMESPACE,
@@ -166,11 +169,19 @@ def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:
     if rule.sources:
         parts.append(any_of([all_of(matches.of_source(source)) for source in rule.sources]))
     for condition in rule.conditions:
-        parts += matches.of(condition.attribute, condition.values, condition.header)
+        parts += matches.of_condition(condition)
     # A rule that grants is dropped whole for TCP, as in Istio, if any of its operations has what only HTTP has.
-    if grants and any(map(is_about_http, rule.operations)) and not all(map(is_about_http, rule.operations)):
+    if grants and (_is_mixed(map(is_about_http, rule.operations)) or _is_mixed(map(_is_about_tokens, rule.sources))):
         parts.append(IsHttp())
     return all_of(parts)
+
+
+def _is_about_tokens(source: Source) -> bool:
+    return Patterns() != source.request_principals
+
+
+def _is_mixed(found: Iterable[bool]) -> bool:
+    return len(set(found)) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +199,14 @@ class _Matches:
             *self.of(Attribute.SOURCE_TRUST_DOMAIN, source.trust_domains),
             *self.of(Attribute.SOURCE_IP, source.ip_blocks),
             *self.of(Attribute.REMOTE_IP, source.remote_ip_blocks),
+            *claim_nodes(Attribute.REQUEST_PRINCIPAL, (), source.request_principals, grants=self.grants),
         ]
+
+    def of_condition(self, condition: Condition) -> list[Node]:
+        values = condition.values
+        if isinstance(values, Patterns) and condition.attribute in _OF_CLAIMS:
+            return [*claim_nodes(condition.attribute, condition.keys, values, grants=self.grants)]
+        return self.of(condition.attribute, values, condition.header)
 
     def of_operation(self, operation: Operation) -> list[Node]:
         return [
@@ -294,6 +312,8 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
             exact = frozenset(key for keys in found for key in keys.exact)
             return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
         case RemoteMatch() | HeaderMatch() | TargetMatch() | IsHttp():
+            return None
+        case ClaimMatch() | RequestPrincipalMatch() | MetadataMatch():
             return None
 
 

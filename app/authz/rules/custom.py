@@ -67,10 +67,13 @@ def _answer(providers: Mapping[str, Ask], rule: CompiledRule, request: CheckInpu
 
 
 def with_changes(verdict: Verdict, changes: Changes) -> Verdict:
-    """Return the verdict; where it lets the request pass, with the changes."""
-    if verdict.decision.outcome is Outcome.DENY or changes == NO_CHANGES:
+    """Return the verdict; where it lets the request pass, with the changes beside those that it has."""
+    decision = verdict.decision
+    if decision.outcome is Outcome.DENY or changes == NO_CHANGES:
         return verdict
-    return replace(verdict, decision=_provided(verdict.decision, changes))
+    if isinstance(decision, ProvidedDecision):
+        changes = decision.changes + changes
+    return replace(verdict, decision=_provided(decision, changes))
 
 
 def _denied(rule: CompiledRule, answer: Answer) -> Verdict:

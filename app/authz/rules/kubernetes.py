@@ -3,8 +3,13 @@
 import re
 
 from app.authz.model import Labels
+from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader, kind_of
 
+# Of Istio's security policies.
+API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
+# Kinds that Istio's users keep in one file, or one directory.
+SECURITY_KINDS = frozenset({"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication"})
 DEFAULT_NAMESPACE = "default"
 
 # Kubernetes' bounds: names of objects, namespaces, label prefixes, names and values, all annotations together.
@@ -73,6 +78,34 @@ def read_labels(reader: Reader, name: str) -> Labels:
         else:
             pairs.append((key, value))
     return tuple(sorted(pairs))
+
+
+def is_object_key(key: DocumentKey) -> bool:
+    """Whether the key can be that of an object in a namespace."""
+    return is_namespace(key.namespace) and is_name(key.name)
+
+
+def read_head(document: Reader, kind: str) -> tuple[str, str, dict[str, str]]:
+    """Return namespace, name and annotations of one of Istio's security policies, which has to be of `kind`.
+
+    `status`, which Istio writes, has no part in the policy.
+    """
+    if document.text("apiVersion") not in API_VERSIONS:
+        document.refuse("apiVersion", f"must be {API_VERSIONS[0]}")
+    if document.text("kind") != kind:
+        document.refuse("kind", f"must be {kind}")
+    document.take("status")
+    return read_metadata(document, document.problems)
+
+
+def read_selector(spec: Reader) -> Labels:
+    """Return the labels of `selector.matchLabels`, none if every workload is meant."""
+    selector = spec.child("selector")
+    if selector is None:
+        return ()
+    labels = read_labels(selector, "matchLabels")
+    selector.close()
+    return labels
 
 
 def read_metadata(document: Reader, problems: Problems) -> tuple[str, str, dict[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.authz.model import Attribute, CheckInput
 from app.authz.rules.addresses import remote_addresses
+from app.authz.rules.claims import ClaimMatch, ClaimNode, MetadataMatch, RequestPrincipalMatch
 from app.authz.rules.patterns import (
     AddressBlocks,
     NamespacePatterns,
@@ -186,6 +187,9 @@ class IsHttp:
         """Whether `request` is one."""
         return not request.is_tcp
 
+    def __str__(self) -> str:
+        return "over HTTP"
+
 
 @dataclass(frozen=True, slots=True)
 class And:
@@ -215,7 +219,7 @@ class Or:
         return False
 
 
-Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch | TargetMatch | IsHttp
+Node = And | Or | Match | PathMatch | RemoteMatch | HeaderMatch | TargetMatch | IsHttp | ClaimNode
 
 
 def all_of(parts: list[Node]) -> Node:
@@ -249,8 +253,8 @@ def describe(node: Node) -> str:
             return " and ".join(_inside(child, Or) for child in children)
         case Or(children):
             return " or ".join(_inside(child, And) for child in children)
-        case IsHttp():
-            return "over HTTP"
+        case IsHttp() | ClaimMatch() | RequestPrincipalMatch() | MetadataMatch():
+            return str(node)
         case (HeaderMatch() as header) | TargetMatch(header):
             return _described_header(header)
         case PathMatch(patterns, _, negated, if_missing):

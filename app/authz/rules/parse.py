@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from app.authz.model import Action, Attribute, AuthorizationPolicy, Labels, Patterns, Rule
-from app.authz.rules.kubernetes import is_name, is_namespace, read_labels, read_metadata
+from app.authz.model import Action, Attribute, AuthorizationPolicy, Patterns, Rule
+from app.authz.rules.claims import OF_TOKENS
+from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, read_head, read_selector
 from app.authz.rules.parse_rule import read_rule
 from app.authz.rules.targets import read_targets
 from app.authz.rules.warnings import warnings_of
@@ -18,7 +19,6 @@ from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader
 
-API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
 KIND = "AuthorizationPolicy"
 DRY_RUN = "istio.io/dry-run"
 # A mesh of a thousand services with ten policies each; compiled they take some tens of megabytes.
@@ -35,22 +35,17 @@ _OF_IDENTITY = frozenset(
         Attribute.SOURCE_NAMESPACE,
         Attribute.SOURCE_SERVICE_ACCOUNT,
         Attribute.SOURCE_TRUST_DOMAIN,
+        *OF_TOKENS,
     }
 )
 
 
 def _read_policy(document: Reader) -> AuthorizationPolicy:
     problems = document.problems
-    api_version, kind = document.text("apiVersion"), document.text("kind")
-    if api_version not in API_VERSIONS:
-        document.refuse("apiVersion", f"must be {API_VERSIONS[0]}")
-    if kind != KIND:
-        document.refuse("kind", f"must be {KIND}")
-    namespace, name, annotations = read_metadata(document, problems)
+    namespace, name, annotations = read_head(document, KIND)
     dry_run = annotations.get(DRY_RUN, "false")
     if dry_run not in _TRUE | _FALSE:
         problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
-    document.take("status")
     spec = document.child("spec")
     policy = AuthorizationPolicy(namespace, name, Action.ALLOW)
     if spec:
@@ -71,7 +66,7 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
 
 def _read_spec(spec: Reader, policy: AuthorizationPolicy) -> AuthorizationPolicy:
     action = _read_action(spec)
-    selector = _read_selector(spec)
+    selector = read_selector(spec)
     targets = read_targets(spec, policy.namespace)
     rules = tuple(read_rule(rule, policy.namespace) for rule in spec.children("rules"))
     if action in {Action.DENY, Action.CUSTOM} and not spec.value.get("rules"):
@@ -103,7 +98,10 @@ def _refuse_identity(spec: Reader, rules: tuple[Rule, ...]) -> None:
     problem = "is not supported with CUSTOM: the provider is sent the identity, and can decide by it"
     for number, rule in enumerate(rules):
         for index, source in enumerate(rule.sources):
-            fields = (source.principals, source.namespaces, source.service_accounts, source.trust_domains)
+            fields = (
+                *(source.principals, source.namespaces, source.service_accounts, source.trust_domains),
+                source.request_principals,
+            )
             if any(field != Patterns() for field in fields):
                 spec.refuse(f"rules[{number}].from[{index}].source", f"a rule about identities {problem}")
         for index, condition in enumerate(rule.conditions):
@@ -128,25 +126,12 @@ def _read_action(spec: Reader) -> Action:
     return Action.ALLOW
 
 
-def _read_selector(spec: Reader) -> Labels:
-    selector = spec.child("selector")
-    if selector is None:
-        return ()
-    labels = read_labels(selector, "matchLabels")
-    selector.close()
-    return labels
-
-
 def _key_of(policy: AuthorizationPolicy) -> DocumentKey:
     return DocumentKey(policy.namespace, policy.name)
 
 
 def _warnings_of(policy: AuthorizationPolicy) -> Sequence[Violation]:
     return policy.warnings
-
-
-def _is_key(key: DocumentKey) -> bool:
-    return is_namespace(key.namespace) and is_name(key.name)
 
 
 POLICY_KIND = DocumentKind(
@@ -156,7 +141,8 @@ POLICY_KIND = DocumentKind(
     key_field="metadata",
     read=_read_policy,
     key_of=_key_of,
-    is_key=_is_key,
+    is_key=is_object_key,
+    beside=SECURITY_KINDS - {KIND},
     max_documents=MAX_POLICIES,
     max_bytes=MAX_POLICY_BYTES,
     warnings_of=_warnings_of,

@@ -11,9 +11,10 @@ from app.authz.rules.nodes import AUTHORITY
 from app.authz.rules.values import MAX_SERVICE_ACCOUNTS, read_networks, read_patterns, read_ports
 from app.documents.reader import Reader
 
-_NOT_YET = "is not supported yet"
 _HEADER_KEY = re.compile(r"request\.headers\[(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
-_NOT_YET_KEYS = ("request.auth.", "experimental.")
+_CLAIM_KEY = re.compile(r"request\.auth\.claims((?:\[[^\[\]]{1,256}\]){1,16})")
+_CLAIM_NAME = re.compile(r"\[([^\[\]]+)\]")
+_METADATA_KEY = re.compile(r"experimental\.(envoy\.filters\.[^\[\]]{1,256})\[([^\[\]]{1,256})\]")
 
 _Part = TypeVar("_Part")
 _Values = Patterns | Networks | Ports
@@ -28,6 +29,9 @@ _CONDITIONS: dict[Attribute, _ReadValues] = {
     Attribute.DESTINATION_IP: read_networks,
     Attribute.DESTINATION_PORT: read_ports,
     Attribute.SNI: partial(read_patterns, read=values.text),
+    Attribute.REQUEST_PRINCIPAL: partial(read_patterns, read=values.text),
+    Attribute.AUDIENCES: partial(read_patterns, read=values.text),
+    Attribute.PRESENTER: partial(read_patterns, read=values.text),
 }
 
 
@@ -62,15 +66,13 @@ def _parts(rule: Reader, name: str, inner: str, read: Callable[[Reader], _Part])
 
 
 def _read_source(source: Reader, namespace: str) -> Source:
-    for name in ("requestPrincipals", "notRequestPrincipals"):
-        if source.has(name):
-            source.refuse(name, _NOT_YET)
     accounts = [name for name in ("serviceAccounts", "notServiceAccounts") if source.has(name)]
     others = [name for name in ("principals", "notPrincipals", "namespaces", "notNamespaces") if source.has(name)]
     if accounts and others:
         source.refuse(accounts[0], f"cannot be set beside {others[0]}: a service account is both")
     return Source(
         principals=read_patterns(source, "principals", "notPrincipals", values.text),
+        request_principals=read_patterns(source, "requestPrincipals", "notRequestPrincipals", values.text),
         namespaces=read_patterns(source, "namespaces", "notNamespaces", values.text),
         service_accounts=_read_accounts(source, "serviceAccounts", "notServiceAccounts", namespace),
         trust_domains=read_patterns(source, "trustDomains", "notTrustDomains", values.trust_domain),
@@ -111,9 +113,8 @@ def _read_condition(condition: Reader, namespace: str) -> Condition | None:
 
 
 def _read_key(condition: Reader, key: str, namespace: str) -> Condition | None:
-    if key.startswith(_NOT_YET_KEYS):
-        condition.refuse("key", f"{key!r} {_NOT_YET}")
-        return None
+    if key.startswith((Attribute.CLAIM.value, Attribute.METADATA.value)):
+        return _read_nested(condition, key)
     if key.startswith("request.headers"):
         return _read_header(condition, key)
     if key == Attribute.SOURCE_SERVICE_ACCOUNT.value:
@@ -123,6 +124,20 @@ def _read_key(condition: Reader, key: str, namespace: str) -> Condition | None:
         if key == attribute.value:
             return Condition(attribute, read(condition, "values", "notValues"))
     condition.refuse("key", f"{key!r} is not a key that a condition can have")
+    return None
+
+
+def _read_nested(condition: Reader, key: str) -> Condition | None:
+    """Return the condition on a claim, `request.auth.claims[realm][roles]`, or on what a filter of the proxy found."""
+    given = read_patterns(condition, "values", "notValues", values.text)
+    if claim := _CLAIM_KEY.fullmatch(key):
+        return Condition(Attribute.CLAIM, given, keys=tuple(_CLAIM_NAME.findall(claim[1])))
+    if found := _METADATA_KEY.fullmatch(key):
+        return Condition(Attribute.METADATA, given, keys=(found[1], found[2]))
+    form = (
+        "request.auth.claims[NAME]" if key.startswith(Attribute.CLAIM.value) else "experimental.envoy.filters.NAME[KEY]"
+    )
+    condition.refuse("key", f"{key!r} names nothing that can be compared: write {form}")
     return None
 
 

@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.ca.service.issuer_keys import IssuerKeys
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
+from app.issuers.keys import IssuerKeys, Pace
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.jwt import is_jwt, parse, refused, verify
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.service_account import SUBJECT_PREFIX, parse_subject
+
+# Issuers are the operator's own clusters: asked often, and not waited for longer than a day.
+PACE = Pace(refresh=300.0, retry=10.0, max_retry=10.0, max_stale=24 * 3600.0)
 
 
 @dataclass(frozen=True, slots=True)

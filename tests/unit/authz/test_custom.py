@@ -124,10 +124,10 @@ async def test_a_policy_that_names_no_provider_of_the_settings_is_refused_with_i
 async def test_a_stored_policy_whose_provider_is_gone_from_the_settings_denies_what_it_matches():
     source = MemoryDocuments()
     before = Policies(source, providers={"ext": FakeProvider()})
-    await before.documents.refresh()
+    await before.refresh()
     await before.apply(policy(ADMIN))
     after = Policies(source)
-    await after.documents.refresh()
+    await after.refresh()
     denied = after.check(request("/admin"))
     assert isinstance(denied, Decision)
     assert not denied.allowed
@@ -229,7 +229,7 @@ async def test_changes_that_cannot_be_written_deny():
 
 async def over_http(answer, method="GET", body=b"", path="/ext_authz/admin"):
     served = ServedAuthz(providers={"ext": (provider := FakeProvider(answer))})
-    await served.service.documents.refresh()
+    await served.service.refresh()
     await served.apply(policy(ADMIN))
     sent = []
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.authz.rest import POLICIES_PATH, POLICY_PATH, VALIDATE_PATH, PolicyRest
+from app.authz.rest import POLICIES_PATH, PolicyRest, show_policy
 from app.core.errors import MeshwardError
 from app.transport.rest.authentication import current_principal
 from app.transport.rest.problems import from_error
@@ -26,16 +26,16 @@ async def service():
 
 @pytest.fixture
 async def client(service):
-    rest = PolicyRest(service.documents)
+    rest = PolicyRest(service.documents, POLICIES_PATH, show_policy)
     app = FastAPI()
     app.dependency_overrides[current_principal] = lambda: OPERATOR
     app.add_exception_handler(MeshwardError, from_error)  # type: ignore[arg-type]  # handlers are typed by the root class
     app.add_api_route(POLICIES_PATH, rest.list, methods=["GET"])
     app.add_api_route(POLICIES_PATH, rest.apply, methods=["POST"])
-    app.add_api_route(VALIDATE_PATH, rest.validate, methods=["POST"])
-    app.add_api_route(POLICY_PATH, rest.get, methods=["GET"])
-    app.add_api_route(POLICY_PATH, rest.put, methods=["PUT"])
-    app.add_api_route(POLICY_PATH, rest.delete, methods=["DELETE"], status_code=204)
+    app.add_api_route(f"{POLICIES_PATH}/validate", rest.validate, methods=["POST"])
+    app.add_api_route(f"{POLICIES_PATH}/{{namespace}}/{{name}}", rest.get, methods=["GET"])
+    app.add_api_route(f"{POLICIES_PATH}/{{namespace}}/{{name}}", rest.put, methods=["PUT"])
+    app.add_api_route(f"{POLICIES_PATH}/{{namespace}}/{{name}}", rest.delete, methods=["DELETE"], status_code=204)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
         yield client
 

@@ -41,7 +41,7 @@ def make(source, metrics):
 @pytest.fixture
 async def service(make):
     service = make()
-    await service.documents.refresh()
+    await service.refresh()
     return service
 
 
@@ -74,7 +74,7 @@ async def test_an_unreachable_database_changes_nothing_and_checks_go_on(service,
 async def test_policies_survive_a_restart(service, make):
     await service.apply(policy(DENY_ALL))
     restarted = make()
-    await restarted.documents.refresh()
+    await restarted.refresh()
     assert not restarted.check(request()).allowed
 
 
@@ -183,7 +183,7 @@ async def test_changes_are_recorded_by_the_name_of_the_policy(service, source):
 async def test_a_banned_source_is_denied_with_the_reason_whatever_the_policies_say(source, metrics):
     bans = ListedBans()
     service = Policies(source, metrics=metrics, bans=bans)
-    await service.documents.refresh()
+    await service.refresh()
     await service.apply(policy(ALLOW_ALL))
     assert service.check(request()).allowed
     bans.ban("cluster.local/ns/web/sa/front")
@@ -203,5 +203,5 @@ async def test_bans_that_cannot_be_asked_deny(source):
             raise ValueError("broken")
 
     service = Policies(source, bans=Broken())
-    await service.documents.refresh()
+    await service.refresh()
     assert not service.check(request()).allowed

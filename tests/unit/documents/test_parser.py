@@ -116,7 +116,7 @@ def test_merge_keys_add_fields_that_the_mapping_does_not_have(text, value):
         ("a: 1\nb: 2\na: 3", "line 3, column 1"),
         ("x:\n  - a: 1\n    a: 2", "line 3, column 5"),
         ('{"a": 1,\n "a": 1}', "line 2, column 2"),
-        ("1: x", "line 1, column 1"),
+        ("1.5: x", "line 1, column 1"),
         ("true: x", "line 1, column 1"),
         ("? [a]\n: x", "line 1, column 3"),
         ("a: &k b\n*k : 1", "line 2, column 1"),
@@ -191,3 +191,10 @@ def test_size_and_number_are_bounded(monkeypatch):
         parse_documents(b'[{"a": 1}, {"a": 1}, {"a": 1}]')
     monkeypatch.setattr(documents, "MAX_NODES", 5)
     assert place_of("a: [1, 2, 3, 4]").startswith("line 1")
+
+
+def test_a_key_that_is_a_number_is_its_text():
+    assert list(parse_documents(b"ports: {8080: a}")) == [{"ports": {"8080": "a"}}]
+    for text, problem in ((b"{8080: a, '8080': b}", "twice"), (b"{1.5: a}", "quotes")):
+        with pytest.raises(InvalidInputError, match=problem):
+            parse_documents(text)

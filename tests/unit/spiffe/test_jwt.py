@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from app.core.errors import InvalidInputError, UnauthenticatedError
 from app.spiffe.jwks import MAX_JWKS_BYTES, MAX_KEYS, parse_key_set
@@ -99,8 +99,19 @@ def test_a_key_that_is_for_one_algorithm_verifies_no_other():
         verified(token(NOW), keys)
 
 
+def test_an_ed25519_key_verifies_eddsa_and_nothing_else():
+    key = ed25519.Ed25519PrivateKey.generate()
+    keys = json.dumps(
+        {"keys": [json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key())) | {"kid": "ed"}]}
+    ).encode()
+    assert verified(token(NOW, key=key, kid="ed", algorithm="EdDSA"), keys)
+    with pytest.raises(UnauthenticatedError, match="not for"):
+        verified(token(NOW, kid="ed"), keys)
+
+
 SMALL = rsa.generate_private_key(65537, 1024)
-OKP = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key()))
+ED448 = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ed448.Ed448PrivateKey.generate().public_key()))
+PRIVATE_ED25519 = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate()))
 IGNORED = {
     "for encryption": jwk(RSA_KEY, use="enc"),
     "a use that is no text": jwk(RSA_KEY, use=["sig"]),
@@ -109,7 +120,8 @@ IGNORED = {
     "a private RSA key": jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True) | {"key_ops": ["verify"]},
     "a private EC key": jwt.algorithms.ECAlgorithm.to_jwk(EC_KEY, as_dict=True),
     "symmetric": {"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"},
-    "Ed25519": OKP,
+    "Ed448": ED448,
+    "a private Ed25519 key": PRIVATE_ED25519,
     "small": jwk(SMALL),
     "for HMAC": jwk(RSA_KEY, alg="HS256"),
     "for another curve": jwk(EC_KEY, alg="ES384"),
@@ -130,7 +142,7 @@ IGNORED = {
 def test_a_key_that_is_not_for_signatures_is_ignored_beside_one_that_is(ignored):
     found = parse_key_set(json.dumps({"keys": [ignored, jwk(RSA_KEY, kid="rsa")]}).encode())
     assert [key.key_id for key in found.keys] == ["rsa"]
-    with pytest.raises(InvalidInputError, match="no RSA or EC key"):
+    with pytest.raises(InvalidInputError, match="no RSA, EC or Ed25519 key"):
         parse_key_set(json.dumps({"keys": [ignored]}).encode())
 
 

@@ -56,7 +56,7 @@ def test_a_flood_is_counted_and_not_written():
 
 async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query():
     service = Policies(decisions="denied")
-    await service.documents.refresh()
+    await service.refresh()
     request = CheckInput(
         workload=None,
         source=Identity("cluster.local/ns/shop/sa/web"),

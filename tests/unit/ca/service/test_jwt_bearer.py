@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from app.ca.model import Surface
-from app.ca.service.issuer_keys import MAX_STALE_SECONDS, REFRESH_SECONDS, RETRY_SECONDS, IssuerKeys
-from app.ca.service.jwt_bearer import JwtBearer, JwtIssuer
+from app.ca.service.jwt_bearer import PACE, JwtBearer, JwtIssuer
 from app.core.errors import UnauthenticatedError, UnavailableError
+from app.issuers.keys import IssuerKeys
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.principal import Credential, Principal
@@ -29,7 +29,7 @@ def source():
 
 @pytest.fixture
 def bearer(source, clock, metrics):
-    keys = IssuerKeys(ISSUER, source, clock, metrics)
+    keys = IssuerKeys(ISSUER, source, clock, metrics, PACE)
     return JwtBearer(TrustDomain("example.org"), [JwtIssuer(ISSUER, (AUDIENCE,), keys)], clock)
 
 
@@ -87,7 +87,7 @@ async def test_keys_are_fetched_once_for_all_who_come_at_once(bearer, source, go
 async def test_a_new_key_is_found_at_its_first_token(bearer, source, good, clock):
     await bearer.attest(good())
     source.content = jwks({"new": RSA_KEY})
-    clock.advance(RETRY_SECONDS)
+    clock.advance(PACE.retry)
     assert await bearer.attest(good(kid="new")) == BY_JWT
     assert await reason_of(bearer.attest(good())) == "jwt_unknown_key"
 
@@ -96,7 +96,7 @@ async def test_unknown_keys_cause_no_more_than_one_attempt_in_ten_seconds(bearer
     for number in range(100):
         assert await reason_of(bearer.attest(good(kid=f"guess-{number}"))) == "jwt_unknown_key"
     assert source.fetched == 1
-    clock.advance(RETRY_SECONDS)
+    clock.advance(PACE.retry)
     for number in range(100):
         assert await reason_of(bearer.attest(good(kid=f"guess-{number}"))) == "jwt_unknown_key"
     assert source.fetched == 2
@@ -106,16 +106,16 @@ async def test_unknown_keys_cause_no_more_than_one_attempt_in_ten_seconds(bearer
 async def test_the_last_good_keys_are_kept_for_a_day(bearer, source, good, clock, content):
     await bearer.attest(good())
     source.content, source.failure = content or b"", None if content else AWAY
-    clock.advance(REFRESH_SECONDS)
+    clock.advance(PACE.refresh)
     with pytest.raises(UnavailableError, match=ISSUER):
         await bearer.maintain()
     assert await bearer.attest(good()) == BY_JWT
-    clock.advance(MAX_STALE_SECONDS - REFRESH_SECONDS - 1)
+    clock.advance(PACE.max_stale - PACE.refresh - 1)
     assert await bearer.attest(good()) == BY_JWT
     clock.advance(1)
     assert await reason_of(bearer.attest(good())) == "jwt_keys_unavailable"
     source.content, source.failure = jwks(), None
-    clock.advance(RETRY_SECONDS)
+    clock.advance(PACE.retry)
     assert await bearer.attest(good()) == BY_JWT
 
 
@@ -125,14 +125,14 @@ async def test_keys_that_were_never_fetched_refuse_every_token(bearer, source, g
         assert await reason_of(bearer.attest(good())) == "jwt_keys_unavailable"
     assert source.fetched == 1
     source.failure = None
-    clock.advance(RETRY_SECONDS)
+    clock.advance(PACE.retry)
     await bearer.maintain()
     assert await bearer.attest(good()) == BY_JWT
 
 
 async def test_keys_are_refreshed_every_five_minutes_and_sooner_after_a_failure(bearer, source, clock):
     await bearer.maintain()
-    clock.advance(REFRESH_SECONDS - 1)
+    clock.advance(PACE.refresh - 1)
     await bearer.maintain()
     assert source.fetched == 1
     source.failure = AWAY
@@ -142,7 +142,7 @@ async def test_keys_are_refreshed_every_five_minutes_and_sooner_after_a_failure(
             await bearer.maintain()
     assert source.fetched == 2
     source.failure = None
-    clock.advance(RETRY_SECONDS)
+    clock.advance(PACE.retry)
     await bearer.maintain()
     assert source.fetched == 3
 
@@ -151,7 +151,7 @@ async def test_a_revoked_key_is_refused_after_the_next_refresh(bearer, source, g
     evidence = good(kid="ec", key=EC_KEY, algorithm="ES256")
     assert await bearer.attest(evidence) == BY_JWT
     source.content = jwks({"rsa": RSA_KEY})
-    clock.advance(REFRESH_SECONDS)
+    clock.advance(PACE.refresh)
     await bearer.maintain()
     assert await reason_of(bearer.attest(evidence)) == "jwt_unknown_key"
 
@@ -165,7 +165,7 @@ async def test_the_time_of_the_last_fetch_is_published(bearer, metrics, clock):
 async def test_a_token_of_one_issuer_is_not_verified_with_the_keys_of_another(source, clock, metrics):
     mine, other = FakeKeySetSource(jwks({"rsa": EC_KEY})), source
     issuers = [
-        JwtIssuer(name, audiences, IssuerKeys(name, keys, clock, metrics))
+        JwtIssuer(name, audiences, IssuerKeys(name, keys, clock, metrics, PACE))
         for name, audiences, keys in ((ISSUER, (AUDIENCE,), mine), ("other", ("vault",), other))
     ]
     both = JwtBearer(TrustDomain("example.org"), issuers, clock)

@@ -1,14 +1,18 @@
 """Authorization's use cases: decide whether a request may pass. Their document store keeps the policies."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from app.authz.model import AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
+from app.authz.model import NO_CLAIMS, AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
 from app.authz.ports import MakeEngine, PolicyEngine
+from app.authz.rules.authentication import principal_of
 from app.authz.rules.compile import CompiledPolicy, compile_policy
+from app.authz.rules.custom import with_changes
 from app.authz.rules.parse import policy_kind
+from app.authz.service.authentication import Authenticated, Sender, with_note
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
 from app.core.errors import MeshwardError
@@ -26,6 +30,12 @@ _FAILED = Verdict(Decision(Outcome.DENY, "internal error; Meshward's log has the
 
 PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, PolicyEngine]
 
+Authenticate = Callable[[CheckInput], Sender | Awaitable[Sender]]
+"""Returns who sends a request by its tokens, or the denial if they are not accepted."""
+
+PeerRefusal = Callable[[CheckInput], Verdict | None]
+"""Returns the denial of a request whose peer did not prove what its workload demands."""
+
 Banned = Callable[[str, str], MeshwardError | None]
 """Returns why the identity (`example.org/ns/shop/sa/cart`) or its serial number is banned, None if it is not."""
 
@@ -41,9 +51,30 @@ def _facts(request: CheckInput) -> dict[str, str]:
         "method": request.method or "",
         "path": request.path or "",
         "host": request.host or "",
+        "request_principal": principal_of(request.claims or NO_CLAIMS),
         "request_id": ids[0],
     }
     return {name: value[:MAX_FACT] for name, value in facts.items() if value}
+
+
+def _evaluate(
+    engine: PolicyEngine, request: CheckInput, sender: Sender
+) -> tuple[CheckInput, Verdict | Awaitable[Verdict]]:
+    """Return the request with its sender, and the verdict on it with what the sender's tokens change in it."""
+    if sender is None:
+        return request, engine.evaluate(request)
+    if isinstance(sender, Verdict):
+        return request, sender
+    if sender.claims is not request.claims:
+        request = replace(request, claims=sender.claims)
+    verdict = engine.evaluate(request)
+    if isinstance(verdict, Verdict):
+        return request, with_note(with_changes(verdict, sender.changes), sender.note)
+    return request, _later(verdict, sender)
+
+
+async def _later(verdict: Awaitable[Verdict], sender: Authenticated) -> Verdict:
+    return with_note(with_changes(await verdict, sender.changes), sender.note)
 
 
 class PolicyService:
@@ -60,8 +91,11 @@ class PolicyService:
         *,
         offload: Offload = in_thread,
         banned: Banned = lambda _identity, _serial: None,
+        authenticate: Authenticate = lambda _request: None,
+        peer_refusal: PeerRefusal = lambda _request: None,
     ) -> None:
         self._metrics, self._decisions, self._banned = metrics, decisions, banned
+        self._authenticate, self._peer_refusal = authenticate, peer_refusal
         self._make_engine, self._options = make_engine, options
         self.documents: PolicyStore = DocumentStore(
             policy_kind(options.providers),
@@ -88,10 +122,22 @@ class PolicyService:
         try:
             if source is not None and (error := self._banned(source.principal, source.serial)):
                 return self._record(Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED), request)
-            verdict = snapshot.index.evaluate(request)
+            if refused := self._peer_refusal(request):
+                return self._record(refused, request)
+            sender = self._authenticate(request)
+            if sender is not None and not isinstance(sender, Authenticated | Verdict):
+                return self._check_sender(sender, snapshot.index, request)
+            request, verdict = _evaluate(snapshot.index, request, sender)
         except Exception:  # noqa: BLE001 - the sidecar would decide on an error, and may let the request pass
             return self.failed()
         return self._record(verdict, request) if isinstance(verdict, Verdict) else self._check_later(verdict, request)
+
+    async def _check_sender(self, waiting: Awaitable[Sender], engine: PolicyEngine, request: CheckInput) -> Decision:
+        try:
+            request, verdict = _evaluate(engine, request, await waiting)
+            return self._record(verdict if isinstance(verdict, Verdict) else await verdict, request)
+        except Exception:  # noqa: BLE001 - as above
+            return self.failed()
 
     async def _check_later(self, verdict: Awaitable[Verdict], request: CheckInput) -> Decision:
         try:

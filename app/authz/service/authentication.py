@@ -1,0 +1,211 @@
+"""The use case of request authentication: who sends a request, by the tokens in it."""
+
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+
+from app.authz.model import NO_CHANGES, Cause, Changes, CheckInput, Claims, ProvidedDecision, UnknownWorkload, Verdict
+from app.authz.rules.authentication import (
+    Accepted,
+    Located,
+    NeedsKeys,
+    Refused,
+    Result,
+    TokenRules,
+    challenge,
+    is_preflight,
+)
+from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom, RequestAuthentication
+from app.authz.rules.scoped import ScopedDocuments
+from app.authz.rules.tokens import TokenProblem
+from app.core.clock import Clock
+from app.core.decision import Decision, Outcome
+from app.core.offload import Offload, in_thread
+from app.documents.ports import DocumentSource
+from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
+from app.issuers.key_sets import KeySets
+from app.spiffe.jwks import KeySet
+from app.telemetry.metrics import Metrics
+
+# Tokens whose verification is kept, for all workloads; what a token says takes 1 to 4 KB.
+MAX_KEPT_TOKENS = 10_000
+
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_NOT_LOADED = Verdict(Decision(Outcome.DENY, "the request authentications are not loaded yet"), Cause.ERROR)
+_UNKNOWN_LABELS = Verdict(
+    Decision(
+        Outcome.DENY,
+        "the destination workload's labels are missing, and request authentications select by labels: "
+        "the check has neither destination.labels nor meshward.labels",
+    ),
+    Cause.UNKNOWN_WORKLOAD,
+)
+
+Index = ScopedDocuments[RequestAuthentication, TokenRules]
+RequestAuthenticationStore = DocumentStore[RequestAuthentication, RequestAuthentication, Index]
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """What is known of who sends a request.
+
+    `claims` are what to believe, None if it is not known whether there is a token. `changes` are made in the request
+    if it passes. `note` says what is missing, for the reason of a denial.
+    """
+
+    claims: Claims | None
+    changes: Changes = NO_CHANGES
+    note: str = ""
+
+
+Sender = Authenticated | Verdict | None
+
+
+class RequestAuthenticator:
+    """Verifies the tokens of requests, by the active documents.
+
+    What was verified is kept by the SHA-256 of the token until that ends, while the documents and the keys that
+    verified it are the same.
+    """
+
+    def __init__(
+        self,
+        source: DocumentSource,
+        key_sets: KeySets[KeysFrom],
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        root_namespace: str,
+        unknown_workload: UnknownWorkload = UnknownWorkload.DENY,
+        offload: Offload = in_thread,
+    ) -> None:
+        self._key_sets, self._clock, self._metrics = key_sets, clock, metrics
+        self._root, self._judges_unknown = root_namespace, unknown_workload is UnknownWorkload.ROOT
+        self._kept: dict[tuple[TokenRules, bytes], Accepted] = {}
+        self.documents: RequestAuthenticationStore = DocumentStore(
+            REQUEST_AUTHENTICATION_KIND,
+            source,
+            Compiler(_as_is, self._index, offload),
+            on_change=self._changed,
+            clock=clock,
+            metrics=metrics,
+        )
+
+    def authenticate(self, request: CheckInput) -> Sender | Awaitable[Sender]:
+        """Return who sends `request`; the denial if its tokens are not accepted; None where no token is looked for.
+
+        To be awaited while the keys of a token's issuer are fetched for the first time.
+        """
+        snapshot = self.documents.snapshot
+        if snapshot is None:
+            return _NOT_LOADED
+        if snapshot.index.is_empty or request.is_tcp or (request.workload is None and not self._judges_unknown):
+            return None
+        rules = snapshot.index.made_for(request.workload)
+        if rules is None:
+            return _UNKNOWN_LABELS
+        if not rules.rules:
+            return None
+        found = rules.tokens_of(request)
+        if not any(found):
+            return self._without_token(rules, request)
+        if request.over_http and (forged := _forged(rules, request)):
+            reason = f"the request has, or may have, the header {forged}, which only its token may set"
+            return Verdict(Decision(Outcome.DENY, reason), Cause.UNAUTHENTICATED)
+        if is_preflight(request):
+            return Authenticated(request.claims, rules.anonymous().changes)
+        key = rules, _digest(found)
+        kept = self._kept.get(key)
+        if kept is not None and self._still_holds(kept, rules):
+            self._metrics.authentications.add(("kept",))
+            return Authenticated(kept.claims, kept.changes)
+        result = self._judge(rules, found)
+        if isinstance(result, NeedsKeys):
+            return self._judge_later(rules, found, request)
+        return self._outcome(result, key, request)
+
+    def _without_token(self, rules: TokenRules, request: CheckInput) -> Authenticated:
+        claims = None if rules.unseen(request) else request.claims
+        note = "" if claims else f"the request has no token in {rules.places}"
+        changes = rules.anonymous().changes if _forged(rules, request) else NO_CHANGES
+        return Authenticated(claims, changes, note)
+
+    def _judge(self, rules: TokenRules, found: tuple[tuple[Located, ...], ...], *away: KeysFrom) -> Result:
+        return rules.judge(found, partial(self._keys, rules), self._clock.now().timestamp(), away)
+
+    async def _judge_later(
+        self, rules: TokenRules, found: tuple[tuple[Located, ...], ...], request: CheckInput
+    ) -> Sender:
+        """Wait for the keys that are fetched now, as long as that may take, and for no others."""
+        away: list[KeysFrom] = []
+        while isinstance(result := self._judge(rules, found, *away), NeedsKeys):
+            if self._key_sets.is_awaited(result.keys):
+                await self._key_sets.attempted(result.keys)
+            if self._keys(rules, result.keys) is None:
+                away.append(result.keys)
+        return self._outcome(result, (rules, _digest(found)), request)
+
+    def _outcome(self, result: Accepted | Refused, key: tuple[TokenRules, bytes], request: CheckInput) -> Sender:
+        if isinstance(result, Refused):
+            return self._refusal(result, key[0], request)
+        self._metrics.authentications.add(("verified",))
+        if len(self._kept) >= MAX_KEPT_TOKENS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = result
+        return Authenticated(result.claims, result.changes)
+
+    def _refusal(self, refused: Refused, rules: TokenRules, request: CheckInput) -> Verdict:
+        problem, rule = refused.problem, rules.rules[refused.rule]
+        self._metrics.authentications.add((problem.name.lower(),))
+        if problem is TokenProblem.UNKNOWN_KEY:
+            self._key_sets.look_again(rule.keys)
+        status = _FORBIDDEN if problem is TokenProblem.AUDIENCE else _UNAUTHORIZED
+        changes = Changes(headers=(("www-authenticate", challenge(request)),), status=status, body=problem.value)
+        whose = f"of issuer {rule.issuer!r}" if rule.issuer else "of any issuer"
+        reason = f"the request's token is not accepted by the rule {whose}: {problem.value}"
+        return Verdict(ProvidedDecision(Outcome.DENY, reason, changes=changes), Cause.UNAUTHENTICATED)
+
+    def _still_holds(self, kept: Accepted, rules: TokenRules) -> bool:
+        now = self._clock.now().timestamp()
+        return now <= kept.until and all(self._keys(rules, place) is keys for place, keys in kept.keys)
+
+    def _keys(self, rules: TokenRules, place: KeysFrom) -> KeySet | None:
+        return rules.inline.get(place) or self._key_sets.known(place)
+
+    def _index(self, before: Index | None, difference: Difference[RequestAuthentication]) -> Index:
+        if before is None:
+            return ScopedDocuments(difference.added.values(), self._root, _rules_of)
+        return before.changed(difference.removed.values(), difference.added.values())
+
+    def _changed(self, snapshot: "Snapshot[RequestAuthentication, RequestAuthentication, Index]") -> None:
+        self._kept.clear()
+        rules = (rule for each in snapshot.documents.values() for rule in each.parsed.rules)
+        self._key_sets.use(rule.keys for rule in rules if not rule.keys.inline)
+
+
+def with_note(verdict: Verdict, note: str) -> Verdict:
+    """Return the verdict; where no rule lets the request pass, or one denies it, with the note in its reason."""
+    if not note or verdict.cause not in {Cause.NO_MATCH, Cause.POLICY} or verdict.decision.allowed:
+        return verdict
+    return replace(verdict, decision=replace(verdict.decision, reason=f"{verdict.decision.reason}; {note}"))
+
+
+def _forged(rules: TokenRules, request: CheckInput) -> str:
+    """Return a header that the client sent, or may have sent, where only a token may set it; empty if there is none."""
+    return next(
+        (name for name in rules.output_headers if request.headers.get(name) is not None or request.lacks(name)), ""
+    )
+
+
+def _rules_of(documents: Iterable[RequestAuthentication]) -> TokenRules:
+    return TokenRules(rule for document in documents for rule in document.rules)
+
+
+def _as_is(document: RequestAuthentication) -> RequestAuthentication:
+    return document
+
+
+def _digest(found: tuple[tuple[Located, ...], ...]) -> bytes:
+    """Return what stands for the tokens and their places, each written so that none can pass for two."""
+    return sha256(repr(found).encode()).digest()

@@ -1,0 +1,1 @@
+"""Issuers of JWTs: their public keys, fetched, kept and refreshed."""

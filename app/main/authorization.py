@@ -1,0 +1,84 @@
+"""The parts that answer checks, constructed from settings and joined; nothing is started here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from app.authz.model import AuthzOptions, UnknownWorkload
+from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom
+from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
+from app.authz.service.authentication import RequestAuthenticator
+from app.authz.service.peers import PeerAuthenticator
+from app.core.clock import Clock
+from app.core.last_good import LastGoodFile
+from app.core.offload import Offload
+from app.documents.kind import DocumentKind
+from app.documents.ports import DocumentSource
+from app.issuers.guard import Guard
+from app.issuers.key_sets import KeySets
+from app.issuers.keys import KeySetSource
+from app.issuers.sources import DiscoveredJwks, Fetcher, JwksUrl
+from app.settings import AuthzSettings, Settings
+from app.telemetry.metrics import Metrics
+
+SourceOf = Callable[[DocumentKind[Any], Path | None], DocumentSource]
+"""Returns where the documents of a kind come from: a directory, if one is given, or the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """What is asked about sender and peer of a request before policies are, and where each has its documents."""
+
+    requests: RequestAuthenticator
+    peers: PeerAuthenticator
+    key_sets: KeySets[KeysFrom]
+    request_source: DocumentSource
+    peer_source: DocumentSource
+
+
+def authz_options(settings: Settings) -> AuthzOptions:
+    """Return how policies are applied."""
+    return AuthzOptions(
+        root_namespace=settings.authz.root_namespace,
+        trust_domain=settings.trust_domain.name,
+        trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
+        unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
+        providers=frozenset(settings.authz.providers),
+    )
+
+
+def make_authentication(
+    settings: AuthzSettings,
+    source_of: SourceOf,
+    file: LastGoodFile,
+    clock: Clock,
+    metrics: Metrics,
+    offload: Offload,
+) -> Authentication:
+    """Return what authenticates requests and peers; `file` keeps the keys that were fetched."""
+    guard = Guard(settings.jwks_allowed_networks)
+    key_sets: KeySets[KeysFrom] = KeySets(
+        partial(_keys_source, guard=guard, ca_file=settings.jwks_ca_file), clock, metrics, file
+    )
+    requests = source_of(REQUEST_AUTHENTICATION_KIND, settings.policies_dir)
+    peers = source_of(PEER_AUTHENTICATION_KIND, settings.policies_dir)
+    root = settings.root_namespace
+    authenticator = RequestAuthenticator(
+        requests,
+        key_sets,
+        clock,
+        metrics,
+        root_namespace=root,
+        unknown_workload=UnknownWorkload(settings.unknown_workload),
+        offload=offload,
+    )
+    return Authentication(
+        authenticator, PeerAuthenticator(peers, clock, metrics, root, offload), key_sets, requests, peers
+    )
+
+
+def _keys_source(place: KeysFrom, guard: Guard, ca_file: Path | None) -> KeySetSource:
+    fetcher = Fetcher(ca_file, seconds=place.timeout, guard=guard)
+    return JwksUrl(place.url, fetcher) if place.url else DiscoveredJwks(place.issuer, fetcher)
