@@ -1,7 +1,7 @@
 """The use cases of versioned documents: keep those of one kind, and have them compiled and active."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -106,11 +106,11 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         source: DocumentSource,
         compiler: "Compiler[Parsed, Compiled, Index]",
         *,
-        on_change: Callable[[Snapshot[Parsed, Compiled, Index]], None],
+        on_change: Callable[[Snapshot[Parsed, Compiled, Index]], Awaitable[object] | None],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """`on_change` is called with each snapshot once it is active."""
+        """`on_change` is called with each snapshot once it is active; what it returns is awaited before the next."""
         self.kind, self._source, self._clock = kind, source, clock
         self._compile_document, self._update_index = compiler.compile_document, compiler.update_index
         self._on_change, self._loads = on_change, metrics.config_loads
@@ -318,7 +318,9 @@ class DocumentStore(Generic[Parsed, Compiled, Index]):
         """Make the snapshot active, and free what it replaced step by step: it may be all there was."""
         self.snapshot = snapshot
         self._count("success")
-        self._on_change(snapshot)
+        after = self._on_change(snapshot)
+        if after is not None:
+            await after
         while removed:
             del removed[-DOCUMENTS_AT_ONCE:]
             await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """What quota's service needs from outside, as Protocols."""
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from app.quota.model import Algorithm, CounterName, CounterPage, Hit, LimitId, LiveCounter, Outcome
@@ -47,8 +48,8 @@ class CounterStore(Protocol):
         """Keep what the store needs, such as connections, until cancelled."""
         ...
 
-    def retain(self, limits: Collection[LimitId]) -> None:
-        """Free the counters of every limit that is not one of `limits`, because it was deleted."""
+    async def retain(self, limits: AbstractSet[LimitId]) -> None:
+        """Free the counters of every limit that is not one of `limits`, because it was deleted, in bounded steps."""
         ...
 
     async def read(

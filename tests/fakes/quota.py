@@ -53,8 +53,8 @@ class FetchedCounters:
         await asyncio.sleep(0)
         return self._counters.count(hits)
 
-    def retain(self, limits):
-        self._counters.retain(limits)
+    async def retain(self, limits):
+        await self._counters.retain(limits)
 
     async def page(self, limits, cursor, count):
         return await self._counters.page(limits, cursor, count)
@@ -89,7 +89,7 @@ class AwayCounters:
     async def read(self, names, limits):
         raise UnavailableError("the counters are away; try again")
 
-    def retain(self, limits):
+    async def retain(self, limits):
         """There is nothing to free."""
 
 
@@ -106,5 +106,5 @@ class BrokenCounters:
 
     count = add
 
-    def retain(self, limits):
+    async def retain(self, limits):
         """There is nothing to free."""

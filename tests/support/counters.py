@@ -121,7 +121,7 @@ class CounterStoreContract:
 
     async def test_limits_that_are_retained_keep_their_counts(self, counters):
         await settled(counters.add([hit(hits=5), hit(limit_id="other")]))
-        counters.retain({hit().limit_id})
+        await counters.retain({hit().limit_id})
         assert await counted(counters, hit()) == [6]
 
     async def test_nothing_to_count_is_an_empty_answer(self, counters):

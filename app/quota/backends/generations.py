@@ -35,11 +35,11 @@ class Generations:
         self.ends = now + (self._seconds or 0)
         return dropped
 
-    def clear(self) -> int:
-        """Drop everything and return how many states that were."""
-        dropped = self.held
+    def let_go(self) -> list[dict[Kept | int, bytes]]:
+        """Return the dictionaries that have the states, and start without any."""
+        states = [self._older, self._younger]
         self._older, self._younger = {}, {}
-        return dropped
+        return states
 
     def keys(self) -> list[Kept]:
         """Return the keys of the counters, without the slots that keys share."""

@@ -3,9 +3,11 @@
 import asyncio
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from sys import getsizeof
+from typing import Any
 
 from app.core.clock import Clock
 from app.quota.backends.generations import Generations
@@ -53,6 +55,8 @@ MIN_LIMIT_SLOTS = 64
 MAX_PLAIN_BYTES = 170
 # Bytes of the digest that a large key is kept as: among 2^20 of them two are the same with a probability of 2^-89.
 _KEY_BYTES = 16
+# Counters that are freed in one turn of the event loop, which takes a millisecond.
+FREED_AT_ONCE = 5000
 
 Window = FixedWindow | CalendarWindow
 
@@ -135,9 +139,10 @@ class MemoryCounters:
             outcomes.append(outcome)
         return outcomes
 
-    def retain(self, limits: Collection[LimitId]) -> None:
-        """Free the counters of every limit that is not one of `limits`."""
-        self._free_limits((self._rooms.keys() | self._generations.keys()) - set(limits))
+    async def retain(self, limits: AbstractSet[LimitId]) -> None:
+        """Free the counters of every limit that is not one of `limits`, some in each turn of the event loop."""
+        gone = [each for each in (*self._rooms, *self._generations) if each not in limits]
+        await _free_states(self._free_limits(gone))
 
     async def read(
         self, names: Sequence[CounterName], limits: Mapping[LimitId, Algorithm]
@@ -180,8 +185,10 @@ class MemoryCounters:
         """Free the counters of `limits`, with what keys without room share; see CounterStore."""
         self._free_ended()
         held = self._held
-        self._free_limits(limits)
-        return held - self._held
+        freed = self._free_limits(limits)
+        number = held - self._held
+        await _free_states(freed)
+        return number
 
     async def run(self) -> None:
         """Wait until cancelled: there is nothing to keep."""
@@ -194,16 +201,23 @@ class MemoryCounters:
             self._end(heappop(self._ends)[1], now)
         return now
 
-    def _free_limits(self, limits: Collection[LimitId]) -> None:
+    def _free_limits(self, limits: Collection[LimitId]) -> list[dict[Any, Any]]:
+        """Let the counters of `limits` go, and return what they were kept in."""
+        freed: list[dict[Any, Any]] = []
         for limit_id in limits:
             if (room := self._rooms.pop(limit_id, None)) is not None:
                 self._free(room)
+                freed.append(room.states)
             if (generations := self._generations.pop(limit_id, None)) is not None:
-                self._held -= generations.clear()
+                self._held -= generations.held
                 self._slots -= generations.slots
-        self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
-        self._ends += [(each.ends, limit_id) for limit_id, each in self._generations.items() if each.ends is not None]
-        heapify(self._ends)
+                freed += generations.let_go()
+        if freed:
+            self._ends = [(room.ends, limit_id) for limit_id, room in self._rooms.items()]
+            ends = ((each.ends, limit_id) for limit_id, each in self._generations.items())
+            self._ends += [(each, limit_id) for each, limit_id in ends if each is not None]
+            heapify(self._ends)
+        return freed
 
     def _keys(self, limit_id: LimitId) -> list[Kept]:
         room, generations = self._rooms.get(limit_id), self._generations.get(limit_id)
@@ -301,6 +315,21 @@ class MemoryCounters:
         """Return `key` as it is kept: as one text, which takes less than its parts, or as its digest if it is large."""
         text = joined(key)
         return text if getsizeof(text) <= MAX_PLAIN_BYTES else digest_of(key, self._secret)[:_KEY_BYTES]
+
+
+async def _free_states(freed: list[dict[Any, Any]]) -> None:
+    """Free what counters were kept in, some in each turn of the event loop."""
+    left = FREED_AT_ONCE
+    while freed:
+        states = freed[-1]
+        for _ in range(min(left, len(states))):
+            states.popitem()
+            left -= 1
+        if states:
+            left = FREED_AT_ONCE
+            await asyncio.sleep(0)
+        else:
+            freed.pop()
 
 
 def _share(free: int, least: int, most: int) -> int:

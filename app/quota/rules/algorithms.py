@@ -19,6 +19,7 @@ from app.quota.model import (
     Total,
     Unit,
 )
+from app.quota.rules.fields import read_integer
 
 # The times of all hits are kept: in Valkey they are read and written with each one.
 MAX_LOG_REQUESTS = 1000
@@ -141,13 +142,8 @@ def _read_burst(limit: Reader, algorithm: str, requests: int) -> int:
     if algorithm != _BUCKET:
         _only(limit, "burst", "needs the algorithm token_bucket")
         return 0
-    burst = limit.take("burst")
-    if not limit.has("burst"):
-        return requests
-    if isinstance(burst, int) and not isinstance(burst, bool) and 1 <= burst <= MAX_UINT32:
-        return burst
-    limit.refuse("burst", f"must be an integer from 1 to {MAX_UINT32}")
-    return requests
+    limit.take("burst")
+    return read_integer(limit, "burst", 1, MAX_UINT32) if limit.has("burst") else requests
 
 
 def _only(limit: Reader, field: str, problem: str) -> None:

@@ -12,6 +12,7 @@ from app.documents.reader import Reader
 from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, RateLimit
 from app.quota.rules.algorithms import MAX_SECONDS
 from app.quota.rules.cel import Bindings, EvaluationError, Expression, as_text, equalities, evaluate, parse_expression
+from app.quota.rules.fields import MAX_NAME_LENGTH, read_domain, read_integer, read_name
 from app.quota.rules.match import (
     NO_MODES,
     AppliedLimit,
@@ -21,7 +22,6 @@ from app.quota.rules.match import (
     counted_limit,
     refused_hit,
 )
-from app.quota.rules.parse import MAX_NAME_LENGTH, domain_problem, fits_header
 
 # Conditions of one limit, and variables.
 MAX_EXPRESSIONS = 32
@@ -166,20 +166,15 @@ def _counter_of(limit: CompiledLimit, descriptors: Bindings) -> CounterKey | Non
 
 def _read_limit(document: Reader) -> ConditionalLimit:
     document.null_is_absent = True
-    namespace = document.required_text("namespace", MAX_NAME_LENGTH)
-    problem = domain_problem(namespace) if namespace else None
-    if problem:
-        document.refuse("namespace", problem)
+    namespace = read_domain(document, "namespace", MAX_NAME_LENGTH)
     given_id = document.scalar("id") or ""
     if len(given_id) > MAX_NAME_LENGTH:
         document.refuse("id", f"is longer than {MAX_NAME_LENGTH} characters")
-    name = document.scalar("name") or ""
-    if len(name) > MAX_NAME_LENGTH or not fits_header(name):
-        document.refuse("name", f"must be printable ASCII without quotes and backslashes, {MAX_NAME_LENGTH} at most")
+    name = read_name(document)
     limit = ConditionalLimit(
         namespace,
-        _number(document, "max_value", 0, MAX_UINT32),
-        _number(document, "seconds", 1, MAX_SECONDS),
+        read_integer(document, "max_value", 0, MAX_UINT32),
+        read_integer(document, "seconds", 1, MAX_SECONDS),
         name,
         _expressions(document, "conditions"),
         _expressions(document, "variables"),
@@ -187,14 +182,6 @@ def _read_limit(document: Reader) -> ConditionalLimit:
     )
     document.close()
     return limit
-
-
-def _number(document: Reader, name: str, least: int, most: int) -> int:
-    value = document.take(name)
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-        return value
-    document.refuse(name, f"must be an integer from {least} to {most}" if document.has(name) else "is required")
-    return least
 
 
 def _expressions(document: Reader, name: str) -> tuple[str, ...]:

@@ -19,26 +19,16 @@ from app.quota.model import (
     Unlimited,
 )
 from app.quota.rules.algorithms import read_away, read_window
+from app.quota.rules.fields import MAX_NAME_LENGTH, domain_problem, read_domain, read_integer, read_name
 
 # Characters of a value that is written in a configuration.
 MAX_CONFIG_VALUE_LENGTH = 4096
 # Stars in one pattern: bounds the work of matching one value.
 MAX_WILDCARDS = 8
-# Characters of a limit's name, which is sent in response headers.
-MAX_NAME_LENGTH = 128
 # Domains: each is read and compiled by itself.
 MAX_CONFIGS = 10_000
 # One configuration as JSON; the parser takes no longer text.
 MAX_CONFIG_BYTES = MAX_EXPANDED_CHARACTERS
-
-
-def domain_problem(domain: str) -> str | None:
-    """Return what keeps `domain` from being a domain's name, None if nothing does."""
-    if not domain or len(domain) > MAX_DOMAIN_LENGTH:
-        return f"must have 1 to {MAX_DOMAIN_LENGTH} characters"
-    if not domain.isprintable() or domain != domain.strip():
-        return "must have printable characters only, and no space around them"
-    return None
 
 
 def _read_config(document: Reader) -> QuotaConfig:
@@ -50,10 +40,7 @@ def _read_config(document: Reader) -> QuotaConfig:
     limit that replaces itself or nothing; share_threshold without a wildcard.
     """
     document.null_is_absent = True
-    domain = document.required_text("domain", MAX_DOMAIN_LENGTH)
-    problem = domain_problem(domain) if domain else None
-    if problem:
-        document.refuse("domain", problem)
+    domain = read_domain(document, "domain", MAX_DOMAIN_LENGTH)
     descriptors = _read_descriptors(document, depth=1)
     document.close()
     return QuotaConfig(domain, descriptors)
@@ -114,39 +101,20 @@ def _read_value(descriptor: Reader) -> str | None:
 
 
 def _read_limit(limit: Reader, *, shadow_mode: bool, quota_mode: bool) -> Limit:
-    name = _read_name(limit)
+    name = read_name(limit)
     replaces = _read_replaces(limit, name)
     if limit.flag("unlimited"):
         if limit.take("unit") is not None:
             limit.refuse("unit", "must not be set beside unlimited")
         if limit.has("requests_per_unit"):
-            _read_number(limit)
+            read_integer(limit, "requests_per_unit", 0, MAX_UINT32)
         limit.close()
         return Unlimited(name, replaces)
-    number = _read_number(limit)
+    number = read_integer(limit, "requests_per_unit", 0, MAX_UINT32)
     unit, algorithm = read_window(limit, number)
     away = read_away(limit, algorithm)
     limit.close()
     return RateLimit(unit, number, name, replaces, shadow_mode, quota_mode, algorithm, away)
-
-
-def _read_number(limit: Reader) -> int:
-    number = limit.take("requests_per_unit")
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= MAX_UINT32:
-        return number
-    problem = f"must be an integer from 0 to {MAX_UINT32}" if limit.has("requests_per_unit") else "is required"
-    limit.refuse("requests_per_unit", problem)
-    return 0
-
-
-def _read_name(limit: Reader) -> str:
-    """Return the optional name: it is sent in header values, so it must be one there without escapes."""
-    name = limit.scalar("name") or ""
-    if len(name) > MAX_NAME_LENGTH:
-        limit.refuse("name", f"is longer than {MAX_NAME_LENGTH} characters")
-    elif not fits_header(name):
-        limit.refuse("name", "must be printable ASCII without quotes and backslashes")
-    return name
 
 
 def _read_replaces(limit: Reader, name: str) -> frozenset[str]:
@@ -158,11 +126,6 @@ def _read_replaces(limit: Reader, name: str) -> frozenset[str]:
         names.add(replaced)
         reader.close()
     return frozenset(names)
-
-
-def fits_header(name: str) -> bool:
-    """Return whether `name` can stand in a header's value without escapes."""
-    return name.isascii() and name.isprintable() and '"' not in name and "\\" not in name
 
 
 def merged(documents: Sequence[Mapping[str, object]]) -> Mapping[str, object]:

@@ -1,14 +1,16 @@
 """Quota's use cases: decide whether a request is within its limits. Their document store keeps the configurations."""
 
+import asyncio
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 from app.core.clock import Clock
 from app.core.errors import NotFoundError, PermissionDeniedError, PreconditionError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
-from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, Modes, Outcome, QuotaConfig, Status
+from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, LimitId, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore, PreparedHits
 from app.quota.rules.answer import admit, answer_of, refuses
 from app.quota.rules.callers import CallerGrant, may_count
@@ -19,6 +21,7 @@ from app.quota.rules.limitador import (
     CompiledLimit,
     ConditionalLimit,
     LimitIndex,
+    Namespace,
     compile_limit,
     index_limits,
     match_limits,
@@ -251,17 +254,32 @@ class QuotaService:
     async def _answer_later(self, request: MatchedRequest, outcomes: Awaitable[list[Outcome]]) -> Answer:
         return self.answer(request, await outcomes)
 
-    def _changed(self, _snapshot: object) -> None:
-        """Free the counters and the metrics of limits that are gone; `changes` grows with every change."""
+    async def _changed(self, _snapshot: object) -> None:
+        """Free the counters and the metrics of limits that are gone; `changes` grows with every change.
+
+        What that are is found out in a thread, and freed in steps: there can be hundreds of thousands of limits, and a
+        million counters.
+        """
         self.changes += 1
+        change = self.changes
         configs = self.documents.snapshot.index if self.documents.snapshot else {}
         namespaces = self.limits.snapshot.index.namespaces if self.limits and self.limits.snapshot else {}
-        limits = [limit for namespace in namespaces.values() for limit in namespace.all()]
         self._metrics.quota_configs.set((), len(configs))
-        limit_ids = {limit_id for config in configs.values() for limit_id in config.limits}
-        self._counters.retain(limit_ids | {limit.applied.limit_id for limit in limits})
-        rules = {rule for config in configs.values() for rule in config.rules}
-        self._metrics.rules.configure(rules | {limit.applied.rule for limit in limits})
+        limit_ids, rules = await asyncio.to_thread(_names_of, configs, namespaces)
+        if change == self.changes:  # else the change after it sees to this
+            self._metrics.rules.configure(rules)
+            await self._counters.retain(limit_ids)
+
+
+def _names_of(configs: Domains, namespaces: Mapping[str, Namespace]) -> tuple[frozenset[LimitId], frozenset[str]]:
+    """Return the identities of all limits, and their names in metrics."""
+    limits = [limit.applied for namespace in namespaces.values() for limit in namespace.all()]
+    limit_ids = chain.from_iterable(config.limits for config in configs.values())
+    rules = chain.from_iterable(config.rules for config in configs.values())
+    return (
+        frozenset(chain(limit_ids, (limit.limit_id for limit in limits))),
+        frozenset(chain(rules, (limit.rule for limit in limits))),
+    )
 
 
 def _updated(before: Domains | None, difference: Difference[CompiledConfig]) -> Domains:

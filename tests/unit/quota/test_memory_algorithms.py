@@ -53,10 +53,10 @@ class TestEveryAlgorithm:
         assert allowed(counters, *[hit(algorithm, hits=0)] * 9, hit(algorithm, hits=3)) == [True] * 10
         assert counters.held == 1
 
-    def test_a_deleted_limit_is_freed(self, algorithm, clock):
+    async def test_a_deleted_limit_is_freed(self, algorithm, clock):
         counters = MemoryCounters(clock)
         counters.add([hit(algorithm, hits=3), hit(algorithm, hits=3, limit_id="kept")])
-        counters.retain({"kept"})
+        await counters.retain({"kept"})
         assert counters.held == 1
         assert allowed(counters, hit(algorithm), hit(algorithm, limit_id="kept")) == [True, False]
 

@@ -1,5 +1,8 @@
+import asyncio
+
 import pytest
 
+from app.quota.backends import memory as memory_module
 from app.quota.backends.memory import MAX_WIDTH, MIN_WIDTH, SHARE_OF_CELLS, MemoryCounters
 from app.quota.backends.sketch import ROWS
 from tests.support.counters import DAY, LIMIT, MINUTE, CounterStoreContract, counted, hit
@@ -102,7 +105,7 @@ async def test_cells_are_bounded_and_freed_with_their_limits(clock):
     clock.advance(MINUTE)
     counters.add([])
     assert counters._cells == ROWS * sum(widths[1::2])
-    counters.retain(())
+    await counters.retain(set())
     assert counters._cells == 0
 
 
@@ -118,7 +121,7 @@ async def test_ended_windows_of_other_limits_are_forgotten(clock):
 async def test_counters_of_a_limit_that_was_deleted_are_freed(clock):
     counters = MemoryCounters(clock, max_per_limit=2)
     counters.add([hit("a"), hit("b"), hit("a", seconds=DAY)])
-    counters.retain({hit(seconds=DAY).limit_id})
+    await counters.retain({hit(seconds=DAY).limit_id})
     assert counters.held == 1
     assert await counted(counters, hit("c"), hit("a", seconds=DAY)) == [1, 2]
     clock.advance(DAY)
@@ -140,3 +143,27 @@ async def test_a_long_key_takes_no_more_room_than_a_digest(clock):
     counters.add([hit("x" * 1_000_000)])
     (held,) = counters._rooms[hit().limit_id].states
     assert len(held) <= 64
+
+
+async def test_the_counters_of_a_deleted_limit_are_freed_in_steps(clock, monkeypatch):
+    monkeypatch.setattr(memory_module, "FREED_AT_ONCE", 10)
+    counters = MemoryCounters(clock)
+    counters.add([*numbered(0, 40), *numbered(0, 20, limit_id="other"), *numbered(0, 5, limit_id="kept")])
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    await asyncio.sleep(0)
+    freeing = asyncio.create_task(counters.retain({hit(limit_id="kept").limit_id}))
+    await asyncio.sleep(0)
+    assert counters.held == 5
+    assert await counted(counters, hit("0"), hit("0", limit_id="kept")) == [1, 2]
+    await freeing
+    counting.cancel()
+    assert turns >= 6
+    assert await counted(counters, hit("0"), hit("0", limit_id="other")) == [2, 1]

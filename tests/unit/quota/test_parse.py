@@ -8,12 +8,8 @@ from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
 from app.documents.reader import MAX_VIOLATIONS
 from app.quota.model import MAX_ENTRIES, ConfigDescriptor, QuotaConfig, RateLimit, Unit, Unlimited
-from app.quota.rules.parse import (
-    MAX_CONFIG_VALUE_LENGTH,
-    MAX_NAME_LENGTH,
-    MAX_WILDCARDS,
-    QUOTA_KIND,
-)
+from app.quota.rules.fields import MAX_NAME_LENGTH
+from app.quota.rules.parse import MAX_CONFIG_VALUE_LENGTH, MAX_WILDCARDS, QUOTA_KIND
 
 
 def parse(text):

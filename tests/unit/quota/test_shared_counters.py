@@ -133,7 +133,7 @@ class TestLeases:
 
     async def test_leases_of_deleted_limits_are_dropped(self, counters, servers):
         await ask(counters, lease())
-        counters.retain({"other"})
+        await counters.retain({"other"})
         assert counters._away._leases == {}
 
 

@@ -1,6 +1,6 @@
 """Answers to hits that the store does not count: by the policy of each limit, and from what was leased beforehand."""
 
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from app.core.clock import Clock
@@ -79,9 +79,9 @@ class AwayAnswers:
         granted = self._grant(hit)
         return granted._replace(reset_seconds=outcome.reset_seconds) if granted.allowed else outcome
 
-    def retain(self, limits: Collection[LimitId]) -> None:
+    async def retain(self, limits: AbstractSet[LimitId]) -> None:
         """Forget the leases of every limit that is not one of `limits`."""
-        self._granted.retain(limits)
+        await self._granted.retain(limits)
         for counter in [each for each in self._leases if each[0] not in limits]:
             del self._leases[counter]
 

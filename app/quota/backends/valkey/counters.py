@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from app.core.clock import Clock
@@ -107,9 +108,9 @@ class ValkeyCounters:
             return _merge(over, outcomes) if over else outcomes
         return self._settle(sent, leases, over, counted, now)
 
-    def retain(self, limits: Collection[LimitId]) -> None:
+    async def retain(self, limits: AbstractSet[LimitId]) -> None:
         """Forget what is known of every limit that is not one of `limits`; its counters in the store expire."""
-        self._away.retain(limits)
+        await self._away.retain(limits)
         self._over = {counter: over for counter, over in self._over.items() if counter[0] in limits}
 
     async def read(
