@@ -181,6 +181,21 @@ class CounterStoreContract:
         await counters.reset([(limit_id, name) for name in named])
         assert await counted(counters, *[each._replace(hits=0) for each in hits_for(*long)]) == [0, 0]
 
+    async def test_counts_are_never_negative(self, counters):
+        slots = Hit("slots", ("a",), Concurrency(3, DAY), 1)
+        await settled(counters.add([slots._replace(hits=-5), slots, slots._replace(hits=-(2**32 - 1))]))
+        assert await listed(counters, limits_of(slots)) == {}
+        outcomes = await settled(counters.add([slots._replace(hits=number) for number in (0, 3, 1, -1, 1, 1)]))
+        assert [(each.allowed, each.remaining) for each in outcomes] == [
+            (True, 3),
+            (True, 0),
+            (False, 0),
+            (True, 1),
+            (True, 0),
+            (False, 0),
+        ]
+        assert [used for used, _ in (await listed(counters, limits_of(slots))).values()] == [3]
+
     async def test_counters_are_read_by_their_names(self, counters):
         await settled(counters.add([hit("a", hits=3)]))
         names = [(hit().limit_id, (key,)) for key in ("a", "b", "x" * 10_000)]

@@ -76,6 +76,13 @@ async def test_a_request_beyond_a_bound_is_refused_with_the_path(rpc, counters, 
     assert counters.held == 0
 
 
+async def test_ten_thousand_descriptors_are_refused_without_work_on_each(rpc, counters):
+    with pytest.raises(InvalidInputError) as caught:
+        ask(rpc, request(("path", "/"), ("k" * (MAX_KEY_LENGTH + 1), ""), descriptors=10_000))
+    assert [violation.path for violation in caught.value.violations] == ["descriptors"]
+    assert counters.held == 0
+
+
 @pytest.mark.parametrize("entries", [[], [("", "")], [("", "v"), ("path", "/")]])
 async def test_an_empty_descriptor_or_key_matches_nothing(rpc, counters, entries):
     answer = ask(rpc, request(*entries))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.quota.model import Code, RateLimit, Status, Unit
+from app.quota.model import MAX_UINT32, Code, Concurrency, RateLimit, Status, Total, Unit
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions, headers_of
 
 MINUTE = Status(Code.OK, RateLimit(Unit.MINUTE, 10, "burst"), remaining=4, reset_seconds=30)
@@ -34,6 +34,22 @@ def test_policies_with_the_same_name_are_numbered():
     headers = dict(sent(HeaderFamily.IETF, DAY, DAY._replace(remaining=1), MINUTE))
     assert headers["ratelimit-policy"] == '"per-day";q=1000;w=86400, "per-day-2";q=1000;w=86400, "burst";q=10;w=60'
     assert headers["ratelimit"] == '"per-day-2";r=1;t=500'
+
+
+def test_limits_without_a_window_have_none_and_no_time_to_wait_for():
+    slots = Status(Code.OK, RateLimit(None, 5, algorithm=Concurrency(5, 60)), remaining=2, reset_seconds=60)
+    used = Status(Code.OVER_LIMIT, RateLimit(None, 9, algorithm=Total(9)), remaining=0, reset_seconds=MAX_UINT32)
+    assert sent(HeaderFamily.IETF, slots, MINUTE) == (
+        ("ratelimit-policy", '"concurrent";q=5;qu="concurrent-requests", "burst";q=10;w=60'),
+        ("ratelimit", '"concurrent";r=2;t=60'),
+    )
+    assert sent(HeaderFamily.IETF, used, code=Code.OVER_LIMIT) == (
+        ("ratelimit-policy", '"total";q=9'),
+        ("ratelimit", '"total";r=0'),
+    )
+    assert sent(HeaderFamily.DRAFT03, used, code=Code.OVER_LIMIT)[0] == ("x-ratelimit-limit", "9, 9")
+    assert sent(HeaderFamily.RETRY_AFTER, used, code=Code.OVER_LIMIT) == ()
+    assert sent(HeaderFamily.RETRY_AFTER, used, REFUSED, code=Code.OVER_LIMIT) == ()
 
 
 def test_the_plain_form_has_a_number_each_under_the_names_that_are_set():
