@@ -14,11 +14,11 @@ class FakeServers:
         self.late = False
         self.batches = []
 
-    def add(self, hits, keys):
+    def add(self, hits):
         if not self.available:
             return None
-        self.batches.append(list(hits))
-        return self._count(hits)
+        self.batches.append([hit for hit, _, _ in hits])
+        return self._count(self.batches[-1])
 
     async def _count(self, hits):
         return [None] * len(hits) if self.late else self.counters.add(hits)

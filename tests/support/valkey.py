@@ -101,12 +101,16 @@ def valkey_started(*options: str, **mode) -> Iterator[ValkeyProcess]:
         shutil.rmtree(directory)
 
 
+def cluster_port() -> int:
+    """A port for a node of a cluster, whose bus listens on the port above by 10,000."""
+    return next(port for port in (free_port() for _ in range(100)) if port < 50_000)
+
+
 @contextmanager
 def cluster_started() -> Iterator[list[ValkeyProcess]]:
     """Run a cluster of three primaries, and wait until it is whole."""
     directory = Path(tempfile.mkdtemp(prefix="vk-"))
-    # The bus listens on the port above by 10,000.
-    ports = [port for port in (free_port() for _ in range(100)) if port < 50_000][:3]
+    ports = [cluster_port() for _ in range(3)]
     options = ("cluster-enabled yes", "cluster-node-timeout 2000", "cluster-require-full-coverage no")
     nodes = [ValkeyProcess(directory / str(port), *options, port=port) for port in ports]
     try:

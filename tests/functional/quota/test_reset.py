@@ -16,7 +16,7 @@ from tests.support.valkey import valkey_started
 
 DAILY = FixedWindow(1, 86_400)
 # What the guide says that the user of the store needs.
-ACL = "~t:* +eval +evalsha +script +time +get +set +del +scan"
+ACL = "~t:* +eval +evalsha +script +time +get +mget +set +del +scan"
 
 
 def hit(name="k", limit="limit"):

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from app.quota.backends.valkey.wire import SCRIPT, arguments_of, outcomes_of
-from app.quota.model import Hit
+from app.quota.backends.valkey.wire import SCRIPT, arguments_of, outcomes_of, prepare_named
+from app.quota.model import FixedWindow, Hit
 from app.quota.rules.counting import count
 from tests.support.algorithms import START, sequences
 
@@ -15,9 +16,11 @@ _numbers = itertools.count()
 MUCH = 10**9
 
 
-def evaluate(client, key, hit, now):
-    reply = client.eval(SCRIPT, 1, key, now, MUCH, arguments_of(hit, now // 1000))
-    return outcomes_of(reply, 1)[0]
+def evaluate(client, hits, now):
+    """The outcomes of `hits`, each with the name of its counter, in one call of the script."""
+    prepared = [prepare_named(key, hit) for key, hit in hits]
+    keys, limits, counted = arguments_of(prepared, now // 1000)
+    return outcomes_of(client.eval(SCRIPT, len(keys), *keys, now, MUCH, limits, counted), len(hits))
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +33,53 @@ def client(valkey_server):
 @given(sequences())
 def test_the_script_counts_as_the_functions_do(client, sequence):
     algorithm, steps = sequence
-    key, state, now = f"d{next(_numbers)}", None, START
+    key, state, now = b"d%d" % next(_numbers), None, START
     for moved, hits in steps:
         now += moved
         hit = Hit("l", ("k",), algorithm, hits)
         step = count(algorithm, state, now, hits)
-        assert evaluate(client, key, hit, now) == step.outcome()
+        assert evaluate(client, [(key, hit)], now) == [step.outcome()]
         if hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
             state = step.state
+
+
+@settings(max_examples=200)
+@given(st.lists(sequences(), min_size=1, max_size=3), st.data())
+def test_hits_of_one_call_are_counted_one_after_another(client, counters, data):
+    keys = [b"b%d" % next(_numbers) for _ in counters]
+    states: list[tuple[int, ...] | None] = [None] * len(counters)
+    for now in (START, START + 700):
+        places = data.draw(st.lists(st.integers(0, len(counters) - 1), min_size=1, max_size=12))
+        hits, expected = [], []
+        for place in places:
+            algorithm, steps = counters[place]
+            hit = Hit("l", ("k",), algorithm, data.draw(st.sampled_from([number for _, number in steps] or [1])))
+            step = count(algorithm, states[place], now, hit.hits)
+            hits.append((keys[place], hit))
+            expected.append(step.outcome())
+            if hit.hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
+                states[place] = step.state
+        assert evaluate(client, hits, now) == expected
+
+
+def test_a_call_may_have_many_counters(client):
+    hits = [(b"m%d" % number, Hit("l", ("k",), FixedWindow(5, 60), 1)) for number in range(9000)]
+    assert {outcome.remaining for outcome in evaluate(client, hits, START)} == {4}
+    assert {outcome.remaining for outcome in evaluate(client, hits, START)} == {3}
+
+
+def test_what_is_no_counter_is_neither_counted_in_nor_overwritten(client):
+    window = FixedWindow(5, 60)
+    client.delete("x:list", "x:text", "x:short")
+    client.rpush("x:list", 1)
+    client.set("x:text", b"\xff" * 16)
+    client.set("x:short", b"abc")
+    hits = [(key, Hit("l", ("k",), window, number)) for number in (0, 1) for key in (b"x:list", b"x:text", b"x:short")]
+    good = b"x:%d" % next(_numbers), Hit("l", ("k",), window, 1)
+    *others, last = evaluate(client, [*hits, good], START)
+    assert (others, last.remaining) == ([None] * 6, 4)
+    assert (client.lrange("x:list", 0, -1), client.get("x:text"), client.get("x:short")) == (
+        [b"1"],
+        b"\xff" * 16,
+        b"abc",
+    )

@@ -1,5 +1,6 @@
 """Ways to reach Valkey: sockets, TLS, users, sentinels, a cluster; and several processes that count one limit."""
 
+import itertools
 import json
 import ssl
 import subprocess
@@ -20,10 +21,10 @@ from tests.support.counters import CounterStoreContract
 from tests.support.counting import available, counting
 from tests.support.proxy import proxied
 from tests.support.serving import eventually_async
-from tests.support.valkey import cluster_started, sentinels_started, valkey_started
+from tests.support.valkey import cluster_port, cluster_started, sentinels_started, valkey_started
 
 LIMIT = 50
-ACL = "~t:* +eval +evalsha +script +time +get +set +del"
+ACL = "~t:* +eval +evalsha +script +time +get +mget +set +del"
 
 
 def hit(name="k", hits=1):
@@ -185,18 +186,83 @@ async def test_a_slot_that_moves_is_followed_and_keeps_its_counts():
             assert await remaining(counters, name) == LIMIT - 3
 
 
-def move_slot(slot, source, target, nodes):
+def begin_move(slot, source, target):
+    """Have a slot move: new counters are at `target` from now on, those that are there already stay at `source`."""
     with source.client() as source_client, target.client() as target_client:
         source_id, target_id = (
             each.execute_command("CLUSTER MYID").decode() for each in (source_client, target_client)
         )
         target_client.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
         source_client.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
-        for key in source_client.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
-            source_client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+    return target_id
+
+
+def move_slot(slot, source, target, nodes):
+    target_id = begin_move(slot, source, target)
+    with source.client() as client:
+        for key in client.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+            client.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
     for node in (target, source, *nodes):
         with node.client() as client:
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
+
+
+def names_of_a_slot(number):
+    """A slot, and the names of so many counters that have it."""
+    by_slot = {}
+    names = map(str, itertools.count())
+    while True:
+        name = next(names)
+        slot = key_slot(key_of("t", "limit", (name,)))
+        found = by_slot.setdefault(slot, [])
+        found.append(name)
+        if slot < 5461 and len(found) == number:
+            return slot, found
+
+
+async def test_while_a_slot_moves_counters_are_found_at_both_nodes():
+    slot, (old, new, newer) = names_of_a_slot(3)
+    with cluster_started() as nodes:
+        metrics = Metrics()
+        async with counting(cluster_url(nodes), metrics=metrics) as counters:
+            await eventually_async(lambda: available(metrics, 3), "all nodes")
+            assert await remaining(counters, old) == LIMIT - 1
+            begin_move(slot, nodes[0], nodes[1])
+            # In one call some are here and some are not: the node cannot say where all of them are (TRYAGAIN).
+            outcomes = await settled(counters.add([hit(old), hit(new), hit(new), hit(newer)]))
+            assert [outcome.remaining for outcome in outcomes] == [LIMIT - 2, LIMIT - 1, LIMIT - 2, LIMIT - 1]
+            assert await remaining(counters, new) == LIMIT - 3  # sent on to the other node (ASK)
+            assert await remaining(counters, old) == LIMIT - 3
+            with nodes[1].client() as client:
+                assert len(client.execute_command("CLUSTER GETKEYSINSLOT", slot, 10)) == 2
+            move_slot(slot, nodes[0], nodes[1], nodes)
+            outcomes = await settled(counters.add([hit(old), hit(new), hit(newer)]))
+            assert [outcome.remaining for outcome in outcomes] == [LIMIT - 4, LIMIT - 4, LIMIT - 2]
+
+
+async def test_a_slot_that_moves_to_a_node_without_slots_is_found_there():
+    slot, (old, new) = names_of_a_slot(2)
+    with cluster_started() as nodes, valkey_started("cluster-enabled yes", port=cluster_port()) as added:
+        with added.client() as client:
+            client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port)
+        metrics = Metrics()
+        async with counting(cluster_url(nodes), metrics=metrics) as counters:
+            await eventually_async(lambda: available(metrics, 3), "all nodes")
+            await remaining(counters, old)
+            await eventually_async(lambda: knows(nodes, added), "the nodes to know each other")
+            begin_move(slot, nodes[0], added)
+            assert not (await settled(counters.add([hit(new)])))[0].allowed  # by policy, until it is connected to
+            await eventually_async(lambda: available(metrics, 4), "the new node")
+            assert await remaining(counters, new) == LIMIT - 1
+            assert await remaining(counters, old) == LIMIT - 2
+
+
+async def knows(nodes, added):
+    found = []
+    for node in (*nodes, added):
+        with node.client() as client:
+            found.append(str(client.execute_command("CLUSTER NODES")).count("connected"))
+    return set(found) == {len(nodes) + 1}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from app.core.errors import InvalidInputError, UnavailableError
-from app.quota.backends.valkey.link import OPEN_SECONDS, Key, close, reason_of
+from app.quota.backends.valkey.exchange import close, reason_of
+from app.quota.backends.valkey.link import OPEN_SECONDS
 from app.quota.backends.valkey.servers import Servers
-from app.quota.backends.valkey.wire import WrongAnswerError, counter_of, packed
+from app.quota.backends.valkey.wire import Key, WrongAnswerError, counter_of, packed
 from app.quota.model import CounterName, LimitId
 
 # Names that a server looks at in one step, which holds up its other clients for less than a millisecond.

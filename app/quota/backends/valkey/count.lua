@@ -1,13 +1,15 @@
 -- Counts a batch of hits: the algorithms of app/quota/rules/counting.py, step for step.
--- KEYS: the counter of each hit. ARGV[1]: the time in Unix milliseconds, "" for the server's. ARGV[2]: what part of its
--- lifetime is added to that of what is written, 0 to 1, up to five minutes. ARGV[3]: for each hit eight doubles:
--- algorithm, hits, requests, three parameters, 1 if refused hits count, the lifetime of an untouched state in
--- milliseconds (0: it never expires).
+-- KEYS: the counters, each once. ARGV[1]: the time in Unix milliseconds, "" for the server's. ARGV[2]: what part of its
+-- lifetime is added to that of what is written, 0 to 1, up to five minutes. ARGV[3]: the limits, each seven doubles:
+-- algorithm, requests, three parameters, 1 if refused hits count, the lifetime of an untouched state in milliseconds
+-- (0: it never expires). ARGV[4]: the hits, each the numbers of its counter and its limit in two bytes each, and a
+-- double.
 -- Returns for each hit three doubles: 1 if allowed, 0 if refused, -1 if the key has something else in it; the requests
 -- that remain; the milliseconds to the reset.
+-- Each counter is read once and written once, however many hits it has in the batch.
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local MAX_COUNT, MAX_RESET, LIMB, SLOT_PARTS = 2 ^ 52, (2 ^ 32 - 1) * 1000, 65536, 32
-local MAX_JITTER = 300000
+local MAX_JITTER, MAX_READ = 300000, 1000
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -158,48 +160,96 @@ end
 
 -- How many numbers the state of each algorithm has; 0: any number of pairs.
 local sizes = { 2, 2, 3, 0, 3, 0, 1 }
+local formats = {}
 
--- The state that `value` has, nil if it is none of the algorithm.
-local function read(value, algorithm)
-  local read_whole, state = pcall(function() return { cmsgpack.unpack(value) } end)
-  if not read_whole then return nil end
-  for place = 1, #state do
-    local number = state[place]
-    if type(number) ~= 'number' or number < 0 or number ~= floor(number) or number > MAX_COUNT then return nil end
+-- How so many numbers are written: as doubles, big-endian.
+local function format(count)
+  local known = formats[count]
+  if not known then
+    known = '>' .. string.rep('d', count)
+    formats[count] = known
   end
-  local size = sizes[algorithm]
-  if size > 0 and #state ~= size or size == 0 and #state % 2 ~= 0 then return nil end
+  return known
+end
+
+-- The state that `value` has, false if it is none of the algorithm.
+local function read(value, algorithm)
+  local size, count = sizes[algorithm], #value / 8
+  if size > 0 and count ~= size or size == 0 and count % 2 ~= 0 then return false end
+  local state = { struct.unpack(format(count), value) }
+  state[count + 1] = nil -- where the next value would start
+  for place = 1, count do
+    local number = state[place]
+    if number < 0 or number ~= floor(number) or number > MAX_COUNT then return false end
+  end
   return state
 end
 
-local results = {}
-for place = 1, #KEYS do
-  local algorithm, hits, requests, first, second, third, counts_refused, lifetime =
-    struct.unpack('>dddddddd', ARGV[3], place * 64 - 63)
-  local value = redis.pcall('GET', KEYS[place])
-  local state
-  if type(value) == 'table' and value.err and string.sub(value.err, 1, 9) ~= 'WRONGTYPE' then return value end
-  local usable = type(value) ~= 'table'
-  if usable and value then
-    state = read(value, algorithm)
-    usable = state ~= nil
+local limits = {}
+for place = 1, #ARGV[3] / 56 do
+  limits[place] = { struct.unpack('>ddddddd', ARGV[3], place * 56 - 55) }
+end
+
+-- A value is false if there is no text under the key. What else is there is not overwritten.
+local values = {}
+for first = 1, #KEYS, MAX_READ do
+  local read_values = redis.pcall('MGET', unpack(KEYS, first, min(first + MAX_READ - 1, #KEYS)))
+  if read_values.err then return read_values end
+  for place = 1, #read_values do values[#values + 1] = read_values[place] end
+end
+
+-- The state of each counter, nil if there is none, false if it cannot be used; the lifetime of those that are written.
+local states, lifetimes = {}, {}
+
+local function state_of(key, algorithm, hits)
+  local state = states[key]
+  if state ~= nil then return state end
+  if values[key] then
+    state = read(values[key], algorithm)
+  elseif hits == 0 and type(redis.pcall('GET', KEYS[key])) == 'table' then
+    state = false
   end
-  if usable then
+  states[key] = state
+  return state
+end
+
+local function write(key, lifetime)
+  local state = states[key]
+  if #state == 0 then
+    if values[key] then redis.call('DEL', KEYS[key]) end
+    return true
+  end
+  local arguments = { 'SET', KEYS[key], struct.pack(format(#state), unpack(state)) }
+  if lifetime > 0 then
+    arguments[4], arguments[5] = 'PX', lifetime + floor(min(lifetime * jitter, MAX_JITTER))
+  end
+  if not values[key] then arguments[#arguments + 1] = 'NX' end
+  return redis.call(unpack(arguments))
+end
+
+local hits_of, results, count = ARGV[4], {}, #ARGV[4] / 12
+local unusable = struct.pack('>ddd', -1, 0, 0)
+for place = 1, count do
+  local key, number, hits = struct.unpack('>HHd', hits_of, place * 12 - 11)
+  local limit = limits[number]
+  local state = state_of(key, limit[1], hits)
+  if state == false then
+    results[place] = unusable
+  else
+    local counts_refused = limit[6] == 1
     local after, allowed, remaining, reset =
-      steps[algorithm](state, hits, requests, first, second, third, counts_refused == 1)
-    if hits ~= 0 and after and (allowed or counts_refused == 1) then
-      if #after == 0 then
-        redis.call('DEL', KEYS[place])
-      elseif lifetime > 0 then
-        redis.call('SET', KEYS[place], cmsgpack.pack(unpack(after)), 'PX',
-          lifetime + floor(min(lifetime * jitter, MAX_JITTER)))
-      else
-        redis.call('SET', KEYS[place], cmsgpack.pack(unpack(after)))
-      end
+      steps[limit[1]](state, hits, limit[2], limit[3], limit[4], limit[5], counts_refused)
+    if hits ~= 0 and after and (allowed or counts_refused) then
+      states[key], lifetimes[key] = after, limit[7]
     end
     results[place] = struct.pack('>ddd', allowed and 1 or 0, remaining, reset)
-  else
-    results[place] = struct.pack('>ddd', -1, 0, 0)
+  end
+end
+for key, lifetime in pairs(lifetimes) do
+  if not write(key, lifetime) then
+    for place = 1, count do
+      if struct.unpack('>H', hits_of, place * 12 - 11) == key then results[place] = unusable end
+    end
   end
 end
 return table.concat(results)

@@ -9,9 +9,8 @@ from app.core.clock import Clock
 from app.core.errors import UnavailableError
 from app.quota.backends.valkey.away import AwayAnswers
 from app.quota.backends.valkey.browser import CounterBrowser
-from app.quota.backends.valkey.link import Key
 from app.quota.backends.valkey.servers import Outcomes, Servers
-from app.quota.backends.valkey.wire import key_of, name_of
+from app.quota.backends.valkey.wire import Key, PreparedHit, key_of, name_of, prepare, prepare_named
 from app.quota.model import (
     MAX_UINT32,
     Algorithm,
@@ -21,7 +20,6 @@ from app.quota.model import (
     CounterPage,
     FixedWindow,
     Hit,
-    KeptKey,
     LimitId,
     LiveCounter,
     Outcome,
@@ -32,10 +30,6 @@ from app.telemetry.metrics import Metrics
 
 # Counters that are known to be over their limit: each is refused here until its window ends.
 MAX_KNOWN_OVER = 65_536
-# Names of counters that are remembered, of those that fit in few bytes.
-MAX_KNOWN_KEYS = 8192
-MAX_KNOWN_KEY_LENGTH = 256
-
 # Counters that are read in one batch, which hits wait for.
 MAX_READ = 100
 # How often other processes' resets are looked for, and the counter that each of them adds 1 to.
@@ -45,13 +39,12 @@ _LOOK = RESETS._replace(hits=0)
 
 _LEASE = Away.LEASE
 
-Counter = tuple[LimitId, KeptKey]
-
 
 @dataclass(frozen=True, slots=True)
 class _Over:
     """A window that is used up: until when on the monotonic clock, and the limit that it was counted against."""
 
+    limit_id: LimitId
     ends: float
     requests: int
 
@@ -67,9 +60,7 @@ class ValkeyCounters:
         self._servers, self._clock, self._prefix = servers, clock, prefix
         self._away = AwayAnswers(clock, metrics, lease_percent)
         self._known_over = metrics.counters_over
-        self._over: dict[Counter, _Over] = {}
-        self._keys: dict[Counter, Key] = {}
-        self._resets = key_of(prefix, RESETS.limit_id, RESETS.key)
+        self._over: dict[Key, _Over] = {}
         self._browser = CounterBrowser(servers, prefix)
 
     async def run(self) -> None:
@@ -78,40 +69,45 @@ class ValkeyCounters:
             tasks.create_task(self._servers.run())
             tasks.create_task(self._follow_resets())
 
-    def prepare(self, hits: Sequence[Hit]) -> Sequence[Hit]:
-        """Return `hits`; see CounterStore."""
-        return hits
+    def prepare(self, hits: Sequence[Hit]) -> Sequence[PreparedHit]:
+        """Return `hits` as they are sent; see CounterStore."""
+        return [prepare(self._prefix, hit) for hit in hits]
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore."""
-        return self.count(hits)
+        return self.count(self.prepare(hits))
 
-    def count(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
+    def count(self, hits: Sequence[PreparedHit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore.
 
         What the servers do not count in time is answered by the policy of its limit, so that nothing is raised.
         """
         now = self._clock.monotonic()
         over = [self._find_over(hit, now) for hit in hits] if self._over else []
-        sent: Sequence[Hit] = hits
-        leases: Sequence[Hit] = ()
+        sent = hits
         if any(over):
             sent = [hit for hit, known in zip(hits, over, strict=True) if known is None]
         else:
             over = []
-        leasing = [hit for hit in sent if hit.away is _LEASE]
-        if leasing:
-            leases = [lease for hit in leasing if (lease := self._away.lease_for(hit)) is not None]
-        counted = self._servers.add((*sent, *leases), [self._key(hit) for hit in (*sent, *leases)]) if sent else None
+        leases: Sequence[PreparedHit] = ()
+        for hit, _, _ in sent:
+            if hit.away is _LEASE:
+                leases = self._leases_for(sent)
+                break
+        counted = self._servers.add((*sent, *leases) if leases else sent) if sent else None
         if counted is None:
-            outcomes = [self._away.answer(hit) for hit in sent]
+            outcomes = [self._away.answer(hit) for hit, _, _ in sent]
             return _merge(over, outcomes) if over else outcomes
         return self._settle(sent, leases, over, counted, now)
+
+    def _leases_for(self, hits: Sequence[PreparedHit]) -> Sequence[PreparedHit]:
+        leases = [self._away.lease_for(hit) for hit, _, _ in hits if hit.away is _LEASE]
+        return self.prepare([lease for lease in leases if lease is not None])
 
     async def retain(self, limits: AbstractSet[LimitId]) -> None:
         """Forget what is known of every limit that is not one of `limits`; its counters in the store expire."""
         await self._away.retain(limits)
-        self._over = {counter: over for counter, over in self._over.items() if counter[0] in limits}
+        self._over = {key: over for key, over in self._over.items() if over.limit_id in limits}
 
     async def read(
         self, names: Sequence[CounterName], limits: Mapping[LimitId, Algorithm]
@@ -148,8 +144,8 @@ class ValkeyCounters:
         items = list(names.items())
         for start in range(0, len(items), MAX_READ):
             batch = items[start : start + MAX_READ]
-            hits = [Hit(name[0], (), usage_probe(limits[name[0]]), 0) for _, name in batch]
-            counted = self._servers.add((*hits, _LOOK), [*[key for key, _ in batch], self._resets])
+            hits = [prepare_named(key, Hit(name[0], (), usage_probe(limits[name[0]]), 0)) for key, name in batch]
+            counted = self._servers.add((*hits, prepare(self._prefix, _LOOK)))
             outcomes: Outcomes = [] if counted is None else await counted
             if not any(outcomes):  # not even the count of resets, which can always be read
                 raise UnavailableError("the counters cannot be read: their store does not answer")
@@ -180,7 +176,7 @@ class ValkeyCounters:
             changed, known = number != known, number
 
     async def _count_resets(self, hit: Hit) -> int | None:
-        counted = self._servers.add([hit], [self._resets])
+        counted = self._servers.add([prepare(self._prefix, hit)])
         (outcome,) = [None] if counted is None else await counted
         return None if outcome is None else outcome.remaining
 
@@ -192,61 +188,50 @@ class ValkeyCounters:
 
     async def _settle(
         self,
-        hits: Sequence[Hit],
-        leases: Sequence[Hit],
+        hits: Sequence[PreparedHit],
+        leases: Sequence[PreparedHit],
         over: list[Outcome | None],
         counted: Awaitable[Outcomes],
         now: float,
     ) -> list[Outcome]:
         results = await counted
-        for lease, result in zip(leases, results[len(hits) :], strict=True):
+        for (lease, _, _), result in zip(leases, results[len(hits) :], strict=True):
             if result is not None:
                 self._away.note_lease(lease, result, now)
         outcomes = [
-            result if result is not None and result.allowed else self._refused(hit, result, now)
-            for hit, result in zip(hits, results, strict=False)
+            result if result is not None and result[0] else self._refused(prepared, result, now)
+            for prepared, result in zip(hits, results, strict=False)
         ]
         return _merge(over, outcomes) if over else outcomes
 
-    def _refused(self, hit: Hit, result: Outcome | None, now: float) -> Outcome:
+    def _refused(self, prepared: PreparedHit, result: Outcome | None, now: float) -> Outcome:
         """Return the outcome of what the store has not allowed."""
         if result is None:
-            return self._away.answer(hit)
-        result = self._away.spend_lease(hit, result)
+            return self._away.answer(prepared.hit)
+        result = self._away.spend_lease(prepared.hit, result)
         if not result.allowed:
-            self._note_over(hit, result, now)
+            self._note_over(prepared, result, now)
         return result
 
-    def _find_over(self, hit: Hit, now: float) -> Outcome | None:
-        over = self._over.get((hit.limit_id, hit.key))
-        if over is None or over.ends <= now or over.requests < hit.algorithm.requests:
+    def _find_over(self, prepared: PreparedHit, now: float) -> Outcome | None:
+        over = self._over.get(prepared.key)
+        if over is None or over.ends <= now or over.requests < prepared.hit.algorithm.requests:
             return None
         self._known_over.add(())
         return Outcome(False, 0, int(over.ends - now) + 1)
 
-    def _note_over(self, hit: Hit, outcome: Outcome, now: float) -> None:
+    def _note_over(self, prepared: PreparedHit, outcome: Outcome, now: float) -> None:
         """Remember a window whose limit is exceeded: with refused hits counted, nothing fits into it any more."""
-        algorithm = hit.algorithm
+        limit_id, algorithm = prepared.hit.limit_id, prepared.hit.algorithm
         if not isinstance(algorithm, (FixedWindow, CalendarWindow)) or not algorithm.counts_refused:
             return
         ends = now + outcome.reset_seconds - 1  # the seconds are rounded up
         if ends <= now:
             return
         if len(self._over) >= MAX_KNOWN_OVER:
-            self._over = {counter: over for counter, over in self._over.items() if over.ends > now}
+            self._over = {key: over for key, over in self._over.items() if over.ends > now}
         if len(self._over) < MAX_KNOWN_OVER:
-            self._over[hit.limit_id, hit.key] = _Over(ends, algorithm.requests)
-
-    def _key(self, hit: Hit) -> Key:
-        counter = hit.limit_id, hit.key
-        known = self._keys.get(counter)
-        if known is None:
-            known = key_of(self._prefix, *counter)
-            if sum(map(len, hit.key)) <= MAX_KNOWN_KEY_LENGTH:
-                if len(self._keys) >= MAX_KNOWN_KEYS:
-                    self._keys.clear()
-                self._keys[counter] = known
-        return known
+            self._over[prepared.key] = _Over(limit_id, ends, algorithm.requests)
 
 
 def _merge(over: Sequence[Outcome | None], outcomes: Sequence[Outcome]) -> list[Outcome]:

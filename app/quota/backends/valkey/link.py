@@ -4,31 +4,15 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from ssl import SSLError
 
 import structlog
 from valkey.asyncio.connection import AbstractConnection
-from valkey.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    MovedError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-    ValkeyError,
-)
-from valkey.exceptions import ConnectionError as ValkeyConnectionError
-from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 
 from app.core.clock import Clock, Sleep
-from app.quota.backends.valkey.wire import SCRIPT, SCRIPT_SHA, arguments_of, outcomes_of, packed
-from app.quota.model import FixedWindow, Hit, Outcome
+from app.quota.backends.valkey.exchange import AwayError, Exchange, Result, Way, close, reason_of
+from app.quota.backends.valkey.wire import Key, PreparedHit, prepare_named
+from app.quota.model import FixedWindow, Hit
 from app.telemetry.metrics import Metrics
 
 # Connections to one server. While one batch is counted the next is sent; more make smaller batches, not faster ones.
@@ -57,9 +41,6 @@ PROBE = Hit("probe", (), FixedWindow(0, 1), 1)
 
 log = structlog.get_logger(__name__)
 
-Key = bytes
-
-
 OpenConnection = Callable[[], Awaitable[AbstractConnection]]
 """Makes a connection, unconnected, to wherever the server is now. Raises ValkeyError or OSError if nobody knows."""
 
@@ -85,46 +66,27 @@ class LinkOptions:
     sleep: Sleep = asyncio.sleep
 
 
-class AwayError(Exception):
-    """The server cannot count: `reason` is one of a few words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Redirect:
-    """A hit that another node of the cluster counts: from now on if `moved`, else while its slot moves there."""
-
-    slot: int
-    host: str
-    port: int
-    moved: bool
-
-
-Result = Outcome | Redirect | None
-"""The outcome of a hit; None if it was not counted."""
-
-
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Hits that are sent together, with the future that each request waits for and where its hits end."""
+    """Hits that are sent together, with the future that each request waits for and where its hits end.
 
-    hits: list[Hit] = field(default_factory=list)
-    keys: list[Key] = field(default_factory=list)
+    `ways` are those of the places whose hits are not sent TOGETHER.
+    """
+
+    hits: list[PreparedHit] = field(default_factory=list)
+    ways: dict[int, Way] = field(default_factory=dict)
     waiting: list[tuple[asyncio.Future[list[Result]], int]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     guard: asyncio.Timeout | None = None
 
-    def settle(self, results: Sequence[Result]) -> None:
+    def settle(self, results: list[Result] | None = None) -> None:
         """Give each request its results, None for all of them if there are no `results`."""
         if self.timer is not None:
             self.timer.cancel()
         start = 0
         for future, end in self.waiting:
             if not future.done():
-                future.set_result(list(results[start:end]) if results else [None] * (end - start))
+                future.set_result(results[start:end] if results else [None] * (end - start))
             start = end
 
 
@@ -144,21 +106,20 @@ class Link:
         probe_key: Key,
         slot_of: Callable[[Key], int] | None = None,
     ) -> None:
-        self._name, self._open_connection, self._probe_key = name, open_connection, probe_key
+        self._name, self._open_connection, self._probe = name, open_connection, prepare_named(probe_key, PROBE)
         self._clock, self._metrics, self._timeout = options.clock, options.metrics, options.timeout
-        self._time, self._sleep, self._slot_of = options.time, options.sleep, slot_of
-        clock = options.clock
+        self._sleep, self._exchange = options.sleep, Exchange(options.clock, options.time, slot_of)
         self._waiting: deque[_Batch] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._failed: asyncio.Future[str] | None = None
         self._loop: asyncio.AbstractEventLoop  # of `run`
         self._late = 0
         self._pause = FIRST_PAUSE
-        self._since = clock.monotonic()
+        self._since = self._clock.monotonic()
         self._reason = ""
         self.available = False
 
-    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> "asyncio.Future[list[Result]] | None":
+    def add(self, hits: Sequence[PreparedHit], way: Way = Way.TOGETHER) -> "asyncio.Future[list[Result]] | None":
         """Send `hits` with the next batch and return the future of their results; None if the server is away."""
         if not self.available:
             return None
@@ -167,8 +128,9 @@ class Link:
             if len(self._waiting) >= MAX_WAITING:
                 return None
             batch = self._new_batch()
+        if way is not Way.TOGETHER:
+            batch.ways |= dict.fromkeys(range(len(batch.hits), len(batch.hits) + len(hits)), way)
         batch.hits += hits
-        batch.keys += keys
         future: asyncio.Future[list[Result]] = self._loop.create_future()
         batch.waiting.append((future, len(batch.hits)))
         return future
@@ -208,7 +170,7 @@ class Link:
 
     def _give_up(self, batch: _Batch) -> None:
         """Answer a batch whose time is over, and end the exchange that it is in."""
-        batch.settle(())
+        batch.settle()
         if batch.guard is not None:
             batch.guard.reschedule(asyncio.get_running_loop().time())
         elif batch in self._waiting:
@@ -239,7 +201,7 @@ class Link:
                 self._pause = FIRST_PAUSE
             self._since, self.available = now, False
         while self._waiting:
-            self._waiting.popleft().settle(())
+            self._waiting.popleft().settle()
         self._metrics.counters_available.set((self._name,), 0)
         if reason not in {self._reason, STOPPED}:
             self._reason = reason
@@ -272,7 +234,7 @@ class Link:
         connection = await self._opened()
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                (result,) = await self._exchange(connection, [PROBE], [self._probe_key])
+                (result,) = await self._exchange.run(connection, [self._probe], {})
         except TimeoutError:
             await close(connection)
             raise AwayError("timeout") from None
@@ -305,7 +267,7 @@ class Link:
             await asyncio.wait({failed}, timeout=CHECK_SECONDS)
             if failed.done():
                 raise AwayError(failed.result())
-            self.add([PROBE], [self._probe_key])
+            self.add([self._probe])
 
     async def _work(self, connection: AbstractConnection) -> None:
         """Exchange batches over `connection`, or another one after a late answer, until the server is away."""
@@ -314,7 +276,7 @@ class Link:
                 batch = await self._next()
                 try:
                     async with asyncio.timeout(None) as batch.guard:
-                        results = await self._exchange(connection, batch.hits, batch.keys)
+                        results = await self._exchange.run(connection, batch.hits, batch.ways)
                 except TimeoutError:
                     await close(connection)
                     connection = await self._opened()
@@ -325,7 +287,7 @@ class Link:
                     self._late = 0
                     batch.settle(results)
                 finally:
-                    batch.settle(())
+                    batch.settle()
         finally:
             await close(connection)
 
@@ -335,105 +297,3 @@ class Link:
             self._idle.append(idle)
             await idle
         return self._waiting.popleft()
-
-    async def _exchange(self, connection: AbstractConnection, hits: Sequence[Hit], keys: Sequence[Key]) -> list[Result]:
-        """Have the server count `hits`, in one step or, in a cluster, in one for each slot.
-
-        Raises AwayError if it does not: then what of them was counted is unknown.
-        """
-        now = int(self._clock.now().timestamp())
-        arguments = [arguments_of(hit, now) for hit in hits]
-        groups = self._groups(keys)
-        results: list[Result] = [None] * len(hits)
-        try:
-            replies = await self._evaluate(connection, groups, keys, arguments, (b"EVALSHA", SCRIPT_SHA))
-            unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-            if unknown:
-                again = [groups[place] for place in unknown]
-                loaded = await self._evaluate(connection, again, keys, arguments, (b"EVAL", SCRIPT))
-                for place, reply in zip(unknown, loaded, strict=True):
-                    replies[place] = reply
-            for group, reply in zip(groups, replies, strict=True):
-                for place, result in zip(group, results_of(reply, len(group)), strict=True):
-                    results[place] = result
-        except AwayError:
-            raise
-        except Exception as error:  # the parser of replies raises anything on what is no reply
-            raise AwayError(reason_of(error)) from error
-        return results
-
-    def _groups(self, keys: Sequence[Key]) -> list[Sequence[int]]:
-        """Return the places of the keys that one call of the script may have."""
-        if self._slot_of is None:
-            return [range(len(keys))]
-        by_slot: dict[int, list[int]] = {}
-        for place, key in enumerate(keys):
-            by_slot.setdefault(self._slot_of(key), []).append(place)
-        return list(by_slot.values())
-
-    async def _evaluate(
-        self,
-        connection: AbstractConnection,
-        groups: Sequence[Sequence[int]],
-        keys: Sequence[Key],
-        arguments: Sequence[bytes],
-        script: tuple[bytes, bytes],
-    ) -> list[object]:
-        """Return the reply of the script for each of `groups`: an exception where that was an error."""
-        jitter = b"%.3f" % random.random()  # noqa: S311 - spreads load, keeps no secret
-        time = self._time()
-        sent = [
-            packed(
-                *script,
-                b"%d" % len(group),
-                *[keys[place] for place in group],
-                time,
-                jitter,
-                b"".join([arguments[place] for place in group]),
-            )
-            for group in groups
-        ]
-        await connection.send_packed_command(b"".join(sent))
-        replies: list[object] = []
-        for _ in sent:
-            try:
-                replies.append(await connection.read_response(disable_decoding=True))
-            except ResponseError as error:
-                replies.append(error)
-        return replies
-
-
-def results_of(reply: object, count: int) -> Sequence[Result]:
-    """Return the results of `count` hits in a reply of the script. Raises as `outcomes_of`, or the error in `reply`."""
-    if isinstance(reply, MovedError | AskError):
-        return [Redirect(reply.slot_id, reply.host, reply.port, isinstance(reply, MovedError))] * count
-    if isinstance(reply, TryAgainError):
-        return [None] * count
-    if isinstance(reply, ResponseError):
-        raise reply
-    return outcomes_of(reply, count)
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a server cannot count, in one of a few words: the text of an error may have anything in it."""
-    if isinstance(error, SSLError) or isinstance(error.__context__, SSLError):
-        return "tls"
-    return next((reason for kinds, reason in _REASONS if isinstance(error, kinds)), "wrong_answer")
-
-
-async def close(connection: AbstractConnection) -> None:
-    """Close a connection without waiting for its peer."""
-    with suppress(ValkeyError, OSError):
-        await connection.disconnect(nowait=True)
-
-
-# The first that an error is an instance of counts.
-_REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((AuthenticationError, NoPermissionError), "access_denied"),
-    ((OutOfMemoryError,), "out_of_memory"),
-    ((ReadOnlyError,), "read_only"),
-    ((BusyLoadingError,), "loading"),
-    ((ResponseError,), "error_reply"),
-    ((TimeoutError, ValkeyTimeoutError), "timeout"),
-    ((OSError, ValkeyConnectionError), "connection"),
-)

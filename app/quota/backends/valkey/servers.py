@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from valkey.asyncio.cluster import ClusterParser
@@ -18,23 +18,19 @@ from valkey.credentials import CredentialProvider
 from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.core.store_url import StoreKind, StoreUrl
-from app.quota.backends.valkey.link import (
-    GRACE_SECONDS,
-    Key,
-    Link,
-    LinkOptions,
-    OpenConnection,
-    Redirect,
-    Result,
-    close,
-    reason_of,
-)
-from app.quota.model import Hit, Outcome
+from app.quota.backends.valkey.exchange import Redirect, Result, Way, close, reason_of
+from app.quota.backends.valkey.link import GRACE_SECONDS, Link, LinkOptions, OpenConnection
+from app.quota.backends.valkey.wire import Key, PreparedHit
+from app.quota.model import Outcome
 
 SLOTS = 16_384
 # How often a cluster is asked for its slots at most and at least; each up to a half later, so that replicas do not ask
 # together.
 MIN_REFRESH_SECONDS, MAX_REFRESH_SECONDS = 0.2, 30.0
+# How often a hit is sent in a cluster whose slots move: to where it was, by itself, and to two nodes after that.
+MAX_SENDS = 4
+# How long a node without slots is connected to after another one has named it: slots are about to move there.
+NAMED_SECONDS = 60.0
 # How long one node may take to name the slots, and one sentinel the primary.
 ASK_SECONDS = 1.0
 # A password with its line break.
@@ -54,8 +50,8 @@ class Servers(Protocol):
         """The longest that outcomes take."""
         ...
 
-    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
-        """Count `hits` under `keys` and return an awaitable of their outcomes; None if no server counts now."""
+    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
+        """Count `hits` and return an awaitable of their outcomes; None if no server counts now."""
         ...
 
     def nodes(self) -> Mapping[str, OpenConnection]:
@@ -144,9 +140,9 @@ class Server:
         host, port = await self._sentinel.discover_master(self._url.service)
         return self._connector.to(Address(host, int(port)))
 
-    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
+    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
         """Count `hits`; see Servers."""
-        return self._link.add(hits, keys)  # type: ignore[return-value]  # only nodes of a cluster redirect
+        return self._link.add(hits)  # type: ignore[return-value]  # only nodes of a cluster redirect
 
     def nodes(self) -> Mapping[str, OpenConnection]:
         """Return the one server; see Servers."""
@@ -165,21 +161,35 @@ class Server:
                 await sentinel.aclose()
 
 
+class _Sent(NamedTuple):
+    """Hits that a node was sent, by their places, and what will come of them."""
+
+    node: Address
+    places: Sequence[int]
+    results: "asyncio.Future[list[Result]]"
+
+
 class Cluster:
     """The nodes of a cluster. Each counter has a slot of its own, so that each hit is a step of its own."""
 
     def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
         self._connector, self._options = connector, options
-        self.answer_seconds = 2 * (options.timeout + GRACE_SECONDS)  # a hit may be sent on to another node
+        # A hit may be sent on to another node, while there is time.
+        self.answer_seconds = 2 * (options.timeout + GRACE_SECONDS)
         self._seeds = url.servers
         self._nodes: dict[Address, tuple[Link, asyncio.Task[None]]] = {}
         self._owners: list[Address | None] = [None] * SLOTS
+        # Nodes without slots that others have named, and until when they are connected to.
+        self._named: dict[Address, float] = {}
         self._stale = asyncio.Event()
 
-    def add(self, hits: Sequence[Hit], keys: Sequence[Key]) -> Awaitable[Outcomes] | None:
+    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
         """Count `hits`; see Servers."""
-        parts = self._send(hits, keys, range(len(hits)))
-        return self._collect(hits, keys, parts) if parts else None
+        by_node: dict[Address | None, list[int]] = {}
+        for place, (_, key, _) in enumerate(hits):
+            by_node.setdefault(self._owners[key_slot(key)], []).append(place)
+        sent = [each for node, places in by_node.items() if (each := self._send(node, Way.TOGETHER, hits, places))]
+        return self._collect(hits, sent) if sent else None
 
     def nodes(self) -> Mapping[str, OpenConnection]:
         """Return the primaries; see Servers."""
@@ -190,47 +200,45 @@ class Cluster:
         owner = self._owners[key_slot(key)]
         return None if owner is None else str(owner)
 
-    def _send(
-        self, hits: Sequence[Hit], keys: Sequence[Key], places: Sequence[int]
-    ) -> list[tuple[list[int], "asyncio.Future[list[Result]]"]]:
-        by_node: dict[Address | None, list[int]] = {}
-        for place in places:
-            by_node.setdefault(self._owners[key_slot(keys[place])], []).append(place)
-        parts = []
-        for address, chosen in by_node.items():
-            node = self._nodes.get(address) if address else None
-            future = node[0].add([hits[place] for place in chosen], [keys[place] for place in chosen]) if node else None
-            if future is None:
-                self._stale.set()
-            else:
-                parts.append((chosen, future))
-        return parts
+    def _send(self, node: Address | None, way: Way, hits: Sequence[PreparedHit], places: Sequence[int]) -> _Sent | None:
+        """Send the hits at `places` to a node; None if it is not connected."""
+        link = self._nodes[node][0] if node in self._nodes else None
+        results = link.add([hits[place] for place in places], way) if link else None
+        if node is None or results is None:
+            self._stale.set()
+            return None
+        return _Sent(node, places, results)
 
-    async def _collect(
-        self, hits: Sequence[Hit], keys: Sequence[Key], parts: list[tuple[list[int], "asyncio.Future[list[Result]]"]]
-    ) -> Outcomes:
-        """Return the outcomes of `parts`; a hit whose slot has moved is sent once more, to where it is now."""
+    async def _collect(self, hits: Sequence[PreparedHit], sent: Sequence[_Sent]) -> Outcomes:
+        """Return the outcomes of what was sent; a hit whose counter has moved is sent on, while there is time."""
         outcomes: Outcomes = [None] * len(hits)
-        moved: list[int] = []
-        for places, future in parts:
-            for place, result in zip(places, await future, strict=True):
-                if isinstance(result, Redirect):
-                    moved += [place] if self._follow(result) else []
-                else:
-                    outcomes[place] = result
-        for places, future in self._send(hits, keys, moved):
-            for place, result in zip(places, await future, strict=True):
-                outcomes[place] = None if isinstance(result, Redirect) else result
+        clock = self._options.clock
+        until = clock.monotonic() + self._options.timeout
+        for _ in range(MAX_SENDS):
+            again: dict[tuple[Address, Way], list[int]] = {}
+            for node, places, results in sent:
+                for place, result in zip(places, await results, strict=True):
+                    if isinstance(result, Redirect):
+                        again.setdefault(self._follow(node, result), []).append(place)
+                    else:
+                        outcomes[place] = result
+            if not again or clock.monotonic() >= until:
+                break
+            sent = [each for (node, way), places in again.items() if (each := self._send(node, way, hits, places))]
         return outcomes
 
-    def _follow(self, redirect: Redirect) -> bool:
-        """Note where a slot has moved, and return whether there is a link to that node."""
-        self._stale.set()
-        address = Address(redirect.host, redirect.port)
-        if redirect.moved and address in self._nodes:
-            self._owners[redirect.slot] = address
-            return True
-        return False
+    def _follow(self, asked: Address, redirect: Redirect) -> tuple[Address, Way]:
+        """Note where a slot has moved, and return where its hits are to be sent, and how."""
+        if redirect.way is Way.APART:
+            return asked, Way.APART
+        node = Address(redirect.host or asked.host, redirect.port)
+        if node not in self._nodes:
+            self._named[node] = self._options.clock.monotonic() + NAMED_SECONDS
+            self._stale.set()
+        elif redirect.way is Way.TOGETHER:
+            self._owners[redirect.slot] = node
+            self._stale.set()
+        return node, redirect.way
 
     async def run(self) -> None:
         """Keep the connections and the map of slots; see Servers."""
@@ -273,10 +281,13 @@ class Cluster:
         for address, ranges in slots.items():
             for each in ranges:
                 owners[each.start : each.stop] = [address] * len(each)
-        for address in slots.keys() - self._nodes.keys():
-            link = _link(str(address), self._opening(address), self._options, slots[address])
+        now = self._options.clock.monotonic()
+        self._named = {address: until for address, until in self._named.items() if until > now}
+        wanted = slots.keys() | self._named.keys()
+        for address in wanted - self._nodes.keys():
+            link = _link(str(address), self._opening(address), self._options, slots.get(address, ()))
             self._nodes[address] = link, links.create_task(link.run())
-        for address in self._nodes.keys() - slots.keys():
+        for address in self._nodes.keys() - wanted:
             self._nodes.pop(address)[1].cancel()
         self._owners = owners
 
@@ -335,10 +346,10 @@ def _link(
 
 
 def probe_key(prefix: str, owned: Sequence[range] | None) -> Key:
-    """Return the name of a counter that no limit has, in one of the slots that a node of a cluster owns."""
+    """Return the name of a counter that no limit has, in one of the slots that a node of a cluster owns, if any."""
     for number in range(100 * SLOTS):
         key = f"{prefix}:probe:{number}".encode()
-        if owned is None or any(key_slot(key) in each for each in owned):
+        if not owned or any(key_slot(key) in each for each in owned):
             return key
     raise InvalidInputError("no key has a slot of the node")
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from app.quota.model import (
@@ -33,11 +34,13 @@ _DIGEST_BYTES = 20
 # Characters of the values in a counter's name, and what of them is not percent-encoded beside letters and digits.
 _MAX_PLAIN_LENGTH = 200
 _PLAIN = "/:@"
+_IS_PLAIN = re.compile(r"[A-Za-z0-9_.~/:@,-]*").fullmatch
 _NAME = re.compile(r"([^:{}]+):\{(?:=((?:,[^,{}]*)*)|([0-9a-f]{40}))\}")
 # Algorithms and hits whose arguments are remembered.
 _KNOWN_ALGORITHMS = 16_384
 
-_HIT = Struct(">8d")
+_PARAMETERS = Struct(">7d")
+_HIT = Struct(">HHd")
 _RESULT = Struct(">3d")
 _DECIDED = (0, 1)
 _CODES: dict[type, int] = {
@@ -51,18 +54,43 @@ _CODES: dict[type, int] = {
 }
 
 
+Key = bytes
+"""The name of a counter."""
+
+
+class PreparedHit(NamedTuple):
+    """A hit with the name of its counter and the script's parameters of its limit, or the window that decides them."""
+
+    hit: Hit
+    key: Key
+    parameters: bytes | CalendarWindow
+
+
 class WrongAnswerError(Exception):
     """What came back is not what the script returns."""
 
 
-def key_of(prefix: str, limit_id: LimitId, key: CounterKey) -> bytes:
+def prepare(prefix: str, hit: Hit) -> PreparedHit:
+    """Return `hit` as it is sent; `prefix` begins the name of its counter."""
+    return prepare_named(key_of(prefix, hit.limit_id, hit.key), hit)
+
+
+def prepare_named(key: Key, hit: Hit) -> PreparedHit:
+    """Return `hit` as it is sent, to be counted under the name `key`."""
+    algorithm = hit.algorithm
+    return PreparedHit(hit, key, algorithm if isinstance(algorithm, CalendarWindow) else _pack(algorithm))
+
+
+def key_of(prefix: str, limit_id: LimitId, key: CounterKey) -> Key:
     """Return the name of a counter: `PREFIX:LIMIT:{=,VALUE,VALUE}`, or `PREFIX:LIMIT:{DIGEST}` where that is too long.
 
     Values are percent-encoded, so that none can be those of another counter; the digest is of the values with their
     lengths. What is in braces is a hash tag, which no value can end, so that values cannot choose a slot.
     """
-    plain = "=" + "".join(["," + quote(part, _PLAIN, errors="surrogatepass") for part in key])
-    return name_of(prefix, limit_id, plain if len(plain) <= _MAX_PLAIN_LENGTH else _digest_of(key))
+    plain = "".join([",", ",".join(key)]) if key else ""
+    if _IS_PLAIN(plain) is None or plain.count(",") != len(key):
+        plain = "".join(["," + quote(part, _PLAIN, errors="surrogatepass") for part in key])
+    return name_of(prefix, limit_id, f"={plain}" if len(plain) < _MAX_PLAIN_LENGTH else _digest_of(key))
 
 
 def name_of(prefix: str, limit_id: LimitId, text: str) -> bytes:
@@ -91,24 +119,38 @@ def _digest_of(key: CounterKey) -> str:
     return digest.hexdigest()
 
 
-def arguments_of(hit: Hit, now: int) -> bytes:
-    """Return the script's argument for `hit`; `now` in Unix seconds selects the calendar's window."""
-    algorithm = hit.algorithm
-    if type(algorithm) is CalendarWindow:
-        start, end = calendar_bounds(algorithm, now)
-        return _pack(algorithm, hit.hits, (start, end, calendar_bounds(algorithm, end)[1]))
-    return _pack(algorithm, hit.hits)
+def arguments_of(hits: Sequence[PreparedHit], now: int) -> tuple[Sequence[Key], bytes, bytes]:
+    """Return the script's keys, limits and hits for `hits` at `now`; what several of them have in common, once.
+
+    `now`, in Unix seconds, selects the windows of calendars.
+    """
+    keys: dict[Key, int] = {}
+    limits: dict[bytes, int] = {}
+    written: list[bytes] = []
+    for hit, key, parameters in hits:
+        counter = keys.setdefault(key, len(keys) + 1)
+        known = parameters if isinstance(parameters, bytes) else _calendar_parameters(parameters, now)
+        limit = limits.setdefault(known, len(limits) + 1)
+        written.append(_HIT.pack(counter, limit, hit.hits))
+    return tuple(keys), b"".join(limits), b"".join(written)
+
+
+def _calendar_parameters(window: CalendarWindow, now: int) -> bytes:
+    start, end = calendar_bounds(window, now)
+    return _pack(window, (start, end, calendar_bounds(window, end)[1]))
 
 
 @lru_cache(_KNOWN_ALGORITHMS)
-def _pack(algorithm: Algorithm, hits: int, bounds: tuple[int, int, int] | None = None) -> bytes:
-    """Return the argument for `hits`; `bounds` are those of the calendar's window and where the next one ends."""
+def _pack(algorithm: Algorithm, bounds: tuple[int, int, int] | None = None) -> bytes:
+    """Return the script's parameters of a limit.
+
+    `bounds` are those of the calendar's window, and where the next one ends.
+    """
     counts_refused = isinstance(algorithm, FixedWindow | CalendarWindow) and algorithm.counts_refused
     burst = algorithm.burst if isinstance(algorithm, TokenBucket) else 0
     first, second, third = bounds or (algorithm.seconds, 0, 0)
-    return _HIT.pack(
+    return _PARAMETERS.pack(
         _CODES[type(algorithm)],
-        hits,
         algorithm.requests,
         first * MILLISECONDS,
         second * MILLISECONDS if bounds else burst,
@@ -132,10 +174,10 @@ def outcomes_of(reply: object, count: int) -> list[Outcome | None]:
         raise WrongAnswerError
     outcomes: list[Outcome | None] = []
     for allowed, remaining, reset in _RESULT.iter_unpack(reply):
-        if allowed == -1:
-            outcomes.append(None)
-        elif allowed in _DECIDED and 0 <= remaining <= MAX_COUNT and -MAX_COUNT <= reset <= MAX_COUNT:
+        if allowed in _DECIDED and 0 <= remaining <= MAX_COUNT and -MAX_COUNT <= reset <= MAX_COUNT:
             outcomes.append(outcome_of(allowed == 1, int(remaining), int(reset)))
+        elif allowed == -1:
+            outcomes.append(None)
         else:
             raise WrongAnswerError
     return outcomes
