@@ -102,7 +102,10 @@ async def certificates(parts: Parts) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     asked = IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())
-    rpc, secrets = IstioCertificates(parts.ca.issuance), SecretDiscovery(parts.ca.secrets, parts.metrics)
+    rpc, secrets = (
+        IstioCertificates(parts.ca.issuance),
+        SecretDiscovery(parts.ca.secrets, parts.metrics, parts.ca.subscribers),
+    )
     await best("CreateCertificate, P-256, recorded on SQLite", 100, lambda: rpc.create_certificate(asked, context))
     names = DiscoveryRequest(resource_names=["default", "ROOTCA"])
     await best("FetchSecrets, key and SVID made, recorded", 100, lambda: secrets.fetch_secrets(names, context))

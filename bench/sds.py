@@ -60,7 +60,7 @@ class Fleet:
     def __init__(self, parts: Parts, sidecars: asyncio.TaskGroup) -> None:
         self._published = PublishedBundle(parts.ca.authorities.bundle())
         source = IssuedSecrets(parts.ca.issuance, cast("Authorities", self._published), SystemClock())
-        self._discovery = SecretDiscovery(source, parts.metrics)
+        self._discovery = SecretDiscovery(source, parts.metrics, parts.ca.subscribers)
         self._sidecars = sidecars
         self._opened: list[asyncio.Task[None]] = []
         self._received = Signal()

@@ -1,19 +1,21 @@
-"""Calls to the control plane: CreateCertificate over TLS, authenticated by a join token or by the held SVID."""
+"""Calls to the control plane over TLS: CreateCertificate by a join token or the held SVID, SDS by the SVID."""
 
 import asyncio
 import os
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from cryptography import x509
+from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
-from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.protocol import H2Protocol
 
-from app.agent.identity import JoinToken, Proof
+from app.agent.identity import Identity, JoinToken, Proof
 from app.core.errors import (
     InvalidInputError,
     MeshwardError,
@@ -28,6 +30,7 @@ from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.x509_svid import MALFORMED, read_leaf
 
+SECRETS_METHOD = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 # Connecting, both handshakes and the answer together; a control plane that needs longer counts as unreachable.
 CALL_TIMEOUT_SECONDS = 10.0
@@ -73,6 +76,19 @@ class MeshAuthority:
                 )
                 answer = await create(ca_pb2.IstioCertificateRequest(csr=csr), metadata=metadata)
         return tuple(answer.cert_chain)
+
+    @asynccontextmanager
+    async def secrets(self, identity: Identity) -> AsyncIterator[Stream[Any, Any]]:
+        """Open an SDS stream, authenticated by an identity, for the length of the block.
+
+        Raises as `certify` does, in the block too.
+        """
+        with self._errors():
+            context, expected = _tls(identity.bundle, identity), identity.bundle.trust_domain.server_id
+            async with _ServerChannel(self._server, self._server_name, expected, context) as channel:
+                requests, responses = discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse
+                async with StreamStreamMethod(channel, SECRETS_METHOD, requests, responses).open() as stream:
+                    yield stream
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """The identity that the agent holds: how it is requested, and what the control plane's answer must be."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.bundle import TrustBundle, parse_bundle
 from app.spiffe.id import SpiffeId
+from app.spiffe.keys import accepted_key, key_id
 from app.spiffe.x509_svid import MALFORMED, WorkloadSvid, parse_certificate, pem, read_leaf, verify_svid
 
 # A leaf and the bundle.
@@ -71,6 +72,22 @@ def accept_answer(
         return _read_answer(private_key, answer, now, expected)
     except InvalidInputError as error:
         raise PreconditionError(f"the control plane's answer is refused: {error.message}") from error
+
+
+def is_withdrawn(svid: WorkloadSvid, withdrawn: Collection[str]) -> bool:
+    """Whether one of the authorities that signed an SVID is among those with these ids."""
+    signers = [parse_certificate(part) for part in svid.chain[1:]]
+    return any(key_id(accepted_key(signer)).hex() in withdrawn for signer in signers)
+
+
+def is_trusted(svid: WorkloadSvid, bundle: TrustBundle, now: datetime) -> bool:
+    """Whether peers with a trust bundle accept an SVID at `now`."""
+    chain, roots = ([parse_certificate(part) for part in parts] for parts in (svid.chain, bundle.roots))
+    try:
+        verify_svid(chain, roots, svid.spiffe_id.trust_domain, now)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def _read_answer(private_key: bytes, answer: Sequence[str], now: datetime, expected: SpiffeId | None) -> Identity:

@@ -8,12 +8,13 @@ from typing import Protocol
 
 import structlog
 
-from app.agent.identity import Identity, JoinToken, Proof, accept_answer, make_request
+from app.agent.identity import Identity, JoinToken, Proof, accept_answer, is_trusted, is_withdrawn, make_request
 from app.agent.renewal import Action, Need, Renewal
 from app.agent.secrets import HeldSecrets
 from app.core import errors
 from app.core.clock import Clock, Sleep
-from app.core.signals import Latest
+from app.core.signals import Latest, Signal
+from app.spiffe.bundle import TrustBundle
 
 log = structlog.get_logger()
 
@@ -40,8 +41,9 @@ class IdentityKeeper:
     `read_token` returns the current join token, None if there is none, and raises InvalidInputError if it is malformed;
     `save` writes an identity, and raises PreconditionError if that fails.
 
-    Log events: `control_plane_away`, `certificate_refused` and `control_plane_back`, `svid_issued`, `svid_expired`,
-    `svid_not_saved`; each once per change of state rather than once per attempt.
+    Log events: `trust_bundle_replaced`, `svid_withdrawn`, `control_plane_away`, `certificate_refused` and
+    `control_plane_back`, `svid_issued`, `svid_expired`, `svid_not_saved`; each once per change of state rather than
+    once per attempt.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class IdentityKeeper:
         self._failure: Latest[type[errors.MeshwardError] | None] = Latest(None)
         self._expired = Latest(value=False)
         self._serving = False
+        self._followed = False
+        self._hurry = Signal()
 
     def resume(self, identity: Identity) -> None:
         """Continue with an identity that was saved before."""
@@ -96,6 +100,26 @@ class IdentityKeeper:
             with suppress(*FINAL):
                 await self._take(*self._next())
 
+    def trust(self, bundle: TrustBundle) -> None:
+        """Serve a trust bundle that the control plane has pushed; renew at once if that withdraws the SVID."""
+        identity, now = self._held.identity, self._clock.now()
+        if identity is None:
+            return
+        self._followed = True
+        if bundle != identity.bundle:
+            self._hold(Identity(identity.svid, bundle))
+            log.info("trust_bundle_replaced", roots=len(bundle.roots))
+        svid = identity.svid
+        withdrawn = is_withdrawn(svid, bundle.withdrawn) or not is_trusted(svid, bundle, now)
+        if withdrawn and not self._renewal.expired(now):
+            log.warning("svid_withdrawn", spiffe_id=str(svid.spiffe_id))
+            self._renewal = self._renewal.hurried(now, self._chance())
+            self._hurry.fire()
+
+    def unfollowed(self) -> None:
+        """Take trust bundles from the answers to renewals again: none is pushed any more."""
+        self._followed = False
+
     def _next(self) -> tuple[Action, Proof | None]:
         """Return what to do next, and what to authenticate with."""
         now = self._clock.now()
@@ -107,9 +131,19 @@ class IdentityKeeper:
 
     async def _take(self, action: Action, proof: Proof | None) -> None:
         if proof is None or action.need is Need.WAIT:
-            await self._sleep(action.seconds)
+            await self._wait(action.seconds)
         else:
             await self._certify(proof)
+
+    async def _wait(self, seconds: float) -> None:
+        """Return after the time, or when there is a reason to hurry."""
+        hurried = asyncio.ensure_future(self._hurry.wait_beyond(self._hurry.count))
+        slept = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait({hurried, slept}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurried.cancel()
+            slept.cancel()
 
     async def _certify(self, proof: Proof) -> None:
         """Make one attempt. Raises errors that are FINAL; any other was an outage, and the next attempt waits."""
@@ -132,12 +166,19 @@ class IdentityKeeper:
             self._succeeded(certified)
 
     def _succeeded(self, identity: Identity) -> None:
-        self._held.hold(identity)
+        before, now = self._held.identity, self._clock.now()
+        if self._followed and before is not None and is_trusted(identity.svid, before.bundle, now):
+            # What is pushed is newer: another replica may have answered that has not read the last change yet.
+            identity = Identity(identity.svid, before.bundle)
         self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
         self._expired.set(value=False)
         if self._failure.set(None):
             log.info("control_plane_back")
         log.info("svid_issued", spiffe_id=str(identity.svid.spiffe_id), not_after=identity.svid.not_after.isoformat())
+        self._hold(identity)
+
+    def _hold(self, identity: Identity) -> None:
+        self._held.hold(identity)
         try:
             self._save(identity)
         except (errors.PreconditionError, errors.UnavailableError) as error:

@@ -12,6 +12,8 @@ from app.spiffe.renewal import renewal_time
 
 # Certificates with next to no life left must not make the agent ask without a pause.
 MIN_RENEWAL_INTERVAL = timedelta(seconds=1)
+# All agents of a mesh are told at once that an authority is tainted.
+HURRY_SPREAD = timedelta(seconds=2)
 # Waits between failed attempts, in seconds: doubled from the first up to the last, and cut by up to this share.
 FIRST_BACKOFF = 0.5
 LAST_BACKOFF = 60.0
@@ -60,6 +62,12 @@ class Renewal:
         half_time = renewal_time(min(since or now, now), not_after, 2 * chance - 1)
         renew_at = max(half_time, now + MIN_RENEWAL_INTERVAL)
         return Renewal(not_after, renew_at)
+
+    def hurried(self, now: datetime, chance: float) -> "Renewal":
+        """Return the state in which the SVID is due at once; `chance` in [0, 1) spreads renewals of a mesh a little."""
+        if self.renew_at is None:
+            return self
+        return replace(self, renew_at=min(self.renew_at, now + chance * HURRY_SPREAD))
 
     def failed(self, tick: float, chance: float) -> "Renewal":
         """Return the state after a failed attempt at `tick`; `chance` in [0, 1) spreads attempts over time."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from app.agent.authority import MeshAuthority
+from app.agent.following import TrustFollower
 from app.agent.keeper import IdentityKeeper
 from app.agent.options import AgentOptions, read_trust_bundle
 from app.agent.secrets import HeldSecrets
@@ -17,6 +18,7 @@ from app.agent.store import IdentityStore
 from app.core.clock import ConfirmedClock, SystemClock
 from app.core.net import Address
 from app.core.process import forbid_core_dumps, until_signal
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 from app.transport.rest.metrics import metrics_application
 from app.transport.rest.server import HttpListener
@@ -43,7 +45,7 @@ async def serve(options: AgentOptions) -> None:
     bootstrap = read_trust_bundle(options.trust_bundle, options.trust_domain)
     store = IdentityStore(options.data_dir)
     metrics = Metrics()
-    held = HeldSecrets(clock, metrics)
+    held, subscribers = HeldSecrets(clock, metrics), Subscribers(clock.monotonic, away_seconds=0)
     with store.locked():
         check_free(options.socket)
         async with _serving_metrics(options.metrics_bind, metrics):
@@ -55,11 +57,12 @@ async def serve(options: AgentOptions) -> None:
             identity = await keeper.obtain()
             mode = OWNER_ONLY if options.allowed_uids <= {os.geteuid(), 0} else ANY_USER
             with listening(options.socket, mode) as socket:
-                server = SecretServer(held, metrics, options.allowed_uids)
+                server = SecretServer(held, metrics, options.allowed_uids, subscribers)
                 await server.start(sock=socket)
                 log.info("agent_ready", spiffe_id=str(identity.svid.spiffe_id), socket=str(options.socket))
+                follower = TrustFollower(authority, held, subscribers, keeper)
                 try:
-                    await keeper.keep()
+                    await asyncio.gather(keeper.keep(), follower.follow())
                 finally:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(server.stop(), SHUTDOWN_SECONDS)

@@ -21,6 +21,7 @@ from app.agent.secrets import HeldSecrets
 from app.core.errors import MeshwardError, PermissionDeniedError, PreconditionError
 from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.peer import Peer
@@ -59,9 +60,11 @@ class SecretServer(Server):
     the agent's descriptors.
     """
 
-    def __init__(self, held: HeldSecrets, metrics: Metrics, allowed_uids: frozenset[int]) -> None:
+    def __init__(
+        self, held: HeldSecrets, metrics: Metrics, allowed_uids: frozenset[int], subscribers: Subscribers
+    ) -> None:
         self._held = held
-        self._discovery = SecretDiscovery(held, metrics)
+        self._discovery = SecretDiscovery(held, metrics, subscribers)
         self._allowed_uids = allowed_uids
         self._connections: dict[H2Protocol, int] = {}
         super().__init__([self], config=_CONFIGURATION)

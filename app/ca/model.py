@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from app.core.errors import PermissionDeniedError
 from app.spiffe.bans import BANNED
@@ -26,6 +27,42 @@ class KeyAlgorithm(Enum):
     RSA_2048 = "rsa-2048"
     RSA_3072 = "rsa-3072"
     RSA_4096 = "rsa-4096"
+
+
+class Stage(Enum):
+    """Where an authority is in its life, in the words of SPIRE's local authorities.
+
+    PREPARED is in the trust bundle and does not sign; ACTIVATING will once everybody has the bundle; ACTIVE signs; OLD
+    was active before, and what it signed is good;
+    TAINTED is in the bundle still, and all that it signed is replaced; REVOKED is not in the bundle.
+    """
+
+    PREPARED = "prepared"
+    ACTIVATING = "activating"
+    ACTIVE = "active"
+    OLD = "old"
+    TAINTED = "tainted"
+    REVOKED = "revoked"
+
+
+class OnTimeout(Enum):
+    """What becomes of an activation that not everybody was ready for in time."""
+
+    REFUSE = "refuse"
+    PROCEED = "proceed"
+
+
+@dataclass(frozen=True, slots=True)
+class RotationConfig:
+    """When the root is replaced by itself, at shares of the life of the active one, and how long activation waits.
+
+    Without `prepare_at` it is replaced by hand.
+    """
+
+    prepare_at: float | None = 0.8
+    activate_at: float = 0.9
+    timeout: timedelta = timedelta(hours=24)
+    on_timeout: OnTimeout = OnTimeout.REFUSE
 
 
 class Surface(Enum):
@@ -56,6 +93,7 @@ class CaConfig:
     max_ttl: timedelta = timedelta(hours=24)
     svids_per_hour: int = 1000
     crl_url: str | None = None
+    rotation: RotationConfig = RotationConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +121,71 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthorityStage:
+    """The stage of an authority, `since` when. `number` counts the changes of all authorities from 1."""
+
+    id: str
+    stage: Stage
+    number: int
+    since: datetime
+
+
+class Behind(NamedTuple):
+    """A stream that has not accepted the trust bundle, and why its client refused it, if it did."""
+
+    spiffe_id: str
+    address: str
+    node: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReport:
+    """What a replica reports of the streams that its trust bundle, of the version `bundle`, goes to.
+
+    `behind` are the first of those that have not accepted it, `behind_count` is how many these are. `up_to_date` has a
+    digest of each identity all of whose streams have, and `signers` the authorities that the replica can sign with.
+    `beat` grows with each report.
+    """
+
+    id: str
+    beat: int
+    bundle: str
+    streams: int
+    behind_count: int
+    behind: tuple[Behind, ...]
+    up_to_date: bytes
+    signers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgements:
+    """Who has accepted the trust bundle with a root, and who has not.
+
+    `identities` got their bundle with a certificate, before the root was in it, and have not come back since; each list
+    has the first of those that are counted. `replicas` have no signing authority under the root yet, or another bundle.
+    """
+
+    streams: int
+    behind_count: int
+    behind: tuple[Behind, ...]
+    identities_count: int
+    identities: tuple[SpiffeId, ...]
+    replicas: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nobody is waited for."""
+        return not (self.behind_count or self.identities_count or self.replicas)
+
+
+@dataclass(frozen=True, slots=True)
 class KnownAuthorities:
-    """Every root, the newest last, and the signing authorities under the newest, the last to end first."""
+    """Every root, the newest last; the signing authorities under them, the last to end first; the stages of both."""
 
     roots: tuple[Root, ...]
     signers: tuple[Signer, ...]
+    stages: tuple[AuthorityStage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +369,18 @@ class Crl:
 
 @dataclass(frozen=True, slots=True)
 class CaStatus:
-    """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why."""
+    """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why.
+
+    `root_id` is the active root, None if there is none; `stages` has that of each root, and of the signing authorities
+    that are tainted.
+    """
 
     trust_domain: TrustDomain
     roots: tuple[Root, ...]
     signers: tuple[Signer, ...]
+    stages: tuple[AuthorityStage, ...]
     unapproved: tuple[SigningRequest, ...]
+    root_id: str | None
     root_key_held: bool
     signer_id: str | None
     waiting_for: str | None
@@ -287,11 +391,6 @@ class CaStatus:
     def ready(self) -> bool:
         """Whether this replica can issue."""
         return self.waiting_for is None
-
-    @property
-    def root_id(self) -> str:
-        """The id of the newest root."""
-        return self.roots[-1].id
 
 
 @dataclass(frozen=True, slots=True)

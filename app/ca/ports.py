@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from app.audit.ports import AuditTrail
 from app.ca.model import (
+    AuthorityStage,
     Ban,
     Crl,
     Entry,
@@ -20,6 +21,7 @@ from app.ca.model import (
     KeyAlgorithm,
     LogLeaf,
     Pod,
+    ReplicaReport,
     Root,
     SignedTreeHead,
     Signer,
@@ -86,8 +88,8 @@ class Pods(Protocol):
 class CaRepository(AuditTrail, Protocol):
     """Everything that the CA stores, in one transaction.
 
-    Roots, signing requests, join tokens, entries and bans are authentic: what was not written with the secret that
-    replicas share is not returned. Whatever is stored can be removed.
+    Roots, stages, reports, signing requests, join tokens, entries and bans are authentic: what was not written with the
+    secret that replicas share is not returned. Whatever is stored can be removed.
     """
 
     # Authorities
@@ -100,6 +102,34 @@ class CaRepository(AuditTrail, Protocol):
 
     async def add_root(self, root: Root) -> None:
         """Store a root. The transaction ends with ConflictError if its generation is taken."""
+
+    async def hold_authorities(self) -> None:
+        """Return once no other transaction is changing stages; none does until this one ends."""
+
+    async def stages(self) -> Sequence[AuthorityStage]:
+        """Return the authentic stages of authorities."""
+        ...
+
+    async def put_stage(self, stage: AuthorityStage) -> None:
+        """Store the stage of an authority in the place of the one before."""
+
+    async def put_report(self, report: ReplicaReport) -> None:
+        """Store the report of a replica in the place of the one before."""
+
+    async def reports(self) -> Sequence[ReplicaReport]:
+        """Return the authentic reports of replicas."""
+        ...
+
+    async def remove_report(self, replica_id: str) -> None:
+        """Remove the report of a replica."""
+
+    async def identities_under(self, root_id: str, now: datetime, limit: int) -> Sequence[SpiffeId]:
+        """Return at most `limit` identities, all of whose certificates that have not ended are of a root."""
+        ...
+
+    async def unrenewed(self, before: datetime, now: datetime, limit: int) -> Sequence[SpiffeId]:
+        """Return at most `limit` identities that hold certificates of `CreateCertificate`, all issued `before`."""
+        ...
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
         """Return the signing authorities under a root that end after `now`, the last to end first."""

@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, String, and_, delete, insert, or_, select, text, type_coerce, update
+from sqlalchemy import Select, String, and_, case, delete, func, insert, or_, select, text, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
 from app.ca.model import (
+    AuthorityStage,
     Ban,
     Crl,
     Entry,
@@ -18,16 +19,19 @@ from app.ca.model import (
     IssuedSvid,
     JoinToken,
     LogLeaf,
+    ReplicaReport,
     Root,
     SignedTreeHead,
     Signer,
     SigningRequest,
+    Surface,
 )
 from app.ca.ports import CaRepository
 from app.ca.rules.authority import has_certificate
 from app.ca.rules.bans import EVERYTHING_BELOW
 from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
 from app.ca.tables import (
+    AuthorityStageRow,
     BanRevisionRow,
     BanRow,
     CrlRow,
@@ -37,6 +41,7 @@ from app.ca.tables import (
     LogNodeRow,
     LogRow,
     LogStateRow,
+    ReplicaRow,
     RootRow,
     SignerRow,
     SvidRow,
@@ -85,11 +90,13 @@ class AuthenticTables:
     def __init__(self, macs: RowMacs, refused: Refused, trusted_root: str | None = None) -> None:
         self.trusted_root = trusted_root
         self.roots = AuthenticRows(RootRow, Root, macs, refused)
+        self.stages = AuthenticRows(AuthorityStageRow, AuthorityStage, macs, refused)
+        self.reports = AuthenticRows(ReplicaRow, ReplicaReport, macs, refused)
         self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)
         self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
         self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
         self.bans = AuthenticRows(BanRow, Ban, macs, refused)
-        self.all = (self.roots, self.requests, self.tokens, self.entries, self.bans)
+        self.all = (self.roots, self.stages, self.reports, self.requests, self.tokens, self.entries, self.bans)
 
 
 OTHER_REPLICAS = (
@@ -121,11 +128,11 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     async def renew_macs(self, known: RowMacs | None) -> int:
         """Give the rows that `known` verifies MACs of this secret, and return how many those were.
 
-        If it is None, all roots, entries and bans get one, even if another writer added them.
+        If it is None, all roots, stages, entries and bans get one, even if another writer added them.
         """
         tables = self._tables
         renewed = 0
-        for rows in (tables.roots, tables.entries, tables.bans) if known is None else tables.all:
+        for rows in (tables.roots, tables.stages, tables.entries, tables.bans) if known is None else tables.all:
             renewed += await rows.renew_macs(self._session, known)
         return renewed
 
@@ -140,6 +147,50 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
 
     async def add_root(self, root: Root) -> None:
         await self._tables.roots.insert(self._session, root)
+
+    async def hold_authorities(self) -> None:
+        # Not against rows that refer to a root, such as signing requests.
+        await self._session.execute(select(RootRow.id).order_by(RootRow.id).with_for_update(key_share=True))
+
+    async def stages(self) -> Sequence[AuthorityStage]:
+        query = self._tables.stages.select().order_by(AuthorityStageRow.number, AuthorityStageRow.id)
+        return await self._tables.stages.all(self._session, query)
+
+    async def put_stage(self, stage: AuthorityStage) -> None:
+        await self._session.execute(delete(AuthorityStageRow).where(AuthorityStageRow.id == stage.id))
+        await self._tables.stages.insert(self._session, stage)
+
+    async def put_report(self, report: ReplicaReport) -> None:
+        await self.remove_report(report.id)
+        await self._tables.reports.insert(self._session, report)
+
+    async def reports(self) -> Sequence[ReplicaReport]:
+        query = self._tables.reports.select().order_by(ReplicaRow.id)
+        return await self._tables.reports.all(self._session, query)
+
+    async def remove_report(self, replica_id: str) -> None:
+        await self._session.execute(delete(ReplicaRow).where(ReplicaRow.id == replica_id))
+
+    async def identities_under(self, root_id: str, now: datetime, limit: int) -> Sequence[SpiffeId]:
+        under = SvidRow.signer_id.in_(select(SignerRow.id).where(SignerRow.root_id == root_id))
+        query = (
+            select(SvidRow.spiffe_id)
+            .where(SvidRow.not_after > now)
+            .group_by(SvidRow.spiffe_id)
+            .having(func.min(case((under, 1), else_=0)) == 1)
+            .limit(limit)
+        )
+        return (await self._session.scalars(query)).all()
+
+    async def unrenewed(self, before: datetime, now: datetime, limit: int) -> Sequence[SpiffeId]:
+        query = (
+            select(SvidRow.spiffe_id)
+            .where(SvidRow.not_after > now, SvidRow.surface == Surface.ISTIO_CA)
+            .group_by(SvidRow.spiffe_id)
+            .having(func.max(SvidRow.issued_at) < before)
+            .limit(limit)
+        )
+        return (await self._session.scalars(query)).all()
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
         query = (

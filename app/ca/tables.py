@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.ca.model import SUBJECT_LENGTH, Surface
+from app.ca.model import SUBJECT_LENGTH, Behind, Stage, Surface
 from app.db.base import Base
 from app.db.macs import MAC_BYTES
+from app.db.types import Converted
 from app.spiffe.id import MAX_ID_BYTES, SpiffeId, TrustDomain
 
 # A key identifier of 160 bits, in hexadecimal.
@@ -18,6 +19,9 @@ RANDOM_ID_LENGTH = 32
 SHA256_HEX_LENGTH = 64
 SHA256_LENGTH = 32
 
+BEHIND: Converted[tuple[Behind, ...]] = Converted(
+    JSON(), lambda value: [list(each) for each in value], lambda rows: tuple(Behind(*row) for row in rows)
+)
 # The MAC of what a row says. NULL in rows of versions that had none.
 Mac = Annotated[bytes | None, mapped_column(LargeBinary(MAC_BYTES))]
 
@@ -52,6 +56,35 @@ class SignerRow(Base):
     not_before: Mapped[datetime | None]
     not_after: Mapped[datetime | None]
     created_at: Mapped[datetime]
+    mac: Mapped[Mac]
+
+
+class AuthorityStageRow(Base):
+    """The stage of a root, or of a signing authority that is tainted."""
+
+    __tablename__ = "ca_authority_stages"
+
+    # No foreign key: it is of one of two tables.
+    id: Mapped[str] = mapped_column(String(AUTHORITY_ID_LENGTH), primary_key=True)
+    stage: Mapped[Stage]
+    number: Mapped[int] = mapped_column(BigInteger)
+    since: Mapped[datetime]
+    mac: Mapped[Mac]
+
+
+class ReplicaRow(Base):
+    """What a replica reports of its streams and signing authorities."""
+
+    __tablename__ = "ca_replicas"
+
+    id: Mapped[str] = mapped_column(String(RANDOM_ID_LENGTH), primary_key=True)
+    beat: Mapped[int] = mapped_column(BigInteger)
+    bundle: Mapped[str] = mapped_column(String(SHA256_HEX_LENGTH))
+    streams: Mapped[int] = mapped_column(Integer)
+    behind_count: Mapped[int] = mapped_column(Integer)
+    behind: Mapped[tuple[Behind, ...]] = mapped_column(BEHIND)
+    up_to_date: Mapped[bytes] = mapped_column(LargeBinary)
+    signers: Mapped[tuple[str, ...]]
     mac: Mapped[Mac]
 
 

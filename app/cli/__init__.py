@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli import ban, check, failures, identity, keys, operation, quota
+from app.cli import ban, ca, check, failures, identity, keys, operation, quota
 from app.cli.log import log
 from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
@@ -17,7 +17,7 @@ envoy = typer.Typer(name="envoy", no_args_is_help=True, help="Configuration for 
 for group in (
     envoy,
     *(operation.config, operation.db, operation.admin, keys.keys),
-    *(identity.token, identity.entry, identity.ca, ban.identity),
+    *(identity.token, identity.entry, ca.ca, ban.identity),
     *(check.policy, quota.quota),
     log,
 ):

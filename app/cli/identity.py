@@ -16,7 +16,6 @@ ENTRY_COLUMNS = ("id", "spiffe_id", "x509_svid_ttl_seconds", "dns_names", "hint"
 
 token = typer.Typer(name="token", no_args_is_help=True, help="Join tokens: single-use proof of an agent's identity.")
 entry = typer.Typer(name="entry", no_args_is_help=True, help="Lifetime and DNS names of an identity's certificates.")
-ca = typer.Typer(name="ca", no_args_is_help=True, help="The certificate authority.")
 
 Subject = Annotated[str, typer.Argument(metavar="ENTRY", help="Id or SPIFFE ID of the entry.")]
 
@@ -81,41 +80,6 @@ def entry_delete(subject: Subject, *, config: Config = None, server: Server = No
     client = admin_client(config, server)
     client.delete(_entry_path(client, subject))
     typer.echo(f"deleted {subject}")
-
-
-@ca.command("show")
-def ca_show(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
-    """Show the state of the certificate authority, its roots and its signing certificates."""
-    client = admin_client(config, server)
-    state, authorities = client.get("/v1/ca"), client.get("/v1/ca/authorities")
-    if output is Form.JSON:
-        show_item({**state, **authorities}, output)
-        return
-    show_item(state, output)
-    rows = [{"kind": kind, **item} for kind in ("root", "signer") for item in authorities[f"{kind}s"]]
-    typer.echo()
-    show_items(rows, ("kind", "id", "not_before", "not_after"), output)
-
-
-@ca.command("requests")
-def ca_requests(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
-    """List the requests for signing certificates that wait for an operator's approval."""
-    show_items(admin_client(config, server).get("/v1/ca/signing-requests"), ("id", "created_at"), output)
-
-
-@ca.command("approve")
-def ca_approve(
-    request: Annotated[str, typer.Argument(help="Id of the request, as the replica that made it reports it.")],
-    *,
-    output: Output = Form.TABLE,
-    config: Config = None,
-    server: Server = None,
-) -> None:
-    """Have the root sign a replica's request. The id is the fingerprint of its public key."""
-    from app.cli.admin import path_segment
-
-    client = admin_client(config, server)
-    show_item(client.post(f"/v1/ca/signing-requests/{path_segment(request)}/approve", {}), output)
 
 
 def _entry_path(client: "AdminClient", subject: str) -> str:

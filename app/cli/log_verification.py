@@ -10,7 +10,8 @@ from cryptography import x509
 from pydantic import ValidationError
 
 from app.ca.model import Inclusion, LogLeaf, SignedTreeHead
-from app.ca.rest import ConsistencyView, InclusionView, LeafView, SvidView, TreeHeadView
+from app.ca.rest.identities import SvidView
+from app.ca.rest.log import ConsistencyView, InclusionView, LeafView, TreeHeadView
 from app.ca.rules.log import (
     check_certificate,
     check_consistency,

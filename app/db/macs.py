@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -63,6 +64,8 @@ def _content(value: object) -> tuple[bytes, bytes]:
             return b"n", b""
         case str() | SpiffeId() | TrustDomain():
             return b"s", str(value).encode("utf-8", "surrogatepass")
+        case Enum():
+            return _content(value.value)
         case bytes():
             return b"b", value
         case int():

@@ -22,6 +22,9 @@ from app.demo.steps import UnexpectedError
 from app.spiffe.id import SpiffeId
 
 REQUEST_SECONDS = 5.0
+AUTHORITIES = "/v1/ca/authorities"
+# A root is not revoked yet: something was signed by it alone, or the log has to be signed under another one first.
+IN_USE = frozenset({httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE})
 YAML = {"content-type": "application/yaml"}
 # The pause between two requests: one should nearly always be in flight, without loading the machine.
 PAUSE_SECONDS = 0.01
@@ -88,10 +91,46 @@ class AdminApi:
         """Put the limits of `domain`, YAML."""
         await self._ask("PUT", f"/v1/quota/configs/{domain}", content=document, headers=YAML)
 
+    async def ban(self, spiffe_id: SpiffeId, reason: str) -> None:
+        """Ban an identity."""
+        await self._ask("PUT", f"/v1/identities/{spiffe_id}/ban", json={"reason": reason})
+
+    async def unban(self, spiffe_id: SpiffeId) -> None:
+        """Lift the ban of an identity."""
+        await self._ask("DELETE", f"/v1/identities/{spiffe_id}/ban")
+
+    async def roots(self, stage: str) -> list[str]:
+        """Return the ids of the roots of the CA that are at a stage."""
+        answer = await self._ask("GET", AUTHORITIES)
+        return [root["id"] for root in answer.json()["roots"] if root["stage"] == stage]
+
+    async def prepare_root(self) -> str:
+        """Create a root that is trusted and does not sign yet, and return its id."""
+        prepared: str = (await self._ask("POST", AUTHORITIES)).json()["id"]
+        return prepared
+
+    async def activate_root(self, root: str) -> None:
+        """Have a root sign as soon as every sidecar trusts it."""
+        await self._ask("POST", f"{AUTHORITIES}/{root}/activate")
+
+    async def taint_root(self, root: str) -> None:
+        """Have everything that a root has signed be replaced."""
+        await self._ask("POST", f"{AUTHORITIES}/{root}/taint")
+
+    async def revoke_root(self, root: str) -> bool:
+        """Take a root out of the trust bundle; return False if it is still in use."""
+        url = f"{self.url}{AUTHORITIES}/{root}/revoke"
+        answer = await self.client.request("POST", url, auth=self._authenticated)
+        if answer.status_code in IN_USE:
+            return False
+        if not answer.is_success:
+            raise UnexpectedError("the old root to be revoked", _described(answer), "control-plane")
+        return True
+
     async def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         answer = await self.client.request(method, self.url + path, auth=self._authenticated, **request)
         if not answer.is_success:
-            raise UnexpectedError(f"{method} {path} to succeed", f"{answer.status_code} {answer.text}", "control-plane")
+            raise UnexpectedError(f"{method} {path} to succeed", _described(answer), "control-plane")
         return answer
 
     def _authenticated(self, request: httpx.Request) -> httpx.Request:
@@ -132,10 +171,21 @@ class EnvoyAdmin:
         chains = [chain for each in answer.json()["certificates"] for chain in each.get("cert_chain", ())]
         return tuple(dict.fromkeys(_held(chain) for chain in chains))
 
+    async def roots(self) -> int:
+        """Return how many roots it trusts for its peers."""
+        answer = await self.client.get(f"{self.url}/certs")
+        names = [each["ca_cert"] for each in answer.json()["certificates"] if each.get("ca_cert")]
+        serials = {root["serial_number"] for roots in names for root in roots}
+        return len(serials)
+
     async def handshakes(self) -> int:
         """Return how many TLS handshakes its listeners have completed so far."""
         answer = await self.client.get(f"{self.url}/stats", params={"filter": r"^listener\..*\.ssl\.handshake$"})
         return sum(int(line.rpartition(":")[2]) for line in answer.text.splitlines())
+
+
+def _described(answer: httpx.Response) -> str:
+    return f"{answer.status_code} {answer.text}"
 
 
 def _held(chain: dict[str, Any]) -> HeldCertificate:

@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 
 from app.demo.children import ending
-from app.demo.clients import steady_load, tls_client, unknown_ca_pem
+from app.demo.clients import Tally, steady_load, tls_client, unknown_ca_pem
 from app.demo.documents import CLOSE_NEWS, POLICIES, QUOTA, QUOTA_DOMAIN, REQUESTS_PER_MINUTE
 from app.demo.mesh import API, CONTROL_PLANE, IDENTITIES, WEB, Mesh, agent, environment, sidecar, until
 from app.demo.steps import Step, UnexpectedError
@@ -47,7 +47,9 @@ def steps(mesh: Mesh) -> tuple[Step, ...]:
         ("used join token refused", token_refused_twice, (CONTROL_PLANE,)),
         ("policy change takes effect", policy_changed, (CONTROL_PLANE, *SIDECARS)),
         ("rate limited, with headers", limited, (CONTROL_PLANE, *SIDECARS)),
+        ("banned identity denied, then unbanned", identity_banned, (CONTROL_PLANE, *SIDECARS)),
         ("certificates rotated under load", certificates_rotated, every),
+        ("root rotated with a new key", root_rotated, every),
         ("control plane away: identities stay", control_plane_away, (*AGENTS, *SIDECARS)),
         ("control plane back: nothing lost", control_plane_back, (CONTROL_PLANE, *SIDECARS)),
     )
@@ -199,22 +201,55 @@ async def certificates_rotated(mesh: Mesh) -> str:
         new = all(each.serial not in first[workload] for each in held)
         return new and all(each.expires - mesh.clock.now() > CLEARLY_LONG for each in held)
 
-    async def in_use() -> bool:
-        return await api.handshakes() > before_use
-
     async with steady_load(mesh.client, f"{mesh.plan.addresses['web_outbound'].url}/hello") as tally:
         first, handshakes = await _serials(mesh), await api.handshakes()
         for spiffe_id in IDENTITIES.values():
             await mesh.admin.set_entry(spiffe_id, LONG_SVID_SECONDS)
         for workload in IDENTITIES:
             await until(partial(renewed, workload))
-        before_use = await api.handshakes()
-        await until(in_use)
+        await until(partial(_more_handshakes, mesh, await api.handshakes()))
         new_handshakes = await api.handshakes() - handshakes
-    if tally.failed or not tally.sent:
-        seen = f"{tally.failed} of {tally.sent} failed: {'; '.join(tally.failures)}"
-        raise UnexpectedError("no failed request", seen, *SIDECARS, CONTROL_PLANE)
+    _check_tally(tally)
     return f"0 of {tally.sent} requests failed, {new_handshakes} new handshakes"
+
+
+async def identity_banned(mesh: Mesh) -> str:
+    """See the requests of a banned identity denied, and allowed again when the ban is lifted."""
+    banning = await _until_status(mesh, mesh.admin.ban(WEB, "the demo bans it"), httpx.codes.FORBIDDEN)
+    unbanning = await _until_status(mesh, mesh.admin.unban(WEB), httpx.codes.OK)
+    return f"denied after {banning:.0f} ms, allowed after {unbanning:.0f} ms"
+
+
+async def root_rotated(mesh: Mesh) -> str:
+    """See a new root prepared, acknowledged by the sidecars and activated, the old one revoked, and no request fail."""
+    (old,) = await mesh.admin.roots("active")
+    before = await _serials(mesh)
+
+    async def active() -> bool:
+        return await mesh.admin.roots("active") == [new]
+
+    async def renewed() -> bool:
+        now = await _serials(mesh)
+        return all(now[workload].isdisjoint(before[workload]) for workload in IDENTITIES)
+
+    async def revoked() -> bool:
+        return await mesh.admin.revoke_root(old)
+
+    async def trusted() -> bool:
+        return all([await mesh.envoy(workload).roots() == 1 for workload in IDENTITIES])
+
+    async with steady_load(mesh.client, f"{mesh.plan.addresses['web_outbound'].url}/hello") as tally:
+        new = await mesh.admin.prepare_root()
+        await mesh.admin.activate_root(new)
+        await until(active)
+        await mesh.admin.taint_root(old)
+        await until(renewed)
+        await until(revoked)
+        await until(trusted)
+        handshakes = await mesh.envoy("api").handshakes()
+        await until(partial(_more_handshakes, mesh, handshakes))
+    _check_tally(tally)
+    return f"0 of {tally.sent} requests failed, {old[:8]} → {new[:8]}"
 
 
 async def control_plane_away(mesh: Mesh) -> str:
@@ -250,6 +285,17 @@ def described(answer: httpx.Response) -> str:
 def _check_status(answer: httpx.Response, status: int, expected: str, *logs: str) -> None:
     if answer.status_code != status:
         raise UnexpectedError(expected, described(answer), *logs)
+
+
+def _check_tally(tally: Tally) -> None:
+    if tally.failed or not tally.sent:
+        seen = f"{tally.failed} of {tally.sent} failed: {'; '.join(tally.failures)}"
+        raise UnexpectedError("no failed request", seen, *SIDECARS, CONTROL_PLANE)
+
+
+async def _more_handshakes(mesh: Mesh, before: int) -> bool:
+    """Return whether api's sidecar has completed a handshake more: with the certificates and roots that are new."""
+    return await mesh.envoy("api").handshakes() > before
 
 
 async def _denied_by(mesh: Mesh, policy: str, listener: str) -> str:

@@ -16,6 +16,7 @@ from app.core.errors import InvalidInputError, PermissionDeniedError, Unauthenti
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
+from app.spiffe.subscribers import Subscribers
 from app.spiffe.x509_svid import WorkloadSvid
 from app.telemetry.metrics import Metrics
 from app.transport.grpc.context import CallContext
@@ -28,6 +29,8 @@ from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
 SVID_NAME = "default"
 BUNDLE_NAME = "ROOTCA"
+# For agents: the ids of signing authorities whose SVIDs are to be replaced, one on each line.
+WITHDRAWN_NAME = "WITHDRAWN"
 WILDCARD_NAMES = frozenset({SVID_NAME, BUNDLE_NAME})
 
 # A caller has four names and the wildcard; the rest is room for repetition. Bounds the work of one request.
@@ -65,6 +68,7 @@ class SecretKind(Enum):
 
     SVID = "svid"
     BUNDLE = "bundle"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class SecretCatalog:
             return SecretKind.SVID
         if name in {BUNDLE_NAME, str(self.owner.trust_domain.id)}:
             return SecretKind.BUNDLE
+        if name == WITHDRAWN_NAME:
+            return SecretKind.WITHDRAWN
         raise InvalidInputError(
             f"there is no secret {_quoted(name)} for {self.owner}: ask for {SVID_NAME} or {self.owner} (its SVID), "
             f"{BUNDLE_NAME} or {self.owner.trust_domain.id} (the trust bundle)",
@@ -95,6 +101,10 @@ class SecretCatalog:
         """Return which secret is behind each name of a subscription; `*` stands for one name of each secret."""
         names = subscribed - {WILDCARD} | WILDCARD_NAMES if WILDCARD in subscribed else subscribed
         return {name: self.kind(name) for name in names}
+
+    def bundle_names(self, subscribed: frozenset[str]) -> list[str]:
+        """Return the names of the trust bundle in a subscription."""
+        return [name for name, kind in self.kinds(subscribed).items() if kind is SecretKind.BUNDLE]
 
 
 def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
@@ -108,10 +118,17 @@ def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
 
 def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
     """Return the `validation_context` secret of a trust bundle."""
-    roots = "".join(bundle.roots).encode()
     secret = secret_pb2.Secret(name=name)
-    secret.validation_context.trusted_ca.inline_bytes = roots
-    return Resource(name, content_version([roots]), _packed(secret))
+    secret.validation_context.trusted_ca.inline_bytes = "".join(bundle.roots).encode()
+    return Resource(name, bundle.version, _packed(secret))
+
+
+def withdrawn_resource(name: str, bundle: TrustBundle) -> Resource:
+    """Return the `generic_secret` with the signing authorities whose SVIDs are to be replaced."""
+    text = "".join(f"{authority}\n" for authority in bundle.withdrawn).encode()
+    secret = secret_pb2.Secret(name=name)
+    secret.generic_secret.secret.inline_bytes = text
+    return Resource(name, content_version([text]), _packed(secret))
 
 
 def _packed(secret: Any) -> any_pb2.Any:
@@ -129,9 +146,11 @@ class SecretDiscovery:
     never sent over plaintext to another machine: that is a PermissionDeniedError.
     """
 
-    def __init__(self, source: SecretSource, metrics: Metrics) -> None:
+    def __init__(self, source: SecretSource, metrics: Metrics, subscribers: Subscribers) -> None:
+        """Take where the secrets come from, and where to keep what clients hold."""
         self._source = source
         self._metrics = metrics
+        self._subscribers = subscribers
 
     def stream_secrets(
         self, requests: AsyncIterator[Any], context: CallContext
@@ -150,8 +169,9 @@ class SecretDiscovery:
         return await stream.fetch(_CallerSecrets(self._source, context), request)
 
     def _run(self, variant: type[Exchange], requests: AsyncIterator[Any], context: CallContext) -> AsyncIterator[Any]:
-        sources = {SECRET_TYPE: _CallerSecrets(self._source, context)}
-        return stream.run_stream(variant, sources, requests, _observe(self._metrics, context))
+        source = _CallerSecrets(self._source, context)
+        observer = _observe(self._metrics, self._subscribers, source.catalog, context)
+        return stream.run_stream(variant, {SECRET_TYPE: source}, requests, observer)
 
 
 class _CallerSecrets:
@@ -182,8 +202,10 @@ class _CallerSecrets:
                     "ask from this machine"
                 )
             resource[SecretKind.SVID] = partial(svid_resource, svid=await self._session.svid())
-        if SecretKind.BUNDLE in self._asked:
-            resource[SecretKind.BUNDLE] = partial(bundle_resource, bundle=await self._session.bundle())
+        if not self._asked.isdisjoint({SecretKind.BUNDLE, SecretKind.WITHDRAWN}):
+            bundle = await self._session.bundle()
+            resource[SecretKind.BUNDLE] = partial(bundle_resource, bundle=bundle)
+            resource[SecretKind.WITHDRAWN] = partial(withdrawn_resource, bundle=bundle)
         return {name: resource[kind](name) for name, kind in kinds.items()}
 
     def wait_for_change(self) -> Coroutine[Any, Any, None]:
@@ -191,27 +213,35 @@ class _CallerSecrets:
 
 
 @contextmanager
-def _observe(metrics: Metrics, context: CallContext) -> Iterator[Callable[[Any, Reply], None]]:
-    """Count a stream and the replies on it, and log each secret that its sidecar refuses."""
-    node = ""
+def _observe(
+    metrics: Metrics, subscribers: Subscribers, catalog: SecretCatalog, context: CallContext
+) -> Iterator[Callable[[Any, Reply, Exchange], None]]:
+    """Count a stream and the replies on it, keep what it holds, and log each secret that its sidecar refuses."""
 
-    def received(request: Any, reply: Reply) -> None:
-        nonlocal node
-        node = request.node.id[:MAX_LOGGED] or node  # only the first request has it
+    def received(request: Any, reply: Reply, exchange: Exchange) -> None:
+        subscriber.node = request.node.id[:MAX_LOGGED] or subscriber.node  # only the first request has it
         if reply is not Reply.REQUEST:
             metrics.sds_replies.add((reply.value,))
+        problem = subscriber.problem
+        if reply is Reply.ACK:
+            problem = ""
         if reply is Reply.NACK:
+            problem = request.error_detail.message[:MAX_LOGGED]
             log.warning(
                 "sds_secret_refused",
                 method=context.method,
                 peer=context.peer.address,
-                spiffe_id=str(context.principal.spiffe_id),
-                node=node,
-                error=request.error_detail.message[:MAX_LOGGED],
+                spiffe_id=str(catalog.owner),
+                node=subscriber.node,
+                error=problem,
             )
+        names = catalog.bundle_names(exchange.wanted)
+        held = next((exchange.accepted.get(name) for name in names), None)
+        subscribers.answered(subscriber, subscribed=bool(names), bundle=held, problem=problem)
 
     metrics.sds_streams.add((), 1)
     try:
-        yield received
+        with subscribers.opened(catalog.owner, context.peer.address) as subscriber:
+            yield received
     finally:
         metrics.sds_streams.add((), -1)

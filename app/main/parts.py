@@ -17,7 +17,7 @@ from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
-from app.ca.model import CaConfig
+from app.ca.model import CaConfig, OnTimeout, RotationConfig
 from app.ca.service import CaService
 from app.ca.service.forwarded_certificates import ForwardedCertificates
 from app.ca.service.jwt_bearer import JwtBearer
@@ -102,6 +102,12 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             max_ttl=settings.ca.svid_max_ttl,
             svids_per_hour=settings.ca.svids_per_hour,
             crl_url=settings.ca.crl_url,
+            rotation=RotationConfig(
+                None if settings.ca.root_prepare_at == "off" else settings.ca.root_prepare_at,
+                settings.ca.root_activate_at,
+                settings.ca.activation_timeout,
+                OnTimeout(settings.ca.activation_on_timeout),
+            ),
         ),
         transactions,
         make_key_store(settings),

@@ -16,22 +16,11 @@ from app.authz.rest import (
     show_policy,
     show_request_authentication,
 )
-from app.ca.rest import (
-    BAN_PATH,
-    BANS_PATH,
-    CRL_PATH,
-    ENTRIES_PATH,
-    JOIN_TOKENS_PATH,
-    REVOCATION_PATH,
-    SIGNING_REQUESTS_PATH,
-    BanRest,
-    BanView,
-    CaRest,
-    EntryView,
-    JoinTokenView,
-    LeafView,
-    SvidView,
-)
+from app.ca.rest.authorities import AUTHORITIES_PATH, AUTHORITY_PATH, SIGNING_REQUESTS_PATH, AuthorityRest
+from app.ca.rest.bans import BAN_PATH, BANS_PATH, CRL_PATH, REVOCATION_PATH, BanRest, BanView
+from app.ca.rest.identities import ENTRIES_PATH, JOIN_TOKENS_PATH, EntryView, IdentityRest, JoinTokenView, SvidView
+from app.ca.rest.log import LeafView, LogRest
+from app.ca.service import CaService
 from app.main.parts import Parts
 from app.quota.rest import (
     CONFIG_PATH,
@@ -62,8 +51,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
     peers = PolicyRest(parts.authentication.peers.documents, PEER_AUTHENTICATIONS_PATH, show_peer_authentication)
     counters = CounterRest(parts.quota_counters)
     return (
-        *ca_rows(CaRest(parts.ca)),
-        *ban_rows(BanRest(parts.ca.bans, parts.ca.crls)),
+        *ca_rows(parts.ca),
         *policy_rows(policies, POLICIES_PATH, ValidList),
         *policy_rows(requests, REQUEST_AUTHENTICATIONS_PATH, ValidRequestAuthenticationList),
         *policy_rows(peers, PEER_AUTHENTICATIONS_PATH, ValidPeerAuthenticationList),
@@ -92,27 +80,42 @@ def policy_rows(policies: PolicyRest, path: str, valid: type[View]) -> tuple[Rou
     )
 
 
-def ca_rows(ca: CaRest) -> tuple[Route, ...]:
+def ca_rows(ca: CaService) -> tuple[Route, ...]:
     """Return the rows of the CA."""
+    identities, log = IdentityRest(ca), LogRest(ca.log)
     return (
-        Route("GET", "/v1/ca", ca.get_ca, ADMIN, OK, "ca"),
-        Route("GET", "/v1/ca/authorities", ca.list_authorities, ADMIN, OK, "ca"),
-        Route("GET", SIGNING_REQUESTS_PATH, ca.list_signing_requests, ADMIN, OK, "ca"),
-        Route("POST", SIGNING_REQUESTS_PATH + "/{request_id}/approve", ca.approve_signing_request, ADMIN, OK, "ca"),
-        Route("GET", "/v1/bundle", ca.get_bundle, ADMIN, OK, "ca"),
-        Route("POST", ENTRIES_PATH, ca.create_entry, ADMIN, CREATED, "ca"),
-        Route("GET", ENTRIES_PATH, ca.list_entries, ADMIN, OK, "ca", Page[EntryView]),
-        Route("GET", ENTRIES_PATH + "/{entry_id}", ca.get_entry, ADMIN, OK, "ca"),
-        Route("PUT", ENTRIES_PATH + "/{entry_id}", ca.replace_entry, ADMIN, OK, "ca"),
-        Route("DELETE", ENTRIES_PATH + "/{entry_id}", ca.delete_entry, ADMIN, NO_CONTENT, "ca"),
-        Route("POST", JOIN_TOKENS_PATH, ca.create_join_token, ADMIN, CREATED, "ca"),
-        Route("GET", JOIN_TOKENS_PATH, ca.list_join_tokens, ADMIN, OK, "ca", Page[JoinTokenView]),
-        Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", ca.delete_join_token, ADMIN, NO_CONTENT, "ca"),
-        Route("GET", "/v1/svids", ca.list_svids, ADMIN, OK, "ca", Page[SvidView]),
-        Route("GET", "/v1/log/head", ca.get_log_head, ADMIN, OK, "ca"),
-        Route("GET", "/v1/log/entries", ca.list_log_entries, ADMIN, OK, "ca", Page[LeafView]),
-        Route("GET", "/v1/log/inclusion", ca.prove_inclusion, ADMIN, OK, "ca"),
-        Route("GET", "/v1/log/consistency", ca.prove_consistency, ADMIN, OK, "ca"),
+        *authority_rows(AuthorityRest(ca.authorities, ca.rollout)),
+        Route("POST", ENTRIES_PATH, identities.create_entry, ADMIN, CREATED, "ca"),
+        Route("GET", ENTRIES_PATH, identities.list_entries, ADMIN, OK, "ca", Page[EntryView]),
+        Route("GET", ENTRIES_PATH + "/{entry_id}", identities.get_entry, ADMIN, OK, "ca"),
+        Route("PUT", ENTRIES_PATH + "/{entry_id}", identities.replace_entry, ADMIN, OK, "ca"),
+        Route("DELETE", ENTRIES_PATH + "/{entry_id}", identities.delete_entry, ADMIN, NO_CONTENT, "ca"),
+        Route("POST", JOIN_TOKENS_PATH, identities.create_join_token, ADMIN, CREATED, "ca"),
+        Route("GET", JOIN_TOKENS_PATH, identities.list_join_tokens, ADMIN, OK, "ca", Page[JoinTokenView]),
+        Route("DELETE", JOIN_TOKENS_PATH + "/{token_id}", identities.delete_join_token, ADMIN, NO_CONTENT, "ca"),
+        Route("GET", "/v1/svids", identities.list_svids, ADMIN, OK, "ca", Page[SvidView]),
+        Route("GET", "/v1/log/head", log.head, ADMIN, OK, "ca"),
+        Route("GET", "/v1/log/entries", log.list, ADMIN, OK, "ca", Page[LeafView]),
+        Route("GET", "/v1/log/inclusion", log.inclusion, ADMIN, OK, "ca"),
+        Route("GET", "/v1/log/consistency", log.consistency, ADMIN, OK, "ca"),
+        *ban_rows(BanRest(ca.bans, ca.crls)),
+    )
+
+
+def authority_rows(authorities: AuthorityRest) -> tuple[Route, ...]:
+    """Return the rows of authorities and of the trust bundle."""
+    requests = SIGNING_REQUESTS_PATH
+    return (
+        Route("GET", "/v1/ca", authorities.get_ca, ADMIN, OK, "ca"),
+        Route("GET", AUTHORITIES_PATH, authorities.list_authorities, ADMIN, OK, "ca"),
+        Route("POST", AUTHORITIES_PATH, authorities.prepare, ADMIN, CREATED, "ca"),
+        Route("GET", AUTHORITY_PATH + "/acknowledgements", authorities.acknowledgements, ADMIN, OK, "ca"),
+        Route("POST", AUTHORITY_PATH + "/activate", authorities.activate, ADMIN, OK, "ca"),
+        Route("POST", AUTHORITY_PATH + "/taint", authorities.taint, ADMIN, OK, "ca"),
+        Route("POST", AUTHORITY_PATH + "/revoke", authorities.revoke, ADMIN, OK, "ca"),
+        Route("GET", requests, authorities.list_signing_requests, ADMIN, OK, "ca"),
+        Route("POST", requests + "/{request_id}/approve", authorities.approve_signing_request, ADMIN, OK, "ca"),
+        Route("GET", "/v1/bundle", authorities.get_bundle, ADMIN, OK, "ca"),
     )
 
 

@@ -49,7 +49,7 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
         parts.policies, expose_decision=authz.expose_decision, trusted_hops=authz.trusted_hops
     )
     limits = rate_limits(parts)
-    secrets = SecretDiscovery(parts.ca.secrets, parts.metrics)
+    secrets = SecretDiscovery(parts.ca.secrets, parts.metrics, parts.ca.subscribers)
     certificates = IstioCertificates(parts.ca.issuance, parts.kubernetes.impersonation if parts.kubernetes else None)
     discovery = (discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse)
     delta = (discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse)

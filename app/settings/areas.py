@@ -148,6 +148,8 @@ class LogSettings(Area):
     format: Format = "auto"
 
 
+# Of the life of a certificate.
+Share = Annotated[float, Field(gt=0, lt=1)]
 JwtName = Annotated[str, Field(min_length=1, max_length=MAX_JWT_NAME_LENGTH)]
 
 
@@ -179,6 +181,9 @@ class CaSettings(Area):
     `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
     `jwt_issuers` are trusted for the identity of every workload.
     `xfcc_networks` are the gateways whose `x-forwarded-client-cert` is believed.
+    `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the next one is prepared and
+    activated; with `off` that is done by hand. Activation waits for `activation_timeout` until everybody has
+    accepted the new root; `activation_on_timeout` is what happens then.
     `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
     """
 
@@ -193,6 +198,11 @@ class CaSettings(Area):
     crl_url: HttpUrl | None = None
     xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
+    root_prepare_at: Share | Literal["off"] = 0.8
+    root_activate_at: Share = 0.9
+    activation_timeout: Duration = timedelta(hours=24)
+    activation_on_timeout: Literal["refuse", "proceed"] = "refuse"
+
     jwt_issuers: Annotated[tuple[JwtIssuerSettings, ...], Json, Field(max_length=MAX_JWT_ISSUERS)] = ()
 
     @field_validator("jwt_issuers")
@@ -206,6 +216,8 @@ class CaSettings(Area):
     def _times_fit(self) -> "CaSettings":
         if self.svid_max_ttl > MAX_SVID_TTL:
             raise ValueError(f"svid_max_ttl is above {format_duration(MAX_SVID_TTL)}")
+        if self.root_prepare_at != "off" and self.root_prepare_at > self.root_activate_at:
+            raise ValueError("root_prepare_at is above root_activate_at: a root is prepared before it is activated")
         if self.svid_default_ttl > self.svid_max_ttl:
             raise ValueError(f"svid_default_ttl is above svid_max_ttl, {format_duration(self.svid_max_ttl)}")
         return self

@@ -1,6 +1,7 @@
 """Trust bundles, as PEM and as JSON (SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1)."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ MAX_ROOTS = 64
 MAX_BUNDLE_BYTES = 256 * 1024
 # How often a consumer is asked to look for changes. Keys are published several hints before they are used.
 REFRESH_HINT_SECONDS = 300
+# Hexadecimal digits of a version: 64 bits distinguish the few bundles of a trust domain.
+VERSION_DIGITS = 16
 
 _X509_USE = "x509-svid"
 _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
@@ -27,11 +30,20 @@ _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
 
 @dataclass(frozen=True, slots=True)
 class TrustBundle:
-    """The roots (PEM, one each) that vouch for the SVIDs of a trust domain. `sequence` grows when they change."""
+    """The roots (PEM, one each) that vouch for the SVIDs of a trust domain. `sequence` grows when they change.
+
+    `withdrawn` are the ids of signing authorities whose SVIDs are to be replaced.
+    """
 
     trust_domain: TrustDomain
     roots: tuple[str, ...]
     sequence: int = 0
+    withdrawn: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """A short name of exactly these roots, the same at every replica."""
+        return hashlib.sha256("".join(self.roots).encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:

@@ -1,5 +1,7 @@
 """The kinds of public key that may be certified."""
 
+import hashlib
+
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -13,6 +15,9 @@ MAX_RSA_BITS = 8192
 # A large exponent makes a check as slow as a signature; a small one is unsafe with bad padding (NIST SP 800-56B).
 MIN_RSA_EXPONENT = 65_537
 MAX_RSA_EXPONENT = 2**32
+
+# RFC 7093, section 2, method 1: the leftmost 160 bits of the SHA-256 of the key.
+KEY_ID_BYTES = 20
 
 AuthorityKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SubjectKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
@@ -42,6 +47,18 @@ def accepted_key(document: x509.Certificate | x509.CertificateSigningRequest) ->
             raise InvalidInputError(_NOT_ACCEPTED)
     _check_encoding(key, document)
     return key
+
+
+def key_id(public_key: SubjectKey) -> bytes:
+    """Return the key identifier of a public key (RFC 7093, section 2, method 1)."""
+    match public_key:
+        case ec.EllipticCurvePublicKey():
+            encoding, form = Encoding.X962, PublicFormat.UncompressedPoint
+        case rsa.RSAPublicKey():
+            encoding, form = Encoding.DER, PublicFormat.PKCS1
+        case _:
+            encoding, form = Encoding.Raw, PublicFormat.Raw
+    return hashlib.sha256(public_key.public_bytes(encoding, form)).digest()[:KEY_ID_BYTES]
 
 
 def _check_encoding(key: SubjectKey, document: x509.Certificate | x509.CertificateSigningRequest) -> None:

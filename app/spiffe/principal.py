@@ -8,7 +8,7 @@ from app.spiffe.service_account import ServiceAccount
 
 
 class Credential(Enum):
-    """What a principal was authenticated by."""
+    """What a principal was authenticated by. INTERNAL is the control plane itself, by its schedule."""
 
     SVID = "svid"
     JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a credential, not one
@@ -17,6 +17,7 @@ class Credential(Enum):
     FORWARDED = "forwarded_certificate"
     LOOPBACK = "loopback"
     ADMIN_TOKEN = "admin_token"  # noqa: S105 - as above
+    INTERNAL = "internal"
     NONE = "none"
 
 

@@ -5,6 +5,7 @@ import copy
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from app.ca.model import Surface
 from app.ca.rules.merkle import TILE_WIDTH, Frontier, Node, Tile
 from app.core.errors import ConflictError, UnavailableError
 
@@ -42,7 +43,7 @@ class MemoryRepository:
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
         self._bans, self._ban_revision = {}, 0
-        self._crls = {}
+        self._crls, self._stages, self._reports = {}, {}, {}
         self.audited = []
         self.unapproved = {}
         self.frontier, self.leaves, self.nodes, self.heads = Frontier(), {}, {}, {}
@@ -61,6 +62,36 @@ class MemoryRepository:
             raise ConflictError("the generation is taken")
         self._roots[root.id] = root
 
+    async def hold_authorities(self):
+        """Transactions are one at a time."""
+
+    async def stages(self):
+        return sorted(self._stages.values(), key=lambda stage: (stage.number, stage.id))
+
+    async def put_stage(self, stage):
+        self._stages[stage.id] = stage
+
+    async def put_report(self, report):
+        self._reports[report.id] = report
+
+    async def reports(self):
+        return list(self._reports.values())
+
+    async def remove_report(self, replica_id):
+        self._reports.pop(replica_id, None)
+
+    async def identities_under(self, root_id, now, limit):
+        live = [svid for svid in self._svids if svid.not_after > now]
+        other = {svid.spiffe_id for svid in live if self._signers[svid.signer_id].root_id != root_id}
+        return [*dict.fromkeys(svid.spiffe_id for svid in live if svid.spiffe_id not in other)][:limit]
+
+    async def unrenewed(self, before, now, limit):
+        last = {}
+        for svid in self._svids:
+            if svid.not_after > now and svid.surface is Surface.ISTIO_CA:
+                last[svid.spiffe_id] = max(svid.issued_at, last.get(svid.spiffe_id, svid.issued_at))
+        return [spiffe_id for spiffe_id, at in last.items() if at < before][:limit]
+
     async def signers(self, root_id, now):
         found = [signer for signer in self._signers.values() if signer.root_id == root_id and signer.not_after > now]
         return sorted(found, key=lambda signer: (-signer.not_after.timestamp(), signer.id))
@@ -70,7 +101,7 @@ class MemoryRepository:
         return sorted(found, key=lambda request: (request.created_at, request.id))[:limit]
 
     async def unapproved_requests(self, root_id, limit):
-        return list(self.unapproved.values())[:limit]
+        return [request for request in self.unapproved.values() if request.root_id == root_id][:limit]
 
     async def approve_signing_request(self, request):
         self._requests[request.id] = self.unapproved.pop(request.id)

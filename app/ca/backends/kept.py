@@ -3,16 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
-from app.ca.model import Ban, KnownAuthorities, Root, Signer
+from app.ca.model import AuthorityStage, Ban, KnownAuthorities, Root, Signer, Stage
 from app.core.last_good import LastGoodFile
 from app.db.rows import values_of
 from app.spiffe.id import TrustDomain
 
 
 class KeptAuthorities:
-    """Keeps the roots and the signing authorities, as they were last read from the database."""
+    """Keeps the roots and the signing authorities with their stages, as they were last read from the database."""
 
     def __init__(self, file: LastGoodFile) -> None:
         self._file = file
@@ -21,7 +22,8 @@ class KeptAuthorities:
     async def save(self, known: KnownAuthorities) -> None:
         """Keep the authorities, unless they are kept already. Raises as `LastGoodFile.write` does."""
         if known != self._saved:
-            await asyncio.to_thread(self._file.write, [*map(_item_of, known.roots), *map(_item_of, known.signers)])
+            items = [*map(_item_of, known.roots), *map(_item_of, known.signers), *map(_item_of, known.stages)]
+            await asyncio.to_thread(self._file.write, items)
             self._saved = known
 
     async def load(self) -> KnownAuthorities:
@@ -47,7 +49,7 @@ class KeptBans:
         return await asyncio.to_thread(self._file.read, _bans_of)
 
 
-def _item_of(record: Root | Signer | Ban) -> dict[str, object]:
+def _item_of(record: Root | Signer | AuthorityStage | Ban) -> dict[str, object]:
     return {name: _plain(value) for name, value in values_of(record).items()}
 
 
@@ -57,6 +59,8 @@ def _plain(value: object) -> object:
             return value.isoformat()
         case int() | None:
             return value
+        case Enum():
+            return value.value
         case _:
             return str(value)
 
@@ -68,14 +72,17 @@ def _bans_of(items: Sequence[Any]) -> Sequence[Ban]:
 def _known_of(items: Sequence[Any]) -> KnownAuthorities:
     values = [{name: _value(name, value) for name, value in item.items()} for item in items]
     roots = tuple(Root(**each) for each in values if "generation" in each)
-    return KnownAuthorities(roots, tuple(Signer(**each) for each in values if "generation" not in each))
+    signers = tuple(Signer(**each) for each in values if "root_id" in each)
+    return KnownAuthorities(roots, signers, tuple(AuthorityStage(**each) for each in values if "stage" in each))
 
 
 def _value(name: str, value: Any) -> Any:
     match name:
-        case "not_before" | "not_after" | "created_at" | "expires_at" if value is not None:
+        case "not_before" | "not_after" | "created_at" | "expires_at" | "since" if value is not None:
             return datetime.fromisoformat(value)
         case "trust_domain":
             return TrustDomain(value)
+        case "stage":
+            return Stage(value)
         case _:
             return value

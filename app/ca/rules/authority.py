@@ -16,17 +16,17 @@ from app.spiffe.x509_svid import check_authority, parse_certificate, pem
 
 
 def root_builder(config: CaConfig, public_key: AuthorityKey, serial: int, now: datetime) -> x509.CertificateBuilder:
-    """Return the builder of the first root of the trust domain, to be signed with the root's own key."""
+    """Return the builder of a root of the trust domain, to be signed with the root's own key."""
     lifetime = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
     return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
 
 
-def root_of(certificate: x509.Certificate, config: CaConfig, now: datetime) -> Root:
+def root_of(certificate: x509.Certificate, config: CaConfig, generation: int, now: datetime) -> Root:
     """Return the root with a certificate just signed. Raises InvalidInputError if that is not a root's."""
     check_authority(certificate, config.trust_domain, certificate)
     return Root(
         id=authority_id(accepted_key(certificate)),
-        generation=1,
+        generation=generation,
         trust_domain=config.trust_domain,
         certificate=pem(certificate),
         not_before=certificate.not_valid_before_utc,

@@ -14,7 +14,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
-from app.ca.model import Ban, Inclusion, IssuedSvid, LogEntry, LogLeaf, Root, SignedTreeHead, Signer, TreeHead
+from app.ca.model import (
+    AuthorityStage,
+    Ban,
+    Inclusion,
+    IssuedSvid,
+    LogEntry,
+    LogLeaf,
+    Root,
+    SignedTreeHead,
+    Signer,
+    TreeHead,
+)
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InvalidInputError
@@ -49,6 +60,12 @@ def root_entry(root: Root) -> LogEntry:
 def signer_entry(signer: Signer) -> LogEntry:
     """Return the entry of a signing authority that has its certificate."""
     return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=signer.certificate)
+
+
+def stage_entry(stage: AuthorityStage) -> LogEntry:
+    """Return the entry of a change of an authority; its subject is the id and the stage, as the id has another one."""
+    since = _time(stage.since)
+    return _entry(f"{stage.id}/{stage.stage.value}", "authority", id=stage.id, stage=stage.stage.value, since=since)
 
 
 def ban_entry(ban: Ban) -> LogEntry:

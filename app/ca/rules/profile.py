@@ -1,18 +1,17 @@
 """The certificates that this CA issues, and their builders (X509-SVID, sections 3 and 4; RFC 5280, section 4)."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId, TrustDomain
-from app.spiffe.keys import AuthorityKey, SubjectKey
+from app.spiffe.keys import AuthorityKey, SubjectKey, key_id
 from app.spiffe.x509_svid import MALFORMED, parse_certificate, pem, verify_svid
 
 ROOT_TITLE = "root"
@@ -22,8 +21,6 @@ SERIAL_BITS = 128
 MAX_NAME_LENGTH = 64
 # A signing certificate signs leaves and nothing else.
 SIGNER_PATH_LENGTH = 0
-# RFC 7093, section 2, method 1: the leftmost 160 bits of the SHA-256 of the key.
-KEY_ID_BYTES = 20
 # How much of an authority's id is in its name, for people who read certificates.
 SHOWN_ID_LENGTH = 8
 
@@ -60,18 +57,6 @@ class LeafProfile:
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     crl_url: str | None = None
-
-
-def key_id(public_key: SubjectKey) -> bytes:
-    """Return the key identifier of a public key (RFC 7093, section 2, method 1)."""
-    match public_key:
-        case ec.EllipticCurvePublicKey():
-            encoding, form = serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-        case rsa.RSAPublicKey():
-            encoding, form = serialization.Encoding.DER, serialization.PublicFormat.PKCS1
-        case _:
-            encoding, form = serialization.Encoding.Raw, serialization.PublicFormat.Raw
-    return hashlib.sha256(public_key.public_bytes(encoding, form)).digest()[:KEY_ID_BYTES]
 
 
 def authority_id(public_key: SubjectKey) -> str:

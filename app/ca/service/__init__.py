@@ -12,15 +12,19 @@ from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
 from app.ca.service.log import TransparencyLog
 from app.ca.service.records import Records
+from app.ca.service.replicas import Replicas
+from app.ca.service.rollout import Rollout
 from app.ca.service.secrets import IssuedSecrets
 from app.core.clock import Clock
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 
 
 class CaService:
     """Joins the use cases. `maintain` is to be called about once a second.
 
-    `prepare` is called before the first pass, until it succeeds.
+    `prepare` is called before the first pass, until it succeeds. `subscribers` are the streams that the trust bundle
+    goes to.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class CaService:
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._prepare = prepare
+        self.subscribers = Subscribers(clock.monotonic)
         self.authorities = Authorities(config, transactions, keys, publisher, clock, metrics)
         self.bans = Bans(config, transactions, clock, metrics)
         self.issuance = Issuance(config, transactions, self.authorities, self.bans, clock, metrics)
@@ -42,6 +47,8 @@ class CaService:
         self.entries = Entries(config, transactions, clock)
         self.crls = RevocationLists(transactions, self.authorities, self.bans, clock)
         self.records = Records(transactions, clock)
+        replicas = Replicas(transactions, self.subscribers, clock)
+        self.rollout = Rollout(config, transactions, self.authorities, replicas, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
 
@@ -60,6 +67,7 @@ class CaService:
         """Make one pass: renew authorities, answer other replicas' requests, sign the log, remove old records."""
         await self._prepared()
         await self.authorities.maintain()
+        await self.rollout.maintain()
         await self.log.maintain()
         await self.records.maintain()
         await self.bans.maintain()

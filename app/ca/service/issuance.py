@@ -17,9 +17,10 @@ from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
-from app.ca.service.authorities import ActiveSigner, Authorities, new_serial
+from app.ca.service.authorities import ActiveSigner, Authorities
 from app.ca.service.bans import Bans
 from app.ca.service.recording import Draft, EntryChanged, Recorder
+from app.ca.service.signing_requests import new_serial
 from app.core.clock import Clock
 from app.core.errors import (
     ConflictError,

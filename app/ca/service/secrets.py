@@ -81,17 +81,18 @@ class IssuedSecretSession:
         self._svid: WorkloadSvid | None = None
         self._renew_at: datetime | None = None
         self._wake_at: datetime | None = None
-        self._bundle_seen = authorities.changed.count
+        self._seen = authorities.changed.count
 
     async def svid(self) -> WorkloadSvid:
-        """Return the caller's current SVID: issued on first use, renewed when it is due or not valid yet.
+        """Return the caller's current SVID: issued on first use, renewed when it is due, withdrawn or not valid yet.
 
         A renewal that fails for a temporary reason is tried again later, as long as the SVID in use is valid. Raises
         UnauthenticatedError if the caller proves no identity, UnavailableError or PreconditionError if nothing can be
         issued now.
         """
         now = self._clock.now()
-        if self._svid is not None and self._renew_at is not None and self._svid.not_before <= now < self._renew_at:
+        self._seen = self._authorities.changed.count
+        if self._svid is not None and self._is_good(self._svid, now):
             return self._svid
         try:
             self._svid = await self._issue()
@@ -106,15 +107,15 @@ class IssuedSecretSession:
 
     async def bundle(self) -> TrustBundle:
         """Return the current trust bundle. Raises UnavailableError before the CA has started."""
-        self._bundle_seen = self._authorities.changed.count
+        self._seen = self._authorities.changed.count
         return self._authorities.bundle()
 
     async def wait_for_change(self) -> None:
-        """Return once the bundle has been replaced since it was asked for, or the SVID is due to be.
+        """Return once authorities have changed since a secret was asked for, or the SVID is due to be replaced.
 
         A due SVID wakes the caller once; one that does not ask for the next SVID is not woken again.
         """
-        changed = asyncio.ensure_future(self._authorities.changed.wait_beyond(self._bundle_seen))
+        changed = asyncio.ensure_future(self._authorities.changed.wait_beyond(self._seen))
         try:
             while not changed.done() and (seconds := self._seconds_left()) > 0:
                 due = asyncio.ensure_future(self._sleep(min(seconds, MAX_WAIT_SECONDS)))
@@ -126,6 +127,11 @@ class IssuedSecretSession:
             changed.cancel()
         if self._seconds_left() <= 0:
             self._wake_at = None
+
+    def _is_good(self, svid: WorkloadSvid, now: datetime) -> bool:
+        if self._renew_at is None or self._authorities.is_withdrawn(svid.chain):
+            return False
+        return svid.not_before <= now < self._renew_at
 
     def _seconds_left(self) -> float:
         if self._wake_at is None or self._svid is None:

@@ -67,14 +67,17 @@ class DeltaExchange(Exchange):
             nonce=self.next_nonce(),
         )
         known = {name: resource.version for name, resource in resources.items()}
-        return replace(self, due=False, known=known, owed=frozenset(), sent=self.sent + 1), response
+        sent_in = {name: number for name, number in self.sent_in.items() if name in known}
+        sent_in.update({resource.name: self.sent + 1 for resource in changed})
+        return replace(self, due=False, known=known, owed=frozenset(), sent=self.sent + 1, sent_in=sent_in), response
 
     def _open(self, subscribed: frozenset[str], held: Mapping[str, str]) -> Self:
         check_count(held, self.catalog)
         wildcard, names = not subscribed or WILDCARD in subscribed, subscribed - {WILDCARD}  # 3
         known = _versions_of(names, held, wildcard=wildcard)  # 1
         owed = names - held.keys()
-        return replace(self, opened=True, wildcard=wildcard, names=names, known=known, owed=owed, due=True)
+        state = replace(self, opened=True, wildcard=wildcard, names=names, known=known, owed=owed, due=True)
+        return replace(state, accepted=known)  # a client lists what it has accepted
 
     def _reply(self, request: Any) -> tuple[Self, Reply]:
         if not request.response_nonce:

@@ -38,6 +38,7 @@ class Exchange(ABC):
     `stream` distinguishes its nonces from those of other streams, and `opened` is whether there was a request. `names`
     are those that the client is subscribed to, `known` maps each name to the version that it was sent last. `due`: the
     last request may call for a response. `sent` counts responses, `answered` is the last that was accepted or refused.
+    `sent_in` maps each name to the response that had it last, `accepted` to the version that the client accepted last.
     """
 
     catalog: Catalog
@@ -48,6 +49,8 @@ class Exchange(ABC):
     known: Mapping[str, str] = field(default_factory=dict)
     sent: int = 0
     answered: int = 0
+    sent_in: Mapping[str, int] = field(default_factory=dict)
+    accepted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     @abstractmethod
@@ -74,7 +77,11 @@ class Exchange(ABC):
 
     def reply(self, request: Any, number: int) -> tuple[Self, Reply]:
         """Return the state after `request` has accepted or refused the response `number`."""
-        return replace(self, answered=number), Reply.NACK if request.HasField("error_detail") else Reply.ACK
+        if request.HasField("error_detail"):
+            return replace(self, answered=number), Reply.NACK
+        names = [name for name, response in self.sent_in.items() if response == number and name in self.known]
+        accepted = {**self.accepted, **{name: self.known[name] for name in names}}
+        return replace(self, answered=number, accepted=accepted), Reply.ACK
 
 
 def requested_type(request: Any, served: Collection[str]) -> str:

@@ -51,7 +51,8 @@ class StateOfTheWorldExchange(Exchange):
             type_url=self.catalog.type_url,
             nonce=self.next_nonce(),
         )
-        return replace(self, due=False, known=versions, sent=self.sent + 1), response
+        sent = self.sent + 1
+        return replace(self, due=False, known=versions, sent=sent, sent_in=dict.fromkeys(versions, sent)), response
 
     def _subscribe(self, request: Any) -> Self:
         names = frozenset(request.resource_names)

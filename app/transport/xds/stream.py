@@ -14,8 +14,8 @@ from app.transport.xds.state_of_the_world import StateOfTheWorldExchange
 STREAM_NAME_BYTES = 6
 
 
-StreamObserver = AbstractContextManager[Callable[[Any, Reply], None]]
-"""Is entered for the life of a stream; what it returns is called with each request and what that was."""
+StreamObserver = AbstractContextManager[Callable[[Any, Reply, Exchange], None]]
+"""Is entered for the life of a stream; what it returns is called with each request, what that was, and the state."""
 
 
 async def run_stream(
@@ -44,7 +44,7 @@ async def run_stream(
                         return
                     type_url = requested_type(request, sources)
                     exchanges[type_url], reply = exchanges[type_url].receive(request)
-                    received(request, reply)
+                    received(request, reply, exchanges[type_url])
                     reading = asyncio.ensure_future(_next(requests))
                     del request
                     if not exchanges[type_url].due:

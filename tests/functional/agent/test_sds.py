@@ -13,7 +13,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 from app.agent.identity import accept_answer, make_request
 from app.agent.secrets import HeldSecrets
 from app.agent.server import SERVICE, SecretServer
+from app.core.clock import SystemClock
 from app.core.errors import InvalidInputError, PreconditionError
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 from app.transport.unix_socket import ANY_USER, OWNER_ONLY, check_free, listening
 from tests.assets.certificates import CART, MeshCa
@@ -46,7 +48,7 @@ def held(clock):
 async def serving(held, path, uids=None, mode=OWNER_ONLY):
     uids = frozenset({os.geteuid()}) if uids is None else uids
     with listening(path, mode) as listener:
-        server = SecretServer(held, Metrics(), uids)
+        server = SecretServer(held, Metrics(), uids, Subscribers(SystemClock().monotonic, away_seconds=0))
         await server.start(sock=listener)
         try:
             async with grpc.aio.insecure_channel(f"unix:{path}") as channel:

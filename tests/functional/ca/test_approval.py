@@ -62,7 +62,7 @@ async def test_a_replica_with_another_secret_is_signed_for_once_an_operator_has_
     with pytest.raises(UnavailableError, match=request.id):
         await two.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)
 
-    assert await one.authorities.approve(OPERATOR, request.id) == request
+    assert await one.authorities.requests.approve(OPERATOR, request.id) == request
     # The request has the MAC of the first one's secret now, and is still the second one's.
     await two.maintain()
     await one.maintain()
@@ -88,11 +88,11 @@ async def test_tokens_of_one_secret_enrol_nobody_at_a_replica_with_another(first
 async def test_only_a_request_that_waits_can_be_approved(first, second):
     await first.ca.maintain()
     with pytest.raises(NotFoundError):
-        await first.ca.authorities.approve(OPERATOR, "e" * 40)
+        await first.ca.authorities.requests.approve(OPERATOR, "e" * 40)
     (request,) = first.ca.authorities.status().unapproved
-    await first.ca.authorities.approve(OPERATOR, request.id)
+    await first.ca.authorities.requests.approve(OPERATOR, request.id)
     with pytest.raises(NotFoundError):
-        await first.ca.authorities.approve(OPERATOR, request.id)
+        await first.ca.authorities.requests.approve(OPERATOR, request.id)
     assert len(await first.audit.page(None, 9, AuditFilter(action="signing_request.approve"))) == 1
 
 
@@ -104,7 +104,7 @@ async def test_an_approval_is_of_the_key_that_the_id_names(first, second, engine
     async with engine.begin() as connection:
         await connection.execute(update(SIGNERS).where(SIGNERS.c.id == request.id).values(request=own))
     with pytest.raises(InvalidInputError, match="not for the key"):
-        await first.ca.authorities.approve(OPERATOR, request.id)
+        await first.ca.authorities.requests.approve(OPERATOR, request.id)
     await first.ca.maintain()
     async with engine.connect() as connection:
         certificate = select(SIGNERS.c.certificate).where(SIGNERS.c.id == request.id)

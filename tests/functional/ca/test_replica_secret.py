@@ -154,7 +154,7 @@ async def test_a_secret_is_replaced_and_what_it_authenticated_stays_authentic(co
         await connection.execute(text("UPDATE ca_join_tokens SET mac = NULL WHERE id = :id"), {"id": forged.token.id})
     secret = (tmp_path / "one/keys/replica.secret").read_bytes()
 
-    assert await rotate_secret(one.settings, trust_rows=False) == 4
+    assert await rotate_secret(one.settings, trust_rows=False) == 5
     assert (tmp_path / "one/keys/replica.secret").read_bytes() != secret
     again = control_plane("one")
     await again.ca.start()
@@ -198,7 +198,7 @@ async def test_a_lost_secret_is_replaced_by_believing_the_root_the_entries_and_t
         await control_plane("one").ca.start()
     with pytest.raises(PreconditionError, match="no secret to replace"):
         await rotate_secret(one.settings, trust_rows=False)
-    assert await rotate_secret(one.settings, trust_rows=True) == 3
+    assert await rotate_secret(one.settings, trust_rows=True) == 4
     again = control_plane("one")
     await again.ca.start()
     assert again.ca.authorities.bundle() == one.ca.authorities.bundle()

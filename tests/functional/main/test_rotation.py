@@ -1,117 +1,182 @@
-"""The serving certificate is replaced while calls are made, and no call notices.
-
-The callers have no retry policy. A call that is on its way while its connection is given notice is refused unseen, and
-every client of gRPC makes such a call again by itself.
-"""
+"""A root is replaced by one with a new key at two control planes on one PostgreSQL, with streams at both."""
 
 import asyncio
-import contextlib
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import grpc
-import grpc.aio
-from grpc_health.v1.health_pb2 import HealthCheckRequest
-from grpc_health.v1.health_pb2_grpc import HealthStub
+import pytest
 
-from tests.support.callers import CART, certify, check, join, opened_stream, presented_certificate, tls_channel
-from tests.support.serving import eventually_async
+from app.agent.authority import MeshAuthority
+from app.agent.following import TrustFollower
+from app.agent.identity import Identity, JoinToken, accept_answer, make_request
+from app.agent.secrets import HeldSecrets
+from app.core.clock import SystemClock
+from app.core.net import Address
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.id import TrustDomain
+from app.spiffe.subscribers import Subscribers
+from app.telemetry.metrics import Metrics
+from tests.assets.discovery import request, secret_of
+from tests.support.callers import CART, join, presented_certificate, stream_secrets, tls_channel
+from tests.support.serving import eventually, eventually_async
 
-LATE = "spiffe://cluster.local/ns/shop/sa/late"
-# Half of it is the time between two rotations.
-TTL = "6s"
-ROTATIONS = 3
-CHANNELS = 4
-
-
-class Traffic:
-    """Callers that go on until they are told to stop, and what became of their calls."""
-
-    def __init__(self, server):
-        self._server = server
-        self.running = True
-        self.calls = self.pushes = self.streams = 0
-        self.failures = []
-
-    async def check(self, channel):
-        while self.running:
-            try:
-                assert await check(channel)
-            except (grpc.aio.AioRpcError, AssertionError) as error:
-                self.failures.append(error)
-            self.calls += 1
-
-    async def watch(self, channel):
-        """What a sidecar has open beside its calls, on the same connection: opened again where it ends."""
-        while self.running:
-            try:
-                call = HealthStub(channel).Watch(HealthCheckRequest())
-                while await call.read() is not grpc.aio.EOF:
-                    continue
-            except grpc.aio.AioRpcError as error:
-                self.note_end(error)
-
-    async def renew(self, channel):
-        while self.running:
-            try:
-                await certify(channel, ttl_seconds=600)
-            except grpc.aio.AioRpcError as error:
-                self.failures.append(error)
-            await asyncio.sleep(0.05)
-
-    async def subscribe(self, channel):
-        """A sidecar: opens its stream again where it ends, which must not be an error of ours."""
-        while self.running:
-            self.streams += 1
-            try:
-                call = await opened_stream(channel)
-                while await call.read() is not grpc.aio.EOF:
-                    self.pushes += 1
-                if await call.code() is not grpc.StatusCode.OK:
-                    self.failures.append(await call.code())
-            except grpc.aio.AioRpcError as error:
-                self.note_end(error)
-
-    def note_end(self, error):
-        """A stream that is told to be opened again has not failed."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or "drain" not in error.details():
-            self.failures.append(error)
+NEWS = "spiffe://cluster.local/ns/press/sa/news"
+NAMES = ("default", "ROOTCA")
 
 
-async def test_no_call_fails_while_the_certificate_is_replaced(serving):
-    server = serving.start(ca_svid_default_ttl=TTL)
-    for spiffe_id in (CART, LATE):  # the callers' certificates outlive the rotations
-        entry = {"spiffe_id": spiffe_id, "x509_svid_ttl_seconds": 600}
-        assert server.ask("POST", "/v1/entries", json=entry).status_code == 201
-    cart = await join(server, ttl_seconds=600)
-    first = presented_certificate(server)
-    rotations = len(server.events("serving_certificate_replaced"))
-    traffic = Traffic(server)
-    shown = {first.serial_number}
+@pytest.fixture
+def replicas(serving, postgres_url, tmp_path):
+    secret = tmp_path / "replica.secret"
+    secret.write_bytes(bytes(range(32)))
+    secret.chmod(0o600)
+    settings = {"database_url": postgres_url, "ca_secret_file": secret}
+    started = [serving.launch(name, **settings) for name in ("one", "two")]
+    return [server.wait_until_ready() for server in started]
 
-    async def rotated():
-        # Whoever connects at any time sees a certificate that is good.
-        shown.add((await asyncio.to_thread(presented_certificate, server)).serial_number)
-        return len(server.events("serving_certificate_replaced")) >= rotations + ROTATIONS
 
-    async with contextlib.AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(tls_channel(server, cart)) for _ in range(CHANNELS + 2)]
-        callers = [asyncio.create_task(traffic.check(channel)) for channel in channels[:CHANNELS]]
-        callers.append(asyncio.create_task(traffic.renew(channels[CHANNELS])))
-        others = [asyncio.create_task(traffic.watch(channel)) for channel in channels[: CHANNELS + 1]]
-        others.append(asyncio.create_task(traffic.subscribe(channels[CHANNELS + 1])))
-        await eventually_async(rotated, f"{ROTATIONS} rotations")
-        # A join that comes in the middle of it all.
-        joined = await join(server, LATE, ttl_seconds=600)
-        traffic.running = False
-        await asyncio.gather(*callers)
-        for other in others:
-            other.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        assert traffic.failures == []
-        assert traffic.calls > CHANNELS * ROTATIONS
-        assert traffic.pushes + traffic.streams > 1
-        assert len(shown) >= ROTATIONS
-        assert (await certify(channels[0])).spiffe_id == CART
-    assert joined.spiffe_id == LATE
-    assert server.stop() == 0
-    assert "Traceback" not in server.log_text
-    assert not server.events("serving_certificate_failed")
+class Sidecar:
+    """A client with an SDS stream, which it opens again where it ends; it accepts what it gets when a test says so."""
+
+    def __init__(self, server, identity) -> None:
+        self._server, self._identity = server, identity
+        self.may_accept = asyncio.Event()
+        self.roots, self.chain = 0, b""
+
+    @staticmethod
+    @asynccontextmanager
+    async def running(server, spiffe_id):
+        sidecar = Sidecar(server, await join(server, spiffe_id))
+        task = asyncio.create_task(sidecar._run())
+        try:
+            yield sidecar
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self):
+        while True:
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                async with tls_channel(self._server, self._identity) as channel:
+                    await self._follow(stream_secrets(channel))
+            await asyncio.sleep(0.1)
+
+    async def _follow(self, call):
+        await call.write(request(*NAMES, node={"id": f"sidecar of {self._identity.spiffe_id}"}))
+        while (response := await call.read()) is not grpc.aio.EOF:
+            for body in response.resources:
+                secret = secret_of(body)
+                if secret.name == "ROOTCA":
+                    self.roots = secret.validation_context.trusted_ca.inline_bytes.count(b"BEGIN CERTIFICATE")
+                else:
+                    self.chain = secret.tls_certificate.certificate_chain.inline_bytes
+            await self.may_accept.wait()
+            await call.write(request(*NAMES, nonce=response.nonce, version=response.version_info))
+
+    async def until(self, condition, what):
+        async def holds():
+            return condition(self)
+
+        await eventually_async(holds, what)
+
+
+class Agent:
+    """The agent's part that follows the trust bundle, with an identity of its own."""
+
+    def __init__(self, server, identity) -> None:
+        self.held = HeldSecrets(SystemClock(), Metrics())
+        self.held.hold(identity)
+        self.follower = TrustFollower(
+            Agent.authority(server), self.held, Subscribers(SystemClock().monotonic, away_seconds=0), self
+        )
+        self.bundle = identity.bundle
+
+    @staticmethod
+    def authority(server):
+        bundle = TrustBundle(TrustDomain("cluster.local"), (server.roots.decode(),))
+        return MeshAuthority(Address("127.0.0.1", server.tls_port), "localhost", bundle)
+
+    @staticmethod
+    async def enrolled(server):
+        made = make_request()
+        token = JoinToken(server.join_token("spiffe://cluster.local/ns/shop/sa/agent"))
+        answer = await Agent.authority(server).certify(made.csr, token)
+        return Agent(server, accept_answer(made.private_key, answer, SystemClock().now()))
+
+    def trust(self, bundle):
+        self.bundle = bundle
+        self.held.hold(Identity(self.held.current().svid, bundle))
+
+    def unfollowed(self):
+        """Nothing is renewed here."""
+
+
+def change(server, root, step, **body):
+    return server.ask("POST", f"/v1/ca/authorities/{root}/{step}", json=body)
+
+
+def stages(server):
+    return {root["id"]: root["stage"] for root in server.get("/v1/ca/authorities")["roots"]}
+
+
+async def test_a_root_is_replaced_once_the_streams_of_all_replicas_have_accepted_the_new_one(replicas):
+    one, two = replicas
+    old = one.get("/v1/ca")["root_id"]
+    agent = await Agent.enrolled(one)
+    following = asyncio.create_task(agent.follower.follow())
+    async with AsyncExitStack() as stack:
+        sidecars = [
+            await stack.enter_async_context(Sidecar.running(server, spiffe_id))
+            for server, spiffe_id in ((one, CART), (two, NEWS))
+        ]
+        cart, news = sidecars
+        for sidecar in sidecars:
+            sidecar.may_accept.set()
+            await sidecar.until(lambda each: each.roots == 1, "the trust bundle")
+        news.may_accept.clear()
+
+        # Prepared: in every bundle, at every replica.
+        new = one.ask("POST", "/v1/ca/authorities").json()["id"]
+        for sidecar in sidecars:
+            await sidecar.until(lambda each: each.roots == 2, "both roots")
+        assert change(two, new, "activate").json()["stage"] == "activating"
+
+        # Activating: the one that has not accepted it is named, by the replica that it is not connected to.
+        def only_news_is_behind():
+            found = one.get(f"/v1/ca/authorities/{new}/acknowledgements")
+            return [each["spiffe_id"] for each in found["behind"]] == [NEWS] and not found["replicas"] and found
+
+        waiting = eventually(only_news_is_behind, "the other stream to be waited for alone")
+        assert waiting["behind"][0]["node"] == f"sidecar of {NEWS}"
+        assert waiting["identities"] == []
+        assert stages(one) == {old: "active", new: "activating"}
+        news.may_accept.set()
+        for server in replicas:
+            eventually(lambda server=server: stages(server) == {old: "old", new: "active"}, "the new root to be active")
+        assert len(agent.bundle.roots) == 2
+
+        # Tainted: streams get other certificates, without having asked.
+        before = {cart.chain, news.chain}
+        assert change(one, old, "taint").json()["stage"] == "tainted"
+        for sidecar in sidecars:
+            await sidecar.until(lambda each: each.chain not in before, "another certificate")
+        await eventually_async(lambda: is_withdrawn(agent), "the agent to know what is withdrawn")
+
+        # Revoked, by force: the agent of this test does not renew.
+        refused = change(one, old, "revoke")
+        assert refused.status_code == 409
+        assert "sa/agent" in refused.json()["detail"]
+        eventually(lambda: change(one, old, "revoke", force=True).status_code == 200, "the old root to be revoked")
+        for sidecar in sidecars:
+            await sidecar.until(lambda each: each.roots == 1, "the new root alone")
+        assert stages(two) == {old: "revoked", new: "active"}
+    following.cancel()
+    for server in replicas:
+        eventually(lambda server=server: server.roots.count(b"BEGIN CERTIFICATE") == 1, "the bundle to be written")
+        assert presented_certificate(server)
+        assert (await join(server)).spiffe_id == CART
+        assert server.ask("GET", "/readyz").status_code == 200
+        assert not any("Traceback" in line for line in server.log_text.splitlines())
+
+
+async def is_withdrawn(agent):
+    return bool(agent.bundle.withdrawn)

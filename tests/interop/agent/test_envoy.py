@@ -15,6 +15,7 @@ from app.agent.secrets import HeldSecrets
 from app.agent.server import SecretServer
 from app.core.clock import SystemClock
 from app.core.net import Address
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 from app.transport.unix_socket import OWNER_ONLY, listening
 from tests.assets.certificates import CART, MeshCa
@@ -55,7 +56,9 @@ def metrics():
 @asynccontextmanager
 async def agent_with(held, metrics, path):
     with listening(path, OWNER_ONLY) as listener:
-        server = SecretServer(held, metrics, frozenset({os.geteuid()}))
+        server = SecretServer(
+            held, metrics, frozenset({os.geteuid()}), Subscribers(SystemClock().monotonic, away_seconds=0)
+        )
         await server.start(sock=listener)
         try:
             yield

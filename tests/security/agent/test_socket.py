@@ -13,6 +13,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from app.agent.identity import accept_answer, make_request
 from app.agent.secrets import HeldSecrets
 from app.agent.server import MAX_DENIED_CONNECTIONS, SERVICE, SecretServer
+from app.core.clock import SystemClock
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
 from app.transport.unix_socket import ANY_USER, listening
 from tests.assets.certificates import MeshCa
@@ -37,7 +39,7 @@ def held():
 @asynccontextmanager
 async def serving(held, path, uids):
     with listening(path, ANY_USER) as listener:
-        server = SecretServer(held, Metrics(), frozenset(uids))
+        server = SecretServer(held, Metrics(), frozenset(uids), Subscribers(SystemClock().monotonic, away_seconds=0))
         await server.start(sock=listener)
         try:
             yield

@@ -12,11 +12,11 @@ from sqlalchemy import Delete, Update, delete, insert, select, update
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.backends.memory import MemoryKeyStore
-from app.ca.model import EntrySpec, JoinToken, KeyAlgorithm, SigningRequest, Surface
+from app.ca.model import EntrySpec, JoinToken, KeyAlgorithm, SigningRequest, Stage, Surface
 from app.ca.rules.authority import authority_request, root_builder, root_of, signer_builder, signer_of
 from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
-from app.ca.service.authorities import new_serial
+from app.ca.service.signing_requests import new_serial
 from app.core.errors import MeshwardError, PreconditionError, UnauthenticatedError
 from app.db.base import Base
 from app.db.rows import values_of
@@ -32,9 +32,9 @@ CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 ADMIN = SpiffeId.parse("spiffe://example.org/ns/shop/sa/admin")
 HOLDER = Principal(Credential.SVID, CART)
 SECRET = "the attacker's own secret, of any length"
-ROOTS, SIGNERS, TOKENS, ENTRIES, BANS, BAN_REVISIONS = (
-    Base.metadata.tables[name]
-    for name in ("ca_roots", "ca_signers", "ca_join_tokens", "ca_entries", "ca_bans", "ca_ban_revisions")
+ROOTS, SIGNERS, TOKENS, ENTRIES, BANS, BAN_REVISIONS, STAGES = (
+    Base.metadata.tables[f"ca_{name}"]
+    for name in ("roots", "signers", "join_tokens", "entries", "bans", "ban_revisions", "authority_stages")
 )
 
 
@@ -85,7 +85,8 @@ async def own_request(root_id, now):
 async def own_authorities(config, clock, public_key=None, request=None):
     """A root of the attacker's, and what it signs."""
     key = await MemoryKeyStore().create(KeyAlgorithm.P256)
-    root = root_of(await key.sign(root_builder(config, key.public_key, new_serial(), clock.now())), config, clock.now())
+    certificate = await key.sign(root_builder(config, key.public_key, new_serial(), clock.now()))
+    root = root_of(certificate, config, 1, clock.now())
     if request is None:
         return root, None
     certificate = await key.sign(signer_builder(request, root, config, new_serial(), clock.now()))
@@ -189,6 +190,39 @@ async def test_an_inserted_root_is_not_trusted(attacked, config, clock, mac):
         assert ca.authorities.bundle() == attacked.bundle
         assert ca.authorities.waiting_for is None
     assert refused(attacked, "ca_roots") > 0
+
+
+async def test_an_inserted_root_is_not_trusted_by_an_inserted_stage(attacked, config, clock):
+    (genuine,) = await attacked.rows(STAGES)
+    root, _ = await own_authorities(config, clock)
+    await attacked.write(insert(ROOTS).values(**{**values_of(root), "generation": 2}, mac=None))
+    await attacked.write(insert(STAGES).values(**{**genuine, "id": root.id, "stage": Stage.PREPARED}))
+    again = attacked.replica()
+    await again.start()
+    assert again.authorities.bundle() == attacked.bundle
+
+
+@pytest.mark.parametrize("stage", [Stage.PREPARED, Stage.OLD, Stage.TAINTED, Stage.ACTIVE])
+async def test_a_revoked_root_is_not_brought_back_by_changing_its_stage(attacked, stage):
+    first = attacked.ca.authorities.status().root_id
+    second = await attacked.ca.authorities.roots.prepare(OPERATOR)
+    await attacked.ca.authorities.roots.activate(OPERATOR, second.id, force=True)
+    await attacked.ca.authorities.roots.taint(OPERATOR, first)
+    await attacked.ca.log.maintain()
+    await attacked.ca.authorities.roots.revoke(OPERATOR, first)
+    await attacked.write(update(STAGES).where(STAGES.c.id == first).values(stage=stage))
+    await attacked.ca.maintain()
+    assert attacked.ca.authorities.bundle().roots == (second.certificate,)
+    assert refused(attacked, "ca_authority_stages") > 0
+
+
+async def test_a_prepared_root_is_not_activated_by_changing_its_stage(attacked):
+    first = attacked.ca.authorities.status().root_id
+    second = await attacked.ca.authorities.roots.prepare(OPERATOR)
+    await attacked.write(update(STAGES).where(STAGES.c.id == second.id).values(stage=Stage.ACTIVE))
+    await attacked.ca.maintain()
+    assert attacked.ca.authorities.status().root_id == first
+    assert attacked.ca.authorities.active().signer.root_id == first
 
 
 @pytest.mark.parametrize("change", ["certificate", "generation", "mac", "id", "row"])

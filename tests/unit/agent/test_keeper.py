@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,9 +19,10 @@ from app.core.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from app.spiffe.keys import key_id
 from app.spiffe.principal import Credential, Principal
 from app.telemetry.metrics import Metrics
-from tests.assets.certificates import CART
+from tests.assets.certificates import CART, MeshCa
 from tests.fakes.clock import ManualClock
 from tests.fakes.mesh_ca import FakeAuthority
 from tests.fakes.sleep import JumpingSleep
@@ -341,3 +343,76 @@ async def test_no_key_and_no_token_is_logged(world):
     assert "token-1" not in repr(logs)
     assert "PRIVATE KEY" not in repr(logs) + repr(identity) + repr(JoinToken("token-1"))
     assert "token-1" not in repr(JoinToken("token-1")) + repr(TokenSource("token-1"))
+
+
+def roots_of(world, *more):
+    bundle = world.authority.ca.bundle
+    return replace(bundle, roots=(*bundle.roots, *more))
+
+
+async def test_a_pushed_bundle_is_served_and_saved(world):
+    first = await world.keeper.obtain()
+    pushed = roots_of(world, MeshCa(world.clock.now()).roots)
+    world.keeper.trust(pushed)
+    assert world.held.identity == Identity(first.svid, pushed)
+    assert world.memory.saved == [first, world.held.identity]
+    world.keeper.trust(pushed)
+    assert len(world.memory.saved) == 2
+
+
+async def test_a_renewal_does_not_bring_back_the_bundle_from_before_the_pushed_one(world):
+    await world.keeper.obtain()
+    pushed = roots_of(world, MeshCa(world.clock.now()).roots)
+    world.keeper.trust(pushed)
+    async with world.keeping(waits=61):
+        pass
+    assert len(world.proofs()) == 2
+    assert world.held.identity.bundle == pushed
+    world.keeper.unfollowed()
+    async with world.keeping(waits=61):
+        pass
+    assert world.held.identity.bundle.roots == world.authority.ca.bundle.roots
+
+
+async def test_an_svid_of_a_withdrawn_authority_is_renewed_at_once(world):
+    first = await world.keeper.obtain()
+    signer = key_id(world.authority.ca.signer.certificate.public_key()).hex()
+    pushed = replace(roots_of(world), withdrawn=(signer,))
+    world.keeper.trust(pushed)
+    async with world.keeping(waits=1):
+        pass
+    assert world.proofs() == [JoinToken("token-1"), Identity(first.svid, pushed)]
+    # The same authority signed the next one: it is not asked again and again.
+    world.keeper.trust(pushed)
+    assert world.held.identity.svid != first.svid
+
+
+async def test_an_svid_that_the_pushed_bundle_does_not_trust_is_renewed_at_once(world):
+    await world.keeper.obtain()
+    world.authority.ca = MeshCa(world.clock.now())
+    world.keeper.trust(roots_of(world))
+    async with world.keeping(waits=1):
+        pass
+    assert len(world.proofs()) == 2
+    assert world.held.identity.bundle == roots_of(world)
+
+
+async def test_a_wait_of_half_a_minute_ends_when_there_is_a_reason_to_hurry(world):
+    await world.keeper.obtain()
+    signer = key_id(world.authority.ca.signer.certificate.public_key()).hex()
+    asleep = asyncio.Event()
+
+    async def sleep(_seconds):
+        asleep.set()
+        await asyncio.Event().wait()
+
+    world.sleep = sleep
+    keeper = world.another(TokenSource())
+    keeper.resume(world.held.identity)
+    task = asyncio.create_task(keeper.keep())
+    await asyncio.wait_for(asleep.wait(), PATIENCE)
+    asleep.clear()
+    world.clock.advance(1)
+    keeper.trust(replace(roots_of(world), withdrawn=(signer,)))
+    await asyncio.wait_for(asleep.wait(), PATIENCE)  # until its share of the two seconds is over
+    task.cancel()

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 
 from app.ca.model import Surface
-from app.ca.rest import BanRest
+from app.ca.rest.bans import BanRest
 from app.main.routes import ban_rows
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal

@@ -1,6 +1,7 @@
 """The CA's part of the admin API, as its clients see it."""
 
 import base64
+import re
 
 import pytest
 from cryptography import x509
@@ -8,7 +9,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import KeyAlgorithm, SigningRequest, Surface
-from app.ca.rest import CaRest
 from app.ca.rules.authority import authority_request
 from app.ca.rules.profile import authority_id
 from app.main.routes import ca_rows
@@ -16,6 +16,7 @@ from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.transport.rest.pages import encode_cursor
+from app.transport.rest.routes import Access
 from tests.assets.certificates import pem
 from tests.assets.csrs import csr
 from tests.fakes.admin_api import admin_client
@@ -26,7 +27,7 @@ MISSING = "0" * 32
 
 @pytest.fixture
 async def client(ca, tmp_path):
-    async with admin_client(ca_rows(CaRest(ca)), tmp_path / "admin.token") as client:
+    async with admin_client(ca_rows(ca), tmp_path / "admin.token") as client:
         yield client
 
 
@@ -41,9 +42,9 @@ def faults(answer):
 
 
 async def test_every_endpoint_asks_for_the_token(ca, tmp_path):
-    async with admin_client(ca_rows(CaRest(ca)), tmp_path / "admin.token", token=None) as stranger:
-        for route in ca_rows(CaRest(ca)):
-            path = route.path.format(entry_id=MISSING, token_id=MISSING, request_id=MISSING)
+    async with admin_client(ca_rows(ca), tmp_path / "admin.token", token=None) as stranger:
+        for route in [route for route in ca_rows(ca) if route.access is not Access.PUBLIC]:
+            path = re.sub("{[^}]*}", MISSING, route.path)
             problem(await stranger.request(route.method, path), 401)
 
 
@@ -64,6 +65,35 @@ async def test_the_authorities_are_shown_without_their_keys(client, ca):
         x509.load_pem_x509_certificate(root["certificate"].encode())
     )
     assert "PRIVATE" not in answer.text
+
+
+async def test_a_root_is_prepared_activated_tainted_and_revoked(client, ca):
+    first = ca.authorities.status().root_id
+    prepared = (await client.post("/v1/ca/authorities")).json()
+    assert prepared["stage"] == "prepared"
+    path = f"/v1/ca/authorities/{prepared['id']}"
+    assert (await client.post(f"{path}/activate", json={"force": True})).json()["stage"] == "active"
+    assert (await client.post(f"/v1/ca/authorities/{first}/taint")).json()["stage"] == "tainted"
+    await ca.maintain()
+    assert (await client.post(f"/v1/ca/authorities/{first}/revoke")).json()["stage"] == "revoked"
+    roots = (await client.get("/v1/ca/authorities")).json()["roots"]
+    assert [(root["id"], root["stage"]) for root in roots] == [(first, "revoked"), (prepared["id"], "active")]
+    assert (await client.get("/v1/bundle")).text == prepared["certificate"]
+
+
+async def test_changes_in_the_wrong_order_are_refused_with_the_reason(client, ca):
+    path = f"/v1/ca/authorities/{ca.authorities.status().root_id}"
+    for change, reason in (("activate", "active already"), ("taint", "activate that first"), ("revoke", "is active")):
+        assert reason in problem(await client.post(f"{path}/{change}"), 409)["detail"]
+        problem(await client.post(f"/v1/ca/authorities/{'0' * 40}/{change}"), 404)
+
+
+async def test_a_tainted_signing_authority_is_shown_beside_its_successor(client, ca):
+    signer = ca.authorities.active().signer.id
+    assert (await client.post(f"/v1/ca/authorities/{signer}/taint")).json()["stage"] == "tainted"
+    signers = (await client.get("/v1/ca/authorities")).json()["signers"]
+    assert {each["stage"] for each in signers} == {"tainted", "active"}
+    problem(await client.post(f"/v1/ca/authorities/{signer}/revoke"), 404)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The driver: requests and changes in, responses out."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,8 +14,9 @@ from app.core.errors import (
 )
 from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
+from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
-from tests.assets.discovery import delta, delta_names, names_in, request
+from tests.assets.discovery import delta, delta_names, names_in, request, secret_of
 from tests.fakes import secrets
 from tests.fakes.context import call_context
 from tests.fakes.conversation import Conversation
@@ -37,8 +39,13 @@ def metrics():
 
 
 @pytest.fixture
-def discovery(source, metrics):
-    return SecretDiscovery(source, metrics)
+def subscribers():
+    return Subscribers(lambda: 0.0, away_seconds=0)
+
+
+@pytest.fixture
+def discovery(source, metrics, subscribers):
+    return SecretDiscovery(source, metrics, subscribers)
 
 
 async def following(responses):
@@ -118,6 +125,71 @@ async def test_a_half_close_before_any_request_ends_the_stream(discovery):
     conversation = Conversation()
     conversation.hang_up()
     await no_more(discovery.stream_secrets(conversation, context()))
+
+
+def held(subscribers):
+    return [(each.bundle, each.problem) for each in subscribers.of_bundles()]
+
+
+async def said(conversation, responses, message):
+    """What comes after a message, which has been read."""
+    conversation.say(message)
+    task = asyncio.ensure_future(following(responses))
+    await turns(20)
+    return task
+
+
+@pytest.mark.parametrize(("variant", "say"), [("stream_secrets", request), ("delta_secrets", delta)])
+async def test_the_bundle_that_a_client_has_accepted_is_known(discovery, source, subscribers, variant, say):
+    first, names = source.current_bundle, ("ROOTCA", "default") if say is request else ()
+    conversation = Conversation(say("ROOTCA", "default"))
+    responses = getattr(discovery, variant)(conversation, context())
+    answer = await following(responses)
+    assert held(subscribers) == [(None, "")]
+    pushed = await said(conversation, responses, say(*names, nonce=answer.nonce))
+    assert held(subscribers) == [(first.version, "")]
+    await source.replace(bundle=secrets.bundle("new\n"))
+    pushed = await said(conversation, responses, say(*names, nonce=(await pushed).nonce, error="too many roots"))
+    assert held(subscribers) == [(first.version, "too many roots")]
+    await source.replace(bundle=secrets.bundle("newer\n"))
+    pushed = await said(conversation, responses, say(*names, nonce=(await pushed).nonce))
+    assert held(subscribers) == [(source.current_bundle.version, "")]
+    conversation.hang_up()
+    with pytest.raises(StopAsyncIteration):
+        await pushed
+    assert held(subscribers) == []
+
+
+async def test_a_stream_without_the_bundle_holds_none(discovery, subscribers):
+    conversation = Conversation(request("default"))
+    responses = discovery.stream_secrets(conversation, context())
+    pushed = await said(conversation, responses, request("default", nonce=(await following(responses)).nonce))
+    assert held(subscribers) == []
+    pushed.cancel()
+
+
+async def test_a_new_certificate_after_a_bundle_does_not_acknowledge_the_bundle(discovery, source, subscribers):
+    """In the delta variant each response is accepted by itself."""
+    before, conversation = source.current_bundle, Conversation(delta("ROOTCA", "default"))
+    responses = discovery.delta_secrets(conversation, context())
+    pushed = await said(conversation, responses, delta(nonce=(await following(responses)).nonce))
+    await source.replace(bundle=secrets.bundle("new\n"))
+    assert delta_names(await pushed) == ["ROOTCA"]
+    await source.replace(svid=secrets.svid(2))
+    only_svid = await following(responses)
+    assert delta_names(only_svid) == ["default"]
+    pushed = await said(conversation, responses, delta(nonce=only_svid.nonce))
+    assert held(subscribers) == [(before.version, "")]
+    pushed.cancel()
+
+
+async def test_withdrawn_authorities_are_for_those_who_ask_by_name(discovery, source):
+    source.current_bundle = replace(source.current_bundle, withdrawn=("a" * 40, "b" * 40))
+    responses = discovery.stream_secrets(Conversation(request("ROOTCA", "WITHDRAWN")), context())
+    roots, withdrawn = (secret_of(body) for body in (await following(responses)).resources)
+    assert roots.validation_context.trusted_ca.inline_bytes == b"root 1\n"
+    assert withdrawn.generic_secret.secret.inline_bytes.split() == [b"a" * 40, b"b" * 40]
+    await responses.aclose()
 
 
 async def test_open_streams_are_counted_until_the_peer_disconnects(discovery, metrics):

@@ -30,7 +30,7 @@ class Observed:
     def __exit__(self, *_) -> None:
         self.open -= 1
 
-    def received(self, said, reply) -> None:
+    def received(self, said, reply, _exchange) -> None:
         self.replies.append((said.type_url, reply))
 
 

@@ -1,12 +1,13 @@
 """Making, keeping, renewing and refusing authorities."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 
 from app.ca.backends.memory import MemoryKeyStore
-from app.ca.model import CaConfig, EntrySpec, KeyAlgorithm, SigningRequest, Surface
+from app.ca.model import CaConfig, EntrySpec, KeyAlgorithm, RotationConfig, SigningRequest, Surface
 from app.ca.rules.authority import authority_request
 from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
@@ -82,7 +83,9 @@ async def test_a_signer_is_replaced_with_a_new_key_when_a_third_of_its_life_is_l
     assert proven_id(issued.chain, ca.authorities.bundle(), clock.now()) == HOLDER.spiffe_id
 
 
-async def test_a_signer_that_ends_with_its_root_is_not_replaced_for_ever(ca, clock):
+async def test_a_signer_that_ends_with_its_root_is_not_replaced_for_ever(config, transactions, clock):
+    ca = replica(replace(config, rotation=RotationConfig(prepare_at=None)), transactions, clock)
+    await ca.start()
     root = ca.authorities.status().roots[0]
     for _ in range(12):
         clock.advance(300 * DAY)

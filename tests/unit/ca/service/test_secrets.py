@@ -106,6 +106,30 @@ async def test_an_svid_of_a_clock_that_was_ahead_is_due_once_the_clock_is_right(
     assert (await session.svid()).not_before < clock.now() < ahead.not_before
 
 
+async def test_a_stream_gets_another_svid_at_once_when_the_authority_of_its_own_is_tainted(ca, open_session, sleep):
+    session = open_session()
+    first = await session.svid()
+    task = await waiting(session)
+    await ca.authorities.roots.taint(OPERATOR, ca.authorities.active().signer.id)
+    await finished(task)
+    second = await session.svid()
+    assert second.chain[1] == ca.authorities.active().signer.certificate != first.chain[1]
+    assert await session.svid() is second
+
+
+async def test_a_stream_that_asked_for_its_svid_alone_is_woken_once_by_a_change_of_the_bundle(ca, open_session, sleep):
+    session = open_session()
+    await session.svid()
+    task = await waiting(session)
+    await ca.authorities.roots.prepare(OPERATOR)
+    await finished(task)
+    await session.svid()
+    task = await waiting(session)
+    await sleep.somebody_sleeps()
+    assert not task.done()
+    task.cancel()
+
+
 async def test_a_stream_is_woken_when_the_bundle_changes(ca, open_session, sleep):
     session = open_session()
     await session.bundle()

@@ -1,0 +1,90 @@
+"""Rolling out a root: prepared by the schedule, and active once everybody has the trust bundle with it."""
+
+from datetime import timedelta
+
+import structlog
+
+from app.ca.model import Acknowledgements, CaConfig, Root, Stage
+from app.ca.ports import CaTransactions
+from app.ca.rules.rollout import Due, acknowledgements, due, is_activated, is_refused
+from app.ca.service.authorities import Authorities
+from app.ca.service.replicas import Replicas
+from app.ca.service.roots import Roots
+from app.core.clock import Clock
+from app.core.errors import NotFoundError, PreconditionError
+from app.core.signals import Latest
+from app.spiffe.principal import Credential, Principal
+
+# How long after a root was stored certificates may have been issued with a bundle that does not have it yet.
+SPREADING = timedelta(seconds=5)
+# Identities that are counted at most.
+MAX_IDENTITIES = 10_000
+
+log = structlog.get_logger(__name__)
+
+
+class Rollout:
+    """Watches the root that is to be active next. `maintain` is to be called about once a second."""
+
+    def __init__(
+        self, config: CaConfig, transactions: CaTransactions, authorities: Authorities, replicas: Replicas, clock: Clock
+    ) -> None:
+        self._rotation, self._transactions, self._clock = config.rotation, transactions, clock
+        self._authorities, self._replicas = authorities, replicas
+        self._schedule = Principal(Credential.INTERNAL, config.trust_domain.server_id)
+        self._waiting: Latest[tuple[int, int, tuple[str, ...]] | None] = Latest(None)
+
+    @property
+    def _roots(self) -> Roots:
+        return self._authorities.roots
+
+    async def maintain(self) -> None:
+        """Make one pass: report this replica's streams, do what the schedule asks for, activate who is ready."""
+        trust = self._authorities.trust()
+        signers = [each.signer for each in self._authorities.held()]
+        bundle = self._authorities.bundle().version
+        await self._replicas.report(bundle, signers, identities=trust.prepared is not None)
+        try:
+            match due(trust, self._rotation, self._clock.now()):
+                case Due.PREPARE:
+                    await self._roots.prepare(self._schedule)
+                case Due.ACTIVATE if trust.prepared is not None:
+                    await self._roots.activate(self._schedule, trust.prepared.id)
+            if trust.prepared is not None and trust.stage(trust.prepared.id) is Stage.ACTIVATING:
+                await self._settle(trust.prepared)
+        except PreconditionError:  # another replica was first
+            return
+
+    async def acknowledgements(self, root_id: str) -> Acknowledgements:
+        """Return who has accepted the trust bundle with the root that is to be active next, and who has not.
+
+        Raises NotFoundError if that is another root.
+        """
+        root = self._authorities.trust().prepared
+        if root is None or root.id != root_id:
+            raise NotFoundError(f"the root {root_id} is not to be activated")
+        return await self._acknowledgements(root)
+
+    async def _settle(self, root: Root) -> None:
+        found, stage = await self._acknowledgements(root), self._authorities.trust().stages[root.id]
+        if self._waiting.set((found.behind_count, found.identities_count, found.replicas)) and not found.complete:
+            log.info(
+                "ca_root_waits",
+                root=root.id,
+                streams=found.behind_count,
+                identities=found.identities_count,
+                replicas=list(found.replicas),
+            )
+        now = self._clock.now()
+        if is_activated(found, stage.since, self._rotation, now):
+            await self._roots.complete(self._schedule, root.id)
+        elif is_refused(found, stage.since, self._rotation, now):
+            log.warning("ca_root_not_activated", root=root.id, streams=found.behind_count)
+            await self._roots.hold_back(self._schedule, root.id)
+
+    async def _acknowledgements(self, root: Root) -> Acknowledgements:
+        bundle, signers, now = self._authorities.bundle(), self._authorities.known().signers, self._clock.now()
+        async with self._transactions() as repository:
+            reports = await self._replicas.present(repository)
+            unrenewed = await repository.unrenewed(root.created_at + SPREADING, now, MAX_IDENTITIES)
+        return acknowledgements(root, bundle.version, reports, signers, unrenewed)
