@@ -20,6 +20,9 @@ _SAME = {
     "REDIS_TLS_CACERT": "counters.ca_file",
     "REDIS_TLS_CLIENT_CERT": "counters.cert_file",
     "REDIS_TLS_CLIENT_KEY": "counters.key_file",
+}
+# The same for those that mean something with CONFIG_TYPE=GRPC_XDS_SOTW alone.
+_SAME_BY_XDS = {
     "CONFIG_GRPC_XDS_NODE_ID": "quota.xds_node_id",
     "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "quota.xds_cert_file",
     "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "quota.xds_key_file",
@@ -143,6 +146,9 @@ def _read(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
 
 
 def _read_xds(variables: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    for name, key in _SAME_BY_XDS.items():
+        if name in variables:
+            yield key, variables[name]
     yield "quota.xds_server", variables.get("CONFIG_GRPC_XDS_SERVER_URL", "localhost:18000")
     yield "quota.xds_tls", variables.get("CONFIG_GRPC_XDS_SERVER_USE_TLS") in _TRUE
     metadata = [each for each in variables.get("CONFIG_GRPC_XDS_NODE_METADATA", "").split(",") if "=" in each]
@@ -175,7 +181,7 @@ def _store_url(variables: Mapping[str, str]) -> str:
 
 
 def _notes(variables: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted(variables.keys() - _SAME.keys() - _FLAGS.keys() - _READ):
+    for name in sorted(variables.keys() - _SAME.keys() - _SAME_BY_XDS.keys() - _FLAGS.keys() - _READ):
         fitting = [start for start in _WITHOUT if name == start or (start.endswith("_") and name.startswith(start))]
         if name.startswith("REDIS_PERSECOND"):
             fitting = ["REDIS_PERSECOND"]

@@ -1,6 +1,7 @@
 """Limits in limitador's schema: each with conditions and variables, found without asking every one of its namespace."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,10 @@ MAX_EXPRESSIONS = 32
 # Limits in all namespaces, and one as JSON.
 MAX_LIMITS = 10_000
 MAX_LIMIT_BYTES = 64 * 1024
+# How limitador 1 writes conditions, `req.method == 'GET'`, and variables, `user_id`: with the key of an entry.
+_KEY = r"(?!(?:descriptors|true|false|null)\b)[A-Za-z_][A-Za-z0-9_.-]*"
+_OLD_CONDITION = re.compile(rf"\s*({_KEY})\s*(==|!=)\s*('[^'\\]*'|\"[^\"\\]*\")\s*")
+_OLD_VARIABLE = re.compile(_KEY)
 # Bytes of the digest that identifies a limit.
 _ID_BYTES = 20
 
@@ -108,8 +113,8 @@ def compile_limit(limit: ConditionalLimit) -> CompiledLimit:
     rule = f"{limit.namespace}.{limit.name or limit.limit_id[:8]}"
     return CompiledLimit(
         limit,
-        tuple(map(parse_expression, limit.conditions)),
-        tuple(map(parse_expression, limit.variables)),
+        tuple(map(_expression_of, limit.conditions)),
+        tuple(map(_expression_of, limit.variables)),
         algorithm,
         AppliedLimit(rate_limit, limit.limit_id, algorithm, rule),
         counted_limit(rate_limit, rule, NO_MODES.near_ratio),
@@ -191,11 +196,24 @@ def _expressions(document: Reader, name: str) -> tuple[str, ...]:
             document.problems.add(path, "must be a string with an expression")
             continue
         try:
-            parse_expression(item)
+            _expression_of(item)
         except InvalidInputError as error:
             document.problems.add(path, error.message)
         found.append(item)
     return tuple(found)
+
+
+def _expression_of(text: str) -> Expression:
+    """Return the expression that a condition or variable is, in the form of limitador 1 too. Raises InvalidInputError.
+
+    There a key stands for itself; it is that of the first descriptor.
+    """
+    if old := _OLD_CONDITION.fullmatch(text):
+        key, operator, value = old.groups()
+        return parse_expression(f"descriptors[0]['{key}'] {operator} {value}")
+    if _OLD_VARIABLE.fullmatch(text):
+        return parse_expression(f"descriptors[0]['{text}']")
+    return parse_expression(text)
 
 
 def _key_of(limit: ConditionalLimit) -> DocumentKey:

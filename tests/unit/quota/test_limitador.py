@@ -201,6 +201,34 @@ async def test_a_domain_with_a_configuration_is_not_asked_by_limits(service):
     assert (await ask(service, ANN, 100)).code is Code.OK
 
 
+async def test_conditions_and_variables_in_the_form_of_limitador_1_are_of_the_first_descriptor(directory, clock):
+    (directory / "limits.yaml").write_text(
+        """
+- namespace: shop
+  max_value: 1
+  seconds: 60
+  conditions: ["req.method == 'GET'", 'req.path != "/json"']
+  variables: [user-id]
+"""
+    )
+    service = await loaded(directory, clock)
+
+    def applied(*descriptors):
+        matched = service.match("shop", [Descriptor(tuple(each.items())) for each in descriptors], 1)
+        return [hit.key for hit in matched.hits]
+
+    given = {"req.method": "GET", "req.path": "/", "user-id": "ann"}
+    assert applied(given) == [("ann",)]
+    assert applied(given | {"req.method": "PUT"}) == applied(given | {"req.path": "/json"}) == applied({}, given) == []
+    assert [applied({key: value for key, value in given.items() if key != left_out}) for left_out in given] == [[]] * 3
+    assert (await Http(service).ask("GET", "/limits/shop"))[1][0]["variables"] == ["user-id"]
+
+
+@pytest.mark.parametrize("text", ["req.method = 'GET'", "method == GET", "method == 'GET' || true", "a b", "-a"])
+def test_what_is_in_neither_form_is_refused(text):
+    assert violations(f"{{namespace: n, max_value: 1, seconds: 1, conditions: [{json.dumps(text)}]}}")
+
+
 async def test_a_changed_limit_is_seen_by_a_request_that_is_known(directory, clock):
     service = await loaded(directory, clock)
     rpc = RateLimitRpc(service, Metrics())

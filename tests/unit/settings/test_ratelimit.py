@@ -105,6 +105,10 @@ def test_a_management_server_becomes_settings(tmp_path):
     assert "hunter2" not in result.toml + str(result.notes)
 
 
+def test_a_management_server_that_is_not_used_gives_nothing():
+    assert settings(CONFIG_TYPE="FILE", CONFIG_GRPC_XDS_NODE_ID="a", CONFIG_GRPC_XDS_SERVER_URL="xds:18000") == {}
+
+
 def test_a_management_server_without_tls_is_called_as_it_was():
     assert settings(CONFIG_TYPE="GRPC_XDS_SOTW") == {"quota": {"xds_server": "localhost:18000", "xds_tls": False}}
 
