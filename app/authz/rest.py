@@ -1,6 +1,5 @@
 """Authorization in the admin API: the policies."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -12,8 +11,8 @@ from app.authz.model import Action, AuthorizationPolicy
 from app.authz.rules.jwt_rules import RequestAuthentication
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from app.authz.rules.peers import PeerAuthentication, PeerMode
-from app.documents.model import Applied, Change, DocumentKey
-from app.documents.rest import DocumentRest
+from app.documents.model import Change, DocumentKey
+from app.documents.rest import DocumentRest, WarningView, warnings_of
 from app.documents.store import DocumentStore
 from app.transport.rest.authentication import Caller
 from app.transport.rest.etags import IfMatch
@@ -42,13 +41,6 @@ class PolicyView(PolicyHead):
     """A policy: the document as it was given, and when."""
 
     document: dict[str, Any]
-
-
-class WarningView(View):
-    """A value of a valid policy that is read otherwise than it may be meant, and where it stands."""
-
-    path: str
-    problem: str
 
 
 class WrittenPolicyView(PolicyView):
@@ -150,15 +142,11 @@ class PolicyRest:
         self, caller: Caller, namespace: Namespace, name: Name, request: Request, if_match: IfMatch = None
     ) -> Response:
         """Create or replace a policy with one document. 201 if there was none, 200 if it is replaced."""
-        return await self._policies.put(caller, DocumentKey(namespace, name), request, if_match, _warnings)
+        return await self._policies.put(caller, DocumentKey(namespace, name), request, if_match, warnings_of)
 
     async def delete(self, caller: Caller, namespace: Namespace, name: Name, if_match: IfMatch = None) -> None:
         """Delete a policy. It no longer applies to the next check."""
         await self._policies.delete(caller, DocumentKey(namespace, name), if_match)
-
-
-def _warnings(applied: Applied) -> dict[str, str]:
-    return {"warnings": json.dumps([{"path": each.path, "problem": each.problem} for each in applied.warnings])}
 
 
 def show_policy(policy: AuthorizationPolicy) -> str:

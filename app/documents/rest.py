@@ -1,5 +1,6 @@
 """What the admin API does with documents; each feature's `rest.py` adds its paths, parameters and views."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic
@@ -17,6 +18,18 @@ from app.transport.rest.pages import ItemsResponse, page_of
 from app.transport.rest.views import View, shown_as, with_texts
 
 _OK, _CREATED = 200, 201
+
+
+class WarningView(View):
+    """A value of a valid document that may be meant otherwise than it is read, and where it stands."""
+
+    path: str
+    problem: str
+
+
+def warnings_of(applied: Applied) -> dict[str, str]:
+    """Return the field of an answer, in JSON, that has the warnings of what was applied: each a WarningView."""
+    return {"warnings": json.dumps([{"path": each.path, "problem": each.problem} for each in applied.warnings])}
 
 
 class DocumentRest(Generic[Parsed]):

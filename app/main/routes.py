@@ -32,6 +32,7 @@ from app.quota.rest import (
     CounterRest,
     QuotaConfigView,
     QuotaRest,
+    WrittenQuotaConfigView,
 )
 from app.transport.rest.pages import Page
 from app.transport.rest.routes import Access, Route
@@ -61,7 +62,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         Route("GET", RLCONFIG_PATH, quotas.describe, ADMIN, OK, "quota"),
         Route("GET", CONFIGS_PATH, quotas.list, ADMIN, OK, "quota", Page[QuotaConfigView]),
         Route("GET", CONFIG_PATH, quotas.get, ADMIN, OK, "quota", QuotaConfigView),
-        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota", QuotaConfigView),
+        Route("PUT", CONFIG_PATH, quotas.put, ADMIN, OK, "quota", WrittenQuotaConfigView),
         Route("DELETE", CONFIG_PATH, quotas.delete, ADMIN, NO_CONTENT, "quota"),
         Route("GET", AUDIT_PATH, AuditRest(parts.audit).list, ADMIN, OK, "audit", Page[AuditRecordView]),
     )

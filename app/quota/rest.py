@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BeforeValidator, Field, model_validator
 
 from app.documents.model import DocumentKey
-from app.documents.rest import DocumentRest
+from app.documents.rest import DocumentRest, WarningView, warnings_of
 from app.quota.model import (
     MAX_DESCRIPTORS,
     MAX_DOMAIN_LENGTH,
@@ -63,6 +63,12 @@ class QuotaConfigView(QuotaConfigHead):
     """A domain's configuration: the document as it was given, and when."""
 
     document: dict[str, Any]
+
+
+class WrittenQuotaConfigView(QuotaConfigView):
+    """A domain's configuration as it was just written."""
+
+    warnings: list[WarningView]
 
 
 class EntryInput(Input):
@@ -244,9 +250,10 @@ class QuotaRest:
     async def put(self, caller: Caller, domain: Domain, request: Request, if_match: IfMatch = None) -> Response:
         """Create or replace a domain's limits: one document in envoyproxy/ratelimit's schema, YAML or JSON.
 
-        201 if the domain had none, 200 if it is replaced. The answer's ETag is that of what is now stored.
+        201 if the domain had none, 200 if it is replaced. The answer's ETag is that of what is now stored; a limit that
+        replaces a name which no limit of the domain has is among its warnings.
         """
-        return await self._configs.put(caller, DocumentKey("", domain), request, if_match)
+        return await self._configs.put(caller, DocumentKey("", domain), request, if_match, warnings_of)
 
     async def get(self, domain: Domain) -> Response:
         """Get a domain's configuration; send its ETag back in If-Match to change exactly this version."""

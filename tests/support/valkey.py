@@ -18,6 +18,8 @@ from tests.support.serving import eventually
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
+# The bus of a node in a cluster listens on a port above its own by this.
+BUS_OFFSET = 10_000
 
 
 def free_port() -> int:
@@ -103,7 +105,7 @@ def valkey_started(*options: str, **mode) -> Iterator[ValkeyProcess]:
 
 def cluster_port() -> int:
     """A port for a node of a cluster, whose bus listens on the port above by 10,000."""
-    return next(port for port in (free_port() for _ in range(100)) if port < 50_000)
+    return next(port for port in (free_port() for _ in range(100)) if _is_free(port + BUS_OFFSET))
 
 
 @contextmanager
@@ -151,6 +153,15 @@ def sentinels_started() -> Iterator[tuple[ValkeyProcess, ValkeyProcess, list[Val
         for server in (*sentinels, replica, primary):
             server.kill()
         shutil.rmtree(directory)
+
+
+def _is_free(port: int) -> bool:
+    if port > 65_535:
+        return False
+    with socket.socket() as taken, suppress(OSError):
+        taken.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _knows_all(state: dict) -> bool:

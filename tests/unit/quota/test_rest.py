@@ -62,7 +62,7 @@ async def test_a_yaml_document_is_put_in_force_and_read_back(client, service, cl
     assert (made.status_code, made.headers["location"]) == (201, "/v1/quota/configs/edge")
     read = await client.get("/v1/quota/configs/edge")
     assert read.status_code == 200
-    assert read.json() == made.json()
+    assert read.json() | {"warnings": []} == made.json()
     assert read.json()["document"] == DOCUMENT
     assert read.json()["updated_at"] == "2026-01-01T12:00:00Z"
     assert read.headers["etag"] == made.headers["etag"]
@@ -90,6 +90,15 @@ async def test_the_deepest_document_is_shown(client):
     assert (await client.put("/v1/quota/configs/edge", content=json.dumps(document))).status_code == 201
     assert (await client.get("/v1/quota/configs/edge")).json()["document"] == document
     assert (await client.get("/v1/quota/configs")).json()["items"][0]["document"] == document
+
+
+async def test_a_name_that_is_replaced_and_that_no_limit_has_is_a_warning(client):
+    text = YAML.replace("requests_per_unit: 1", "requests_per_unit: 1, name: a, replaces: [{name: b}]")
+    answer = await client.put("/v1/quota/configs/edge", content=text)
+    assert (answer.status_code, answer.json()["warnings"]) == (
+        201,
+        [{"path": "descriptors[0].rate_limit.replaces", "problem": "no limit of the domain is called 'b'"}],
+    )
 
 
 async def test_replacing_answers_200_and_another_etag(client):
