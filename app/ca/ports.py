@@ -165,6 +165,10 @@ class CaRepository(AuditTrail, Protocol):
     async def svid(self, serial: str) -> IssuedSvid | None:
         """Return the record of a serial number, if there is one."""
 
+    async def oldest_svid(self, now: datetime) -> datetime | None:
+        """Return when the oldest of the SVIDs that end after `now` was issued, None if there is none."""
+        ...
+
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         """Remove at most `limit` records of SVIDs that ended before the time, and return how many were removed."""
 

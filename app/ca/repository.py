@@ -237,6 +237,11 @@ class SqlCaRepository(SqlAuditTrail, CaRepository):
     async def svid(self, serial: str) -> IssuedSvid | None:
         return await SVIDS.first(self._session, SVIDS.select().where(SvidRow.serial == serial))
 
+    async def oldest_svid(self, now: datetime) -> datetime | None:
+        oldest = select(func.min(SvidRow.issued_at)).where(SvidRow.not_after > now)
+        found: datetime | None = (await self._session.execute(oldest)).scalar()
+        return found
+
     async def remove_svids(self, ended_before: datetime, limit: int) -> int:
         stale = select(SvidRow.number).where(SvidRow.not_after < ended_before).limit(limit)
         return await affected(self._session, delete(SvidRow).where(SvidRow.number.in_(stale)))

@@ -61,7 +61,16 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
         Rpc(SECRETS, "StreamSecrets", BIDI, *discovery, secrets.stream_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "DeltaSecrets", BIDI, *delta, secrets.delta_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "FetchSecrets", UNARY, *discovery, secrets.fetch_secrets, IDENTITY, SIGNING),
-        Rpc(ISTIO_CA, "CreateCertificate", UNARY, *certificate, certificates.create_certificate, IDENTITY, SIGNING),
+        Rpc(
+            ISTIO_CA,
+            "CreateCertificate",
+            UNARY,
+            *certificate,
+            certificates.create_certificate,
+            IDENTITY,
+            SIGNING,
+            audited=True,
+        ),
         *health.rpcs(PUBLIC, ASKING),
         *(Reflection(SERVICES).rpcs(PUBLIC, ASKING) if parts.settings.mesh.reflection else ()),
     )

@@ -41,6 +41,10 @@ class Metrics:
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )
+        self.oldest_svid = Gauge(
+            "meshward_ca_oldest_svid_timestamp_seconds",
+            "When the oldest SVID that has not ended was issued, 0 if there is none",
+        )
         self.jwks_fetched = Gauge(
             "meshward_jwks_fetched_timestamp_seconds",
             "When the keys of an issuer of JWTs were last fetched",

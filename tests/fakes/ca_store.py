@@ -137,6 +137,9 @@ class MemoryRepository:
     async def svid(self, serial):
         return next((svid for svid in self._svids if svid.serial == serial), None)
 
+    async def oldest_svid(self, now):
+        return min((svid.issued_at for svid in self._svids if svid.not_after > now), default=None)
+
     async def remove_svids(self, ended_before, limit):
         stale = [svid for svid in self._svids if svid.not_after < ended_before][:limit]
         self._svids = [svid for svid in self._svids if svid not in stale]

@@ -46,7 +46,7 @@ class CaService:
         self.join_tokens = JoinTokens(config, transactions, clock)
         self.entries = Entries(config, transactions, clock)
         self.crls = RevocationLists(transactions, self.authorities, self.bans, clock)
-        self.records = Records(transactions, clock)
+        self.records = Records(transactions, clock, metrics)
         replicas = Replicas(transactions, self.subscribers, clock)
         self.rollout = Rollout(config, transactions, self.authorities, replicas, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from contextlib import suppress
+from secrets import token_hex
 from time import monotonic
 from typing import Any
 
@@ -44,6 +45,8 @@ SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
 # In metrics and logs, where a call was refused.
 SURFACE = "grpc"
+# Few enough to be read aloud, and no two of a log alike.
+ERROR_ID_BYTES = 6
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256
 
@@ -241,7 +244,7 @@ class GrpcApplication:
                 error = InternalError(f"internal fault; the log has the details under {request_id}")
             with suppress(ClientDisconnectedError, OSError):
                 if row.rpc.on_error is None or call.principal is ANONYMOUS or call.started:
-                    await self._refuse(call, error)
+                    await self._refuse(call, error, audited=row.rpc.audited)
                 else:
                     await call.respond(row.rpc.on_error(error))
                 code = code_of(error)
@@ -256,8 +259,10 @@ class GrpcApplication:
         self._metrics.rpcs.add((UNKNOWN_METHOD, Code.UNIMPLEMENTED.name))
         await self._refuse(call, error)
 
-    async def _refuse(self, call: Call, error: MeshwardError) -> None:
+    async def _refuse(self, call: Call, error: MeshwardError, *, audited: bool = False) -> None:
         code = code_of(error)
+        # Ours, and not the client's request id, which it may give to many calls.
+        audit = {"error_id": token_hex(ERROR_ID_BYTES), "caller": call.principal.name} if audited else {}
         # Where the caller does not learn the reason, the cause has it.
         cause = error.__cause__ if isinstance(error.__cause__, MeshwardError) else error
         self.refusals.record(
@@ -268,5 +273,7 @@ class GrpcApplication:
             code=code.name,
             reason=cause.message,
             request_id=call.request_id,
+            audited=call.peer.host if audited else "",
+            **audit,
         )
-        await call.fail(code, error)
+        await call.fail(code, error, audit.get("error_id", ""))

@@ -211,9 +211,12 @@ class Call(CallContext):
         await self._send(wire.END_OF_BODY)
         await self._send(wire.OK_TRAILERS)
 
-    async def fail(self, code: Code, error: MeshwardError) -> None:
-        """End the call with `code`, as trailers-only if nothing was sent yet (PROTOCOL-HTTP2.md, "Responses")."""
-        trailers = wire.error_trailers(code, error)
+    async def fail(self, code: Code, error: MeshwardError, error_id: str = "") -> None:
+        """End the call with `code`, as trailers-only if nothing was sent yet (PROTOCOL-HTTP2.md, "Responses").
+
+        `error_id` is the id by which the log has the reason, if there is one.
+        """
+        trailers = wire.error_trailers(code, error, error_id)
         if self.started:
             await self._send(wire.END_OF_BODY)
             await self._send({"type": "http.response.trailers", "headers": trailers})

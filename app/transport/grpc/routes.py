@@ -87,7 +87,8 @@ class Rpc:
 
     `on_error`, of a unary row, makes the response for a caller that was admitted but whose call fails before or in the
     handler: for a contract under which a client may take an error for a yes. A handler that `reads_bytes` is given the
-    serialized request, and refuses what is none.
+    serialized request, and refuses what is none. Of an `audited` row each refusal is logged, with an id that the caller
+    gets.
     """
 
     service: str
@@ -100,6 +101,7 @@ class Rpc:
     rate_limit: RateLimit | None
     on_error: Callable[[MeshwardError], Message] | None = None
     reads_bytes: bool = False
+    audited: bool = False
 
     @property
     def parse(self) -> Callable[[bytes], Any]:

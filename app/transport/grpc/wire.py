@@ -216,12 +216,16 @@ def encode_message(message: str) -> bytes:
     return quote(message[:MAX_STATUS_MESSAGE], safe=_UNQUOTED).encode("ascii")
 
 
-def error_trailers(code: Code, error: MeshwardError) -> list[tuple[bytes, bytes]]:
-    """Return the trailers of a failed call: violations are a BadRequest, the time to retry is a RetryInfo."""
-    trailers = [(b"grpc-status", str(code.value).encode()), (b"grpc-message", encode_message(error.message))]
+def error_trailers(code: Code, error: MeshwardError, error_id: str = "") -> list[tuple[bytes, bytes]]:
+    """Return the trailers of a failed call: violations are a BadRequest, the time to retry is a RetryInfo.
+
+    `error_id`, by which the log has the reason, ends the message.
+    """
+    message = f"{error.message} (error id {error_id})" if error_id else error.message
+    trailers = [(b"grpc-status", str(code.value).encode()), (b"grpc-message", encode_message(message))]
     details = list(_details(error))
     if details:
-        status = Status(code=code.value, message=error.message[:MAX_STATUS_MESSAGE])
+        status = Status(code=code.value, message=message[:MAX_STATUS_MESSAGE])
         for detail in details:
             status.details.add().Pack(detail)
         trailers.append((b"grpc-status-details-bin", base64.b64encode(status.SerializeToString()).rstrip(b"=")))
