@@ -44,7 +44,8 @@ class Records:
         async with self._transactions() as repository:
             oldest = await repository.oldest_svid(self._clock.now())
         self._metrics.oldest_svid.set((), oldest.timestamp() if oldest else 0.0)
-        self._measured_at = self._clock.monotonic()
+        if oldest is not None:
+            self._measured_at = self._clock.monotonic()
 
     async def _remove_svids(self, limit: int) -> int:
         async with self._transactions() as repository:

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from app.demo.place import envoy_binary
 from tests.assets.jwts import ISSUER, jwks, token
 from tests.support.callers import CART, join
 from tests.support.envoy_process import EnvoyProcess, write_bootstrap
+from tests.support.kube import kube_cluster
 from tests.support.peers import PILOT_AGENT
 from tests.support.serving import eventually_async
 from tests.support.sidecar import ask, bootstrap, client_tls_of
@@ -169,14 +170,38 @@ async def test_on_the_socket_of_our_agent_it_needs_no_token(server, peer, home):
         await asyncio.wait({agent})
 
 
-async def test_in_its_default_mode_it_renews_with_its_service_account_token(serving, home, tmp_path):
-    (tmp_path / "jwks.json").write_bytes(jwks())
-    issuers = json.dumps([{"issuer": ISSUER, "jwks": str(tmp_path / "jwks.json")}])
-    server = serving.start(ca_jwt_issuers=issuers)
-    write(home / "var/run/secrets/tokens/istio-token", token(datetime.now(UTC)).encode())
+@contextmanager
+def verified_by_keys(directory):
+    """Settings that verify tokens by their issuer's keys, and a token."""
+    (directory / "jwks.json").write_bytes(jwks())
+    issuers = json.dumps([{"issuer": ISSUER, "jwks": str(directory / "jwks.json")}])
+    yield {"ca_jwt_issuers": issuers}, token(datetime.now(UTC))
+
+
+@contextmanager
+def reviewed_by_api_server(directory):
+    """Settings that have a real API server review tokens, and one that it made for a pod."""
+    with kube_cluster(directory / "kube") as cluster:
+        cluster.service_account("shop", "cart")
+        cluster.pod("shop", "cart-1", "cart", "node-1")
+        settings = {"kubernetes_api": "kubeconfig", "kubernetes_kubeconfig": cluster.kubeconfig()}
+        yield settings | {"kubernetes_require_pod": "true"}, cluster.token("shop", "cart", pod="cart-1")
+
+
+@pytest.mark.parametrize("proof", [verified_by_keys, reviewed_by_api_server])
+async def test_in_its_default_mode_it_renews_with_its_service_account_token(serving, home, tmp_path, proof):
+    PILOT_AGENT.required()
+    with proof(tmp_path) as (settings, presented):
+        server = serving.start(**settings)
+        write(home / "var/run/secrets/tokens/istio-token", presented.encode())
+        await keeps_its_identity(server, home)
+
+
+async def keeps_its_identity(server, home):
+    """With certificates that live a little longer than elsewhere here, for an API server shares the processors."""
     write(home / "var/run/secrets/istio/root-cert.pem", server.roots)
     news = await join(server, "spiffe://cluster.local/ns/shop/sa/news", ttl_seconds=600)
-    async with pilot_agent(server, home) as envoy:
+    async with pilot_agent(server, home, SECRET_TTL="12s") as envoy:
         await rotates(envoy, client_tls_of(server.roots.decode(), news.key + news.chain))
     assert len(server.items(f"/v1/svids?spiffe_id={CART}")) > ROTATIONS
 

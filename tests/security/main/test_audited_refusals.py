@@ -140,5 +140,10 @@ def test_nothing_of_this_was_a_fault_of_ours(server):
     assert not [event for event in server.events("request_refused") if event["code"] == "INTERNAL"]
 
 
-def test_the_oldest_certificate_is_known(server):
-    assert "meshward_ca_oldest_svid_timestamp_seconds" in server.metrics()
+async def test_the_oldest_certificate_is_known(server):
+    await join(server)
+
+    async def is_known():
+        return server.metrics().get("meshward_ca_oldest_svid_timestamp_seconds", 0) > 0
+
+    await eventually_async(is_known, "the oldest certificate")

@@ -14,11 +14,13 @@ from app.proto.istio.ca_pb2 import IstioCertificateRequest
 from app.settings import Settings
 from app.transport.grpc.health import Health
 from app.transport.grpc.routes import Kind
+from bench import fuzz_parsers
 from bench.fuzz import CHECK_HTTP, fuzz
 from bench.mutations import in_each_other
 
 MESSAGES = 11_000
 ADMIN_REQUESTS = 1_150
+PROOFS = 5_000
 # metadata of an IstioCertificateRequest, then fields, value and struct_value, again and again: a Struct in a Struct.
 METADATA, FIELDS, VALUE, STRUCT = 4, 1, 2, 5
 
@@ -33,6 +35,15 @@ async def test_no_message_is_a_fault_of_ours():
     assert set(report.codes) == {*rpcs, *routes, CHECK_HTTP}
     # What is fuzzed is not only refused, as it would be by a caller without an identity.
     assert all(report.codes[path]["OK"] for path, kind in rpcs.items() if kind is Kind.UNARY)
+
+
+def test_no_proof_of_an_identity_is_a_fault_of_ours():
+    """`python -m bench.fuzz_parsers` reads more of them."""
+    outcomes, faults = fuzz_parsers.fuzz(PROOFS, seed=20)
+    assert faults == []
+    assert set(outcomes) == set(fuzz_parsers.TARGETS)
+    # What is fuzzed gets beyond the first check.
+    assert all(counted["accepted"] and counted["refused"] for counted in outcomes.values())
 
 
 def test_metadata_nested_as_deeply_as_was_seen_cannot_be_parsed():

@@ -14,6 +14,7 @@ from tests.fakes.principals import OPERATOR
 
 CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 DAY = 24 * 3600
+OLDEST = "meshward_ca_oldest_svid_timestamp_seconds "
 
 
 async def test_records_are_kept_a_month_after_their_end_and_then_forgotten(ca, clock):
@@ -66,3 +67,21 @@ async def test_a_ca_whose_signature_is_no_longer_good_is_not_ready(ca):
     with pytest.raises(InternalError, match="held back"):
         await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), DAY, Surface.ISTIO_CA)
     assert await ca.records.page(None, 10) == []
+
+
+async def test_the_oldest_svid_that_has_not_ended_is_published(ca, clock, metrics):
+    def published():
+        (line,) = (text for text in metrics.render().decode().splitlines() if text.startswith(OLDEST))
+        return float(line.split()[-1])
+
+    await ca.records.maintain()
+    assert published() == 0
+    began = clock.now()
+    await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), 600, Surface.ISTIO_CA)
+    await ca.records.maintain()
+    assert published() == began.timestamp()
+    clock.advance(300)
+    await ca.issuance.issue(Principal(Credential.SVID, CART), csr(), 600, Surface.ISTIO_CA)
+    clock.advance(300)
+    await ca.records.maintain()
+    assert published() == began.timestamp() + 300

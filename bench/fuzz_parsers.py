@@ -1,0 +1,213 @@
+"""Fuzzes what reads the proofs of an identity: `python -m bench.fuzz_parsers [INPUTS [SEED]]`.
+
+Certificate requests, SPIFFE IDs, JWK Sets, JWTs, `x-forwarded-client-cert` and TokenReviews: valid ones with bytes
+changed, and made-up ones. Prints how many were accepted and refused, and fails if one raises anything but a refusal, or
+is accepted and breaks what holds for those that are.
+"""
+
+import json
+import re
+import sys
+import time
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from textwrap import wrap
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from app.ca.rules.csr import parse_csr
+from app.core.errors import MeshwardError
+from app.kube.token_review import read_review
+from app.spiffe.forwarded import peer_uri
+from app.spiffe.id import MAX_ID_BYTES, SpiffeId
+from app.spiffe.jwks import ALGORITHMS, MAX_KEYS, parse_key_set
+from app.spiffe.jwt import parse
+from app.spiffe.service_account import ServiceAccount
+from bench.mutations import json_body, mutated
+
+MAX_INPUTS = 10_000_000
+DEFAULT_INPUTS = 200_000
+MAX_SHOWN = 200
+# A CSR is checked with its own key, which takes longer than all else; it gets fewer.
+CSR_SHARE = 10
+
+# As the standard has it (SPIFFE-ID, section 2), written apart from the parser.
+ID = re.compile(rb"spiffe://[a-z0-9._-]{1,255}(/(?!\.{1,2}(/|\Z))[a-zA-Z0-9._-]+)*")
+_LABEL, _REQUEST = "CERTIFICATE REQUEST", x509.CertificateSigningRequestBuilder
+_KEYS = (
+    ec.generate_private_key(ec.SECP256R1()),
+    ec.generate_private_key(ec.SECP521R1()),
+    rsa.generate_private_key(65537, 2048),
+    ed25519.Ed25519PrivateKey.generate(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is fuzzed: makes an input, and reads it; `read` returns whether it was accepted, and asserts what holds."""
+
+    make: Callable[[Random], bytes]
+    read: Callable[[bytes], bool]
+    share: int = 1
+
+
+def _requests() -> tuple[bytes, ...]:
+    found = []
+    for key in _KEYS:
+        builder = _REQUEST().subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")]))
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://other.org/admin")])
+        hashed = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+        signed = builder.add_extension(names, critical=False).sign(key, hashed)
+        found.append(signed.public_bytes(Encoding.DER))
+    return tuple(found)
+
+
+_REQUESTS = _requests()
+_JWKS = {
+    "keys": [
+        ECAlgorithm.to_jwk(_KEYS[0].public_key(), as_dict=True) | {"kid": "ec", "use": "sig"},
+        RSAAlgorithm.to_jwk(_KEYS[2].public_key(), as_dict=True) | {"kid": "rsa", "alg": "RS256"},
+    ]
+}
+_IDS = (b"spiffe://cluster.local/ns/shop/sa/cart", b"spiffe://a", b"spiffe://example.org/a/b/c.d_e-f")
+_HEADER, _CLAIMS = {"alg": "RS256", "kid": "rsa", "typ": "JWT"}, {"iss": "https://a", "sub": "x", "aud": ["istio-ca"]}
+_XFCC = b'By=spiffe://a/b;Hash=0f;Subject="CN=x,O=\\"y\\";OU=z";URI=spiffe://cluster.local/ns/shop/sa/cart;DNS=a'
+_REVIEW = {
+    "status": {
+        "authenticated": True,
+        "audiences": ["istio-ca"],
+        "user": {"username": "system:serviceaccount:shop:cart", "groups": ["system:serviceaccounts"], "extra": {}},
+    }
+}
+
+
+def _pem(content: bytes) -> bytes:
+    lines = wrap(b64encode(content).decode(), 64)
+    return "\n".join([f"-----BEGIN {_LABEL}-----", *lines, f"-----END {_LABEL}-----", ""]).encode()
+
+
+def _make_csr(random: Random) -> bytes:
+    valid = random.choice(_REQUESTS)
+    return mutated(random, _pem(valid)) if random.random() < 0.3 else _pem(mutated(random, valid))
+
+
+def _read_csr(content: bytes) -> bool:
+    text = content.decode("utf-8", "surrogateescape")
+    accepted = parse_csr(text)
+    body = b64decode("".join(line for line in text.splitlines() if line and "-" not in line))
+    again = x509.load_der_x509_csr(body)
+    assert again.is_signature_valid, "the signature of an accepted request is not valid"
+    assert again.public_key() == accepted.public_key, "the key is another one than the request's"
+    return True
+
+
+def _read_id(content: bytes) -> bool:
+    text = content.decode("utf-8", "surrogateescape")
+    well_formed = ID.fullmatch(content) is not None and len(content) <= MAX_ID_BYTES
+    try:
+        accepted = SpiffeId.parse(text)
+    except MeshwardError:
+        assert not well_formed, "an id that the standard allows is refused"
+        raise
+    assert well_formed, "an id that the standard does not allow is accepted"
+    assert str(accepted) == text, "an accepted id is spelled differently"
+    return True
+
+
+def _read_jwks(content: bytes) -> bool:
+    keys = parse_key_set(content).keys
+    assert len(keys) <= MAX_KEYS
+    assert all(key.algorithms and key.algorithms <= ALGORITHMS for key in keys), "a key is for another algorithm"
+    return True
+
+
+def _make_jwt(random: Random) -> bytes:
+    parts = [json_body(random, part) if random.random() < 0.3 else _json(part) for part in (_HEADER, _CLAIMS)]
+    encoded = [b64encode(part, b"-_").rstrip(b"=") for part in (*parts, b"signature")]
+    return mutated(random, b".".join(encoded)) if random.random() < 0.3 else b".".join(encoded)
+
+
+def _make_jwks(random: Random) -> bytes:
+    return json_body(random, _JWKS) if random.random() < 0.7 else mutated(random, _json(_JWKS))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _read_jwt(content: bytes) -> bool:
+    token = parse(content.decode("latin-1"))
+    assert token.algorithm in ALGORITHMS
+    assert token.issuer
+    return True
+
+
+def _read_xfcc(content: bytes) -> bool:
+    uri = peer_uri(content.decode("latin-1"), alone=True)
+    assert uri.encode("latin-1") in content, "what is read is not in the header"
+    return True
+
+
+def _read_review(content: bytes) -> bool:
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):  # never gets here: see app/kube/api.py
+        return False
+    outcome = read_review(answer, "main", ("istio-ca",))
+    if not isinstance(outcome, ServiceAccount):
+        raise outcome
+    assert SpiffeId.parse(f"spiffe://cluster.local{outcome.path}")
+    return True
+
+
+TARGETS: Mapping[str, Target] = {
+    "certificate request": Target(_make_csr, _read_csr, CSR_SHARE),
+    "SPIFFE ID": Target(lambda random: mutated(random, random.choice(_IDS)), _read_id),
+    "JWK Set": Target(_make_jwks, _read_jwks),
+    "JWT": Target(_make_jwt, _read_jwt),
+    "x-forwarded-client-cert": Target(lambda random: mutated(random, _XFCC), _read_xfcc),
+    "TokenReview": Target(lambda random: json_body(random, _REVIEW), _read_review),
+}
+
+
+def fuzz(inputs: int, seed: int = 1) -> tuple[dict[str, Counter[str]], list[str]]:
+    """Have each target read `inputs`, fewer if its `share` says so. Returns the outcomes, and the faults."""
+    random, outcomes, faults = Random(seed), dict[str, Counter[str]](), list[str]()
+    for name, target in TARGETS.items():
+        counted = outcomes[name] = Counter()
+        for _ in range(inputs // target.share):
+            content = target.make(random)
+            try:
+                counted["accepted" if target.read(content) else "left out"] += 1
+            except MeshwardError:
+                counted["refused"] += 1
+            except Exception as error:  # noqa: BLE001 - which is what is looked for
+                counted["fault"] += 1
+                faults.append(f"{name}: {type(error).__name__} {error}: {content[:MAX_SHOWN]!r}")
+    return outcomes, faults
+
+
+def main(arguments: list[str]) -> int:
+    """Print the outcomes and the faults; return 1 if there is one."""
+    inputs, seed = int(arguments[0]) if arguments else DEFAULT_INPUTS, int(arguments[1]) if arguments[1:] else 1
+    if not 0 < inputs <= MAX_INPUTS:
+        raise SystemExit(f"the number of inputs must be from 1 to {MAX_INPUTS}")
+    started = time.perf_counter()
+    outcomes, faults = fuzz(inputs, seed)
+    for name, counted in outcomes.items():
+        print(f"{name:<26}", ", ".join(f"{outcome} {number:,}" for outcome, number in counted.most_common()))
+    for fault in faults[:20]:
+        print("FAULT", fault)
+    print(f"seed {seed}: {len(faults)} faults, {time.perf_counter() - started:.0f} s")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
