@@ -24,7 +24,7 @@ class LastGoodFile:
     """
 
     def __init__(self, path: Path, what: str, source: str) -> None:
-        """`source` is the database that the value is of."""
+        """`source` is the database, or the server, that the value is of."""
         self.path, self._head = path, json.dumps({"what": what, "source": source}).encode()
 
     def write(self, items: Sequence[object]) -> None:

@@ -145,7 +145,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         authenticate=authentication.requests.authenticate,
         peer_refusal=authentication.peers.refusal,
     )
-    quota_source = make_quota_source(settings.quota, clock, offload, partial(source_of, QUOTA_KIND, None))
+    quota_source = make_quota_source(
+        settings.quota, clock, offload, settings.data_dir / DIRECTORY, partial(source_of, QUOTA_KIND, None)
+    )
     limits_dir = settings.quota.limits_dir
     quotas = QuotaService(
         quota_source,

@@ -1,10 +1,12 @@
 """Where quota configurations come from, as the settings say: the database, a directory, or a management server."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError
+from app.core.last_good import LastGoodFile
 from app.core.offload import Offload
 from app.documents.ports import DocumentSource
 from app.documents.sources import DirectorySource
@@ -17,14 +19,21 @@ from app.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from app.transport.xds.client import DiscoveryClient
 
+KEPT_CONFIGS = "quota-xds"
+
 
 def make_quota_source(
-    settings: QuotaSettings, clock: Clock, offload: Offload, database: Callable[[], DocumentSource]
+    settings: QuotaSettings, clock: Clock, offload: Offload, kept: Path, database: Callable[[], DocumentSource]
 ) -> DocumentSource:
-    """Return the source; `database` makes that of the configurations that are put through the admin API."""
+    """Return the source; `database` makes that of the configurations that are put through the admin API.
+
+    Those of a management server are kept in the directory `kept`.
+    """
     merge = merged if settings.merge_domains else None
     if settings.xds_server is not None:
-        return XdsConfigs(str(settings.xds_server), clock, offload, merge)
+        server = str(settings.xds_server)
+        file = LastGoodFile(kept / KEPT_CONFIGS, KEPT_CONFIGS, f"{server} {settings.xds_node_id}")
+        return XdsConfigs(server, clock, offload, merge, file)
     if settings.configs_dir is not None:
         return DirectorySource(QUOTA_KIND, settings.configs_dir, clock, offload, merge)
     return database()

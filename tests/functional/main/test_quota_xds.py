@@ -33,6 +33,12 @@ async def test_configurations_are_those_of_the_management_server_while_it_is_the
     assert await code(server) == OVER
     assert server.metrics()['meshward_xds_connected{kind="quota"}'] == 0
 
+    assert server.stop() == 0
+    settings = {"quota_xds_server": f"127.0.0.1:{management.port}", "quota_xds_tls": "false"}
+    again = await asyncio.to_thread(lambda: serving.start(**settings))
+    assert [event["documents"] for event in again.events("xds_kept_used")] == [1]
+    assert [await code(again), await code(again)] == [OK, OVER]
+
 
 async def connected(management):
     return bool(management.requests)

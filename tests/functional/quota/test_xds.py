@@ -2,13 +2,15 @@
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any
 from structlog.testing import capture_logs
 
-from app.core.errors import PreconditionError
+from app.core.errors import PreconditionError, UnavailableError
 from app.main.quota_configs import make_config_stream, make_quota_source
 from app.quota.model import Code, Descriptor
 from app.settings import load
@@ -32,11 +34,11 @@ def limit(requests=1, unit="DAY", **fields):
 class Client:
     """The quota service with the stream that its configurations come from."""
 
-    def __init__(self, port, **settings):
+    def __init__(self, port, kept, **settings):
         variables = {"xds_server": f"127.0.0.1:{port}", "xds_tls": "false", **settings}
         loaded = load({f"MESHWARD_QUOTA_{name.upper()}": str(value) for name, value in variables.items()})
         self.metrics, clock = Metrics(), ManualClock()
-        source = make_quota_source(loaded.settings.quota, clock, in_thread, MemoryDocuments)
+        source = make_quota_source(loaded.settings.quota, clock, in_thread, kept, MemoryDocuments)
         self.service = Quota(source, clock=clock, metrics=self.metrics)
         self.stream = make_config_stream(loaded.settings.quota, source, self.service.documents, self.metrics)
 
@@ -48,21 +50,22 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(port, **settings):
-    client = Client(port, **settings)
+async def client_of(port, kept=None, **settings):
 
     async def soon(_seconds):
         await asyncio.sleep(0.02)
 
-    client.stream._sleep = soon
-    task = asyncio.create_task(client.stream.run())
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield client
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+    with TemporaryDirectory() as directory:
+        client = Client(port, kept or Path(directory), **settings)
+        client.stream._sleep = soon
+        task = asyncio.create_task(client.stream.run())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield client
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def test_configurations_are_accepted_and_counted_by_and_replaced():
@@ -132,6 +135,40 @@ async def test_what_was_accepted_is_kept_while_the_server_is_away_and_the_next_i
                 server.set(config("shop", limit(0)))
                 await server.answered(1)
                 assert lonely.code() is Code.OVER_LIMIT
+
+
+async def test_a_start_without_the_server_uses_what_was_kept_of_the_same_node_until_the_next_is_accepted(tmp_path):
+    async with management_server() as server, client_of(server.port, tmp_path):
+        server.set(config("shop", limit(0)), config("other", limit(0)))
+        await server.answered(1)
+        port = server.port
+    with capture_logs() as lines:
+        async with client_of(port, tmp_path, xds_node_id="another") as client:
+            with pytest.raises(UnavailableError, match="has sent no valid"):
+                await client.service.documents.refresh()
+        async with client_of(port, tmp_path) as client:
+            await client.service.documents.refresh()
+            assert [client.code(), client.code("other")] == [Code.OVER_LIMIT] * 2
+            async with management_server(port) as server:
+                server.set(config("shop", limit(0)))
+                await server.answered(1)
+                assert [client.code(), client.code("other")] == [Code.OVER_LIMIT, Code.OK]
+    events = [line["event"] for line in lines]
+    assert (events.count("xds_kept_refused"), events.count("xds_kept_used")) == (1, 1)
+    (tmp_path / "quota-xds").write_text("damaged")
+    with pytest.raises(UnavailableError):
+        await Client(port, tmp_path).service.documents.refresh()
+    assert (tmp_path / "quota-xds").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_cannot_be_kept_is_accepted_all_the_same(tmp_path):
+    (tmp_path / "file").write_text("")
+    with capture_logs() as lines:
+        async with management_server() as server, client_of(server.port, tmp_path / "file") as client:
+            server.set(config("shop", limit(0)))
+            assert not (await server.answered(1)).HasField("error_detail")
+            assert client.code() is Code.OVER_LIMIT
+    assert "xds_not_kept" in [line["event"] for line in lines]
 
 
 async def streams(server, number):
