@@ -29,6 +29,8 @@ from app.spiffe.x509_svid import MALFORMED
 LABEL = "meshward"
 # A network HSM answers in milliseconds; one that takes this long is away.
 TOKEN_SECONDS = 10.0
+# To find the primes of an RSA key of 4096 bits takes a small HSM a minute.
+GENERATE_SECONDS = 180.0
 MAX_PIN_BYTES = 256
 
 _AUTHORITY_ID = re.compile(r"[0-9a-f]{40}")
@@ -67,7 +69,7 @@ class TokenKeyStore(KeyStore):
         self._refused_pin = b""
 
     async def create(self, algorithm: KeyAlgorithm) -> "TokenKey":
-        return TokenKey(self, await self.run(lambda session: _generated(session, algorithm)))
+        return TokenKey(self, await self.run(lambda session: _generated(session, algorithm), GENERATE_SECONDS))
 
     async def load(self, authority: str) -> "TokenKey | None":
         if not _AUTHORITY_ID.fullmatch(authority):  # it may be from a row that anybody wrote
@@ -78,17 +80,19 @@ class TokenKeyStore(KeyStore):
     async def remove(self, authority: str) -> None:
         await self.run(lambda session: _destroy(session, authority))
 
-    async def run(self, work: Callable[[Any], Result]) -> Result:
+    async def run(self, work: Callable[[Any], Result], seconds: float | None = None) -> Result:
         """Return what `work` does with an open session, in the token's thread; after a session was lost, once more.
 
-        Raises UnavailableError if the token does not answer, PreconditionError if it cannot be used as it is set.
+        `seconds` is how long that may take, TOKEN_SECONDS if it is None. Raises UnavailableError if the token does not
+        answer in that time, PreconditionError if it cannot be used as it is set.
         """
+        seconds = TOKEN_SECONDS if seconds is None else seconds
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(TOKEN_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await loop.run_in_executor(self._thread, self._run, work)
         except TimeoutError as error:
-            raise UnavailableError(f"the {self._named} did not answer within {TOKEN_SECONDS:g} s") from error
+            raise UnavailableError(f"the {self._named} did not answer within {seconds:g} s") from error
 
     @property
     def _named(self) -> str:
