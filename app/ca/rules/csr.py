@@ -17,6 +17,8 @@ from app.spiffe.x509_svid import MALFORMED
 # An RSA-8192 request with a few names is about 3 KB; a longer one is refused before it is parsed.
 MAX_CSR_BYTES = 16 * 1024
 _BEGIN = "-----BEGIN "
+# RFC 7468, section 7, and the label of before, which some tools still write.
+_LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -31,17 +33,19 @@ class CertificateRequest:
 def parse_csr(pem: str) -> CertificateRequest:
     """Return the parts of the PEM request, after its signature was verified with its own key (RFC 2986, section 3).
 
-    Raises InvalidInputError if it is too large, is not one PEM request, has a key or hash that is not accepted, or
-    was not signed with that key.
+    Raises InvalidInputError if it is too large, is not one PEM request and nothing else, has a key or hash that is not
+    accepted or an extension twice, or was not signed with that key.
     """
     if len(pem) > MAX_CSR_BYTES:
         raise _refused(f"longer than {MAX_CSR_BYTES} bytes")
-    if not pem.isascii() or pem.count(_BEGIN) != 1:
-        raise _refused("not one PEM block of the type CERTIFICATE REQUEST")
+    if not pem.isascii() or pem.count(_BEGIN) != 1 or not _is_block(pem):
+        raise _refused("not one PEM block of the type CERTIFICATE REQUEST, with nothing around it")
     try:
         csr = x509.load_pem_x509_csr(pem.encode("ascii"))
         key = accepted_key(csr)
         _check_hash(csr)
+        # Not used, and yet to be well-formed, each of them there once: who reads the request later may use the first.
+        _ = csr.extensions
         signed = csr.is_signature_valid
         wants_common_name = any(name.value for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     except MALFORMED as error:
@@ -51,6 +55,11 @@ def parse_csr(pem: str) -> CertificateRequest:
     if not signed:
         raise _refused("its signature was not made with the key that it names")
     return CertificateRequest(key, wants_common_name)
+
+
+def _is_block(pem: str) -> bool:
+    text = pem.strip()
+    return any(text.startswith(f"-----BEGIN {it}-----") and text.endswith(f"-----END {it}-----") for it in _LABELS)
 
 
 def _check_hash(csr: x509.CertificateSigningRequest) -> None:

@@ -12,7 +12,7 @@ from app.core.errors import InvalidInputError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
-from tests.assets.csrs import as_pem, csr, csr_for, tampered
+from tests.assets.csrs import as_pem, csr, csr_for, tampered, with_extension_twice
 from tests.assets.openssl_csrs import COMPRESSED_POINT, EXPLICIT_CURVE, RSA_8200, RSA_PSS
 from tests.fakes.principals import OPERATOR
 
@@ -40,6 +40,10 @@ HOSTILE = {
     "another label": GOOD.replace("CERTIFICATE REQUEST", "CERTIFICATE"),
     "a private key": GOOD.replace("CERTIFICATE REQUEST", "PRIVATE KEY"),
     "two requests": GOOD + csr(),
+    "text before": f"Certificate Request:\n{GOOD}",
+    "text after": f"{GOOD}and more",
+    "bytes after": as_pem(der_of(GOOD) + b"\0"),
+    "an extension twice": with_extension_twice(),
     "cut short": GOOD[: len(GOOD) // 2],
     "no end": GOOD.replace("-----END CERTIFICATE REQUEST-----", ""),
     "too long": GOOD + "#" * MAX_CSR_BYTES,
@@ -64,6 +68,13 @@ HOSTILE = {
     "version 2": as_pem(der_of(GOOD).replace(b"\x02\x01\x00", b"\x02\x01\x01", 1)),
     "SHA-224": csr(algorithm=hashes.SHA224()),
 }
+
+
+def test_the_request_with_an_extension_twice_has_nothing_else_wrong():
+    request = x509.load_pem_x509_csr(with_extension_twice().encode())
+    assert request.is_signature_valid
+    with pytest.raises(x509.DuplicateExtension):
+        _ = request.extensions
 
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from app.main.rpcs import ISTIO_CA
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
-from tests.assets.csrs import csr, csr_for, tampered
+from tests.assets.csrs import csr, csr_for, tampered, with_extension_twice
 from tests.assets.jwts import ISSUER, hostile, jwks, token
 from tests.support.callers import CALL_SECONDS, CART, certify, join, tls_channel, unary
 from tests.support.serving import Serving, eventually_async
@@ -27,6 +27,7 @@ BAD_REQUESTS = {
     "another block": {"csr": GOOD.replace("CERTIFICATE REQUEST", "CERTIFICATE")},
     "two blocks": {"csr": GOOD + csr()},
     "trailing data": {"csr": GOOD + "-----BEGIN X-----"},
+    "an extension twice": {"csr": with_extension_twice()},
     "cut short": {"csr": GOOD[: len(GOOD) // 2]},
     "bad signature": {"csr": tampered(GOOD)},
     "weak key": {"csr": csr_for(rsa.generate_private_key(65537, 1024))},
