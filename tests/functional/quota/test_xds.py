@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from app.core.errors import PreconditionError, UnavailableError
 from app.main.quota_configs import make_config_stream, make_quota_source
+from app.quota.backends.xds import TYPE_URL
 from app.quota.model import Code, Descriptor
 from app.settings import load
 from app.telemetry.metrics import Metrics
@@ -29,6 +30,24 @@ ANN = Descriptor((("user", "ann"),))
 
 def limit(requests=1, unit="DAY", **fields):
     return {"key": "user", "rate_limit": {"unit": unit, "requests_per_unit": requests}, **fields}
+
+
+def prefixed(content):
+    """Bytes after their length, as protobuf writes a field."""
+    length, head = len(content), b""
+    while length > 127:
+        head += bytes([length & 127 | 128])
+        length >>= 7
+    return head + bytes([length]) + content
+
+
+def nested(depth):
+    """A configuration, as bytes, with descriptors inside each other: more than a reader of messages follows."""
+    content = b""
+    for _ in range(depth):
+        inner = b"\x0a\x01k" + (b"\x22" + prefixed(content) if content else b"")
+        content = inner
+    return b"\x12\x04shop\x1a" + prefixed(content)
 
 
 class Client:
@@ -98,7 +117,10 @@ async def test_configurations_are_accepted_and_counted_by_and_replaced():
         ([config("shop", limit(), limit())], "shop: descriptors[1]: has the same key and value"),
         ([config("shop", limit(), name="a"), config("shop", name="b")], "b: quota configuration 'shop' is in a, too"),
         ([Any(type_url="type.googleapis.com/x.Y", value=b"")], "resources[0]: is a 'type.googleapis.com/x.Y', not a"),
-        ([Any(type_url=config("x").DESCRIPTOR.full_name, value=b"\xff")], "resources[0]: is a"),
+        ([Any(type_url=TYPE_URL, value=b"\xff")], "resources[0]: is not a RateLimitConfig"),
+        ([Any(type_url=TYPE_URL, value=nested(200))], "resources[0]: is not a RateLimitConfig, or is nested too deep"),
+        ([config("shop", {"key": "k" * 1025})], "shop: descriptors[0].key: is longer than 1024 characters"),
+        ([config("shop", {"key": "k", "value": "*" * 9})], "shop: descriptors[0].value: has more than 8 wildcards"),
     ],
 )
 async def test_what_is_not_valid_is_refused_with_the_reason_and_nothing_of_it_is_used(configs, reason):
