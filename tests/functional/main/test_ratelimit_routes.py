@@ -5,7 +5,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from tests.support.callers import plaintext_channel
-from tests.support.serving import PATIENCE
+from tests.support.serving import PATIENCE, eventually_async
 
 LIMITS = """
 domain: json
@@ -42,6 +42,10 @@ def test_the_health_check_has_its_path(shared_server):
 
 
 async def test_health_is_served_for_the_service_name_of_envoyproxy_ratelimit(shared_server):
-    async with plaintext_channel(shared_server) as channel:
+    async def is_serving():
         state = await HealthStub(channel).Check(HealthCheckRequest(service="ratelimit"), timeout=PATIENCE)
-    assert state.status == HealthCheckResponse.SERVING
+        return state.status == HealthCheckResponse.SERVING
+
+    async with plaintext_channel(shared_server) as channel:
+        # What `/readyz` says is published once a second.
+        await eventually_async(is_serving, "the service to be served")
