@@ -130,7 +130,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         return KeptSource(kind, DatabaseSource(_documents(engine, kind.name)), kept(kind.name))
 
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
-    providers = make_providers(settings.authz, clock)
+    providers = make_providers(settings, clock, metrics)
     make_engine = partial(NativeEngine.of, providers=providers)
     authentication = make_authentication(settings.authz, source_of, kept("jwks"), clock, metrics, offload)
     policies = PolicyService(

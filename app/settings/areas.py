@@ -68,6 +68,12 @@ MAX_CONNECTIONS = 1024
 # A decision that is older than this was made by other policies.
 MAX_CACHE_SECONDS = 3600.0
 MAX_CACHE_PARTS = 64
+MAX_POLL_SECONDS = 86_400.0
+MAX_BUNDLE_KEYS = 16
+MAX_KEY_ID = 256
+BundleAlgorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"
+]
 # Characters of an expression of a provider.
 MAX_CEL_EXPRESSION = 8192
 # The largest number of hits in a request.
@@ -223,21 +229,47 @@ class CaSettings(Area):
         return self
 
 
+class BundleKeySettings(Area):
+    """A key that bundles are signed with: its id, the file with it, its algorithm, and the scope that it is for."""
+
+    key_id: Annotated[str, Field(min_length=1, max_length=MAX_KEY_ID)]
+    file: FilePath
+    algorithm: BundleAlgorithm = "RS256"
+    scope: Annotated[str, Field(max_length=MAX_KEY_ID)] = ""
+
+
 class RegoProviderSettings(Area):
     """A provider that evaluates Rego embedded.
 
-    `path`: a `.rego` file, a directory or a bundle (`.tar.gz`). `query`: the path of the decision. `timeout_ms`: how
-    long a decision may take. `workers`: how many processes evaluate. `rego_v0`: the policies are written in Rego v0.
-    `cache_seconds`: how long a decision is kept for equal inputs where the policies look at the time.
+    `path`: a `.rego` file, a directory or a bundle (`.tar.gz`); or `url`: a bundle, asked for every `poll_seconds`,
+    verified by `ca_file`, with the bearer token in `token_file`. `verification_keys`: the bundle has to be signed by
+    one of them. `query`: the path of the decision. `timeout_ms`: how long a decision may take. `workers`: how many
+    processes evaluate. `rego_v0`: the policies are written in Rego v0. `cache_seconds`: how long a decision is kept for
+    equal inputs where the policies look at the time.
     """
 
     engine: Literal["rego"]
-    path: FilePath
+    path: FilePath | None = None
+    url: HttpUrl | None = None
+    poll_seconds: Annotated[float, Field(ge=1, le=MAX_POLL_SECONDS)] = 60.0
+    ca_file: FilePath | None = None
+    token_file: FilePath | None = None
+    verification_keys: Annotated[tuple[BundleKeySettings, ...], Field(max_length=MAX_BUNDLE_KEYS)] = ()
     query: RegoPath = "envoy/authz/allow"
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     rego_v0: bool = False
     cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "RegoProviderSettings":
+        if (self.path is None) is (self.url is None):
+            raise ValueError("needs either path or url")
+        if self.url is None and (self.ca_file or self.token_file):
+            raise ValueError("ca_file and token_file are for a url")
+        if len({key.key_id for key in self.verification_keys}) != len(self.verification_keys):
+            raise ValueError("has a key_id of verification_keys twice")
+        return self
 
 
 class OpaProviderSettings(Area):

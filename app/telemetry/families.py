@@ -84,6 +84,10 @@ class Gauge(Collector):
         if values in self._values or len(self._values) < MAX_SERIES:
             self._values[values] = value
 
+    def remove(self, values: tuple[str, ...]) -> None:
+        """Drop the series with these label values."""
+        self._values.pop(values, None)
+
     def add(self, values: tuple[str, ...], amount: float) -> None:
         """Change the series with these label values by `amount`, from 0 if it has not been set."""
         self.set(values, self._values.get(values, 0) + amount)

@@ -34,6 +34,11 @@ class Metrics:
             ("result",),
         )
         self.policies = Gauge("meshward_authz_policies", "Active policies")
+        self.provider_revisions = Gauge(
+            "meshward_authz_provider_info",
+            "1 for the active policies of a provider, and their bundle's revision",
+            ("provider", "revision"),
+        )
         self.issuances = Counter(
             "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")
         )

@@ -5,16 +5,17 @@ What ends soon is known from the text (`rego_cost.py`), and is evaluated without
 
 import asyncio
 import json
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 
 import structlog
 
+from app.authz.backends.bundle_signature import KeyFile, verify_files
 from app.authz.backends.kept_answers import KeptAnswers
+from app.authz.backends.policy_source import Files, PolicySource
 from app.authz.backends.rego_cost import Cost
 from app.authz.backends.rego_engine import Loaded
-from app.authz.backends.rego_files import read_files, read_policies
+from app.authz.backends.rego_files import read_policies
 from app.authz.backends.rego_pool import RegoPool, Setup
 from app.authz.backends.rego_wire import DECISION, FALSE, TRUE, UNDEFINED
 from app.authz.model import Answer, CheckInput
@@ -22,6 +23,9 @@ from app.authz.rules.opa import input_document, input_text, read_decision, read_
 from app.authz.rules.parts import Parts
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, UnavailableError
+
+# Characters of a bundle's revision that are reported.
+MAX_REVISION = 64
 
 _NOT_LOADED = Answer("its policies are not loaded yet", undecided=True)
 _FIXED = {
@@ -35,19 +39,21 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RegoOptions:
-    """Where the policies are and how they are evaluated.
+    """Where the policies are from and how they are evaluated.
 
     `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take; `workers` how
     many processes evaluate. `v0`: the policies are written in Rego v0, whatever a bundle says. `cache_seconds`: how
-    long an answer is kept for equal inputs if it may be another one later, 0 for not at all.
+    long an answer is kept for equal inputs if it may be another one later, 0 for not at all. `keys`: a bundle is signed
+    by one of these, whose files are read when it is verified.
     """
 
-    path: Path
+    source: PolicySource
     query: str
     seconds: float
     workers: int
     v0: bool = False
     cache_seconds: float = 0.0
+    keys: tuple[KeyFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,7 @@ class _Active:
     cost: Cost | None
     here: Loaded | None
     kept: KeptAnswers | None
+    revision: str
 
     def retire(self) -> None:
         """Let it go once it has answered what it was sent."""
@@ -77,11 +84,20 @@ class _Active:
 
 
 class RegoProvider:
-    """Decides by Rego policies on disk, all of them or none: what is not valid leaves the ones before active."""
+    """Decides by Rego policies, all of them or none: what is not valid leaves the ones before active.
 
-    def __init__(self, name: str, options: RegoOptions, clock: Clock) -> None:
-        self._name, self._options, self._clock = name, options, clock
-        self._files: dict[str, bytes] | None = None
+    `on_loaded` is called with the revision that is active from then on, and the one before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: RegoOptions,
+        clock: Clock,
+        on_loaded: Callable[[str, str], None] = lambda _revision, _before: None,
+    ) -> None:
+        self._name, self._options, self._clock, self._on_loaded = name, options, clock, on_loaded
+        self._files: Files | None = None
         self._problem: InvalidInputError | None = None
         self._active: _Active | None = None
         self._loading = asyncio.Lock()
@@ -97,25 +113,25 @@ class RegoProvider:
         Raises InvalidInputError that says what is wrong with them, UnavailableError if they cannot be read.
         """
         async with self._loading:
-            files = await asyncio.to_thread(read_files, self._options.path)
+            files = await self._options.source.read()
             if files == self._files:
                 if self._problem is not None:
                     raise self._problem.with_traceback(None)
                 return
-            if files != await asyncio.to_thread(read_files, self._options.path):
-                raise UnavailableError(f"the files of {self._options.path} change while they are read")
             self._problem = None
             try:
                 await self._activate(files)
             except InvalidInputError as error:
-                self._problem = InvalidInputError(f"provider {self._name}: {error.message}")
+                self._files, self._problem = files, InvalidInputError(f"provider {self._name}: {error.message}")
                 raise self._problem from error
-            finally:
-                self._files = files
+            self._files = files
+            await self._options.source.activated(files)
 
-    async def _activate(self, files: dict[str, bytes]) -> None:
+    async def _activate(self, files: Files) -> None:
         options = self._options
-        policies = await asyncio.to_thread(read_policies, options.path, files)
+        if options.keys:
+            await asyncio.to_thread(_verify, options.source.what, files, options.keys)
+        policies = await asyncio.to_thread(read_policies, options.source.what, files)
         v0, query = options.v0 or policies.v0, f"data.{options.query.replace('/', '.')}"
         data = await asyncio.to_thread(json.dumps, policies.data)
         pool = RegoPool(Setup(policies.modules, data, query, options.seconds, options.workers, v0=v0))
@@ -126,13 +142,13 @@ class RegoProvider:
         except BaseException:
             await pool.close()
             raise
-        before, self._active = (
-            self._active,
-            _Active(pool, known.parts, known.cost, here, self._keeping(pure=known.pure)),
-        )
+        revision = "".join(filter(str.isprintable, policies.revision))[:MAX_REVISION]
+        kept = self._keeping(pure=known.pure)
+        before, self._active = self._active, _Active(pool, known.parts, known.cost, here, kept, revision)
         if before is not None:
             before.retire()
-        _log.info("provider_loaded", provider=self._name, modules=len(policies.modules), revision=policies.revision)
+        self._on_loaded(revision, "" if before is None else before.revision)
+        _log.info("provider_loaded", provider=self._name, modules=len(policies.modules), revision=revision)
 
     async def close(self) -> None:
         """End the processes."""
@@ -154,7 +170,7 @@ class RegoProvider:
             return answer
         if active.here is None or active.cost is None or not active.cost.fits(text):
             return _evaluated(active, text)
-        answer = _read(active.here.reply(text))
+        answer = _read(active.here.reply(text), active.revision)
         if kept is not None:
             kept.keep(text, answer)
         return answer
@@ -167,7 +183,7 @@ class RegoProvider:
 
 async def _evaluated(active: _Active, text: bytes) -> Answer:
     try:
-        answer = _read(await active.pool.evaluate(text))
+        answer = _read(await active.pool.evaluate(text), active.revision)
     except UnavailableError as error:
         return Answer(error.message, undecided=True)
     if active.kept is not None:
@@ -175,10 +191,18 @@ async def _evaluated(active: _Active, text: bytes) -> Answer:
     return answer
 
 
-def _read(found: bytes) -> Answer:
-    fixed = _FIXED.get(found)
-    if fixed is not None:
-        return fixed
-    if found.startswith(DECISION):
-        return read_reply(found[1:])
-    return Answer(f"its evaluation failed: {found[1:].decode(errors='replace')}", undecided=True)
+def _read(found: bytes, revision: str) -> Answer:
+    """Return the answer in a reply; a denial says by which revision."""
+    answer = _FIXED.get(found)
+    if answer is None and found.startswith(DECISION):
+        answer = read_reply(found[1:])
+    elif answer is None:
+        answer = Answer(f"its evaluation failed: {found[1:].decode(errors='replace')}", undecided=True)
+    return replace(answer, denial=f"{answer.denial}, revision {revision}") if revision and answer.denial else answer
+
+
+def _verify(what: str, files: Files, keys: Iterable[KeyFile]) -> None:
+    try:
+        verify_files(files, {key.key_id: key.read() for key in keys})
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{what}: {error.message}") from error

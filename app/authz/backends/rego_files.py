@@ -1,31 +1,28 @@
-"""Rego policies on disk: a file, a directory or a bundle (OPA's documentation, "Bundles": the file format)."""
+"""Rego policies in files: a file, a directory or a bundle (OPA's documentation, "Bundles": the file format)."""
 
-import gzip
 import json
 import os
-import tarfile
-import zlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from app.authz.backends.bundle_archive import MAX_BYTES, MAX_DEPTH, MAX_FILES, unpack
 from app.core.bounded_files import bounded, read_regular
 from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
-
-# What policies and data may take together, unpacked: OPA's own limit on one file of a bundle is 1 GiB, and bundles that
-# are distributed have some hundred kilobytes.
-MAX_BYTES = 16 << 20
-MAX_FILES = 1000
-MAX_DEPTH = 32
 
 _MANIFEST = ".manifest"
 _DATA = frozenset({"data.json", "data.yaml", "data.yml"})
 _REGO = ".rego"
 _TEST = "_test.rego"
 _BUNDLES = (".tar.gz", ".tgz")
+# What is read of a directory, which may have what is no part of it.
+_READ = frozenset({_REGO, ".json", ".yaml", ".yml"})
+_HIDDEN = frozenset({_MANIFEST, ".signatures.json"})
+_PACKAGE = re.compile(r"^[ \t]*package[ \t]+(\S+)", re.MULTILINE)
+_NAME = re.compile(r"(?<=\")[^\"]+(?=\")|[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Policies:
 
 
 def read_files(path: Path) -> dict[str, bytes]:
-    """Return the files of policies and data below `path`, by their names there; of a bundle, those in it.
+    """Return the files below `path`, by their names there; of a bundle, those in it.
 
     Raises UnavailableError if they cannot be read, InvalidInputError if they are too large or not a bundle.
     """
@@ -54,35 +51,69 @@ def _found(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         return _walk(path)
     if path.name.endswith(_BUNDLES):
-        return _unpack(path)
+        return iter(unpack(read_regular(path, MAX_BYTES + 1), str(path)).items())
     return iter([(path.name, read_regular(path, MAX_BYTES + 1))])
 
 
-def read_policies(path: Path, files: dict[str, bytes]) -> Policies:
-    """Return the policies in the files of `path`. Raises InvalidInputError that names the file that is not valid."""
+def read_policies(what: str, files: Mapping[str, bytes]) -> Policies:
+    """Return the policies in files; `what` is where they are from, for messages.
+
+    Raises InvalidInputError that names the file that is not valid, or that is outside of the manifest's roots.
+    """
     modules: list[tuple[str, str]] = []
     data: dict[str, Any] = {}
     manifest: dict[str, Any] = {}
     for name, content in sorted(files.items()):
         try:
-            if name.endswith(_REGO):
+            if name.endswith(_REGO) and not name.endswith(_TEST):
                 modules.append((name, content.decode()))
             elif name == _MANIFEST:
                 manifest = _mapping(json.loads(content))
-            else:
+            elif PurePosixPath(name).name in _DATA:
                 _merge(data, PurePosixPath(name).parent.parts, _data(name, content))
         except (ValueError, RecursionError, InvalidInputError) as error:
             problem = error.message if isinstance(error, InvalidInputError) else str(error)
-            raise InvalidInputError(f"{name} of {path} is not valid: {problem}") from error
+            raise InvalidInputError(f"{name} of {what} is not valid: {problem}") from error
     if not modules:
-        raise InvalidInputError(f"{path} has no .rego file")
+        raise InvalidInputError(f"{what} has no .rego file")
+    try:
+        _check_manifest(manifest, modules, data)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{_MANIFEST} of {what} is not valid: {error.message}") from error
     return Policies(tuple(modules), data, manifest.get("rego_version") == 0, str(manifest.get("revision", "")))
 
 
-def _is_wanted(name: str) -> bool:
-    path = PurePosixPath(name)
-    wanted = path.suffix == _REGO and not name.endswith(_TEST)
-    return wanted or path.name in _DATA or name == _MANIFEST
+def _check_manifest(manifest: Mapping[str, Any], modules: Iterable[tuple[str, str]], data: Mapping[str, Any]) -> None:
+    """Check that policies and data are below the roots, the parts of `data` that the bundle says it is for."""
+    if not isinstance(manifest.get("revision", ""), str):
+        raise InvalidInputError("its revision is not a string")
+    if manifest.get("rego_version", 1) not in {0, 1} or manifest.get("file_rego_versions"):
+        raise InvalidInputError("its rego_version is neither 0 nor 1, or differs by file")
+    roots = manifest.get("roots") or [""]
+    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
+        raise InvalidInputError("its roots are no list of strings")
+    paths = [tuple(filter(None, root.split("/"))) for root in roots]
+    for place, one in enumerate(paths):
+        if any(one[: len(other)] == other for other in (*paths[:place], *paths[place + 1 :])):
+            raise InvalidInputError("its roots are in each other")
+    for name, text in modules:
+        package = _PACKAGE.search(text)
+        if package is not None and not _is_below(tuple(_NAME.findall(package[1])), paths):
+            raise InvalidInputError(f"the package of {name} is outside of its roots")
+    if not _data_is_below(data, (), paths):
+        raise InvalidInputError("there is data outside of its roots")
+
+
+def _is_below(path: tuple[str, ...], roots: Iterable[tuple[str, ...]]) -> bool:
+    return any(path[: len(root)] == root for root in roots)
+
+
+def _data_is_below(value: object, path: tuple[str, ...], roots: Iterable[tuple[str, ...]]) -> bool:
+    if _is_below(path, roots):
+        return True
+    if not isinstance(value, dict) or not any(root[: len(path)] == path for root in roots):
+        return False
+    return all(_data_is_below(inner, (*path, key), roots) for key, inner in value.items())
 
 
 def _walk(root: Path) -> Iterator[tuple[str, bytes]]:
@@ -94,27 +125,12 @@ def _walk(root: Path) -> Iterator[tuple[str, bytes]]:
             raise InvalidInputError(f"{root} has directories more than {MAX_DEPTH} deep")
         for name in sorted(files):
             at = (place / name).as_posix()
-            if _is_wanted(at):
+            if PurePosixPath(name).suffix in _READ or name in _HIDDEN:
                 yield at, read_regular(Path(directory) / name, MAX_BYTES + 1)
 
 
 def _fail(error: OSError) -> None:
     raise error
-
-
-def _unpack(path: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with gzip.open(path) as packed:
-            unpacked = packed.read(MAX_BYTES + 1)
-        if len(unpacked) > MAX_BYTES:
-            raise InvalidInputError(f"{path} is longer than {MAX_BYTES} bytes unpacked")
-        with tarfile.open(fileobj=BytesIO(unpacked), mode="r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./").lstrip("/")
-                if member.isreg() and _is_wanted(name) and (file := archive.extractfile(member)):
-                    yield name, file.read()
-    except (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError) as error:
-        raise InvalidInputError(f"{path} is not a bundle: {error}") from error
 
 
 def _data(name: str, content: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from app.authz.backends.opa import MAX_ANSWER_BYTES, OpaOptions, OpaProvider
+from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.backends.rego_cost import Cost
 from app.authz.model import Answer
@@ -182,7 +183,7 @@ async def asking(url, clock=None, **given):
 async def test_a_real_opa_and_the_embedded_engine_decide_the_same(tmp_path, monkeypatch, text, where):
     policy = tmp_path / "policy.rego"
     policy.write_text(text)
-    embedded = RegoProvider("ext", RegoOptions(policy, "envoy/authz/allow", SECONDS, 1), ManualClock())
+    embedded = RegoProvider("ext", RegoOptions(PathSource(policy), "envoy/authz/allow", SECONDS, 1), ManualClock())
     if where == "process":
         monkeypatch.setattr(Cost, "fits", lambda _cost, _text: False)
     monkeypatch.setattr("app.authz.backends.kept_answers.MAX_KEY_BYTES", 0)

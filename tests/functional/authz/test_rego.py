@@ -7,9 +7,11 @@ import json
 import tarfile
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 
+from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.backends.rego_engine import Loaded
 from app.authz.model import Answer
@@ -65,8 +67,8 @@ class Provided:
     async def start(self, text=None, path=None, **options):
         if text is not None:
             self.write(text)
-        given = {"path": path or self.directory, "query": "envoy/authz/allow", "seconds": SECONDS, "workers": 1}
-        provider = RegoProvider("ext", RegoOptions(**(given | options)), self.clock)
+        given: dict[str, Any] = {"query": "envoy/authz/allow", "seconds": SECONDS, "workers": 1, **options}
+        provider = RegoProvider("ext", RegoOptions(PathSource(path or self.directory), **given), self.clock)
         self.made.append(provider)
         await provider.refresh()
         return provider

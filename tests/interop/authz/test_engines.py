@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.core.clock import SystemClock
 from tests.fakes.authz import policy
@@ -135,7 +136,7 @@ async def echo(reader, writer):
 async def asking(directory, rego, seconds=20.0):
     (directory / "policy.rego").write_text(rego)
     provider = RegoProvider(
-        "opa", RegoOptions(directory / "policy.rego", "envoy/authz/allow", seconds, 1), SystemClock()
+        "opa", RegoOptions(PathSource(directory / "policy.rego"), "envoy/authz/allow", seconds, 1), SystemClock()
     )
     await provider.refresh()
     upstream = await asyncio.start_server(echo, "127.0.0.1", 0)

@@ -19,6 +19,24 @@ workers = 2
 engine = "opa"
 url = "https://opa.example.org:8181"
 cache_seconds = 1.5
+
+[authz.providers.signed]
+engine = "rego"
+url = "https://bundles.example.org/b.tar.gz"
+
+[[authz.providers.signed.verification_keys]]
+key_id = "old"
+file = "/etc/old.pem"
+
+[[authz.providers.signed.verification_keys]]
+key_id = "new"
+file = "/etc/new.pem"
+algorithm = "ES256"
+scope = "shop"
+
+[authz.providers.office]
+engine = "cel"
+expression = 'request.method == "GET"'
 """
 
 
@@ -50,11 +68,24 @@ def test_what_is_shown_can_be_read_back(tmp_path):
     assert read(tmp_path / "shown", as_toml(loaded)).settings.authz == loaded.settings.authz
 
 
+KEY = '[[authz.providers.ext.verification_keys]]\nkey_id = "k"\nfile = "/k"'
+
+
 @pytest.mark.parametrize(
     ("line", "place"),
     [
         ('engine = "rego"\npath = "/x"\nwrokers = 2', "authz.providers.ext.wrokers"),
-        ('engine = "rego"', "authz.providers.ext.path"),
+        ('engine = "rego"', "authz.providers.ext"),
+        ('engine = "rego"\npath = "/x"\nurl = "https://x/b.tar.gz"', "authz.providers.ext"),
+        ('engine = "rego"\npath = "/x"\ntoken_file = "/y"', "authz.providers.ext"),
+        (f'engine = "rego"\npath = "/x"\n{KEY}\n{KEY}', "authz.providers.ext"),
+        (
+            f'engine = "rego"\npath = "/x"\n{KEY}\nalgorithm = "none"',
+            "authz.providers.ext.verification_keys.0.algorithm",
+        ),
+        ('engine = "cel"', "authz.providers.ext"),
+        ('engine = "cel"\npath = "/x"\nexpression = "true"', "authz.providers.ext"),
+        ('engine = "opa"\nurl = "http://opa"\ncache_by = ["a b"]', "authz.providers.ext.cache_by.0"),
         ('engine = "rego"\npath = "/x"\ntimeout_ms = 0', "authz.providers.ext.timeout_ms"),
         ('engine = "rego"\npath = "/x"\nquery = "a b"', "authz.providers.ext.query"),
         ('engine = "other"', "authz.providers.ext"),
