@@ -1,7 +1,7 @@
 """Commands on the certificate authority, through the admin API of the running control plane."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +58,7 @@ def ca_approve(
 @ca.command("prepare")
 def ca_prepare(*, output: Output = Form.TABLE, config: Config = None, server: Server = None) -> None:
     """Create a root with a new key: it is trusted from now on, and signs once it is activated."""
-    show_item(admin_client(config, server).post("/v1/ca/authorities", {}), output)
+    _show(admin_client(config, server).post("/v1/ca/authorities", {}), output)
 
 
 @ca.command("activate")
@@ -77,7 +77,7 @@ def ca_activate(
     while wait and changed["stage"] == ACTIVATING:
         time.sleep(LOOK_AGAIN_SECONDS)
         changed = next(each for each in client.get("/v1/ca/authorities")["roots"] if each["id"] == root)
-    show_item(changed, output)
+    _show(changed, output)
     if changed["stage"] == ACTIVATING:
         typer.echo(f"it waits for those that `meshward ca acknowledgements {root}` lists", err=True)
     elif changed["stage"] != ACTIVE:
@@ -107,7 +107,7 @@ def ca_taint(
     authority: Authority, *, output: Output = Form.TABLE, config: Config = None, server: Server = None
 ) -> None:
     """Replace everything that an old root, or a signing authority, has signed."""
-    show_item(admin_client(config, server).post(_path(authority, "taint"), {}), output)
+    _show(admin_client(config, server).post(_path(authority, "taint"), {}), output)
 
 
 @ca.command("revoke")
@@ -120,7 +120,13 @@ def ca_revoke(
     server: Server = None,
 ) -> None:
     """Take a tainted root, or one that was prepared and not activated, out of the trust bundle, for good."""
-    show_item(admin_client(config, server).post(_path(root, "revoke"), {"force": force}), output)
+    _show(admin_client(config, server).post(_path(root, "revoke"), {"force": force}), output)
+
+
+def _show(authority: dict[str, Any], output: Form) -> None:
+    """Print an authority, its certificate in JSON alone."""
+    shown = authority if output is Form.JSON else {name: authority[name] for name in authority if name != "certificate"}
+    show_item(shown, output)
 
 
 def _path(authority: str, change: str) -> str:

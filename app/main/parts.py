@@ -17,7 +17,7 @@ from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
-from app.ca.model import CaConfig, OnTimeout, RotationConfig
+from app.ca.model import CaConfig, KeyAlgorithm, OnTimeout, RotationConfig
 from app.ca.service import CaService
 from app.ca.service.forwarded_certificates import ForwardedCertificates
 from app.ca.service.jwt_bearer import JwtBearer
@@ -98,6 +98,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             settings.trust_domain,
             server_dns_names=dns_names,
             server_addresses=addresses,
+            key_algorithm=KeyAlgorithm(settings.ca.key_algorithm),
+            root_ttl=settings.ca.root_ttl,
+            signer_ttl=settings.ca.signer_ttl,
             default_ttl=settings.ca.svid_default_ttl,
             max_ttl=settings.ca.svid_max_ttl,
             svids_per_hour=settings.ca.svids_per_hour,

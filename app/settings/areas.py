@@ -154,6 +154,8 @@ class LogSettings(Area):
     format: Format = "auto"
 
 
+# Lives of SVIDs in that of a signing certificate, of which two thirds are over before it is replaced.
+MIN_LIVES = 3
 # Of the life of a certificate.
 Share = Annotated[float, Field(gt=0, lt=1)]
 JwtName = Annotated[str, Field(min_length=1, max_length=MAX_JWT_NAME_LENGTH)]
@@ -187,9 +189,10 @@ class CaSettings(Area):
     `trusted_root` is the SHA-256 of the certificate of a root that is trusted, though written with another secret.
     `jwt_issuers` are trusted for the identity of every workload.
     `xfcc_networks` are the gateways whose `x-forwarded-client-cert` is believed.
-    `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the next one is prepared and
-    activated; with `off` that is done by hand. Activation waits for `activation_timeout` until everybody has
-    accepted the new root; `activation_on_timeout` is what happens then.
+    `key_algorithm`, `root_ttl` and `signer_ttl` are the kind of key and the lifetimes of roots and signing authorities
+    that are made from now on. `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the
+    next one is prepared and activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
+    everybody has accepted the new root; `activation_on_timeout` is what happens then.
     `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
     """
 
@@ -204,6 +207,9 @@ class CaSettings(Area):
     crl_url: HttpUrl | None = None
     xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
+    key_algorithm: Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"] = "ec-p256"
+    root_ttl: Duration = timedelta(days=3650)
+    signer_ttl: Duration = timedelta(days=365)
     root_prepare_at: Share | Literal["off"] = 0.8
     root_activate_at: Share = 0.9
     activation_timeout: Duration = timedelta(hours=24)
@@ -222,6 +228,12 @@ class CaSettings(Area):
     def _times_fit(self) -> "CaSettings":
         if self.svid_max_ttl > MAX_SVID_TTL:
             raise ValueError(f"svid_max_ttl is above {format_duration(MAX_SVID_TTL)}")
+        if self.signer_ttl < MIN_LIVES * self.svid_max_ttl:
+            # It is replaced when a third of its life is left, and an SVID may end no later than it does.
+            least = format_duration(MIN_LIVES * self.svid_max_ttl)
+            raise ValueError(f"signer_ttl is below {least}, {MIN_LIVES} times svid_max_ttl")
+        if self.root_ttl < self.signer_ttl:
+            raise ValueError(f"root_ttl is below signer_ttl, {format_duration(self.signer_ttl)}")
         if self.root_prepare_at != "off" and self.root_prepare_at > self.root_activate_at:
             raise ValueError("root_prepare_at is above root_activate_at: a root is prepared before it is activated")
         if self.svid_default_ttl > self.svid_max_ttl:
