@@ -1,6 +1,6 @@
 """Runs every benchmark: `make bench`."""
 
-from bench import authority, connections, decisions, flood, hot_paths, issuance, log, loop, sds, unary
+from bench import authority, connections, decisions, flood, hot_paths, issuance, log, loop, quota, sds, unary
 
 
 def main() -> None:
@@ -8,6 +8,8 @@ def main() -> None:
     unary.main()
     print()
     decisions.main()
+    print()
+    quota.main()
     print()
     connections.main()
     print()

@@ -40,8 +40,23 @@ class Load:
     tls: ssl.SSLContext | None = None
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
+
+
+def encoded_headers(path: str) -> bytes:
+    """Return the headers of a call, the same for every stream: they depend on no state of the connection."""
+    headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("grpc-timeout", "5S"),
+    ]
+    return bytes(Encoder().encode([(name, value, True) for name, value in headers]))  # never indexed
 
 
 class _Connection(asyncio.Protocol):
@@ -54,26 +69,15 @@ class _Connection(asyncio.Protocol):
         self._stay = load.stay
         self._buffer = b""
         self._stream = 1
-        headers = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", load.path),
-            (":authority", "localhost"),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-            ("grpc-timeout", "5S"),
-        ]
-        encoder = Encoder()
-        # Never indexed: the block is the same for every stream and depends on no state of the connection.
-        self._headers = encoder.encode([(name, value, True) for name, value in headers])
+        self._headers = encoded_headers(load.path)
         messages = (*load.messages[first:], *load.messages[:first])
         self._messages = cycle(b"\0" + struct.pack(">I", len(message)) + message for message in messages)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        settings = _frame(SETTINGS, 0, 0, struct.pack(">HI", 4, WINDOW))
-        window = _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - FIRST_WINDOW))
+        settings = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, WINDOW))
+        window = frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - FIRST_WINDOW))
         transport.write(PREFACE + settings + window + self._open(self._in_flight))
 
     def data_received(self, data: bytes) -> None:
@@ -88,9 +92,9 @@ class _Connection(asyncio.Protocol):
             if kind == HEADERS:
                 answered += flags & END_STREAM
             elif kind == SETTINGS and not flags & ACK:
-                out += _frame(SETTINGS, ACK, 0, b"")
+                out += frame(SETTINGS, ACK, 0, b"")
             elif kind == PING and not flags & ACK:
-                out += _frame(PING, ACK, 0, buffer[position + FRAME_HEADER_BYTES : following])
+                out += frame(PING, ACK, 0, buffer[position + FRAME_HEADER_BYTES : following])
             elif kind in {RST_STREAM, GOAWAY} and not self.done.done():
                 self.done.set_exception(ConnectionError(f"the server ended a call: frame type {kind}"))
             position = following
@@ -110,8 +114,8 @@ class _Connection(asyncio.Protocol):
     def _open(self, count: int) -> bytes:
         frames = []
         for _ in range(min(count, self._to_send)):
-            frames.append(_frame(HEADERS, END_HEADERS, self._stream, self._headers))
-            frames.append(_frame(DATA, END_STREAM, self._stream, next(self._messages)))
+            frames.append(frame(HEADERS, END_HEADERS, self._stream, self._headers))
+            frames.append(frame(DATA, END_STREAM, self._stream, next(self._messages)))
             self._stream += 2
             self._to_send -= 1
         return b"".join(frames)

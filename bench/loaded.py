@@ -68,13 +68,18 @@ async def load_policies(parts: Parts, first: int, count: int) -> None:
 
 
 async def load_limits(parts: Parts, count: int) -> None:
-    """Load a configuration with `count` limits: one by principal, and one by user for each of many routes."""
+    """Load a configuration with `count` limits."""
+    await parts.quotas.documents.apply(OPERATOR, [limits_document(count)])
+
+
+def limits_document(count: int) -> dict[str, object]:
+    """Return a configuration with `count` limits: one by principal, and one by user for each of many routes."""
     limit = {"unit": "hour", "requests_per_unit": 10**9}
     descriptors: list[object] = [{"key": "principal", "rate_limit": limit}]
     for index in range(1, count):
         users = {"key": "user", "rate_limit": limit}
         descriptors.append({"key": "route", "value": f"/api/v{index}", "descriptors": [users]})
-    await parts.quotas.documents.apply(OPERATOR, [{"domain": DOMAIN, "descriptors": descriptors}])
+    return {"domain": DOMAIN, "descriptors": descriptors}
 
 
 def policy(index: int) -> dict[str, object]:

