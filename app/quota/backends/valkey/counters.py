@@ -10,7 +10,7 @@ from app.core.errors import UnavailableError
 from app.quota.backends.valkey.away import AwayAnswers
 from app.quota.backends.valkey.browser import CounterBrowser
 from app.quota.backends.valkey.servers import Outcomes, Servers
-from app.quota.backends.valkey.wire import Key, PreparedHit, key_of, name_of, prepare, prepare_named
+from app.quota.backends.valkey.wire import Key, PreparedHit, key_of, name_of, pack_limit, prepare_named
 from app.quota.model import (
     MAX_UINT32,
     Algorithm,
@@ -30,6 +30,8 @@ from app.telemetry.metrics import Metrics
 
 # Counters that are known to be over their limit: each is refused here until its window ends.
 MAX_KNOWN_OVER = 65_536
+# Limits whose parameters are remembered: those of configurations, and the ones that requests bring.
+MAX_KNOWN_LIMITS = 16_384
 # Counters that are read in one batch, which hits wait for.
 MAX_READ = 100
 # How often other processes' resets are looked for, and the counter that each of them adds 1 to.
@@ -61,6 +63,8 @@ class ValkeyCounters:
         self._away = AwayAnswers(clock, metrics, lease_percent)
         self._known_over = metrics.counters_over
         self._over: dict[Key, _Over] = {}
+        # By the identity of the algorithm, which is faster to look up than the algorithm, and is kept beside it.
+        self._limits: dict[int, tuple[Algorithm, bytes | CalendarWindow]] = {}
         self._browser = CounterBrowser(servers, prefix)
 
     async def run(self) -> None:
@@ -71,7 +75,7 @@ class ValkeyCounters:
 
     def prepare(self, hits: Sequence[Hit]) -> Sequence[PreparedHit]:
         """Return `hits` as they are sent; see CounterStore."""
-        return [prepare(self._prefix, hit) for hit in hits]
+        return [self._prepared(hit) for hit in hits]
 
     def add(self, hits: Sequence[Hit]) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore."""
@@ -99,6 +103,16 @@ class ValkeyCounters:
             outcomes = [self._away.answer(hit) for hit, _, _ in sent]
             return _merge(over, outcomes) if over else outcomes
         return self._settle(sent, leases, over, counted, now)
+
+    def _prepared(self, hit: Hit) -> PreparedHit:
+        algorithm = hit.algorithm
+        known = self._limits.get(id(algorithm))
+        if known is None:
+            parameters = algorithm if isinstance(algorithm, CalendarWindow) else pack_limit(algorithm)
+            if len(self._limits) >= MAX_KNOWN_LIMITS:
+                self._limits.clear()
+            known = self._limits[id(algorithm)] = algorithm, parameters
+        return PreparedHit(hit, key_of(self._prefix, hit.limit_id, hit.key), known[1])
 
     def _leases_for(self, hits: Sequence[PreparedHit]) -> Sequence[PreparedHit]:
         leases = [self._away.lease_for(hit) for hit, _, _ in hits if hit.away is _LEASE]
@@ -145,7 +159,7 @@ class ValkeyCounters:
         for start in range(0, len(items), MAX_READ):
             batch = items[start : start + MAX_READ]
             hits = [prepare_named(key, Hit(name[0], (), usage_probe(limits[name[0]]), 0)) for key, name in batch]
-            counted = self._servers.add((*hits, prepare(self._prefix, _LOOK)))
+            counted = self._servers.add((*hits, self._prepared(_LOOK)))
             outcomes: Outcomes = [] if counted is None else await counted
             if not any(outcomes):  # not even the count of resets, which can always be read
                 raise UnavailableError("the counters cannot be read: their store does not answer")
@@ -176,7 +190,7 @@ class ValkeyCounters:
             changed, known = number != known, number
 
     async def _count_resets(self, hit: Hit) -> int | None:
-        counted = self._servers.add([prepare(self._prefix, hit)])
+        counted = self._servers.add([self._prepared(hit)])
         (outcome,) = [None] if counted is None else await counted
         return None if outcome is None else outcome.remaining
 

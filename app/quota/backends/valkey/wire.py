@@ -70,15 +70,10 @@ class WrongAnswerError(Exception):
     """What came back is not what the script returns."""
 
 
-def prepare(prefix: str, hit: Hit) -> PreparedHit:
-    """Return `hit` as it is sent; `prefix` begins the name of its counter."""
-    return prepare_named(key_of(prefix, hit.limit_id, hit.key), hit)
-
-
 def prepare_named(key: Key, hit: Hit) -> PreparedHit:
     """Return `hit` as it is sent, to be counted under the name `key`."""
     algorithm = hit.algorithm
-    return PreparedHit(hit, key, algorithm if isinstance(algorithm, CalendarWindow) else _pack(algorithm))
+    return PreparedHit(hit, key, algorithm if isinstance(algorithm, CalendarWindow) else pack_limit(algorithm))
 
 
 def key_of(prefix: str, limit_id: LimitId, key: CounterKey) -> Key:
@@ -137,11 +132,11 @@ def arguments_of(hits: Sequence[PreparedHit], now: int) -> tuple[Sequence[Key], 
 
 def _calendar_parameters(window: CalendarWindow, now: int) -> bytes:
     start, end = calendar_bounds(window, now)
-    return _pack(window, (start, end, calendar_bounds(window, end)[1]))
+    return pack_limit(window, (start, end, calendar_bounds(window, end)[1]))
 
 
 @lru_cache(_KNOWN_ALGORITHMS)
-def _pack(algorithm: Algorithm, bounds: tuple[int, int, int] | None = None) -> bytes:
+def pack_limit(algorithm: Algorithm, bounds: tuple[int, int, int] | None = None) -> bytes:
     """Return the script's parameters of a limit.
 
     `bounds` are those of the calendar's window, and where the next one ends.
