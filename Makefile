@@ -67,7 +67,7 @@ bench: setup
 
 lock: setup
 	$(LOCK) --extra dev --output-file requirements.lock
-	$(LOCK) docker/build.in --extra postgres --constraint requirements.lock --output-file docker/requirements.lock
+	$(LOCK) docker/build.in --extra kubernetes --extra postgres --constraint requirements.lock --output-file docker/requirements.lock
 
 proto: setup
 	$(BIN)/python proto/generate.py

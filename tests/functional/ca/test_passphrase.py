@@ -1,6 +1,7 @@
 """Keys on disk under a passphrase: what is written, what a wrong one says, how it is changed."""
 
 import subprocess
+from base64 import b64decode
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,11 +13,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from app.ca.backends.disk import DiskKeyStore
+from app.ca.backends.encrypted_key import encrypted
 from app.ca.backends.passphrase import change_passphrase, read_passphrase
 from app.ca.model import KeyAlgorithm
 from app.ca.rules.profile import authority_id
 from app.core.errors import InvalidInputError, PreconditionError
 
+SCRYPT, AES = bytes.fromhex("2b06010401da47040b"), bytes.fromhex("60864801650304012a")
+SIXTEEN_OCTETS = b"\x04\x10"
 OLD, NEW = "correct horse battery staple", "another long passphrase"
 
 
@@ -57,11 +61,14 @@ async def test_what_is_written_is_encrypted_and_can_be_read_by_others(store, dir
     assert ":aes-256-cbc" in shape
 
 
-async def test_two_keys_share_neither_salt_nor_vector(store, directory):
-    for _ in range(2):
-        await store.create(KeyAlgorithm.P256)
-    first, second = (path.read_bytes().split(b"\n", 2)[1:] for path in directory.iterdir())
-    assert first[1] != second[1]
+def test_two_files_of_one_key_share_neither_salt_nor_vector():
+    files = [encrypted(b"a key", OLD.encode()).decode().splitlines() for _ in range(2)]
+    documents = [b64decode("".join(lines[1:-1])) for lines in files]
+    for name in (SCRYPT, AES):
+        # What follows the name of an algorithm: for scrypt a sequence that begins with the salt, for AES the vector.
+        one, other = (document.partition(name)[2].partition(SIXTEEN_OCTETS)[2][:16] for document in documents)
+        assert len(one) == 16
+        assert one != other
 
 
 async def test_a_wrong_passphrase_says_so_and_shows_nothing(store, passphrase):
