@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from app.authz.identity import Identity
 from app.core.decision import Decision, Watch
 from app.core.errors import Violation
 
@@ -201,24 +202,6 @@ class AuthorizationPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """A peer's verified SPIFFE ID in the forms that rules match.
-
-    `principal` is the ID without `spiffe://`. `namespaces` has every X that its path contains as `/ns/X/`. `serial` is
-    the serial number of its certificate, empty where that is not known.
-    """
-
-    principal: str
-    trust_domain: str = ""
-    namespaces: tuple[str, ...] = ()
-    serial: str = field(default="", compare=False)
-
-
-ANONYMOUS = Identity("")
-"""The peer proved no identity, as over plaintext."""
-
-
-@dataclass(frozen=True, slots=True)
 class Workload:
     """The destination of a request. `labels` is None if they are missing."""
 
@@ -231,11 +214,17 @@ Claims = Mapping[str, Any]
 NO_CLAIMS: Claims = MappingProxyType({})
 
 
+class Joined(tuple[str, ...]):
+    """The one text of a header that is a list with commas, or of several headers that Envoy joined with commas."""
+
+    __slots__ = ()
+
+
 class Headers(Protocol):
     """Request headers by lower-case name, also `:authority`, `:method`, `:path` and `:scheme`."""
 
     def get(self, name: str, /) -> tuple[str, ...] | None:
-        """Return the values of the header in order, None if the request has none."""
+        """Return the values of the header in order, None if the request has none; `Joined` if they cannot be parted."""
         ...
 
 
@@ -245,17 +234,18 @@ class CheckInput:
 
     With `is_tcp` it is a connection, which lacks method, path, host and every header.
 
-    `path` is normalised, without query, None for a CONNECT. `other_paths` are further readings of it that a server
-    behind the proxy may make, see `rules.paths`; `reading` is the one of them that is being evaluated, None for the
-    path itself. `host` is the authority in lower case, with its port and its last dot if it has them. Addresses
-    and the server name are as they were told. `remote_ip` is the client's address behind `trusted_hops` proxies, see
-    `rules.addresses`. `method` is None in the reading in which a header that may name another one was not forwarded.
-    `forwarded_headers` are the names of headers that are absent only if the client sent none, None if that is true of
-    every name; of another header that is absent it is not known whether the client sent it. `claims` are those of the
-    request's token, None if it is not known whether it has one. `metadata` is what filters of the proxy found, by their
-    names, of those that it is declared to have. `over_http`: the check is one over HTTP, whose answer sets no header
-    that the proxy does not take. `attributes` returns the check as Envoy sent it, for providers: an `AttributeContext`
-    in the JSON form of protobuf, at least those parts that it is given (`rules.parts`).
+    `path` is as the proxy sends it on, without query, None for a CONNECT that is matched strictly. `other_paths` are
+    further readings of it that a server behind the proxy may make, see `rules.paths`; `reading` is the one of them that
+    is being evaluated, None for the path itself. `host` is the authority in lower case, with its port and its last dot
+    if it has them. Addresses and the server name are as the proxy reports them; the name is empty if it is known that
+    the client sent none. `remote_ip` is the client's address behind `trusted_hops` proxies, see `rules.addresses`.
+    `method` is None in the reading in which a header that may name another one was not forwarded. `forwarded_headers`
+    are the names of headers that are absent only if the client sent none, None if that is true of every name; of
+    another header that is absent it is not known whether the client sent it. `claims` are those of the request's token,
+    None if it is not known whether it has one. `metadata` is what filters of the proxy found, by their names, of those
+    that it is declared to have. `over_http`: the check is one over HTTP, whose answer sets no header that the proxy
+    does not take. `attributes` returns the check as Envoy sent it, for providers: an `AttributeContext` in the JSON
+    form of protobuf, at least those parts that it is given (`rules.parts`).
     """
 
     workload: Workload | None
@@ -382,19 +372,30 @@ class UnknownWorkload(Enum):
     ROOT = "root"
 
 
+class Matching(Enum):
+    """What a policy is compared with.
+
+    ISTIO: the request as Envoy's RBAC filter sees it, so that a policy decides what it would decide in a sidecar that
+    Istio configures. STRICT: every reading of path, host, method and headers that a server behind could have. A match
+    that leads to a denial needs one of them, any other match all. What is allowed so is allowed by ISTIO as well.
+    """
+
+    ISTIO = "istio"
+    STRICT = "strict"
+
+
 @dataclass(frozen=True, slots=True)
 class AuthzOptions:
     """How policies are applied.
 
     `root_namespace`: its policies apply to every workload. `trust_domain` and `trust_domain_aliases`: a principal of
-    one of them, or of `cluster.local`, in a policy stands for all of them. `every_reading`: a request must pass under
-    every reading of its path and method that a server may make, not only under the normalised one. `providers`: the
-    names that a CUSTOM policy can give.
+    one of them, or of `cluster.local`, in a policy stands for all of them. `providers`: the names that a CUSTOM policy
+    can give.
     """
 
     root_namespace: str = "istio-system"
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
     unknown_workload: UnknownWorkload = UnknownWorkload.DENY
-    every_reading: bool = True
+    matching: Matching = Matching.ISTIO
     providers: frozenset[str] = frozenset()

@@ -56,6 +56,16 @@ FORWARDED_HEADERS = {"patterns": [{"safe_regex": {"regex": ".*"}}]}
 WITHHELD_HEADERS = {
     "patterns": [{"prefix": "x-meshward-"}, {"prefix": "x-envoy-"}, {"exact": "connection"}, {"exact": "upgrade"}]
 }
+# Paths that Envoy's normalisation leaves as they are and that servers resolve to others: parameters of dot segments and
+# empty ones, escapes within escapes, and the spellings of a byte in two that UTF-8 does not have (RE2).
+AMBIGUOUS_PATH = r"[^?]*(/\.{0,2};|%25[0-9A-Fa-f]{2}|%[cC][01])[^?]*(\?.*)?"
+# Authorities that servers read otherwise: user information, or two Host headers, which Envoy joins with a comma.
+AMBIGUOUS_AUTHORITY = r".*[@,].*"
+# Headers by which frameworks let a client name another method or path than the one that was checked.
+OVERRIDES = (
+    *("x-http-method-override", "x-http-method", "x-method-override"),
+    *("x-original-url", "x-rewrite-url", "x-envoy-original-path"),
+)
 # What inbound requests are counted by: the verified peer, so that a header with another name escapes no limit, and the
 # path without its query, so that adding one does not either.
 LIMIT_DESCRIPTOR = {"principal": "connection.uri_san_peer_certificate", "path": "request.url_path"}
@@ -147,6 +157,11 @@ def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
         {"cluster": f"{inbound.name}-workload", "rate_limits": [{"actions": limit}]},
         (_authorization(inbound.check, sidecar.labels), _quota(sidecar.quota_domain)),
         {"transport_socket": tls},
+        refused=(_path_match(AMBIGUOUS_PATH), _authority_match(AMBIGUOUS_AUTHORITY)),
+        removed=OVERRIDES,
+        # Servers take `//` for `/`, and the escape of a slash for one.
+        merge_slashes=True,
+        path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD",
         # The peer's address is the last entry of x-forwarded-for, so that those before it count as hops.
         use_remote_address=True,
         # The header x-forwarded-client-cert is written from the verified peer, never taken from the client.
@@ -161,9 +176,22 @@ def _outbound_listener(outbound: Outbound) -> Document:
 
 
 def _listener(
-    name: str, listen: Address, route: Document, filters: tuple[Document, ...], chain: Document, **manager: Any
+    name: str,
+    listen: Address,
+    route: Document,
+    filters: tuple[Document, ...],
+    chain: Document,
+    *,
+    refused: tuple[Document, ...] = (),
+    removed: tuple[str, ...] = (),
+    **manager: Any,
 ) -> Document:
-    """Return a listener that speaks HTTP, runs `filters` and sends every request to `route`."""
+    """Return a listener that speaks HTTP, runs `filters` and sends every request to `route`.
+
+    Requests that match one of `refused` get 400, the others lose the headers `removed`.
+    """
+    routes: list[Document] = [{"match": match, "direct_response": {"status": 400}} for match in refused]
+    routes.append({"match": {"prefix": "/"}, "route": route})
     http = _extension(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -172,9 +200,8 @@ def _listener(
         http_filters=[*filters, _extension("envoy.filters.http.router", "filters.http.router.v3.Router")],
         route_config={
             "name": name,
-            "virtual_hosts": [
-                {"name": name, "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]},
-            ],
+            "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}],
+            **({"request_headers_to_remove": list(removed)} if removed else {}),
         },
         **manager,
     )
@@ -184,6 +211,17 @@ def _listener(
         # With port reuse a second Envoy would share the port instead of reporting that it is taken.
         "enable_reuse_port": False,
         "filter_chains": [{**chain, "filters": [http]}],
+    }
+
+
+def _path_match(expression: str) -> Document:
+    return {"safe_regex": {"regex": expression}}
+
+
+def _authority_match(expression: str) -> Document:
+    return {
+        "prefix": "/",
+        "headers": [{"name": ":authority", "string_match": {"safe_regex": {"regex": expression}}}],
     }
 
 

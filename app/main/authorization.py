@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.authz.model import AuthzOptions, UnknownWorkload
+from app.authz.model import AuthzOptions, Matching, UnknownWorkload
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
 from app.authz.service.authentication import RequestAuthenticator
@@ -45,6 +45,7 @@ def authz_options(settings: Settings) -> AuthzOptions:
         trust_domain=settings.trust_domain.name,
         trust_domain_aliases=tuple(alias.name for alias in settings.authz.trust_domain_aliases),
         unknown_workload=UnknownWorkload(settings.authz.unknown_workload),
+        matching=Matching(settings.authz.matching),
         providers=frozenset(settings.authz.providers),
     )
 

@@ -324,8 +324,9 @@ ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSetti
 class AuthzSettings(Area):
     """How checks are answered.
 
-    `unknown_workload`: a check without a known destination is denied, or judged by the policies of
-    `root_namespace` alone. `expose_decision`: the policy and rule that decided go to the client, in
+    `matching`: rules are compared with the request as Istio's filters compare them, or strictly, with every reading
+    that a server behind could have. `unknown_workload`: a check without a known destination is denied, or judged by the
+    policies of `root_namespace` alone. `expose_decision`: the policy and rule that decided go to the client, in
     `x-meshward-decision`.
     `decision_log`: which decisions are logged, with the policy and rule that made them.
     `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
@@ -336,6 +337,7 @@ class AuthzSettings(Area):
     such as loopback. `providers`: those that CUSTOM policies name, a table for each.
     """
 
+    matching: Literal["istio", "strict"] = "istio"
     unknown_workload: Literal["deny", "root"] = "deny"
     root_namespace: Namespace = "istio-system"
     expose_decision: bool = False

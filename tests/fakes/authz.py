@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from app.authz.model import AuthzOptions, CheckInput, Labels, Verdict, Workload
-from app.authz.rpc.attributes import read_authority, read_identity, read_method
+from app.authz.model import AuthzOptions, CheckInput, Labels, Matching, Verdict, Workload
+from app.authz.rpc.attributes import read_authority, read_method
+from app.authz.rpc.peers import read_identity
 from app.authz.rules.addresses import read_address
 from app.authz.rules.compile import CompiledPolicy, compile_policy
 from app.authz.rules.evaluate import NativeEngine
@@ -12,7 +13,7 @@ from app.authz.rules.paths import read_path
 from app.documents.parser import parse_documents
 
 SHOP = Workload("shop", (("app", "shop"),))
-DEFAULTS = AuthzOptions()
+DEFAULTS = AuthzOptions(matching=Matching.STRICT)
 
 
 def engine_of(text: str, options: AuthzOptions = DEFAULTS) -> NativeEngine:

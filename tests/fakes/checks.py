@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.model import Ask, AuthzOptions
+from app.authz.model import Ask, AuthzOptions, Matching
 from app.authz.ports import PolicyEngine
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
@@ -74,7 +74,7 @@ class Policies(PolicyService):
             source or MemoryDocuments(),
             clock,
             metrics,
-            replace(options or AuthzOptions(), providers=frozenset(providers or ())),
+            replace(options or AuthzOptions(matching=Matching.STRICT), providers=frozenset(providers or ())),
             log,
             make_engine,
             banned=(bans or NoBans()).refusal,

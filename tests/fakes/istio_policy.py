@@ -44,17 +44,16 @@ def _source(source, check, options):
 
 
 def _operation(operation, check):
-    yield _text(operation.methods, check.method)
+    yield _text(operation.methods, check.method, _header_expression)
     yield _text(operation.paths, check.path, naive.path_expression)
-    yield _text(operation.hosts, check.host)
+    yield _text(operation.hosts, check.host, _header_expression)
     yield _field(operation.ports, check.destination_port, lambda value, port: value == port)
 
 
 def _condition(condition, check, options) -> bool:
     if condition.attribute is Attribute.HEADER:
         found = check.headers.get(condition.header)
-        joined = None if found is None else ",".join(found)
-        return _text(condition.values, joined, lambda value: ".*" if value == "*" else naive.string_expression(value))
+        return _field(condition.values, found, lambda one, values: any(_is(_header_expression(one), v) for v in values))
     return _attribute(condition.attribute, condition.values, check, options)
 
 
@@ -71,15 +70,21 @@ def _attribute(attribute, values, check, options) -> bool:
         case Attribute.SNI:
             return _text(values, check.sni)
         case Attribute.METHOD:
-            return _text(values, check.method)
+            return _text(values, check.method, _header_expression)
     expressions = {
-        Attribute.SOURCE_PRINCIPAL: lambda value: naive.principal_expression(value, options),
+        Attribute.SOURCE_PRINCIPAL: lambda value: ".+" if value == "*" else naive.principal_expression(value, options),
         Attribute.SOURCE_NAMESPACE: naive.namespace_expression,
         Attribute.SOURCE_SERVICE_ACCOUNT: naive.account_expression,
-        Attribute.SOURCE_TRUST_DOMAIN: naive.trust_domain_expression,
+        Attribute.SOURCE_TRUST_DOMAIN: lambda value: naive.trust_domain_expression(value, options),
     }
-    principal = check.source.principal if check.source else ""
-    return _text(values, f"spiffe://{principal}" if principal else None, expressions[attribute])
+    names = check.source.names if check.source else ()
+    return _field(
+        values, names, lambda one, all_: any(re.fullmatch(expressions[attribute](one), name) for name in all_)
+    )
+
+
+def _header_expression(value: str) -> str:
+    return ".*" if value == "*" else naive.string_expression(value)
 
 
 def _in_block(block, address) -> bool:
@@ -87,7 +92,11 @@ def _in_block(block, address) -> bool:
 
 
 def _text(patterns, value, expression=naive.string_expression) -> bool:
-    return _field(patterns, value, lambda one, text: re.fullmatch(expression(one), text, re.DOTALL) is not None)
+    return _field(patterns, value, lambda one, text: _is(expression(one), text))
+
+
+def _is(expression, text) -> bool:
+    return re.fullmatch(expression, text, re.DOTALL) is not None
 
 
 def _field(patterns, value, matches) -> bool:

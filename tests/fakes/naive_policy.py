@@ -82,7 +82,7 @@ def source_fields(source, check, action, options):
     yield identity(source.principals, check, action, lambda value: principal_expression(value, options))
     yield identity(source.namespaces, check, action, namespace_expression)
     yield identity(source.service_accounts, check, action, account_expression)
-    yield identity(source.trust_domains, check, action, trust_domain_expression)
+    yield identity(source.trust_domains, check, action, lambda value: trust_domain_expression(value, options))
     yield network(source.ip_blocks, check.source_ip, action)
     yield remote(source.remote_ip_blocks, check, action)
 
@@ -122,7 +122,7 @@ def condition_matches(condition, check, action, options):
         Attribute.SOURCE_PRINCIPAL: lambda value: principal_expression(value, options),
         Attribute.SOURCE_NAMESPACE: namespace_expression,
         Attribute.SOURCE_SERVICE_ACCOUNT: account_expression,
-        Attribute.SOURCE_TRUST_DOMAIN: trust_domain_expression,
+        Attribute.SOURCE_TRUST_DOMAIN: lambda value: trust_domain_expression(value, options),
     }
     return identity(values, check, action, expressions[condition.attribute])
 
@@ -187,7 +187,7 @@ def string_expression(value: str) -> str:
 def path_expression(value: str) -> str:
     if "{" not in value:
         return string_expression(value)
-    segment = r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]"
+    segment = r"[a-zA-Z0-9\-._~%!$&'()*+,;:@=]"
     escaped = re.escape(value)
     return escaped.replace(re.escape("{**}"), segment.replace("]", "/]") + "*").replace(re.escape("{*}"), segment + "+")
 
@@ -197,8 +197,6 @@ def principal_expression(value: str, options: AuthzOptions) -> str:
     domain, _, path = value.partition("/")
     if value.count("/") == 4 and domain in {*domains, "cluster.local"}:
         return "spiffe://(?:" + "|".join(map(re.escape, domains)) + ")/" + re.escape(path).replace(r"\*", ".*")
-    if value.startswith("*") and value != "*":
-        return string_expression(value)
     return "spiffe://" + string_expression(value)
 
 
@@ -211,8 +209,12 @@ def account_expression(value: str) -> str:
     return f"spiffe://.+/ns/{re.escape(namespace)}/(.+/|)sa/{re.escape(name)}(/.+)?"
 
 
-def trust_domain_expression(value: str) -> str:
-    return "spiffe://" + "[^/]*".join(map(re.escape, value.split("*"))) + "/.*"
+def trust_domain_expression(value: str, options: AuthzOptions) -> str:
+    if value == "*":
+        return "spiffe://.*"
+    names = [options.trust_domain, *options.trust_domain_aliases]
+    spelled = names if value in names else [value]
+    return "spiffe://(?:" + "|".join("[^/]*".join(map(re.escape, each.split("*"))) for each in spelled) + ")/.*"
 
 
 def identity(patterns: Patterns, check: CheckInput, action: Action, expression) -> bool:

@@ -49,10 +49,12 @@ _ISTIO = "v0.0.0-20260827124520-eed52ebb66ad"
 PILOT_AGENT = GoProgram("istio.io/istio/pilot/cmd/pilot-agent", _ISTIO)
 # Istio's CA server alone, which the benchmarks compare with ours.
 ISTIO_CA = GoProgram("istio_ca", _ISTIO, Path(__file__).parent / "istio_ca")
+# Istio's translation of policies into RBAC filters, which it prints.
+ISTIO_BUILDER = GoProgram("istio_builder", _ISTIO, Path(__file__).parent / "istio_builder")
 OPA = GoProgram("github.com/open-policy-agent/opa", "v1.22.4")
 # Eight minutes of a core, the first time.
 KUBE_APISERVER = GoProgram("k8s.io/kubernetes/cmd/kube-apiserver", "v1.35.4", Path(__file__).parent / "kube_apiserver")
 
 if __name__ == "__main__":
-    for program in (RATELIMIT_CONFIG_CHECK, RATELIMIT, PILOT_AGENT, ISTIO_CA, OPA, KUBE_APISERVER):
+    for program in (RATELIMIT_CONFIG_CHECK, RATELIMIT, PILOT_AGENT, ISTIO_CA, ISTIO_BUILDER, OPA, KUBE_APISERVER):
         program.build()

@@ -1,10 +1,11 @@
 """The parts of a check become the values that rules match."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
-from app.authz.model import ANONYMOUS, Identity, IpAddress, Labels, Workload
+from app.authz.model import IpAddress, Labels, Matching, Workload
 from app.authz.rules.addresses import read_address
 from app.authz.rules.hosts import is_authority
 from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
@@ -21,23 +22,23 @@ MAX_AUTHORITY_LENGTH = 261
 MAX_LABELS = 256
 MAX_LABELS_LENGTH = 8 * 1024
 
+_UPPER = re.compile("[A-Z]+")
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
 
 
-@lru_cache(maxsize=READ_CACHE_SIZE)
-def read_identity(spiffe_id: str) -> Identity:
-    """Return the peer's identity from its verified SPIFFE id; the empty text is a peer without one.
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """How the method, the target and the authority of a request are read for one kind of matching.
 
-    Raises InvalidInputError if the text is not a SPIFFE id: a name of another kind is no identity in this mesh.
+    `target` takes the method as well, and returns the path and its other readings. All raise InvalidInputError for what
+    cannot be judged. `no_server_name` is what the server name is if the client is known to have sent none.
     """
-    return identity_of(SpiffeId.parse(spiffe_id)) if spiffe_id else ANONYMOUS
 
-
-def identity_of(spiffe_id: SpiffeId) -> Identity:
-    """Return the identity in the forms that rules match."""
-    segments = spiffe_id.path.split("/")
-    namespaces = tuple(segments[index + 1] for index in range(len(segments) - 2) if segments[index] == "ns")
-    return Identity(spiffe_id.principal, spiffe_id.trust_domain.name, namespaces)
+    method: Callable[[str], str]
+    target: Callable[[str, str], tuple[str | None, tuple[str, ...]]]
+    authority: Callable[[str], str | None]
+    server_name: Callable[[str], str]
+    no_server_name: str | None
 
 
 def read_port(text: str) -> int | None:
@@ -53,8 +54,13 @@ def read_method(text: str) -> str:
     return text
 
 
-def read_target(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the path of a request target and its other readings. Raises InvalidInputError if it has no agreed one."""
+def read_target(text: str, method: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the path of a request target and its other readings, None if it is a CONNECT's that has none.
+
+    Raises InvalidInputError if it has no agreed one.
+    """
+    if not text and method == "CONNECT":
+        return None, ()
     reading = read_path(text)
     if reading.problem:
         raise InvalidInputError(reading.problem)
@@ -79,6 +85,25 @@ def _read_authority(text: str) -> str:
     if not text.isascii() or not is_authority(lowered):
         raise InvalidInputError("the authority is not a host with an optional port")
     return lowered
+
+
+def _target_as_sent(text: str, _method: str) -> tuple[str, tuple[str, ...]]:
+    """Return the path as Envoy's matchers have it, without what follows a `?` or `#`; empty if there is none."""
+    if "?" in text:
+        text = text.partition("?")[0]
+    return (text.partition("#")[0] if "#" in text else text), ()
+
+
+def _authority_as_sent(text: str) -> str:
+    """Return the authority in lower case, in which Envoy's matchers change ASCII alone."""
+    return text.lower() if text.isascii() else _UPPER.sub(lambda found: found[0].lower(), text)
+
+
+READS = {
+    # Envoy has the server name in lower case where its TLS inspector reads it, as in all listeners of Istio.
+    Matching.ISTIO: Reads(str, _target_as_sent, _authority_as_sent, str.lower, ""),
+    Matching.STRICT: Reads(read_method, read_target, read_authority, str, None),
+}
 
 
 def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, hops: int) -> IpAddress | None:

@@ -1,7 +1,7 @@
 """Envoy's external authorization over gRPC (envoy/service/auth/v3/external_auth.proto).
 
-The source is the peer that Envoy verified: `source.principal`, or the URI name of `source.certificate`, and where both
-are sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
+The source is the peer that Envoy verified: `source.principal`, or the names in `source.certificate`, and where both are
+sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
 the caller itself, if it proved an SVID. Its labels are `destination.labels`, or the context extension `meshward.labels`
 (`app=shop,version=v1`). The check has every header of the request, unless the context extension
 `meshward.forwarded_headers` says which ones. What filters of the proxy found is believed of those that the context
@@ -10,49 +10,44 @@ extension `meshward.metadata` names.
 
 import json
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import unquote
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 from google.protobuf import struct_pb2
 
 from app.authz.model import (
-    ANONYMOUS,
     NO_CLAIMS,
     CheckInput,
     Headers,
     HeaderValues,
-    Identity,
     IpAddress,
+    Joined,
     Labels,
     ProvidedDecision,
     Workload,
 )
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body, observed_metadata
 from app.authz.rpc.attributes import (
-    identity_of,
+    READS,
+    Reads,
     labels_of,
     namespace_of,
-    read_authority,
-    read_identity,
     read_labels,
-    read_method,
-    read_target,
     read_workload,
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.document import attributes_of
 from app.authz.rpc.metadata import METADATA_EXTENSION, read_metadata, verified_claims
+from app.authz.rpc.peers import reader_of_peers
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
 from app.spiffe.id import SpiffeId
-from app.spiffe.x509_svid import MAX_CERTIFICATE_BYTES, parse_certificate, read_leaf
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
@@ -64,10 +59,6 @@ _EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION, METADA
 _NO_EXTENSIONS = None, None, None, None
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
-# A percent-encoded byte takes three characters.
-MAX_ENCODED_CERTIFICATE = 3 * MAX_CERTIFICATE_BYTES
-# Sources whose certificate was read recently; they are kept by the certificate's text, about 1 KB each.
-MAX_KNOWN_SOURCES = 1024
 # Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
 MAX_KNOWN_DESTINATIONS = 2048
 MAX_KNOWN_DESTINATION = 2048
@@ -91,6 +82,7 @@ class AuthorizationRpc:
         self._service = service
         self._expose_decision = expose_decision
         self._trusted_hops = trusted_hops
+        self._reads, self._read_peer = READS[service.matching], reader_of_peers(service.matching)
         self._kept: dict[Decision, Any] = {}
 
     def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
@@ -99,7 +91,7 @@ class AuthorizationRpc:
         Neither raises, because the sidecar would decide on an error by its `failure_mode_allow`. Cancelling does.
         """
         try:
-            decision = self._service.check(_read(request.attributes, context, self._trusted_hops))
+            decision = self._service.check(self._read(request.attributes, context))
         except InvalidInputError as error:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
@@ -121,6 +113,63 @@ class AuthorizationRpc:
             return self._kept.get(decision) or self._keep(decision, self._answer(decision))
         http = request.attributes.request.http
         return self._denial(decision, http.method, http.path)
+
+    def _read(self, attributes: Any, context: CallContext) -> CheckInput:
+        """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
+        source = attributes.source
+        if not attributes.request.HasField("http"):
+            return self._read_connection(attributes, context)
+        http, reads, trusted_hops = attributes.request.http, self._reads, self._trusted_hops
+        method = reads.method(http.method)
+        path, other_paths = reads.target(http.path, method)
+        headers = _headers(http)
+        source_ip = read_address(source.address.socket_address.address)
+        extensions = attributes.context_extensions
+        named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
+        metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
+        at = _destination(attributes, context, named, labels)
+        forwarded_for = headers.get(FORWARDED_FOR) if trusted_hops else None
+        return CheckInput(
+            workload=at.workload,
+            source=self._read_peer(source.principal, source.certificate),
+            method=method,
+            path=path,
+            host=reads.authority(http.host),
+            headers=headers,
+            forwarded_headers=None if declared is None else read_forwarded(declared),
+            other_paths=other_paths,
+            source_ip=source_ip,
+            remote_ip=remote_address(source_ip, forwarded_for, trusted_hops) if trusted_hops else source_ip,
+            trusted_hops=trusted_hops,
+            destination_ip=at.address,
+            destination_port=at.port,
+            sni=_server_name(attributes, reads),
+            claims=verified_claims(metadata) if metadata else NO_CLAIMS,
+            metadata=metadata,
+            attributes=partial(attributes_of, attributes),
+        )
+
+    def _read_connection(self, attributes: Any, context: CallContext) -> CheckInput:
+        """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
+        source = attributes.source
+        source_ip = read_address(source.address.socket_address.address)
+        named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
+        at = _destination(attributes, context, named, labels)
+        return CheckInput(
+            workload=at.workload,
+            source=self._read_peer(source.principal, source.certificate),
+            method=None,
+            path=None,
+            host=None,
+            source_ip=source_ip,
+            remote_ip=source_ip,
+            destination_ip=at.address,
+            destination_port=at.port,
+            sni=_server_name(attributes, self._reads),
+            is_tcp=True,
+            claims=None,
+            attributes=partial(attributes_of, attributes),
+        )
 
     def deny(self, error: MeshwardError) -> Any:
         """Return the denial of a check whose request never reached `Check`: too large, no message, out of time."""
@@ -206,84 +255,18 @@ def _give(options: Any, headers: HeaderValues) -> None:
         options.add().header.MergeFrom(_Header(key=key, value=value))
 
 
-def _read(attributes: Any, context: CallContext, trusted_hops: int) -> CheckInput:
-    """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
+def _server_name(attributes: Any, reads: Reads) -> str | None:
+    """Return the server name of the TLS connection; None if the check does not have it.
+
+    Without `include_tls_session` it has none. A connection over plaintext has no server name, and is known by its peer,
+    which has no identity.
+    """
+    name = attributes.tls_session.sni
+    if name:
+        return reads.server_name(name)
     source = attributes.source
-    if not attributes.request.HasField("http"):
-        return _read_connection(attributes, context)
-    http = attributes.request.http
-    method = read_method(http.method)
-    target = http.path
-    path, other_paths = (None, ()) if not target and method == "CONNECT" else read_target(target)
-    headers = _headers(http)
-    source_ip = read_address(source.address.socket_address.address)
-    extensions = attributes.context_extensions
-    named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
-    metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
-    at = _destination(attributes, context, named, labels)
-    return CheckInput(
-        workload=at.workload,
-        source=_source(source),
-        method=method,
-        path=path,
-        host=read_authority(http.host),
-        headers=headers,
-        forwarded_headers=None if declared is None else read_forwarded(declared),
-        other_paths=other_paths,
-        source_ip=source_ip,
-        remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), trusted_hops) if trusted_hops else source_ip,
-        trusted_hops=trusted_hops,
-        destination_ip=at.address,
-        destination_port=at.port,
-        sni=attributes.tls_session.sni or None,
-        claims=verified_claims(metadata) if metadata else NO_CLAIMS,
-        metadata=metadata,
-        attributes=partial(attributes_of, attributes),
-    )
-
-
-def _read_connection(attributes: Any, context: CallContext) -> CheckInput:
-    """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
-    source_ip = read_address(attributes.source.address.socket_address.address)
-    named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
-    at = _destination(attributes, context, named, labels)
-    return CheckInput(
-        workload=at.workload,
-        source=_source(attributes.source),
-        method=None,
-        path=None,
-        host=None,
-        source_ip=source_ip,
-        remote_ip=source_ip,
-        destination_ip=at.address,
-        destination_port=at.port,
-        sni=attributes.tls_session.sni or None,
-        is_tcp=True,
-        claims=None,
-        attributes=partial(attributes_of, attributes),
-    )
-
-
-def _source(source: Any) -> Identity:
-    principal, certificate = source.principal, source.certificate
-    if not certificate:
-        return read_identity(principal) if principal else ANONYMOUS
-    certified = _certified(certificate)
-    if principal and read_identity(principal) != certified:
-        raise InvalidInputError("the source's principal is not the identity in its certificate")
-    return certified
-
-
-@lru_cache(maxsize=MAX_KNOWN_SOURCES)
-def _certified(encoded: str) -> Identity:
-    """Return the identity in a percent-encoded PEM certificate, which must be an X509-SVID."""
-    if len(encoded) > MAX_ENCODED_CERTIFICATE:
-        raise InvalidInputError(f"the source's certificate is longer than {MAX_CERTIFICATE_BYTES} bytes")
-    try:
-        svid = read_leaf(parse_certificate(unquote(encoded)))
-        return replace(identity_of(svid.spiffe_id), serial=svid.serial)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"the source's certificate is not an X509-SVID: {error.message}") from error
+    known = attributes.HasField("tls_session") or not (source.principal or source.certificate)
+    return reads.no_server_name if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +319,9 @@ class _Headers:
         if name in _PSEUDO_HEADERS:
             return _pseudo_header(self._http, name)
         value = self._map.get(name)
-        return None if value is None else (value,)
+        if value is None:
+            return None
+        return Joined((value,)) if "," in value else (value,)
 
 
 class _RawHeaders:

@@ -28,20 +28,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
-from app.authz.model import ANONYMOUS, NO_CHANGES, Changes, CheckInput, Identity, ProvidedDecision, Workload
+from app.authz.identity import ANONYMOUS, Identity
+from app.authz.model import NO_CHANGES, Changes, CheckInput, ProvidedDecision, Workload
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
-    read_authority,
-    read_identity,
+    READS,
     read_labels,
-    read_method,
     read_port,
-    read_target,
     read_workload,
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
 from app.authz.rpc.document import http_attributes
+from app.authz.rpc.peers import read_identity
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
@@ -93,6 +92,7 @@ class HttpAuthorization:
         self._expose_decision = expose_decision
         self._trust_peer = trust_forwarded_client_cert
         self._trusted_hops = trusted_hops
+        self._reads = READS[service.matching]
         self._prefix = prefix.encode()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -128,7 +128,8 @@ class HttpAuthorization:
         if not raw.startswith(self._prefix + b"/"):
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
         target = raw[len(self._prefix) :].decode("ascii", "surrogateescape")
-        path, other_paths = read_target(target)
+        method = self._reads.method(scope["method"])
+        path, other_paths = self._reads.target(target, method)
         whole = _with_query(target, scope["query_string"])
         host = _single(headers, "host") or ""
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
@@ -138,10 +139,10 @@ class HttpAuthorization:
         return CheckInput(
             workload=_workload(scope, headers),
             source=source,
-            method=read_method(scope["method"]),
+            method=method,
             path=path,
             other_paths=other_paths,
-            host=read_authority(host),
+            host=self._reads.authority(host),
             headers={
                 **{name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
                 ":method": (scope["method"],),

@@ -41,6 +41,26 @@ def other_form(block: IpNetwork) -> IpNetwork | None:
     return None
 
 
+def remote_address_of(request: CheckInput) -> IpAddress | None:
+    """Return the client's address as Envoy takes it, None if it is not known.
+
+    It is the entry of `x-forwarded-for` after which as many others stand as proxies are trusted, or the peer's address
+    if there is none, or no address. At a gateway, with `use_remote_address`, Envoy has appended the peer before it
+    asks, and at a sidecar it takes whom the peer named last, so that this holds for both. For a peer on its own machine
+    a gateway appends another address of the machine, and so such a peer is itself the client.
+    """
+    source = request.source_ip
+    if request.is_tcp or (source is not None and source.is_loopback and not request.trusted_hops):
+        return source
+    forwarded = request.headers.get(FORWARDED_FOR)
+    if forwarded is None:
+        return None if request.lacks(FORWARDED_FOR) else request.source_ip
+    entries = ",".join(forwarded).rsplit(",", request.trusted_hops + 1)
+    if len(entries) <= request.trusted_hops:
+        return request.source_ip
+    return read_address(entries[-1 - request.trusted_hops].strip()) or request.source_ip
+
+
 def remote_addresses(request: CheckInput) -> tuple[IpAddress | None, ...]:
     """Return the addresses that the client may have, None for one that is missing.
 

@@ -4,7 +4,8 @@ Two things depend on the policy's action. A rule *grants* if its policy is an AL
 of an AUDIT or a CUSTOM is like one that refuses: it finds more rather than less.
 
 - A missing attribute makes a match of a granting rule false and of a refusing rule true.
-- A match is wide where a match leads to a denial: values of a refusing rule, notValues of a granting one.
+- If matching is strict, a match is wide where it leads to a denial: values of a refusing rule, notValues of a granting
+  one. If it is Istio's, none is.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from app.authz.model import (
     AuthzOptions,
     Cause,
     Condition,
+    Matching,
     Networks,
     Operation,
     Patterns,
@@ -27,6 +29,7 @@ from app.authz.model import (
     Verdict,
 )
 from app.authz.rules.claims import OF_TOKENS, ClaimMatch, MetadataMatch, RequestPrincipalMatch, claim_nodes
+from app.authz.rules.names import NamespacePatterns, PrincipalPatterns, ServiceAccounts, TrustDomainPatterns
 from app.authz.rules.nodes import (
     AUTHORITY,
     PRESENT,
@@ -49,15 +52,13 @@ from app.authz.rules.nodes import (
 from app.authz.rules.patterns import (
     ANY,
     AddressBlocks,
-    NamespacePatterns,
     Paths,
     ServerNames,
-    ServiceAccounts,
     StringPatterns,
-    TrustDomainPatterns,
     WideHosts,
     read_paths,
     read_strings,
+    written_paths,
 )
 from app.core.decision import Decision, Outcome
 
@@ -69,7 +70,7 @@ _PRINCIPAL_SEGMENTS = 5
 DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
 
 _VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
-_HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, read_strings([ANY]))
+_HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, PrincipalPatterns.of([ANY]))
 _OF_CLAIMS = OF_TOKENS | {Attribute.METADATA}
 _OF_IDENTITY = (
     Attribute.SOURCE_PRINCIPAL,
@@ -219,14 +220,15 @@ class _Matches:
     def of(self, attribute: Attribute, given: Patterns | Networks | Ports, header: str = "") -> list[Node]:
         """Return the matches of one field's values and notValues.
 
-        A peer without an identity satisfies notValues of a refusing rule, but of a granting one only where they list
-        `*` and so are about peers without identity: otherwise plaintext would pass as "not mallory".
+        A peer without an identity satisfies notValues of a refusing rule. If matching is strict, it satisfies those of
+        a granting one only where they list `*` and so are about peers without identity: otherwise plaintext would pass
+        as "not mallory".
         """
         found: list[Node] = []
         if given.any_of:
             found.append(self._match(attribute, header, given.any_of, negated=False))
         if given.none_of:
-            if self.grants and attribute in _OF_IDENTITY and ANY not in given.none_of:
+            if self._strict and self.grants and attribute in _OF_IDENTITY and ANY not in given.none_of:
                 found.append(_HAS_IDENTITY)
             found.append(self._match(attribute, header, given.none_of, negated=True))
         return found
@@ -235,16 +237,20 @@ class _Matches:
         wide = self.grants is negated
         if attribute is Attribute.HEADER:
             return self._header_match(header, values, negated=negated, wide=wide)
+        wide = wide and self._strict
         if attribute is Attribute.PATH:
-            return PathMatch(*read_paths(values, wide=wide), negated, if_missing=not self.grants)
+            return PathMatch(*self._paths(values, wide=wide), negated, if_missing=not self.grants)
         if attribute is Attribute.REMOTE_IP:
-            return RemoteMatch(AddressBlocks(values, wide), negated, if_missing=not self.grants)
+            blocks = AddressBlocks(values, wide)
+            return RemoteMatch(blocks, negated, if_missing=not self.grants, as_envoy=not self._strict)
         return Match(attribute, self._values(attribute, values, wide=wide), negated, if_missing=not self.grants)
 
     def _header_match(self, header: str, values: tuple[str, ...], *, negated: bool, wide: bool) -> Node:
         """Return the match of a header; of a pseudo-header as it is sent, and a wide one as a server may read it."""
         found = PRESENT if ANY in values else read_strings(values)
-        match = HeaderMatch(header, found, negated, wide, if_missing=not self.grants)
+        match = HeaderMatch(header, found, negated, wide, if_missing=not self.grants, as_envoy=not self._strict)
+        if not self._strict:
+            return match
         if header == AUTHORITY and wide:
             lowered = tuple(value.lower() for value in values)
             other: Node = self._match(Attribute.HOST, "", lowered, negated=negated)
@@ -256,16 +262,21 @@ class _Matches:
             return match
         return all_of([match, other]) if negated else any_of([match, other])
 
+    @property
+    def _strict(self) -> bool:
+        return self.options.matching is Matching.STRICT
+
+    def _paths(self, values: tuple[str, ...], *, wide: bool) -> tuple[Paths, Paths]:
+        """Return what the path of a request is compared with, and its other readings, of which there may be none."""
+        if self._strict:
+            return read_paths(values, wide=wide)
+        written = written_paths(values)
+        return written, written
+
     def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
+        if attribute in _OF_IDENTITY:
+            return _names(attribute, values, self.options)
         match attribute:
-            case Attribute.SOURCE_PRINCIPAL:
-                return read_strings(_for_every_trust_domain(values, self.options))
-            case Attribute.SOURCE_NAMESPACE:
-                return NamespacePatterns.of(values)
-            case Attribute.SOURCE_SERVICE_ACCOUNT:
-                return ServiceAccounts(values)
-            case Attribute.SOURCE_TRUST_DOMAIN:
-                return TrustDomainPatterns.of(values)
             case Attribute.SOURCE_IP | Attribute.DESTINATION_IP:
                 return AddressBlocks(values, wide)
             case Attribute.DESTINATION_PORT:
@@ -274,10 +285,32 @@ class _Matches:
                 return read_strings(dict.fromkeys((*values, *map(str.upper, values))))
             case Attribute.HOST if wide:
                 return WideHosts.of(values)
-            case Attribute.SNI:
+            case Attribute.SNI if self._strict:
                 return ServerNames.of(values, wide=wide)
+            case Attribute.HOST | Attribute.METHOD if ANY in values and not self._strict:
+                return PRESENT  # every request has them, and an empty host is one to Envoy
             case _:
                 return read_strings(values)
+
+
+def _names(attribute: Attribute, values: tuple[str, ...], options: AuthzOptions) -> Values:
+    """Return the values of an attribute of a peer's identity."""
+    match attribute:
+        case Attribute.SOURCE_PRINCIPAL:
+            return PrincipalPatterns.of(_for_every_trust_domain(values, options))
+        case Attribute.SOURCE_NAMESPACE:
+            return NamespacePatterns.of(values)
+        case Attribute.SOURCE_SERVICE_ACCOUNT:
+            return ServiceAccounts(values)
+        case _:
+            return TrustDomainPatterns.of(_with_aliases(values, options))
+
+
+def _with_aliases(domains: Iterable[str], options: AuthzOptions) -> Iterator[str]:
+    """Yield the trust domains, and with a local one all of its names."""
+    names = (options.trust_domain, *options.trust_domain_aliases)
+    for domain in domains:
+        yield from names if domain in names else (domain,)
 
 
 def _for_every_trust_domain(principals: Iterable[str], options: AuthzOptions) -> Iterator[str]:
@@ -335,5 +368,7 @@ def _keys_of_values(values: Values | Paths, dimension: Attribute) -> Keys | None
             return _keys_of_values(patterns, dimension)
         case NamespacePatterns(exact, globs=()):
             return Keys(dimension, exact)
+        case PrincipalPatterns(patterns, anything=False):
+            return _keys_of_values(patterns, dimension)
         case _:
             return None

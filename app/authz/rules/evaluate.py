@@ -1,4 +1,4 @@
-"""The decision: CUSTOM first, then DENY, then ALLOW, for every reading of the request.
+"""The decision: CUSTOM first, then DENY, then ALLOW; if matching is strict, for every reading of the request.
 
 Istio's order (AuthorizationPolicy, "Access Control"): a CUSTOM policy that matches has its provider asked, whose denial
 denies (`rules.custom`); a DENY policy that matches denies; with no ALLOW policy the request is allowed; an ALLOW policy
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
-from app.authz.model import Ask, AuthzOptions, Cause, Changes, CheckInput, UnknownWorkload, Verdict
+from app.authz.model import Ask, AuthzOptions, Cause, Changes, CheckInput, Matching, UnknownWorkload, Verdict
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
 from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules
@@ -49,6 +49,10 @@ class NativeEngine:
     index: PolicyIndex
     options: AuthzOptions
     providers: Mapping[str, Ask] = field(default_factory=dict[str, Ask])
+    _strict: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_strict", self.options.matching is Matching.STRICT)
 
     @staticmethod
     def of(
@@ -62,7 +66,7 @@ class NativeEngine:
         return NativeEngine(self.index.changed(removed, added), self.options, self.providers)
 
     def evaluate(self, request: CheckInput) -> Verdict | Awaitable[Verdict]:
-        """Return the verdict on `request`: a denial if it is denied under any reading of its path and method.
+        """Return the verdict on `request`; if matching is strict, a denial if it is denied under any reading of it.
 
         It is to be awaited where a CUSTOM policy matches under any reading.
         """
@@ -70,7 +74,7 @@ class NativeEngine:
         if isinstance(rules, Verdict):
             return rules
         if not rules.custom.is_empty:
-            others = _other_readings(request, methods=rules.looks_at_methods) if self.options.every_reading else ()
+            others = _other_readings(request, methods=rules.looks_at_methods) if self._strict else ()
             asking = rules_that_ask(rules, (request, *others))
             if asking:
                 found = ask(self.providers, asking, request)
@@ -99,7 +103,7 @@ class NativeEngine:
 
     def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
         verdict = _evaluate_reading(rules, request)
-        if verdict.decision.outcome is not Outcome.DENY and self.options.every_reading:
+        if verdict.decision.outcome is not Outcome.DENY and self._strict:
             for other in _other_readings(request, methods=rules.looks_at_methods):
                 denial = _evaluate_reading(rules, other)
                 if denial.decision.outcome is Outcome.DENY:
@@ -108,7 +112,7 @@ class NativeEngine:
         return verdict if rules.watched is None else self._observed(verdict, rules.watched, request)
 
     def _observed(self, verdict: Verdict, watched: WatchedRules, request: CheckInput) -> Verdict:
-        readings = _other_readings(request, methods=True) if self.options.every_reading else ()
+        readings = _other_readings(request, methods=True) if self._strict else ()
         return with_observations(verdict, watched, (request, *readings))
 
 

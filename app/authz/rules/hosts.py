@@ -7,7 +7,8 @@ The proxy may have the server name in lower case or as the client sent it.
 import re
 from collections.abc import Iterable, Iterator
 
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+,;=.-]*[a-z0-9_~!$&'()*+,;=-])\.?(:[0-9]{1,5})?")
+# RFC 3986 allows a comma in a host. No name has one, and Envoy joins two Host headers with it.
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_~!$&'()*+;=.-]*[a-z0-9_~!$&'()*+;=-])\.?(:[0-9]{1,5})?")
 
 
 def is_authority(text: str) -> bool:

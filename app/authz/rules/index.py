@@ -98,8 +98,8 @@ class RuleTable:
         if source is None:
             found.extend(self._by_identity.values())
             return
-        if source.principal in self._principals:
-            found.append(self._principals[source.principal])
+        if self._principals:
+            found.extend(self._principals[name] for name in source.principals if name in self._principals)
         if self._namespaces:
             found.extend(self._namespaces[name] for name in source.namespaces if name in self._namespaces)
 

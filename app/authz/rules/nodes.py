@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from app.authz.model import Attribute, CheckInput
-from app.authz.rules.addresses import remote_addresses
+from app.authz.model import Attribute, CheckInput, Joined
+from app.authz.rules.addresses import remote_address_of, remote_addresses
 from app.authz.rules.claims import ClaimMatch, ClaimNode, MetadataMatch, RequestPrincipalMatch
+from app.authz.rules.names import NamespacePatterns, PrincipalPatterns, ServiceAccounts, TrustDomainPatterns
 from app.authz.rules.patterns import (
     AddressBlocks,
-    NamespacePatterns,
     Paths,
     ServerNames,
-    ServiceAccounts,
     StringPatterns,
     Strings,
-    TrustDomainPatterns,
     WideHosts,
     spelled,
 )
@@ -33,6 +31,7 @@ Values = (
     | frozenset[int]
     | WideHosts
     | ServerNames
+    | PrincipalPatterns
     | NamespacePatterns
     | ServiceAccounts
     | TrustDomainPatterns
@@ -40,15 +39,10 @@ Values = (
 )
 
 
-def _principal(request: CheckInput) -> str | None:
-    source = request.source
-    return None if source is None else source.principal
-
-
 _source = attrgetter("source")
 _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
     Attribute.SOURCE_IP: attrgetter("source_ip"),
-    Attribute.SOURCE_PRINCIPAL: _principal,
+    Attribute.SOURCE_PRINCIPAL: _source,
     Attribute.SOURCE_NAMESPACE: _source,
     Attribute.SOURCE_SERVICE_ACCOUNT: _source,
     Attribute.SOURCE_TRUST_DOMAIN: _source,
@@ -65,7 +59,7 @@ class Match:
     """One attribute of a request is one of `values`, or with `negated` none of them.
 
     `if_missing` is the result for a request that lacks the attribute, negated or not. A peer without an identity lacks
-    none: its principal is empty and matches no values.
+    none: it has no names, and matches no values.
     """
 
     attribute: Attribute
@@ -110,16 +104,20 @@ class PathMatch:
 class RemoteMatch:
     """The client's address is in one of `blocks`, or with `negated` in none.
 
-    The address may be one of two, see `remote_addresses`: both have to match, or with `if_missing` one of them does
-    or is missing.
+    With `as_envoy` it is the address that Envoy takes. Else it may be one of two, see `remote_addresses`: both have to
+    match, or with `if_missing` one of them does or is missing.
     """
 
     blocks: AddressBlocks
     negated: bool = False
     if_missing: bool = False
+    as_envoy: bool = False
 
     def holds(self, request: CheckInput) -> bool:
         """Whether `request` matches."""
+        if self.as_envoy:
+            address = remote_address_of(request)
+            return self.if_missing if address is None else (address in self.blocks) is not self.negated
         results = (
             self.if_missing if address is None else (address in self.blocks) is not self.negated
             for address in remote_addresses(request)
@@ -141,9 +139,10 @@ PRESENT = StringPatterns(prefixes=("",))
 class HeaderMatch:
     """A request header matches `values`, or with `negated` does not.
 
-    Envoy joins the values of repeated headers with commas, and that is what Istio compares. The joined text and each
-    value have to match; if `wide`, one of them, or of the elements of a comma-separated list. `if_missing` is the
-    result for a request of which it is not known whether it has the header.
+    With `as_envoy`, one of its values has to match as it is, as in Envoy 1.40. Else its values joined with commas, as
+    other versions and servers read them, and each of them have to match; if `wide`, one of them, or of the elements of
+    a comma-separated list. That holds as well where the check has values joined, which cannot be told from a list.
+    `if_missing` is the result for a request of which it is not known whether it has the header.
     """
 
     name: str
@@ -151,6 +150,7 @@ class HeaderMatch:
     negated: bool = False
     wide: bool = False
     if_missing: bool = False
+    as_envoy: bool = False
 
     def holds(self, request: CheckInput) -> bool:
         """Whether `request` matches; an absent header matches no values."""
@@ -161,6 +161,8 @@ class HeaderMatch:
 
     def _matches(self, found: tuple[str, ...]) -> bool:
         matches = self.values.__contains__
+        if self.as_envoy and not isinstance(found, Joined):
+            return any(map(matches, found))
         readings = found if len(found) == 1 else (",".join(found), *found)
         if not self.wide:
             return all(map(matches, readings))
@@ -269,7 +271,7 @@ def describe(node: Node) -> str:
 
 
 def _described_header(match: HeaderMatch) -> str:
-    quantifier = "one value of " if match.wide else "every value of "
+    quantifier = "" if match.as_envoy else "one value of " if match.wide else "every value of "
     header = f"request.headers[{match.name}]"
     is_present = match.values == PRESENT
     found = f"{header} is present" if is_present else f"{quantifier}{header} in [{spelled(match.values)}]"

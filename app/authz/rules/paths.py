@@ -45,7 +45,7 @@ _AS_CANONICAL = {
 
 @dataclass(frozen=True, slots=True)
 class PathReading:
-    """`path` as Envoy normalises it, and the canonical `others` that differ; or `problem` says why there is none."""
+    """`path` as it is, and the `others` that differ from it; or `problem` says why there is none."""
 
     path: str = ""
     others: tuple[str, ...] = ()
@@ -85,11 +85,10 @@ def _read(path: str) -> PathReading:
         return PathReading(path)
     if problem := _problem(path):
         return PathReading(problem=problem)
-    normalised = _normalised(path)
     others, problem = _readings(canonical(path))
     if problem:
         return PathReading(problem=problem)
-    return PathReading(normalised, tuple(other for other in others if other != normalised))
+    return PathReading(path, tuple(dict.fromkeys(each for each in (normalised(path), *others) if each != path)))
 
 
 def _readings(path: str) -> tuple[Iterable[str], str]:
@@ -140,7 +139,7 @@ def _escape_problem(path: str) -> str:
     return ""
 
 
-def _normalised(path: str) -> str:
+def normalised(path: str) -> str:
     """Return the path as Envoy normalises it, which Istio's policies are compared with; unchanged if Envoy has."""
     return _without_dot_segments(_respelled(path, _AS_ENVOY).replace("\\", "/"))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from app.authz.model import Identity, IpAddress, IpNetwork
+from app.authz.model import IpAddress, IpNetwork
 from app.authz.rules.addresses import other_form
 from app.authz.rules.hosts import authority_readings, server_name_readings, spellings_of
 from app.authz.rules.paths import canonical, decoded
@@ -27,7 +27,8 @@ MAX_OPERATORS = 5
 
 _OPERATORS = re.compile(r"(\{\*\*?\})")
 _LITERAL = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]*")
-_CHARACTERS = r"a-zA-Z0-9\-._~%!$&'()+,;:@="
+# Those that Envoy's operators stand for; a literal of a template cannot have the `*` among them.
+_CHARACTERS = r"a-zA-Z0-9\-._~%!$&'()*+,;:@="
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +191,14 @@ def read_paths(values: Iterable[str], *, wide: bool) -> tuple[Paths, Paths]:
     if wide:
         patterns = _sorted_paths(values, _equal_spellings, wide=True)
         return patterns, patterns
-    written = _sorted_paths(values, _as_written, wide=False)
+    written = written_paths(values)
     decoded = _sorted_paths(values, _decoded_spellings, wide=False)
     return written, written if written == decoded else decoded
+
+
+def written_paths(values: Iterable[str]) -> Paths:
+    """Return the patterns and templates as `values` spell them, for a path as it is."""
+    return _sorted_paths(values, _as_written, wide=False)
 
 
 def _sorted_paths(values: Iterable[str], spellings: Callable[[str], Iterable[str]], *, wide: bool) -> Paths:
@@ -278,81 +284,6 @@ def template_problem(path: str) -> str:
         if segment not in {ONE_SEGMENT, ANY_SEGMENTS} and not _LITERAL.fullmatch(segment):
             return f"segment {segment!r} of a path template must be '{{*}}', '{{**}}' or literal, without '*' or braces"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Globs:
-    """Patterns in which every `*` stands for any characters, and those that have none and are compared as they are."""
-
-    exact: frozenset[str]
-    globs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, patterns: Iterable[str]) -> Self:
-        """Sort `patterns` by kind."""
-        values = tuple(patterns)
-        exact = frozenset(value for value in values if "*" not in value and "/" not in value)
-        return cls(exact, tuple(value for value in values if value not in exact))
-
-    def __str__(self) -> str:
-        return ", ".join([*sorted(self.exact), *self.globs])
-
-
-class NamespacePatterns(_Globs):
-    """Patterns for `/ns/NAMESPACE/` anywhere in a SPIFFE ID, as in Istio."""
-
-    __slots__ = ()
-
-    def __contains__(self, source: Identity) -> bool:
-        if not self.exact.isdisjoint(source.namespaces):
-            return True
-        return any(_contains_glob(source.principal, f"/ns/{glob}/") for glob in self.globs)
-
-
-class TrustDomainPatterns(_Globs):
-    """Patterns for a whole trust domain."""
-
-    __slots__ = ()
-
-    def __contains__(self, source: Identity) -> bool:
-        domain = source.trust_domain
-        if domain in self.exact:
-            return True
-        # The slashes bind the pattern to the whole of the trust domain, which has none in it.
-        return domain != "" and any(_contains_glob(f"/{domain}/", f"/{glob}/") for glob in self.globs)
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAccounts:
-    """Service accounts `N/S`, which match a SPIFFE ID with `/ns/N/` and, after it, `sa/S` as whole segments."""
-
-    accounts: tuple[str, ...]
-
-    def __contains__(self, source: Identity) -> bool:
-        for account in self.accounts:
-            namespace, _, name = account.partition("/")
-            _, found, rest = source.principal.partition(f"/ns/{namespace}/")
-            if found and f"/sa/{name}/" in f"/{rest}/":
-                return True
-        return False
-
-    def __str__(self) -> str:
-        return ", ".join(self.accounts)
-
-
-def _contains_glob(text: str, glob: str) -> bool:
-    """Whether `text` contains `glob`, every `*` of which stands for any characters.
-
-    The pieces between the stars are found one after the other, each as early as it occurs: one pass over the text,
-    with the result that the regular expression `.*glob.*` has with backtracking.
-    """
-    position = 0
-    for piece in glob.split("*"):
-        found = text.find(piece, position)
-        if found < 0:
-            return False
-        position = found + len(piece)
-    return True
 
 
 @dataclass(frozen=True, slots=True)

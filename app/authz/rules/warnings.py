@@ -24,7 +24,7 @@ from app.authz.rules.addresses import is_mapped, other_form
 from app.authz.rules.compile import is_about_http
 from app.authz.rules.hosts import is_authority
 from app.authz.rules.nodes import PSEUDO_HEADERS
-from app.authz.rules.paths import read_path
+from app.authz.rules.paths import normalised, read_path
 from app.authz.rules.patterns import ANY, is_template, matched_by, sample_path
 from app.core.errors import InvalidInputError, Violation
 from app.spiffe.id import SpiffeId, TrustDomain
@@ -156,8 +156,8 @@ def _of_path(value: str, *, wide: bool) -> str:
         return f"such requests are denied anyway: {reading.problem}"
     if reading.path == sample and not reading.others:
         return ""
-    if not matched_by(value, reading.path):
-        return f"paths are compared as Envoy normalises them, and it makes {reading.path!r} of {sample!r}"
+    if not matched_by(value, path := normalised(reading.path)):
+        return f"paths are compared as Envoy normalises them, and it makes {path!r} of {sample!r}"
     missed = [] if wide else [other for other in reading.others if not matched_by(value, other, read=True)]
     return f"a server may read {sample!r} as {missed[0]!r}, which has to be allowed, too" if missed else ""
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from app.authz.identity import Identity
 from app.authz.model import NO_CLAIMS, AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
 from app.authz.ports import MakeEngine, PolicyEngine
 from app.authz.rules.authentication import principal_of
@@ -96,7 +97,7 @@ class PolicyService:
     ) -> None:
         self._metrics, self._decisions, self._banned = metrics, decisions, banned
         self._authenticate, self._peer_refusal = authenticate, peer_refusal
-        self._make_engine, self._options = make_engine, options
+        self._make_engine, self._options, self.matching = make_engine, options, options.matching
         self.documents: PolicyStore = DocumentStore(
             policy_kind(options.providers),
             source,
@@ -120,7 +121,7 @@ class PolicyService:
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:
-            if source is not None and (error := self._banned(source.principal, source.serial)):
+            if source is not None and (error := self._refusal(source)):
                 return self._record(Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED), request)
             if refused := self._peer_refusal(request):
                 return self._record(refused, request)
@@ -138,6 +139,13 @@ class PolicyService:
             return self._record(verdict if isinstance(verdict, Verdict) else await verdict, request)
         except Exception:  # noqa: BLE001 - as above
             return self.failed()
+
+    def _refusal(self, source: Identity) -> MeshwardError | None:
+        """Return why the source is banned under one of its SPIFFE IDs, of which an X509-SVID has one."""
+        error = self._banned(source.principal, source.serial)
+        if error is None and len(source.principals) > 1:
+            return next(filter(None, (self._banned(each, source.serial) for each in source.principals)), None)
+        return error
 
     async def _check_later(self, verdict: Awaitable[Verdict], request: CheckInput) -> Decision:
         try:

@@ -7,14 +7,15 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.authz.identity import ANONYMOUS, Identity
 from app.authz.model import (
-    ANONYMOUS,
     Action,
     Attribute,
     AuthorizationPolicy,
     AuthzOptions,
     CheckInput,
     Condition,
+    Matching,
     Networks,
     Operation,
     Patterns,
@@ -25,7 +26,7 @@ from app.authz.model import (
     TargetKind,
     Workload,
 )
-from app.authz.rpc.attributes import read_identity
+from app.authz.rpc.peers import read_identity, read_name
 from app.authz.rules.addresses import read_address
 from app.authz.rules.compile import compile_policy, rule_node
 from app.authz.rules.evaluate import NativeEngine
@@ -33,7 +34,8 @@ from app.authz.rules.nodes import describe
 from tests.fakes import istio_policy as istio
 from tests.fakes import naive_policy as naive
 
-OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), every_reading=False)
+OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), matching=Matching.STRICT)
+AS_ISTIO = replace(OPTIONS, matching=Matching.ISTIO)
 
 
 def lists(values):
@@ -163,6 +165,11 @@ requests = st.builds(
 )
 
 
+def last_forwarded(check):
+    """Whom the peer names last in x-forwarded-for, None if nobody."""
+    return read_address(check.headers.get("x-forwarded-for", ("",))[-1].rpartition(",")[2].strip())
+
+
 def engine_of(found, options=OPTIONS):
     return NativeEngine.of((compile_policy(policy, options) for policy in found), options)
 
@@ -240,14 +247,57 @@ simple_rules = st.one_of(
 )
 def test_what_istio_denies_under_any_reading_is_denied(found, checks):
     """Envoy may have the server name in lower case, and the client's address from either place."""
-    engine = engine_of(found, replace(OPTIONS, every_reading=True))
+    engine = engine_of(found)
     for check in checks:
-        last = check.headers.get("x-forwarded-for", ("",))[-1].rpartition(",")[2].strip()
         names = {check.sni, check.sni.lower()} if check.sni else {None}
-        remotes = {check.remote_ip, read_address(last) or check.remote_ip}
         if engine.evaluate(check).decision.allowed:
-            for name, address in product(names, remotes):
+            for name, address in product(names, {check.remote_ip, last_forwarded(check) or check.remote_ip}):
                 assert istio.decide(found, replace(check, sni=name, remote_ip=address), OPTIONS)
+
+
+names = st.sampled_from(
+    [
+        *map(read_name, IDS),
+        *map(read_name, ["https://td/ns/a/sa/x", "spiffe://td", "spiffe://td/ns/a/sa/x/", "CN=x", "spiffe://"]),
+        Identity.of(["spiffe://td/ns/a/sa/x", "spiffe://old/ns/b/sa/y", "x.a"]),
+        Identity.of(["a/ns/b/sa/y", "spiffe://td/ns/a//sa/x"]),
+    ]
+)
+sent_requests = st.builds(
+    lambda check, source, address, sni: replace(
+        check,
+        source=source,
+        source_ip=address,
+        remote_ip=address,
+        destination_ip=check.destination_ip or address,
+        destination_port=check.destination_port or 80,
+        sni=sni,
+        **({} if check.is_tcp else {"path": check.path or "", "host": check.host or ""}),
+    ),
+    requests,
+    names,
+    st.sampled_from(ADDRESSES),
+    st.sampled_from(["", "h", "x.org", "h."]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        policy_sets,
+        st.builds(
+            lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
+            st.sampled_from([Action.ALLOW, Action.DENY]),
+            simple_rules,
+        ),
+    ),
+    st.lists(sent_requests, min_size=1, max_size=16),
+)
+def test_the_index_decides_as_envoy_does_with_the_filters_that_istio_makes(found, checks):
+    engine = engine_of(found, AS_ISTIO)
+    for check in checks:
+        seen = replace(check, remote_ip=last_forwarded(check) or check.source_ip)
+        assert engine.evaluate(check).decision.allowed == istio.decide(found, seen, OPTIONS)
 
 
 @settings(max_examples=40, deadline=None)
@@ -264,7 +314,7 @@ def test_one_more_deny_policy_never_allows_what_was_denied(found, extra, check):
 def test_a_policy_that_decides_nothing_changes_no_decision(found, extra, check, watched):
     action, dry_run = watched
     more = [*found, replace(extra, name="extra", action=action, dry_run=dry_run)]
-    for options in (OPTIONS, replace(OPTIONS, every_reading=True)):
+    for options in (OPTIONS, AS_ISTIO):
         before, after = (engine_of(policies, options).evaluate(check) for policies in (found, more))
         assert replace(after.decision, observed=()) == replace(before.decision, observed=())
         assert after.cause is before.cause
@@ -280,9 +330,8 @@ def test_the_order_of_policies_changes_neither_decision_nor_reason(orders, check
 @settings(max_examples=40, deadline=None)
 @given(policy_sets, requests, st.lists(st.sampled_from(REQUEST_PATHS), max_size=2))
 def test_a_request_that_reads_in_several_ways_is_allowed_if_it_is_under_each(found, check, others):
-    strict = replace(OPTIONS, every_reading=True)
     each = [allows(found, replace(check, path=path)) for path in (check.path, *others)]
-    assert allows(found, replace(check, other_paths=tuple(others)), strict) == all(each)
+    assert allows(found, replace(check, other_paths=tuple(others))) == all(each)
 
 
 @settings(max_examples=200, deadline=None)
@@ -294,10 +343,9 @@ def test_a_request_that_reads_in_several_ways_is_allowed_if_it_is_under_each(fou
     st.sampled_from(METHODS),
 )
 def test_what_passes_without_knowing_a_header_passes_with_any_value_of_it(found, check, withheld, values, method):
-    strict = replace(OPTIONS, every_reading=True)
     told = {"x-a", "x-b", "x-http-method", "x-http-method-override", "x-method-override"}.difference(withheld)
     seen = {name: value for name, value in check.headers.items() if name not in withheld}
-    if allows(found, replace(check, headers=seen, forwarded_headers=frozenset(told)), strict):
+    if allows(found, replace(check, headers=seen, forwarded_headers=frozenset(told))):
         sent = {name: values if name == "x-a" else (method,) for name in withheld}
-        assert allows(found, replace(check, headers=seen), strict)
-        assert allows(found, replace(check, headers=seen | sent), strict)
+        assert allows(found, replace(check, headers=seen))
+        assert allows(found, replace(check, headers=seen | sent))

@@ -59,9 +59,7 @@ async def test_a_path_is_not_allowed_where_the_policy_spells_it_differently(patt
     assert check_answer(rpc, check_request(path)).status.code == 7
 
 
-@pytest.mark.parametrize(
-    "path", ["/admin/x*/edit", "/admin/a|b/edit", "/admin/[1]/edit", "/admin/%22x%22/edit", '/admin/"/edit']
-)
+@pytest.mark.parametrize("path", ["/admin/a|b/edit", "/admin/[1]/edit", "/admin/%22x%22/edit", '/admin/"/edit'])
 async def test_a_character_outside_of_templates_evades_no_denial_and_is_never_granted(path):
     for pattern in ("/admin/{*}/edit", "/admin/{**}"):
         denying = await deciding("DENY", pattern)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.authz.model import AuthzOptions
+from app.authz.model import AuthzOptions, Matching
 from tests.fakes.authz import allowed, connection, matches, policy, refuses, request
 
 FRONT = "spiffe://cluster.local/ns/web/sa/front"
@@ -222,7 +222,7 @@ def test_path_templates_match_segments(template, path, expected):
 
 def test_an_empty_segment_fills_an_operator_for_many_where_one_reading_is_asked_for():
     text = policy("{rules: [{to: [{operation: {paths: ['/store/{**}/cart']}}]}]}")
-    assert allowed(text, request("/store//cart"), AuthzOptions(every_reading=False))
+    assert allowed(text, request("/store//cart"), AuthzOptions(matching=Matching.ISTIO))
     assert not allowed(text, request("/store//cart"))
 
 
@@ -400,7 +400,9 @@ def test_values_and_not_values_of_one_field_both_hold():
     ],
 )
 def test_a_local_trust_domain_stands_for_its_aliases_in_principals_of_five_segments(principal, source_id, expected):
-    options = AuthzOptions(trust_domain="example.org", trust_domain_aliases=("old.example.org",))
+    options = AuthzOptions(
+        trust_domain="example.org", trust_domain_aliases=("old.example.org",), matching=Matching.STRICT
+    )
     for rule in (source("principals", principal), when("source.principal", principal)):
         assert allowed(policy(f"{{rules: [{rule}]}}"), request(source=source_id), options) is expected
         assert allowed(policy(f"{{action: DENY, rules: [{rule}]}}"), request(source=source_id), options) is not expected

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.authz.model import Attribute, AuthzOptions
+from app.authz.model import Attribute, AuthzOptions, Matching
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.nodes import And, HeaderMatch, Match, Or, describe
 from app.authz.rules.parse import POLICY_KIND
@@ -12,7 +12,7 @@ from tests.fakes.authz import policy, request
 
 def compiled(rule: str, action: str = "ALLOW", options: AuthzOptions | None = None):
     (found,) = POLICY_KIND.parse(parse_documents(policy(f"{{action: {action}, rules: [{rule}]}}").encode()))
-    return compile_policy(found, options or AuthzOptions()).rules[0]
+    return compile_policy(found, options or AuthzOptions(matching=Matching.STRICT)).rules[0]
 
 
 RULE = """{from: [{source: {namespaces: [web, 'b*']}}, {source: {serviceAccounts: [cron]}}],
@@ -76,6 +76,20 @@ def test_a_rule_that_grants_prints_as_one_line(rule, parts):
 )
 def test_a_rule_that_refuses_prints_what_it_matches_besides(rule, parts):
     assert describe(compiled(rule, "DENY").node) == " and ".join(parts)
+
+
+def test_a_rule_that_is_matched_as_istio_does_prints_the_policys_own_values():
+    options = AuthzOptions(matching=Matching.ISTIO)
+    rule = "{to: [{operation: {paths: [/a], hosts: [h]}}], when: [{key: 'request.headers[x]', values: [a]}]}"
+    parts = "request.path in [/a]", "request.host in [h]", "request.headers[x] in [a]"
+    for action, if_missing in (
+        ("ALLOW", ("", "", "")),
+        ("DENY", (" (or missing)", " (or missing)", " (or not forwarded)")),
+    ):
+        printed = describe(compiled(rule, action, options).node)
+        assert printed == " and ".join(map("".join, zip(parts, if_missing, strict=True)))
+    plaintext = compiled("{from: [{source: {notPrincipals: [a]}}]}", "ALLOW", options).node
+    assert describe(plaintext) == "source.principal not in [a]"
 
 
 def test_a_rule_compiles_to_the_same_data_each_time():

@@ -156,7 +156,7 @@ def test_an_http_check_has_the_labels_of_the_workload_and_the_addresses_of_the_c
 
 
 def test_limits_count_by_the_verified_peer_and_the_path_without_its_query():
-    route = manager(bootstrap(sidecar()), "inbound")["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    route = manager(bootstrap(sidecar()), "inbound")["route_config"]["virtual_hosts"][0]["routes"][-1]["route"]
     ((principal, path),) = [limit["actions"] for limit in route["rate_limits"]]
     assert principal["extension"]["typed_config"]["text"] == "connection.uri_san_peer_certificate"
     assert path["extension"]["typed_config"]["text"] == "request.url_path"

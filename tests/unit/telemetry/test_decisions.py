@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from app.authz.model import CheckInput, Identity, Workload
+from app.authz.identity import Identity
+from app.authz.model import CheckInput, Workload
 from app.core.decision import Decision, Observation, Outcome, Watch
 from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
 from tests.fakes.checks import Policies
