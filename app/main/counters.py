@@ -21,7 +21,14 @@ def make_counters(settings: CountersSettings, clock: Clock, metrics: Metrics) ->
         raise InvalidInputError(
             f"counters.url needs the extra 'valkey': pip install 'meshward[valkey]' ({error})"
         ) from error
-    files = StoreFiles(settings.password_file, settings.ca_file, settings.cert_file, settings.key_file)
+    files = StoreFiles(
+        settings.password_file,
+        settings.ca_file,
+        settings.cert_file,
+        settings.key_file,
+        settings.sentinel_password_file,
+        settings.sentinel_user,
+    )
     options = LinkOptions(clock, metrics, settings.timeout_ms / 1000, settings.prefix)
     servers = connect(settings.url, files, options)
     return ValkeyCounters(servers, clock, metrics, prefix=settings.prefix, lease_percent=settings.lease_percent)

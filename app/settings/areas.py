@@ -409,8 +409,9 @@ class CountersSettings(Area):
     """Where hits are counted.
 
     `url`: the store. `password_file`, `ca_file`, `cert_file`, `key_file`: for its servers, read when a connection is
-    opened. `timeout_ms`: after how many milliseconds a hit is answered without the store. `prefix`: begins the names
-    of counters. `lease_percent`: the share of a limit that each replica leases.
+    opened. `sentinel_user`, `sentinel_password_file`: for its sentinels. `timeout_ms`: after how many milliseconds a
+    hit is answered without the store. `prefix`: begins the names of counters. `lease_percent`: the share of a limit
+    that each replica leases.
     """
 
     url: CountersUrl = StoreUrl(StoreKind.MEMORY)
@@ -418,6 +419,8 @@ class CountersSettings(Area):
     ca_file: FilePath | None = None
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
+    sentinel_user: str = ""
+    sentinel_password_file: FilePath | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_COUNTERS_TIMEOUT)] = 15
     prefix: KeyPrefix = "meshward"
     lease_percent: Annotated[int, Field(ge=1, le=MAX_LEASE_PERCENT)] = 10
@@ -428,6 +431,10 @@ class CountersSettings(Area):
             raise ValueError("cert_file and key_file must be set together")
         if not self.url.tls and (self.ca_file or self.cert_file):
             raise ValueError("ca_file and cert_file need a URL with TLS: valkeys:// or rediss://")
+        if self.sentinel_password_file and self.url.kind is not StoreKind.SENTINEL:
+            raise ValueError("sentinel_password_file needs the URL of sentinels: valkey+sentinel://")
+        if self.sentinel_user and not self.sentinel_password_file:
+            raise ValueError("sentinel_user needs sentinel_password_file")
         return self
 
 

@@ -89,7 +89,7 @@ _WITHOUT = {
     "MEMCACHE_": "counters are in memory, Valkey or Redis",
     "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED": "/healthcheck is OK once the configurations are read",
     "REDIS_AUTH": "put the password into a file, and its path into counters.password_file",
-    "REDIS_SENTINEL_AUTH": "put the password into the URL of counters.url",
+    "REDIS_SENTINEL_AUTH": "put the password into a file, and its path into counters.sentinel_password_file",
     "REDIS_PERSECOND": "all limits are counted in one store",
     "REDIS_TIMEOUT": "set counters.timeout_ms, after which a hit is answered without the store",
     "REDIS_": "connections are opened and shared as they are needed",

@@ -127,6 +127,35 @@ async def test_the_primary_is_found_by_sentinels_and_followed_when_another_takes
             assert client.info("replication")["role"] == "master"
 
 
+@pytest.mark.parametrize(("password", "reason"), [("s3cret", None), ("wrong", "connection")])
+@pytest.mark.parametrize("user", ["", "asking"])
+async def test_sentinels_are_asked_with_their_own_password(user, password, reason, tmp_path, valkey_server):
+    (tmp_path / "password").write_text(password)
+    files = StoreFiles(sentinel_password=tmp_path / "password", sentinel_user=user)
+    watch = f"sentinel monitor main 127.0.0.1 {valkey_server.port} 1"
+    only = ("user default off", "user asking on >s3cret allchannels +@all") if user else ("requirepass s3cret",)
+    with valkey_started(watch, *only, sentinel=True) as sentinel, capture_logs() as lines:
+        url = f"valkey+sentinel://127.0.0.1:{sentinel.port}/main"
+        async with counting(url, files=files, wait=reason is None) as counters:
+            if reason is None:
+                assert await remaining(counters, f"asked by {user}") == LIMIT - 1
+            else:
+                await eventually_async(lambda: logged(lines, reason), "a refusal")
+                assert not (await settled(counters.add([hit()])))[0].allowed
+
+
+async def test_sentinels_are_asked_over_tls(tmp_path, valkey_server):
+    context = tls_server(tmp_path)
+    files = StoreFiles(ca=tmp_path / "ca")
+    async with proxied(valkey_server.port, tls=context) as proxy:
+        with valkey_started(f"sentinel monitor main 127.0.0.1 {proxy.port} 1", sentinel=True) as sentinel:
+            async with (
+                proxied(sentinel.port, tls=context) as asked,
+                counting(f"valkeys+sentinel://127.0.0.1:{asked.port}/main", files=files) as counters,
+            ):
+                assert await remaining(counters, "over TLS") == LIMIT - 1
+
+
 async def counted_at(counters, wanted):
     outcome = (await settled(counters.add([hit()])))[0]
     return outcome.allowed and outcome.remaining == wanted

@@ -69,12 +69,17 @@ class Servers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreFiles:
-    """Files that connections need: each is None or read when one is opened, so that it can be replaced."""
+    """Files that connections need: each is None or read when one is opened, so that it can be replaced.
+
+    `sentinel_password` is that of the sentinels, whose user is `sentinel_user`, if it is not the default one.
+    """
 
     password: Path | None = None
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    sentinel_password: Path | None = None
+    sentinel_user: str = ""
 
 
 class _Credentials(CredentialProvider):
@@ -110,11 +115,14 @@ class Connector:
         kind = SSLConnection if self._url.tls else Connection
         return kind(host=address.host, port=address.port, db=self._url.database, socket_keepalive=True, **options)
 
-    def options(self) -> dict[str, Any]:
-        """Return the options of every connection: time is limited by whoever awaits it."""
+    def options(self, *, sentinel: bool = False) -> dict[str, Any]:
+        """Return the options of every connection, or of those to a sentinel: time is limited by whoever awaits it."""
         options: dict[str, Any] = {"socket_timeout": None, "lib_name": None, "lib_version": None}
-        if self._url.username or self._url.password or self._files.password:
-            options["credential_provider"] = _Credentials(self._url.username, self._url.password, self._files.password)
+        user, password, file = self._url.username, self._url.password, self._files.password
+        if sentinel:
+            user, password, file = self._files.sentinel_user, "", self._files.sentinel_password
+        if user or password or file:
+            options["credential_provider"] = _Credentials(user, password, file)
         if self._url.tls:
             options |= {
                 "ssl_check_hostname": True,
@@ -332,8 +340,7 @@ def connect(url: StoreUrl, files: StoreFiles, options: LinkOptions) -> Servers:
 
 
 def _sentinel(url: StoreUrl, connector: Connector) -> Sentinel:
-    shared = connector.options() | {"socket_timeout": ASK_SECONDS, "socket_connect_timeout": ASK_SECONDS}
-    shared.pop("credential_provider", None)
+    shared = connector.options(sentinel=True) | {"socket_timeout": ASK_SECONDS, "socket_connect_timeout": ASK_SECONDS}
     servers = [(each.host, each.port) for each in url.servers]
     return Sentinel(servers, sentinel_kwargs=shared | {"ssl": url.tls})  # type: ignore[no-untyped-call]
 
