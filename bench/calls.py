@@ -35,6 +35,7 @@ def check_request() -> bytes:
     attributes.source.address.socket_address.address = "10.0.0.7"
     attributes.destination.principal = "spiffe://cluster.local/ns/shop/sa/cart"
     attributes.destination.address.socket_address.port_value = 8080
+    attributes.destination.labels["app"] = "cart"
     http = attributes.request.http
     http.id, http.method, http.path, http.host = "1234567890", "GET", "/api/v1/cart/items?page=2", "cart.shop.svc"
     http.scheme, http.protocol, http.size = "http", "HTTP/1.1", -1

@@ -44,8 +44,9 @@ from app.transport.rest.authentication import TokenAuthenticator, ensure_token, 
 from app.transport.rest.health import Health as Readiness
 from app.transport.rest.routes import Route
 from bench.calls import CHECK, DOMAIN, SHOULD_RATE_LIMIT, SOURCE, check_request, limit_requests
-from bench.loaded import load_limits, load_policies, loaded_parts, policy
+from bench.loaded import load_limits, load_policies, loaded_parts
 from bench.mutations import METADATA, TEXTS, body, json_body
+from bench.policies import policy
 
 MAX_MESSAGES = 1_000_000
 DEFAULT_MESSAGES = 100_000
@@ -233,7 +234,7 @@ class Fuzzer:
         self.report.add(target, status, fault)
 
     def _path_value(self) -> str:
-        names = ("shop", "cart", "p0", DOMAIN, "0" * 32, self._random.choice(VALUES).decode("latin-1"))
+        names = ("shop", "cart", "web", DOMAIN, "0" * 32, self._random.choice(VALUES).decode("latin-1"))
         return self._random.choice(names)
 
     def _scope(self, path: str, connection: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.settings.areas import MAX_BUDGET, AuthzSettings, CaSettings, CountersSettings, RegoProviderSettings
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
+from bench.policies import policy
 
 REGO = """package envoy.authz
 default allow := false
@@ -80,22 +81,3 @@ def limits_document(count: int) -> dict[str, object]:
         users = {"key": "user", "rate_limit": limit}
         descriptors.append({"key": "route", "value": f"/api/v{index}", "descriptors": [users]})
     return {"domain": DOMAIN, "descriptors": descriptors}
-
-
-def policy(index: int) -> dict[str, object]:
-    """Return one of many policies: every tenth is of the namespace that is asked about."""
-    source = {"principals": [f"cluster.local/ns/shop/sa/{'web' if index == 0 else index}"]}
-    return {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
-        "metadata": {"name": f"p{index}", "namespace": "shop" if index % 10 == 0 else f"ns{index % 50}"},
-        "spec": {
-            "action": "ALLOW",
-            "rules": [
-                {
-                    "from": [{"source": source}],
-                    "to": [{"operation": {"methods": ["GET"], "paths": [f"/api/v{index + 1}/*"]}}],
-                }
-            ],
-        },
-    }
