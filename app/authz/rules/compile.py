@@ -9,7 +9,7 @@ of an AUDIT or a CUSTOM is like one that refuses: it finds more rather than less
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.authz.model import (
@@ -52,6 +52,7 @@ from app.authz.rules.nodes import (
 from app.authz.rules.patterns import (
     ANY,
     AddressBlocks,
+    PathPatterns,
     Paths,
     ServerNames,
     StringPatterns,
@@ -68,6 +69,8 @@ LOCAL_TRUST_DOMAIN = "cluster.local"
 _PRINCIPAL_SEGMENTS = 5
 # What an index looks rules up by, the most selective first.
 DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
+# Those that are also looked up by what they begin with.
+_WITH_PREFIXES = frozenset({Attribute.PATH, Attribute.HOST})
 
 _VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, PrincipalPatterns.of([ANY]))
@@ -362,8 +365,11 @@ def _keys_of_values(values: Values | Paths, dimension: Attribute) -> Keys | None
     match values:
         case frozenset():
             return Keys(dimension, frozenset(map(str, values)))
-        case StringPatterns(exact, prefixes, suffixes=(), anything=False) if dimension is Attribute.PATH:
+        case StringPatterns(exact, prefixes, suffixes=(), anything=False) if dimension in _WITH_PREFIXES:
             return Keys(dimension, exact, prefixes)
+        case PathPatterns(patterns, templates):
+            found = _keys_of_values(patterns, dimension)
+            return found and replace(found, prefixes=(*found.prefixes, *(each.beginning for each in templates)))
         case WideHosts(patterns):
             return _keys_of_values(patterns, dimension)
         case NamespacePatterns(exact, globs=()):

@@ -40,8 +40,9 @@ class RuleTable:
         find = self._tables.get
         self._rest = find("rest", {}).get(_REST)
         self._paths, self._prefixes, self._by_path = find("path", {}), find("prefix", {}), find("by_path", {})
-        self._lengths = sorted(set(map(len, self._prefixes)))
-        self._hosts, self._by_host = find("host", {}), find("by_host", {})
+        self._lengths = _lengths(self._prefixes)
+        self._hosts, self._host_prefixes = find("host", {}), find("host_prefix", {})
+        self._host_lengths, self._by_host = _lengths(self._host_prefixes), find("by_host", {})
         self._principals, self._namespaces = find("principal", {}), find("namespace", {})
         self._by_identity = find("by_identity", {})
         self.is_empty = not any(self._tables.values())
@@ -74,14 +75,14 @@ class RuleTable:
 
     def find(self, request: CheckInput, found: list[list[Placed]]) -> None:
         """Add the lists of the rules that can match to `found`."""
-        if self._rest:
-            found.append(self._rest)
         if self._by_path:
             self._find_by_path(request.path if request.reading is None else request.reading, found)
         if self._by_identity:
             self._find_by_identity(request, found)
         if self._by_host:
             self._find_by_host(request.host, found)
+        if self._rest:
+            found.append(self._rest)
 
     def _find_by_path(self, path: str | None, found: list[list[Placed]]) -> None:
         if path is None:
@@ -107,11 +108,21 @@ class RuleTable:
         if host is None:
             found.extend(self._by_host.values())
             return
-        found.extend(self._hosts[name] for name in set(authority_readings(host)) if name in self._hosts)
+        readings = authority_readings(host)
+        names = readings if len(readings) == 1 else dict.fromkeys(readings)
+        hosts, find = self._hosts, self._host_prefixes.get
+        for name in names:
+            if name in hosts:
+                found.append(hosts[name])
+            found.extend(rules for length in self._host_lengths if (rules := find(name[:length])))
 
 
 def _place(entry: Placed) -> Place:
     return entry[0]
+
+
+def _lengths(prefixes: Iterable[str]) -> list[int]:
+    return sorted(set(map(len, prefixes)))
 
 
 def _entries(compiled: CompiledPolicy) -> Iterator[tuple[str, str, Placed]]:
@@ -126,20 +137,21 @@ def _entries(compiled: CompiledPolicy) -> Iterator[tuple[str, str, Placed]]:
         if keys is None:
             yield "rest", _REST, entry
             continue
-        group, table = _TABLES[keys.dimension]
+        group, table, prefixes = _TABLES[keys.dimension]
         yield group, compiled.policy.key, entry
         for key in keys.exact:
             yield table, key, entry
         for prefix in dict.fromkeys(keys.prefixes):
-            yield "prefix", prefix, entry
+            yield prefixes, prefix, entry
 
 
 _TABLES = {
-    Attribute.PATH: ("by_path", "path"),
-    Attribute.HOST: ("by_host", "host"),
-    Attribute.SOURCE_PRINCIPAL: ("by_identity", "principal"),
-    Attribute.SOURCE_NAMESPACE: ("by_identity", "namespace"),
+    Attribute.PATH: ("by_path", "path", "prefix"),
+    Attribute.HOST: ("by_host", "host", "host_prefix"),
+    Attribute.SOURCE_PRINCIPAL: ("by_identity", "principal", ""),
+    Attribute.SOURCE_NAMESPACE: ("by_identity", "namespace", ""),
 }
+"""By attribute, the tables: of the rules by policy, by what it is, and by what it begins with."""
 
 
 class RuleTables:
@@ -151,26 +163,29 @@ class RuleTables:
 
     def first(self, request: CheckInput) -> CompiledRule | None:
         """Return the first rule that matches, None if none does."""
-        for _, rule in self._candidates(request):
-            if rule.node.holds(request):
-                return rule
-        return None
+        # Each list is in order, so that its first match is enough, and none behind the best one so far. To bring the
+        # lists into one order would cost more than all their evaluations.
+        best: Place | None = None
+        first: CompiledRule | None = None
+        for rules in self._candidates(request):
+            for place, rule in rules:
+                if best is not None and place >= best:
+                    break
+                if rule.node.holds(request):
+                    best, first = place, rule
+                    break
+        return first
 
     def all(self, request: CheckInput) -> Iterator[CompiledRule]:
-        """Yield the rules that match."""
-        return (rule for _, rule in self._candidates(request) if rule.node.holds(request))
+        """Yield the rules that match, in order."""
+        candidates = sorted(chain.from_iterable(self._candidates(request)), key=_place)
+        return (rule for _, rule in candidates if rule.node.holds(request))
 
-    def _candidates(self, request: CheckInput) -> list[Placed]:
+    def _candidates(self, request: CheckInput) -> list[list[Placed]]:
         found: list[list[Placed]] = []
         for table in self._tables:
             table.find(request, found)
-        match found:
-            case []:
-                return []
-            case [only]:
-                return only
-            case _:
-                return sorted(chain.from_iterable(found), key=_place)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

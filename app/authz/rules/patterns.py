@@ -150,6 +150,11 @@ class PathTemplate:
         parts = (expressions.get(segment, re.escape(segment)) for segment in self.text.split("/"))
         object.__setattr__(self, "_expression", re.compile("/".join(parts) + ("/?" if self.wide else "")))
 
+    @property
+    def beginning(self) -> str:
+        """What every path that matches begins with: the text before the first operator."""
+        return self.text.partition("{")[0]
+
     def matches(self, path: str) -> bool:
         """Whether the whole path matches."""
         return self._expression.fullmatch(path) is not None

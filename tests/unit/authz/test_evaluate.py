@@ -161,8 +161,37 @@ def test_a_check_tries_only_the_rules_that_its_request_can_match():
         for number in range(200)
     )
     rules = engine_of(text).index.rules_for(SHOP)
-    assert [rule.verdict.decision.policy for _, rule in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
+    assert [rule.verdict.decision.policy for [(_, rule)] in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
     assert rules.allow._candidates(request("/other")) == []
+
+
+def test_rules_with_a_template_or_a_host_with_any_port_are_evaluated_only_for_requests_that_begin_as_they_do():
+    template = policy("{rules: [{to: [{operation: {paths: ['/tenants/7/{*}/items']}}]}]}", "template")
+    host = policy("{rules: [{to: [{operation: {hosts: ['a.example.org:*']}}]}]}", "host")
+    deny = policy("{action: DENY, rules: [{to: [{operation: {hosts: ['a.example.org:*']}}]}]}", "deny")
+    rules = engine_of(template + host + deny).index.rules_for(SHOP)
+
+    def found(tables, asked):
+        return [rule.verdict.decision.policy for each in tables._candidates(asked) for _, rule in each]
+
+    assert found(rules.allow, request("/tenants/7/x/items", host="b.example.org")) == ["shop/template"]
+    assert found(rules.allow, request("/tenants/8/x/items", host="b.example.org")) == []
+    assert found(rules.allow, request("/", host="a.example.org:8080")) == ["shop/host"]
+    assert found(rules.deny, request("/", host="a.example.org.:8080")) == ["shop/deny"]
+    assert found(rules.deny, request("/", host="b.example.org:8080")) == []
+
+
+def test_the_rule_that_is_first_by_name_decides_whatever_it_is_found_by():
+    text = policy("{rules: [{to: [{operation: {paths: ['/a']}}]}]}", "c-by-path")
+    text += policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}", "b-by-nothing")
+    text += policy("{rules: [{to: [{operation: {hosts: [shop.example.org]}}]}]}", "a-by-host")
+    asked = request("/a", host="shop.example.org")
+    texts = text, text.replace("a-by-host", "x-by-host"), text.replace("b-by-nothing", "x-by-nothing")
+    assert [verdict(each, asked).decision.policy for each in texts] == [
+        "shop/a-by-host",
+        "shop/b-by-nothing",
+        "shop/a-by-host",
+    ]
 
 
 def test_prefixes_of_every_length_are_found():
