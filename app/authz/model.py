@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from app.authz.identity import Identity
 from app.core.decision import Decision, Watch
 from app.core.errors import Violation
+from app.core.frozen import frozen_when_checked
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -228,7 +229,7 @@ class Headers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen_when_checked
 class CheckInput:
     """One HTTP request or TCP connection to be checked, parsed.
 
