@@ -75,7 +75,7 @@ _WITH_PREFIXES = frozenset({Attribute.PATH, Attribute.HOST})
 _VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, PrincipalPatterns.of([ANY]))
 _OF_CLAIMS = OF_TOKENS | {Attribute.METADATA}
-_OF_IDENTITY = (
+IDENTITY_ATTRIBUTES = (
     Attribute.SOURCE_PRINCIPAL,
     Attribute.SOURCE_NAMESPACE,
     Attribute.SOURCE_SERVICE_ACCOUNT,
@@ -231,7 +231,7 @@ class _Matches:
         if given.any_of:
             found.append(self._match(attribute, header, given.any_of, negated=False))
         if given.none_of:
-            if self._strict and self.grants and attribute in _OF_IDENTITY and ANY not in given.none_of:
+            if self._strict and self.grants and attribute in IDENTITY_ATTRIBUTES and ANY not in given.none_of:
                 found.append(_HAS_IDENTITY)
             found.append(self._match(attribute, header, given.none_of, negated=True))
         return found
@@ -277,7 +277,7 @@ class _Matches:
         return written, written
 
     def _values(self, attribute: Attribute, values: tuple[Any, ...], *, wide: bool) -> Values:
-        if attribute in _OF_IDENTITY:
+        if attribute in IDENTITY_ATTRIBUTES:
             return _names(attribute, values, self.options)
         match attribute:
             case Attribute.SOURCE_IP | Attribute.DESTINATION_IP:

@@ -1,5 +1,8 @@
 """What in a policy can be meant otherwise than it is read: values that match no request, or fewer than they seem to.
 
+Or other ones as `authz.matching` is, behind a proxy that normalises as the guide says: what the two kinds make of a
+header that comes twice, of the port of a host, of a peer without an identity.
+
 A policy with such values is valid, as in Istio; the answer to the change has the warnings.
 """
 
@@ -21,7 +24,7 @@ from app.authz.model import (
     TargetKind,
 )
 from app.authz.rules.addresses import is_mapped, other_form
-from app.authz.rules.compile import is_about_http
+from app.authz.rules.compile import IDENTITY_ATTRIBUTES, is_about_http
 from app.authz.rules.hosts import is_authority
 from app.authz.rules.nodes import PSEUDO_HEADERS
 from app.authz.rules.paths import normalised, read_path
@@ -31,6 +34,8 @@ from app.spiffe.id import SpiffeId, TrustDomain
 
 # What one answer lists.
 MAX_WARNINGS = 100
+
+_BOTH = "with authz.matching 'strict' {}, with 'istio' {}"
 
 Values = Patterns | Networks | Ports
 Warn = Callable[..., str]
@@ -46,6 +51,12 @@ _SOURCE_FIELDS: tuple[tuple[str, Attribute, Callable[[Source], Values]], ...] = 
     ("trustDomains", Attribute.SOURCE_TRUST_DOMAIN, lambda source: source.trust_domains),
     ("ipBlocks", Attribute.SOURCE_IP, lambda source: source.ip_blocks),
     ("remoteIpBlocks", Attribute.REMOTE_IP, lambda source: source.remote_ip_blocks),
+)
+_IDENTITY_FIELDS: tuple[tuple[str, Callable[[Source], Values]], ...] = (
+    ("principals", lambda source: source.principals),
+    ("namespaces", lambda source: source.namespaces),
+    ("serviceAccounts", lambda source: source.service_accounts),
+    ("trustDomains", lambda source: source.trust_domains),
 )
 _OPERATION_FIELDS: tuple[tuple[str, Attribute, Callable[[Operation], Values]], ...] = (
     ("hosts", Attribute.HOST, lambda operation: operation.hosts),
@@ -103,6 +114,8 @@ def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
         field = f"{place}.from[{number}].source"
         for name, attribute, of_source in _SOURCE_FIELDS:
             yield from _of_values(action, (f"{field}.{name}", f"{field}.{_not(name)}"), attribute, of_source(source))
+        for name, of_identity in _IDENTITY_FIELDS:
+            yield from _of_peers_without(action, f"{field}.{_not(name)}", of_identity(source))
     for number, operation in enumerate(rule.operations):
         field = f"{place}.to[{number}].operation"
         for name, attribute, of_operation in _OPERATION_FIELDS:
@@ -113,6 +126,16 @@ def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
         if problem := _of_header(condition.header):
             yield Violation(f"{field}.key", problem)
         yield from _of_values(action, (f"{field}.values", f"{field}.notValues"), condition.attribute, condition.values)
+        if condition.attribute in IDENTITY_ATTRIBUTES:
+            yield from _of_peers_without(action, f"{field}.notValues", condition.values)
+
+
+def _of_peers_without(action: Action, place: str, values: Values) -> Iterator[Violation]:
+    """Yield a warning about a rule that allows every peer but some, and so those that have no identity."""
+    if action is Action.ALLOW and values.none_of and ANY not in values.none_of:
+        yield Violation(
+            place, _BOTH.format("no peer without an identity passes", "each does: require an identity, too")
+        )
 
 
 def _not(name: str) -> str:
@@ -162,12 +185,29 @@ def _of_path(value: str, *, wide: bool) -> str:
     return f"a server may read {sample!r} as {missed[0]!r}, which has to be allowed, too" if missed else ""
 
 
+def _of_path_in_all_spellings(value: str, *, wide: bool) -> str:
+    problem = _of_path(value, wide=wide)
+    if problem or not wide or value.endswith(("*", "/")):
+        return problem
+    return _BOTH.format(f"it stands for {value + '/'!r} as well", "for itself alone")
+
+
+def _of_host(value: str, *, wide: bool) -> str:
+    problem = _of_host_text(value, wide=wide)
+    if problem or not wide or value.endswith("*"):
+        return problem
+    return _BOTH.format(
+        "it stands for any port and a last dot as well", f"for itself alone: write {value.rstrip('.') + '*'!r}"
+    )
+
+
 def _of_server_name(value: str, *, wide: bool) -> str:
     if problem := _literal_star(value):
         return problem
-    if not wide and value != value.lower():
-        return f"{value!r} matches no server name, which is compared in lower case as well"
-    return ""
+    if value != value.lower():
+        nothing = f"{value!r} matches no server name, which is compared in lower case"
+        return _BOTH.format("it matches in any case", "none: names are in lower case") if wide else nothing
+    return _BOTH.format("it stands for a last dot as well", "for itself alone") if wide and value[-1:] != "*" else ""
 
 
 def _of_block(block: IpNetwork, *, wide: bool) -> str:
@@ -176,8 +216,15 @@ def _of_block(block: IpNetwork, *, wide: bool) -> str:
     return f"an IPv4 address is not in {block}, because Envoy has it as IPv4: write {other_form(block)}"
 
 
-def _of_header_value(value: str, *, wide: bool) -> str:  # noqa: ARG001
-    return f"no header has the value {value!r}, because spaces around a value are cut" if value != value.strip() else ""
+def _of_header_value(value: str, *, wide: bool) -> str:
+    if value != value.strip():
+        return f"no header has the value {value!r}, because spaces around a value are cut"
+    if value == ANY:
+        return ""
+    strict = (
+        "one value of a header, or of a list with commas, is enough" if wide else "each value of a header must match"
+    )
+    return _BOTH.format(strict, "one value, as it was sent, is enough")
 
 
 def _of_header(name: str) -> str:
@@ -208,15 +255,16 @@ def _is_trust_domain(value: str) -> bool:
     return True
 
 
+_of_host_text = _of_text(is_authority, "host")
 _WARN: dict[Attribute, Warn] = {
     Attribute.SOURCE_PRINCIPAL: _of_text(_is_principal, "principal"),
     Attribute.SOURCE_TRUST_DOMAIN: _of_text(_is_trust_domain, "trust domain"),
     Attribute.SOURCE_IP: _of_block,
     Attribute.REMOTE_IP: _of_block,
     Attribute.DESTINATION_IP: _of_block,
-    Attribute.HOST: _of_text(is_authority, "host"),
+    Attribute.HOST: _of_host,
     Attribute.METHOD: _of_text(lambda value: _METHOD.fullmatch(value) is not None, "method"),
-    Attribute.PATH: _of_path,
+    Attribute.PATH: _of_path_in_all_spellings,
     Attribute.SNI: _of_server_name,
     Attribute.HEADER: _of_header_value,
 }

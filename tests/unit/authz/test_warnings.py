@@ -7,11 +7,22 @@ from app.authz.rules.parse import POLICY_KIND
 from app.documents.parser import parse_documents
 from tests.fakes.authz import matches, policy, refuses, request
 
+BY_MATCHING = "with authz.matching 'strict'"
+
 
 def warnings_of(rule: str, action: str = "ALLOW") -> dict[str, str]:
     (found,) = POLICY_KIND.parse(parse_documents(policy(f"{{action: {action}, rules: [{rule}]}}").encode()))
-    # The rule as a whole is warned of below.
-    return {warning.path: warning.problem for warning in found.warnings if warning.path != "spec.rules[0]"}
+    # The rule as a whole, and what depends on the kind of matching, is warned of below.
+    return {
+        warning.path: warning.problem
+        for warning in found.warnings
+        if warning.path != "spec.rules[0]" and not warning.problem.startswith(BY_MATCHING)
+    }
+
+
+def by_matching(rule: str, action: str) -> dict[str, str]:
+    (found,) = POLICY_KIND.parse(parse_documents(policy(f"{{action: {action}, rules: [{rule}]}}").encode()))
+    return {each.path: each.problem for each in found.warnings if each.problem.startswith(BY_MATCHING)}
 
 
 def operation(field: str, *values: str) -> str:
@@ -131,8 +142,8 @@ def all_warnings_of(spec: str) -> dict[str, str]:
 )
 def test_a_denial_that_holds_for_connections_for_want_of_a_port_is_warned_of(rule, warned):
     assert ("spec.rules[0]" in all_warnings_of(f"{{action: DENY, rules: [{rule}]}}")) is warned
-    assert all_warnings_of(f"{{rules: [{rule}]}}") == {}
-    assert all_warnings_of(f"{{action: AUDIT, rules: [{rule}]}}") == {}
+    assert "spec.rules[0]" not in all_warnings_of(f"{{rules: [{rule}]}}")
+    assert "spec.rules[0]" not in all_warnings_of(f"{{action: AUDIT, rules: [{rule}]}}")
 
 
 def test_a_target_that_no_check_tells_is_warned_of():
@@ -158,3 +169,28 @@ def test_an_ordinary_policy_has_no_warning():
 def test_the_warnings_are_bounded(monkeypatch):
     monkeypatch.setattr(rules, "MAX_WARNINGS", 3)
     assert len(warnings_of(operation("paths", *[f"/a/../{number}" for number in range(9)]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "denying", "allowing"),
+    [
+        (operation("paths", "/a"), True, False),
+        (operation("notPaths", "/a"), False, True),
+        (operation("paths", "/a*"), False, False),
+        (operation("hosts", "h"), True, False),
+        (operation("notHosts", "h"), False, True),
+        (operation("hosts", "h*"), False, False),
+        (operation("ports", "80"), False, False),
+        (when("request.headers[x]", "a"), True, True),
+        (when("request.headers[x]", "*"), False, False),
+        (when("connection.sni", "h"), True, False),
+        ("{from: [{source: {principals: [a]}}]}", False, False),
+        ("{from: [{source: {notPrincipals: [td/ns/a/sa/b]}}]}", False, True),
+        ("{from: [{source: {notNamespaces: [a]}}]}", False, True),
+        ("{from: [{source: {notPrincipals: ['*']}}]}", False, False),
+        (when("source.serviceAccount", "a/b", "notValues"), False, True),
+    ],
+)
+def test_a_rule_that_the_kinds_of_matching_decide_differently_is_warned_of(rule, denying, allowing):
+    assert bool(by_matching(rule, "DENY")) is denying
+    assert bool(by_matching(rule, "ALLOW")) is allowing
