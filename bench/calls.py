@@ -1,6 +1,8 @@
 """The calls that the benchmarks make, as sidecars send them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -27,8 +29,8 @@ class Method:
         return f"/{self.service}/{self.name}"
 
 
-def check_request() -> bytes:
-    """Return a CheckRequest, about 400 bytes."""
+def check_request(headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """Return a CheckRequest, about 400 bytes without more headers."""
     message = CheckRequest()
     attributes = message.attributes
     attributes.source.principal = SOURCE
@@ -47,6 +49,7 @@ def check_request() -> bytes:
         (":authority", "cart.shop.svc"),
         (":path", "/api/v1/cart/items?page=2"),
         (":method", "GET"),
+        *headers.items(),
     ):
         http.headers[name] = value
     return bytes(message.SerializeToString())

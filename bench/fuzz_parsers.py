@@ -1,8 +1,9 @@
 """Fuzzes what reads the proofs of an identity: `python -m bench.fuzz_parsers [INPUTS [SEED]]`.
 
-Certificate requests, SPIFFE IDs, JWK Sets, JWTs, `x-forwarded-client-cert` and TokenReviews: valid ones with bytes
-changed, and made-up ones. Prints how many were accepted and refused, and fails if one raises anything but a refusal, or
-is accepted and breaks what holds for those that are.
+Certificate requests, SPIFFE IDs, JWK Sets, JWTs, tokens of requests, documents that name issuers,
+`x-forwarded-client-cert` and TokenReviews: valid ones with bytes changed, and made-up ones. Prints how many were
+accepted and refused, and fails if one raises anything but a refusal, or is accepted and breaks what holds for those
+that are.
 """
 
 import json
@@ -15,15 +16,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from textwrap import wrap
+from urllib.parse import quote
 
+import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from app.authz.model import CheckInput
+from app.authz.rules.authentication import Accepted, TokenRules
+from app.authz.rules.jwt_rules import ACCESS_TOKEN, REQUEST_AUTHENTICATION_KIND, JwtRule, KeysFrom
 from app.ca.rules.csr import parse_csr
-from app.core.errors import MeshwardError
+from app.core.errors import MeshwardError, UnauthenticatedError
+from app.documents.parser import parse_documents
 from app.kube.token_review import read_review
 from app.spiffe.forwarded import peer_uri
 from app.spiffe.id import MAX_ID_BYTES, SpiffeId
@@ -78,6 +85,27 @@ _JWKS = {
 }
 _IDS = (b"spiffe://cluster.local/ns/shop/sa/cart", b"spiffe://a", b"spiffe://example.org/a/b/c.d_e-f")
 _HEADER, _CLAIMS = {"alg": "RS256", "kid": "rsa", "typ": "JWT"}, {"iss": "https://a", "sub": "x", "aud": ["istio-ca"]}
+_SIGNED = jwt.encode({"iss": "https://a", "sub": "x", "aud": ["a"]}, _KEYS[0], "ES256", {"kid": "ec"}).encode()
+# What stands between the prefix and a token in a header is passed over, as by Envoy.
+_NO_TOKEN = "".join(chr(code) for code in range(256) if not re.fullmatch(r"[A-Za-z0-9_.-]", chr(code)))
+_RULES = TokenRules([JwtRule("https://a", KeysFrom(inline=json.dumps(_JWKS)), params=(ACCESS_TOKEN,))])
+_DOCUMENT = {
+    "apiVersion": "security.istio.io/v1",
+    "kind": "RequestAuthentication",
+    "metadata": {"name": "a", "namespace": "b"},
+    "spec": {
+        "jwtRules": [
+            {
+                "issuer": "https://a",
+                "jwksUri": "https://a/keys",
+                "audiences": ["a"],
+                "fromHeaders": [{"name": "x", "prefix": "y "}],
+                "outputClaimToHeaders": [{"header": "x-sub", "claim": "sub"}],
+                "timeout": "5s",
+            }
+        ]
+    },
+}
 _XFCC = b'By=spiffe://a/b;Hash=0f;Subject="CN=x,O=\\"y\\";OU=z";URI=spiffe://cluster.local/ns/shop/sa/cart;DNS=a'
 _REVIEW = {
     "status": {
@@ -149,6 +177,30 @@ def _read_jwt(content: bytes) -> bool:
     return True
 
 
+def _make_token(random: Random) -> bytes:
+    return (
+        mutated(random, _SIGNED) if random.random() < 0.7 else _SIGNED if random.random() < 0.5 else _make_jwt(random)
+    )
+
+
+def _read_token(content: bytes) -> bool:
+    text = content.decode("latin-1")
+    target = f"/?access_token={quote(text)}" if len(text) % 2 else "/"
+    sent = CheckInput(None, None, "GET", "/", None, {"authorization": (f"Bearer {text}",), ":path": (target,)})
+    result = _RULES.judge(_RULES.tokens_of(sent), _RULES.inline.get, time.time())
+    if not isinstance(result, Accepted):
+        raise UnauthenticatedError(str(result))
+    assert text.lstrip(_NO_TOKEN) == _SIGNED.decode(), "a token that was not signed so is accepted"
+    return True
+
+
+def _read_document(content: bytes) -> bool:
+    (found,) = REQUEST_AUTHENTICATION_KIND.parse(parse_documents(content))
+    assert all(rule.issuer or rule.keys.url for rule in found.rules), "nobody's tokens are accepted"
+    assert TokenRules(found.rules).output_headers.isdisjoint({"host", ":path"})
+    return True
+
+
 def _read_xfcc(content: bytes) -> bool:
     uri = peer_uri(content.decode("latin-1"), alone=True)
     assert uri.encode("latin-1") in content, "what is read is not in the header"
@@ -172,6 +224,8 @@ TARGETS: Mapping[str, Target] = {
     "SPIFFE ID": Target(lambda random: mutated(random, random.choice(_IDS)), _read_id),
     "JWK Set": Target(_make_jwks, _read_jwks),
     "JWT": Target(_make_jwt, _read_jwt),
+    "token of a request": Target(_make_token, _read_token),
+    "RequestAuthentication": Target(lambda random: json_body(random, _DOCUMENT), _read_document),
     "x-forwarded-client-cert": Target(lambda random: mutated(random, _XFCC), _read_xfcc),
     "TokenReview": Target(lambda random: json_body(random, _REVIEW), _read_review),
 }

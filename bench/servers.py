@@ -32,6 +32,7 @@ from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_request, limit_requests
 from bench.loaded import load_custom, load_limits, load_policies, loaded_parts
+from bench.tokens import load_tokens, token_requests
 
 
 class BareMesh(MeshApplication):
@@ -93,7 +94,12 @@ async def serve_constant(method: Method) -> None:
 
 
 async def serve_loaded(
-    counters_url: str = "memory://", *, policies: int = 0, limits: int = 0, rego: bool = False
+    counters_url: str = "memory://",
+    *,
+    policies: int = 0,
+    limits: int = 0,
+    rego: bool = False,
+    tokens: bool = False,
 ) -> None:
     """Serve the rows of the control plane, with so many policies and limits loaded."""
     logs.configure("error", "console")
@@ -104,6 +110,8 @@ async def serve_loaded(
             await load_limits(parts, limits)
         if rego:
             await load_custom(parts)
+        if tokens:
+            await load_tokens(parts)
         grpc_application = GrpcApplication(
             rpc_table(parts, Health(SERVICES)),
             authenticator=parts.authenticator,
@@ -159,6 +167,10 @@ def _check(serve: Callable[..., Coroutine[Any, Any, None]]) -> Server:
     return Server(CHECK, serve, lambda: (check_request(),))
 
 
+def _tokens(count: int) -> Server:
+    return Server(CHECK, partial(serve_loaded, policies=1_000, tokens=True), partial(token_requests, count))
+
+
 def _limit(serve: Callable[..., Coroutine[Any, Any, None]], users: int = 1) -> Server:
     return Server(SHOULD_RATE_LIMIT, serve, partial(limit_requests, users))
 
@@ -169,6 +181,9 @@ SERVERS = {
     "grpcio": _check(partial(serve_grpcio, CHECK)),
     "1,000 policies": _check(partial(serve_loaded, policies=1_000)),
     "embedded Rego": _check(partial(serve_loaded, rego=True)),
+    "no token": _check(partial(serve_loaded, policies=1_000, tokens=True)),
+    "a token seen before": _tokens(1),
+    "1,000 tokens seen before": _tokens(1_000),
     "bare limit": _limit(partial(serve_bare, SHOULD_RATE_LIMIT)),
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
     "10 limits": _limit(partial(serve_loaded, limits=10)),

@@ -7,9 +7,8 @@ accepts its tokens or has none.
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from urllib.parse import unquote
 
 from app.authz.model import NO_CHANGES, NO_CLAIMS, Changes, CheckInput, Claims
@@ -39,6 +38,8 @@ Located = tuple[str, str, str, tuple[str, ...]]
 how its name is spelled in the query."""
 Params = Mapping[str, tuple[str, tuple[str, ...]]]
 """The first value of each parameter, and how its name is spelled."""
+Places = tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]
+"""Where a rule looks, in Envoy's order: headers with their prefixes, parameters, cookies."""
 Keys = Callable[[KeysFrom], KeySet | None]
 """Returns the keys that are known; None if there are none yet, or they could not be had."""
 
@@ -62,7 +63,8 @@ class NeedsKeys:
 class Accepted:
     """The request is authenticated, or has no token, if there are no claims.
 
-    `until` is when the tokens end, in seconds since the epoch; `keys` are those that verified them.
+    `until` is when the tokens end, in seconds since the epoch; `keys` are those that verified them, if they were
+    fetched.
     """
 
     claims: Claims = field(default_factory=lambda: NO_CLAIMS)
@@ -81,16 +83,13 @@ class TokenRules:
     def __init__(self, rules: Iterable[JwtRule]) -> None:
         self.rules = tuple(sorted(rules, key=lambda rule: rule.issuer))
         self.output_headers = frozenset[str]().union(*(rule.output_headers for rule in self.rules))
-        self._headers = {rule: tuple(sorted(dict.fromkeys(rule.headers), key="".join)) for rule in self.rules}
-        self._params = {rule: tuple(sorted(set(rule.params))) for rule in self.rules}
-        self._cookies = {rule: tuple(sorted(set(rule.cookies))) for rule in self.rules}
-        self._has_params, self._has_cookies = any(self._params.values()), any(self._cookies.values())
-        self._alone = self.rules[0] if len(self.rules) == 1 else None
+        self._places = tuple(map(_places_of, self.rules))
+        self._params = tuple({name for rule in self.rules for name in rule.params})
+        self._has_cookies = any(rule.cookies for rule in self.rules)
         self.inline = {rule.keys: _inline_keys(rule.keys) for rule in self.rules if rule.keys.inline}
+        self.nothing_found = f"the request has no token in {self._spelled_places()}"
 
-    @cached_property
-    def places(self) -> str:
-        """Where a token can be, for people."""
+    def _spelled_places(self) -> str:
         headers = (f"header {name}" for rule in self.rules for name, _ in rule.headers)
         params = (f"parameter {name}" for rule in self.rules for name in rule.params)
         cookies = (f"cookie {name}" for rule in self.rules for name in rule.cookies)
@@ -100,29 +99,14 @@ class TokenRules:
         """Whether it is not known if the request has a token: the proxy would not have forwarded it."""
         if request.forwarded_headers is None:
             return False
-        names = {name for found in self._headers.values() for name, _ in found}
+        names = {name for rule in self.rules for name, _ in rule.headers}
         return any(map(request.lacks, names | ({"cookie"} if self._has_cookies else set())))
 
     def tokens_of(self, request: CheckInput) -> tuple[tuple[Located, ...], ...]:
         """Return the tokens of each rule, in the order in which Envoy finds them."""
-        params = _params_of(request) if self._has_params else {}
+        params = _params_of(request, self._params) if self._params else {}
         cookies = _cookies_of(request) if self._has_cookies else {}
-        if self._alone is not None:
-            return (tuple(self._tokens(self._alone, request, params, cookies)),)
-        return tuple(tuple(self._tokens(rule, request, params, cookies)) for rule in self.rules)
-
-    def _tokens(
-        self, rule: JwtRule, request: CheckInput, params: Params, cookies: Mapping[str, str]
-    ) -> Iterator[Located]:
-        for name, prefix in self._headers[rule]:
-            for value in request.headers.get(name) or ():
-                if prefix not in value:
-                    continue
-                yield "header", name, _after(prefix, value) if prefix else value, ()
-        if params:
-            yield from (("param", name, *params[name]) for name in self._params[rule] if name in params)
-        if cookies:
-            yield from (("cookie", name, cookies[name], ()) for name in self._cookies[rule] if name in cookies)
+        return tuple([_tokens_at(places, request, params, cookies) for places in self._places])
 
     def judge(
         self, found: tuple[tuple[Located, ...], ...], keys: Keys, now: float, away: Container[KeysFrom] = ()
@@ -176,7 +160,8 @@ class TokenRules:
         claims = normalised(good[-1][1].claims, rule.space_delimited)
         ends = min(until(token) for _, token in good)
         assert key_set is not None  # noqa: S101 - there was a token
-        return Accepted(claims, self._changes(rule, good), ends, ((rule.keys, key_set),))
+        fetched = () if rule.keys.inline else ((rule.keys, key_set),)
+        return Accepted(claims, self._changes(rule, good), ends, fetched)
 
     def _changes(self, rule: JwtRule, good: list[tuple[Located, Token]]) -> Changes:
         """Return what is changed in a request whose tokens `good` were accepted by the rule."""
@@ -197,6 +182,24 @@ class TokenRules:
             headers_to_remove=tuple(sorted(removed)),
             query_to_remove=tuple(sorted(params)),
         )
+
+
+def _places_of(rule: JwtRule) -> Places:
+    headers = tuple(sorted(dict.fromkeys(rule.headers), key="".join))
+    return headers, tuple(sorted(set(rule.params))), tuple(sorted(set(rule.cookies)))
+
+
+def _tokens_at(places: Places, request: CheckInput, params: Params, cookies: Mapping[str, str]) -> tuple[Located, ...]:
+    headers, param_names, cookie_names = places
+    found: list[Located] = []
+    for name, prefix in headers:
+        values = request.headers.get(name) or ()
+        found += [("header", name, _after(prefix, value), ()) for value in values if prefix in value]
+    if params:
+        found += [("param", name, *params[name]) for name in param_names if name in params]
+    if cookies:
+        found += [("cookie", name, cookies[name], ()) for name in cookie_names if name in cookies]
+    return tuple(found)
 
 
 def _inline_keys(given: KeysFrom) -> KeySet:
@@ -278,6 +281,8 @@ def _together(verdicts: list[TokenProblem]) -> tuple[TokenProblem, int]:
 
 
 def _after(prefix: str, value: str) -> str:
+    if not prefix:
+        return value
     start = value.index(prefix) + len(prefix)
     for position in range(start, len(value)):
         if value[position] in _TOKEN_CHARACTERS:
@@ -285,10 +290,11 @@ def _after(prefix: str, value: str) -> str:
     return value
 
 
-def _params_of(request: CheckInput) -> Params:
-    _, found, query = (request.headers.get(TARGET) or ("",))[0].partition("?")
+def _params_of(request: CheckInput, names: tuple[str, ...]) -> Params:
+    """Return the parameters of the query, none at all if it has none of these names."""
+    _, _, query = (request.headers.get(TARGET) or ("",))[0].partition("?")
     params: dict[str, tuple[str, tuple[str, ...]]] = {}
-    if found:
+    if query and ("%" in query or any(name in query for name in names)):
         for pair in query.partition("#")[0].split("&"):
             spelling, _, value = pair.partition("=")
             name = unquote(spelling)

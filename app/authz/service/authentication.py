@@ -1,7 +1,7 @@
 """The use case of request authentication: who sends a request, by the tokens in it."""
 
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 
@@ -16,6 +16,7 @@ from app.authz.rules.authentication import (
     challenge,
     is_preflight,
 )
+from app.authz.rules.custom import with_changes
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom, RequestAuthentication
 from app.authz.rules.scoped import ScopedDocuments
 from app.authz.rules.tokens import TokenProblem
@@ -31,7 +32,11 @@ from app.telemetry.metrics import Metrics
 # Tokens whose verification is kept, for all workloads; what a token says takes 1 to 4 KB.
 MAX_KEPT_TOKENS = 10_000
 
+# Verdicts that are kept with what one token changes: those of the rules that let its requests pass.
+MAX_KEPT_VERDICTS = 4
+
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
+_KEPT = ("kept",)
 _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the request authentications are not loaded yet"), Cause.ERROR)
 _UNKNOWN_LABELS = Verdict(
     Decision(
@@ -42,6 +47,8 @@ _UNKNOWN_LABELS = Verdict(
     Cause.UNKNOWN_WORKLOAD,
 )
 
+Digest = tuple[str, str, tuple[str, ...], bytes]
+"""The place of a token and its SHA-256, or that of several with their places."""
 Index = ScopedDocuments[RequestAuthentication, TokenRules]
 RequestAuthenticationStore = DocumentStore[RequestAuthentication, RequestAuthentication, Index]
 
@@ -57,6 +64,23 @@ class Authenticated:
     claims: Claims | None
     changes: Changes = NO_CHANGES
     note: str = ""
+    _changed: dict[int, tuple[Verdict, Verdict]] = field(
+        default_factory=dict[int, tuple[Verdict, Verdict]], init=False, repr=False, compare=False
+    )
+
+    def changed(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with what the tokens change, and with the note.
+
+        Verdicts of rules are the same objects for every request, so that what was made of a few is kept.
+        """
+        kept = self._changed.get(id(verdict))
+        if kept is not None and kept[0] is verdict:
+            return kept[1]
+        changed = with_note(with_changes(verdict, self.changes), self.note)
+        if len(self._changed) >= MAX_KEPT_VERDICTS:
+            self._changed.clear()
+        self._changed[id(verdict)] = verdict, changed
+        return changed
 
 
 Sender = Authenticated | Verdict | None
@@ -82,7 +106,7 @@ class RequestAuthenticator:
     ) -> None:
         self._key_sets, self._clock, self._metrics = key_sets, clock, metrics
         self._root, self._judges_unknown = root_namespace, unknown_workload is UnknownWorkload.ROOT
-        self._kept: dict[tuple[TokenRules, bytes], Accepted] = {}
+        self._kept: dict[tuple[TokenRules, Digest], tuple[Accepted, Authenticated]] = {}
         self.documents: RequestAuthenticationStore = DocumentStore(
             REQUEST_AUTHENTICATION_KIND,
             source,
@@ -117,9 +141,9 @@ class RequestAuthenticator:
             return Authenticated(request.claims, rules.anonymous().changes)
         key = rules, _digest(found)
         kept = self._kept.get(key)
-        if kept is not None and self._still_holds(kept, rules):
-            self._metrics.authentications.add(("kept",))
-            return Authenticated(kept.claims, kept.changes)
+        if kept is not None and self._still_holds(kept[0]):
+            self._metrics.authentications.add(_KEPT)
+            return kept[1]
         result = self._judge(rules, found)
         if isinstance(result, NeedsKeys):
             return self._judge_later(rules, found, request)
@@ -127,8 +151,8 @@ class RequestAuthenticator:
 
     def _without_token(self, rules: TokenRules, request: CheckInput) -> Authenticated:
         claims = None if rules.unseen(request) else request.claims
-        note = "" if claims else f"the request has no token in {rules.places}"
-        changes = rules.anonymous().changes if _forged(rules, request) else NO_CHANGES
+        note = "" if claims else rules.nothing_found
+        changes = rules.anonymous().changes if rules.output_headers and _forged(rules, request) else NO_CHANGES
         return Authenticated(claims, changes, note)
 
     def _judge(self, rules: TokenRules, found: tuple[tuple[Located, ...], ...], *away: KeysFrom) -> Result:
@@ -146,14 +170,15 @@ class RequestAuthenticator:
                 away.append(result.keys)
         return self._outcome(result, (rules, _digest(found)), request)
 
-    def _outcome(self, result: Accepted | Refused, key: tuple[TokenRules, bytes], request: CheckInput) -> Sender:
+    def _outcome(self, result: Accepted | Refused, key: tuple[TokenRules, Digest], request: CheckInput) -> Sender:
         if isinstance(result, Refused):
             return self._refusal(result, key[0], request)
         self._metrics.authentications.add(("verified",))
         if len(self._kept) >= MAX_KEPT_TOKENS:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = result
-        return Authenticated(result.claims, result.changes)
+        sender = Authenticated(result.claims, result.changes)
+        self._kept[key] = result, sender
+        return sender
 
     def _refusal(self, refused: Refused, rules: TokenRules, request: CheckInput) -> Verdict:
         problem, rule = refused.problem, rules.rules[refused.rule]
@@ -166,9 +191,11 @@ class RequestAuthenticator:
         reason = f"the request's token is not accepted by the rule {whose}: {problem.value}"
         return Verdict(ProvidedDecision(Outcome.DENY, reason, changes=changes), Cause.UNAUTHENTICATED)
 
-    def _still_holds(self, kept: Accepted, rules: TokenRules) -> bool:
-        now = self._clock.now().timestamp()
-        return now <= kept.until and all(self._keys(rules, place) is keys for place, keys in kept.keys)
+    def _still_holds(self, kept: Accepted) -> bool:
+        for place, keys in kept.keys:
+            if self._key_sets.known(place) is not keys:
+                return False
+        return self._clock.now().timestamp() <= kept.until
 
     def _keys(self, rules: TokenRules, place: KeysFrom) -> KeySet | None:
         return rules.inline.get(place) or self._key_sets.known(place)
@@ -206,6 +233,10 @@ def _as_is(document: RequestAuthentication) -> RequestAuthentication:
     return document
 
 
-def _digest(found: tuple[tuple[Located, ...], ...]) -> bytes:
+def _digest(found: tuple[tuple[Located, ...], ...]) -> Digest:
     """Return what stands for the tokens and their places, each written so that none can pass for two."""
-    return sha256(repr(found).encode()).digest()
+    match found:
+        case (((kind, name, text, spellings),),):
+            return kind, name, spellings, sha256(text.encode("utf-8", "surrogateescape")).digest()
+        case _:
+            return "", "", (), sha256(repr(found).encode()).digest()

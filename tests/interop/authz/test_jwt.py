@@ -11,9 +11,11 @@ from datetime import timedelta
 
 import httpx
 import pytest
+import yaml
 
 from app.core.clock import SystemClock
 from tests.assets.jwts import EC_KEY, ISSUER, RSA_KEY, STRANGER, confused, jwk, jwks, part, spelled, token
+from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess
 from tests.support.istio_jwt import jwt_filter
@@ -168,7 +170,20 @@ OTHERS = [
 ]
 
 
-def listener(name, filters):
+# Workloads whose sidecar verifies tokens itself, and whether its route declares that.
+VERIFIED = {
+    "declared": {"meshward.metadata": "envoy.filters.http.jwt_authn"},
+    "undeclared": {},
+}
+NEEDS_CART = """
+rules:
+- from: [{source: {requestPrincipals: ["https://issuer.example.org/system:serviceaccount:shop:cart"]}}]
+  when: [{key: "request.auth.audiences", values: [istio-ca]}]
+"""
+
+
+def listener(name, filters, extensions=None):
+    named = {"meshward.namespace": name.removeprefix("ours-"), **(extensions or {})}
     routes = {
         "virtual_hosts": [
             {
@@ -178,7 +193,7 @@ def listener(name, filters):
                 "typed_per_filter_config": {
                     "envoy.filters.http.ext_authz": {
                         "@type": f"{FILTERS}.http.ext_authz.v3.ExtAuthzPerRoute",
-                        "check_settings": {"context_extensions": {"meshward.namespace": name.removeprefix("ours-")}},
+                        "check_settings": {"context_extensions": named},
                     }
                 }
                 if name.startswith("ours-")
@@ -223,6 +238,11 @@ def bootstrap(authz_port, upstream_port):
             listener(f"theirs-{name}", theirs),
             listener(f"ours-{name}", [{"name": "envoy.filters.http.ext_authz", "typed_config": check}]),
         ]
+    theirs = [{"name": "envoy.filters.http.jwt_authn", "typed_config": jwt_filter(RULES["plain"], KEYS)}]
+    with_metadata = check | {"metadata_context_namespaces": ["envoy.filters.http.jwt_authn"]}
+    for name, declared in VERIFIED.items():
+        both = [*theirs, {"name": "envoy.filters.http.ext_authz", "typed_config": with_metadata}]
+        listeners.append(listener(f"ours-{name}", both, declared))
     http2 = {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -289,13 +309,17 @@ async def ask(tmp_path):
         EnvoyProcess.started(bootstrap(served.port, upstream), tmp_path) as envoy,
         httpx.AsyncClient() as client,
     ):
-        ports = {
-            f"{side}-{name}": await envoy.port_of(f"{side}-{name}") for side in ("ours", "theirs") for name in RULES
-        }
+        names = [
+            *(f"{side}-{name}" for side in ("ours", "theirs") for name in RULES),
+            *(f"ours-{name}" for name in VERIFIED),
+        ]
+        ports = {name: await envoy.port_of(name) for name in names}
+        for name in VERIFIED:
+            await served.apply(policy(json.dumps(yaml.safe_load(NEEDS_CART)), "cart", name))
 
-        async def both(name, method, target, headers):
+        async def both(name, method, target, headers, sides=("ours", "theirs")):
             found = []
-            for side in ("ours", "theirs"):
+            for side in sides:
                 url = f"http://127.0.0.1:{ports[f'{side}-{name}']}{target}"
                 response = await client.request(method, url, headers=headers | {"host": "shop.example.org"})
                 found.append(seen(response))
@@ -315,3 +339,20 @@ async def test_every_token_in_every_place_has_the_answer_of_envoys_own_filter(as
                 differences.append((name, method, target[:80], headers, ours, theirs))
     assert statuses == {200, 401, 403}
     assert differences == []
+
+
+async def test_what_envoys_own_filter_verified_is_believed_where_it_is_declared_and_nowhere_else(ask):
+    for text, declared in ((GOOD, 200), (made(sub="mallory"), 403), (made(aud="other"), 403), (EXPIRED, 401)):
+        headers = {"authorization": f"Bearer {text}"}
+        (found,) = await ask("declared", "GET", "/", headers, ["ours"])
+        assert found[0] == declared
+        (undeclared,) = await ask("undeclared", "GET", "/", headers, ["ours"])
+        assert undeclared[0] == (401 if declared == 401 else 403)
+    (forged,) = await ask("declared", "GET", "/", {"x-payload": GOOD.split(".")[1]}, ["ours"])
+    assert forged[0] == 403
+
+
+async def test_a_token_with_spaces_is_refused_although_envoy_reads_over_them(ask):
+    target = f"/?access_token={GOOD}%20"
+    ours, theirs = await ask("plain", "GET", target, {})
+    assert (ours[0], theirs[0]) == (401, 200)
