@@ -180,3 +180,13 @@ class TestKnownOver:
         for first in range(0, 1500, 100):
             await ask(counters, *(hit(LIMIT + 1, key=str(number)) for number in range(first, first + 100)))
         assert len(counters._over) == 500
+
+    async def test_the_newest_are_known_when_there_are_too_many(self, counters, servers, monkeypatch):
+        monkeypatch.setattr("app.quota.backends.valkey.counters.MAX_KNOWN_OVER", 2)
+        for key in ("a", "b", "c"):
+            await ask(counters, hit(LIMIT + 1, key=key))
+        asked = len(servers.batches)
+        assert await ask(counters, hit(key="c"), hit(key="b")) == [False, False]
+        assert len(servers.batches) == asked
+        assert await ask(counters, hit(key="a")) == [False]
+        assert len(servers.batches) == asked + 1

@@ -242,10 +242,9 @@ class ValkeyCounters:
         ends = now + outcome.reset_seconds - 1  # the seconds are rounded up
         if ends <= now:
             return
-        if len(self._over) >= MAX_KNOWN_OVER:
-            self._over = {key: over for key, over in self._over.items() if over.ends > now}
-        if len(self._over) < MAX_KNOWN_OVER:
-            self._over[prepared.key] = _Over(limit_id, ends, algorithm.requests)
+        if prepared.key not in self._over and len(self._over) >= MAX_KNOWN_OVER:
+            del self._over[next(iter(self._over))]  # the one that has been known longest: the store is asked for it
+        self._over[prepared.key] = _Over(limit_id, ends, algorithm.requests)
 
 
 def _merge(over: Sequence[Outcome | None], outcomes: Sequence[Outcome]) -> list[Outcome]:
