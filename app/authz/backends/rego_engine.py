@@ -5,11 +5,13 @@ strings that are no Unicode.
 """
 
 import json
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
 from typing import Any
 
+from app.authz.backends.rego_jwt import functions
 from app.authz.backends.rego_rewrite import UnsupportedError, rewrite
+from app.authz.backends.rego_tree import Module, Path, kind_of, module_of, nodes, reference_of
 from app.authz.backends.rego_wire import DECISION, FAILED, FALSE, TRUE, UNDEFINED
 from app.core.errors import InvalidInputError
 
@@ -23,14 +25,48 @@ Modules = Iterable[tuple[str, str]]
 
 
 def rewritten(modules: Modules, *, v0: bool) -> list[tuple[str, str]]:
-    """Return the modules as regorus is given them. Raises InvalidInputError for what it cannot evaluate."""
+    """Return the modules as regorus is given them. Raises InvalidInputError for what it cannot evaluate.
+
+    regorus looks for a function when it is called, which may be in a rule that no request has reached yet.
+    """
     found: list[tuple[str, str]] = []
+    trees: list[tuple[str, Module]] = []
     for name, text in modules:
         try:
             found.append((name, rewrite(text, partial(parsed, name, v0=v0))))
         except UnsupportedError as error:
             raise InvalidInputError(f"{name}: {error}") from error
+        trees.append((name, module_of(parsed(name, text, v0=v0), text)))
+    own = {path[-1] for _, module in trees for path in _functions(module)}
+    for name, module in trees:
+        for call in nodes(module.tree, "Call"):
+            path = reference_of(call["fcn"], module.imports).path
+            if path and path[-1] not in own and not _is_available(".".join(path)):
+                line = call["span"]["line"]
+                raise InvalidInputError(f"{name}: line {line}: the function {'.'.join(path)} is not available")
     return found
+
+
+def _functions(module: Module) -> Iterator[Path]:
+    """Yield the names of the module's own functions, with those of which there is no more than a default."""
+    for rule in module.tree["rules"]:
+        _, inside = kind_of(rule)
+        head = inside.get("head", {}).get("Func") or (inside if inside.get("args") else None)
+        if head is not None:
+            yield reference_of(head["refr"], {}).path
+
+
+@cache
+def _is_available(name: str) -> bool:
+    """Whether regorus finds a function, called here without arguments."""
+    engine = _engine(v0=False)
+    try:
+        engine.add_policy("probe", f"package probe\nx := y if {{ y := {name}() }}")
+        engine.set_input_json("{}")
+        engine.eval_rule("data.probe.x")
+    except RuntimeError as error:
+        return "could not find function" not in str(error)
+    return True
 
 
 class Loaded:
@@ -113,6 +149,8 @@ def _engine(*, v0: bool) -> Any:
         raise RuntimeError("regorus is not installed: install meshward[rego]") from error
     engine: Any = regorus.Engine()
     engine.set_rego_v0(v0)
+    for name, arguments, function in functions():
+        engine.add_extension(name, arguments, function)
     return engine
 
 
