@@ -12,7 +12,9 @@ from app.db.engine import sqlite_url
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
-from app.settings.areas import MAX_BUDGET, AuthzSettings, CaSettings, CountersSettings, RegoProviderSettings
+from app.settings.areas import MAX_BUDGET, CaSettings
+from app.settings.authz import AuthzSettings, RegoProviderSettings
+from app.settings.quota import CountersSettings
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 from bench.policies import policy

@@ -15,7 +15,7 @@ from app.core.errors import UnavailableError
 from app.core.last_good import LastGoodFile
 from app.main.last_good import DIRECTORY
 from app.settings import Settings
-from app.settings.areas import CelProviderSettings, OpaProviderSettings, RegoProviderSettings
+from app.settings.authz import CelProviderSettings, OpaProviderSettings, RegoProviderSettings
 from app.telemetry.metrics import Metrics
 
 

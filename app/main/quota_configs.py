@@ -13,7 +13,7 @@ from app.documents.sources import DirectorySource
 from app.quota.backends.xds import TYPE_URL, XdsConfigs
 from app.quota.rules.parse import QUOTA_KIND, merged
 from app.quota.service import QuotaStore
-from app.settings.areas import QuotaSettings
+from app.settings.quota import QuotaSettings
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:

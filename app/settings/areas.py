@@ -8,93 +8,41 @@ from pydantic import Field, field_validator, model_validator
 
 from app.core.durations import format_duration
 from app.core.net import Address, UnixSocket
-from app.core.store_url import StoreKind, StoreUrl
 from app.db.engine import sqlite_url
-from app.settings.area import Area
+from app.settings.area import DEFAULT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_NETWORKS, MIN_MESSAGE_BYTES, Area
+from app.settings.authz import AuthzSettings
 from app.settings.keys import KeySettings
 from app.settings.kubernetes import KubernetesSettings
+from app.settings.quota import CountersSettings, QuotaSettings
 from app.settings.values import (
     Bind,
-    CountersUrl,
     DatabaseUrl,
-    DomainCallers,
     Duration,
     FilePath,
     Fingerprint,
-    HeaderFamilies,
-    HeaderName,
     HttpUrl,
-    InputPath,
     Json,
     Jwks,
-    KeyPrefix,
     Names,
-    Namespace,
     Network,
-    NodeMetadata,
-    OpaUrl,
     PlaintextBind,
-    ProviderName,
-    RegoPath,
-    ServerAddress,
     ServerNames,
     SocketMode,
-    Table,
-    TrustDomains,
     TrustDomainValue,
     Uids,
 )
 from app.spiffe.id import TrustDomain
 from app.spiffe.renewal import MAX_SVID_TTL
-from app.telemetry.decisions import Mode
 from app.telemetry.logs import Format, Level
 
 # The user that runs the control plane, and the group of its socket.
 DEFAULT_SOCKET_MODE: SocketMode = "0660"
-# gRPC's own default for the largest message, and what may be set instead.
-DEFAULT_MESSAGE_BYTES = 4 << 20
-MIN_MESSAGE_BYTES = 64 << 10
-MAX_MESSAGE_BYTES = 64 << 20
 # More than a server holds connections or issues SVIDs in an hour: no limit.
 MAX_BUDGET = 1_000_000_000
-# A content delivery network, a load balancer and a few gateways in a row.
-MAX_TRUSTED_HOPS = 16
-# As many as Istio's meshConfig has extensionProviders in a large mesh.
-MAX_PROVIDERS = 64
-# Envoy waits 200 ms for a check unless it is configured otherwise.
-MAX_PROVIDER_TIMEOUT_MS = 10_000
-MAX_WORKERS = 64
-MAX_CONNECTIONS = 1024
-# A decision that is older than this was made by other policies.
-MAX_CACHE_SECONDS = 3600.0
-MAX_CACHE_PARTS = 64
-MAX_POLL_SECONDS = 86_400.0
-MAX_BUNDLE_KEYS = 16
-MAX_KEY_ID = 256
-BundleAlgorithm = Literal[
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"
-]
-# Characters of an expression of a provider.
-MAX_CEL_EXPRESSION = 8192
-# The largest number of hits in a request.
-MAX_HITS = 2**32 - 1
-# What a request of tokens or of kilobytes may cost, and far below the limits that are set for those.
-DEFAULT_MAX_HITS = 1_000_000
-# A DNS name, and what xDS servers know a client by.
-MAX_SERVER_NAME = 253
-MAX_NODE_ID = 512
-# Milliseconds. A sidecar waits for 20 by default; where its timeout is set to more, this can be as well.
-MAX_COUNTERS_TIMEOUT = 10_000
-# Two replicas that lease a half each leave nothing to others.
-MAX_LEASE_PERCENT = 50
-
-
 # The clusters and identity providers whose workloads share one trust domain, and our names in their tokens.
 MAX_JWT_ISSUERS = 16
 MAX_JWT_AUDIENCES = 16
 MAX_JWT_NAME_LENGTH = 2048
-# The networks of a mesh's gateways.
-MAX_NETWORKS = 64
 
 
 class MeshSettings(Area):
@@ -238,203 +186,6 @@ class CaSettings(Area):
             raise ValueError("root_prepare_at is above root_activate_at: a root is prepared before it is activated")
         if self.svid_default_ttl > self.svid_max_ttl:
             raise ValueError(f"svid_default_ttl is above svid_max_ttl, {format_duration(self.svid_max_ttl)}")
-        return self
-
-
-class BundleKeySettings(Area):
-    """A key that bundles are signed with: its id, the file with it, its algorithm, and the scope that it is for."""
-
-    key_id: Annotated[str, Field(min_length=1, max_length=MAX_KEY_ID)]
-    file: FilePath
-    algorithm: BundleAlgorithm = "RS256"
-    scope: Annotated[str, Field(max_length=MAX_KEY_ID)] = ""
-
-
-class RegoProviderSettings(Area):
-    """A provider that evaluates Rego embedded.
-
-    `path`: a `.rego` file, a directory or a bundle (`.tar.gz`); or `url`: a bundle, asked for every `poll_seconds`,
-    verified by `ca_file`, with the bearer token in `token_file`. `verification_keys`: the bundle has to be signed by
-    one of them. `query`: the path of the decision. `timeout_ms`: how long a decision may take. `workers`: how many
-    processes evaluate. `rego_v0`: the policies are written in Rego v0. `cache_seconds`: how long a decision is kept for
-    equal inputs where the policies look at the time.
-    """
-
-    engine: Literal["rego"]
-    path: FilePath | None = None
-    url: HttpUrl | None = None
-    poll_seconds: Annotated[float, Field(ge=1, le=MAX_POLL_SECONDS)] = 60.0
-    ca_file: FilePath | None = None
-    token_file: FilePath | None = None
-    verification_keys: Annotated[tuple[BundleKeySettings, ...], Field(max_length=MAX_BUNDLE_KEYS)] = ()
-    query: RegoPath = "envoy/authz/allow"
-    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
-    rego_v0: bool = False
-    cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "RegoProviderSettings":
-        if (self.path is None) is (self.url is None):
-            raise ValueError("needs either path or url")
-        if self.url is None and (self.ca_file or self.token_file):
-            raise ValueError("ca_file and token_file are for a url")
-        if len({key.key_id for key in self.verification_keys}) != len(self.verification_keys):
-            raise ValueError("has a key_id of verification_keys twice")
-        return self
-
-
-class OpaProviderSettings(Area):
-    """A provider that asks an OPA server.
-
-    `url`: its address, `http://127.0.0.1:8181`. `query`: the path of the decision. `timeout_ms`: how long an answer may
-    take. `connections`: how many there are at once. `cache_seconds`: how long an answer is kept for equal inputs.
-    `cache_by`: the parts of the input in which equal inputs are equal.
-    """
-
-    engine: Literal["opa"]
-    url: OpaUrl
-    query: RegoPath = "envoy/authz/allow"
-    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
-    connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 16
-    cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
-    cache_by: Annotated[tuple[InputPath, ...], Field(max_length=MAX_CACHE_PARTS)] = ()
-
-
-class CelProviderSettings(Area):
-    """A provider that evaluates an expression in the Common Expression Language.
-
-    `path`: the file that it is in. `expression`: the expression itself, instead of a file.
-    """
-
-    engine: Literal["cel"]
-    path: FilePath | None = None
-    expression: Annotated[str, Field(max_length=MAX_CEL_EXPRESSION)] = ""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "CelProviderSettings":
-        if (self.path is None) is not bool(self.expression):
-            raise ValueError("needs either path or expression")
-        return self
-
-
-ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSettings
-
-
-class AuthzSettings(Area):
-    """How checks are answered.
-
-    `matching`: rules are compared with the request as Istio's filters compare them, or strictly, with every reading
-    that a server behind could have. `unknown_workload`: a check without a known destination is denied, or judged by the
-    policies of `root_namespace` alone. `expose_decision`: the policy and rule that decided go to the client, in
-    `x-meshward-decision`.
-    `decision_log`: which decisions are logged, with the policy and rule that made them.
-    `trust_forwarded_client_cert`: the HTTP check takes the peer from `x-forwarded-client-cert`.
-    `policies_dir`: policies come from this directory instead of the database. `trusted_hops`: proxies in front of the
-    sidecars whose `x-forwarded-for` entries are believed, as in Envoy's `xff_num_trusted_hops`. `trust_domain_aliases`:
-    other names of the trust domain in policies. `jwks_ca_file`: by which the servers of issuers' keys are verified,
-    instead of the public authorities. `jwks_allowed_networks`: from which keys are fetched although they are blocked,
-    such as loopback. `providers`: those that CUSTOM policies name, a table for each.
-    """
-
-    matching: Literal["istio", "strict"] = "istio"
-    unknown_workload: Literal["deny", "root"] = "deny"
-    root_namespace: Namespace = "istio-system"
-    expose_decision: bool = False
-    decision_log: Mode = "denied"
-    trust_forwarded_client_cert: bool = False
-    policies_dir: FilePath | None = None
-    trusted_hops: Annotated[int, Field(ge=0, le=MAX_TRUSTED_HOPS)] = 0
-    trust_domain_aliases: TrustDomains = ()
-    jwks_ca_file: FilePath | None = None
-    jwks_allowed_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
-    providers: Annotated[
-        dict[ProviderName, Annotated[ProviderSettings, Field(discriminator="engine")]],
-        Table,
-        Field(max_length=MAX_PROVIDERS),
-    ] = Field(default_factory=dict)
-
-
-class QuotaSettings(Area):
-    """How limits are answered.
-
-    `headers`: which rate-limit header fields an answer carries. `limit_header`, `remaining_header`, `reset_header`: the
-    names of the plain ones. `configs_dir`: configurations come from this directory instead of the database.
-    `limits_dir`: limits in limitador's schema come from this one. `max_hits`: the most hits that one descriptor of a
-    request may have. `callers`: who may count in which domains; any caller may in a domain that none of them names.
-    `count_refused`: a request that is refused counts. `shadow_mode`: no request is refused. `quota_mode`: every limit
-    is in quota mode. `near_limit_ratio`: from which part of a limit on hits are counted as near to it.
-    `dynamic_metadata`: answers carry the request and its quota mode violations. `merge_domains`: configurations of one
-    domain are merged, in a directory and by xDS. `xds_server`: a management server that configurations come from; with
-    `xds_tls` over TLS, by `xds_ca_file`, `xds_cert_file`, `xds_key_file` and the `xds_server_name` in its certificate.
-    `xds_node_id` and `xds_node_metadata` are what it knows this service by, `xds_headers_file` has header fields for
-    it, `xds_max_message_bytes` bounds one of its responses.
-    """
-
-    headers: HeaderFamilies = ()
-    limit_header: HeaderName = "ratelimit-limit"
-    remaining_header: HeaderName = "ratelimit-remaining"
-    reset_header: HeaderName = "ratelimit-reset"
-    configs_dir: FilePath | None = None
-    limits_dir: FilePath | None = None
-    max_hits: Annotated[int, Field(ge=1, le=MAX_HITS)] = DEFAULT_MAX_HITS
-    callers: DomainCallers = ()
-    shadow_mode: bool = False
-    quota_mode: bool = False
-    count_refused: bool = True
-    near_limit_ratio: Annotated[float, Field(ge=0, le=1)] = 0.8
-    dynamic_metadata: bool = False
-    merge_domains: bool = False
-    xds_server: ServerAddress | None = None
-    xds_tls: bool = True
-    xds_ca_file: FilePath | None = None
-    xds_cert_file: FilePath | None = None
-    xds_key_file: FilePath | None = None
-    xds_server_name: Annotated[str, Field(min_length=1, max_length=MAX_SERVER_NAME)] | None = None
-    xds_node_id: Annotated[str, Field(min_length=1, max_length=MAX_NODE_ID)] = "default"
-    xds_node_metadata: NodeMetadata = ()
-    xds_headers_file: FilePath | None = None
-    xds_max_message_bytes: Annotated[int, Field(ge=MIN_MESSAGE_BYTES, le=MAX_MESSAGE_BYTES)] = DEFAULT_MESSAGE_BYTES
-
-    @model_validator(mode="after")
-    def _xds_fits(self) -> "QuotaSettings":
-        if self.xds_server is not None and self.configs_dir is not None:
-            raise ValueError("configurations come from configs_dir or from xds_server: set one of them")
-        if (self.xds_cert_file is None) != (self.xds_key_file is None):
-            raise ValueError("xds_cert_file and xds_key_file must be set together")
-        return self
-
-
-class CountersSettings(Area):
-    """Where hits are counted.
-
-    `url`: the store. `password_file`, `ca_file`, `cert_file`, `key_file`: for its servers, read when a connection is
-    opened. `sentinel_user`, `sentinel_password_file`: for its sentinels. `timeout_ms`: after how many milliseconds a
-    hit is answered without the store. `prefix`: begins the names of counters. `lease_percent`: the share of a limit
-    that each replica leases.
-    """
-
-    url: CountersUrl = StoreUrl(StoreKind.MEMORY)
-    password_file: FilePath | None = None
-    ca_file: FilePath | None = None
-    cert_file: FilePath | None = None
-    key_file: FilePath | None = None
-    sentinel_user: str = ""
-    sentinel_password_file: FilePath | None = None
-    timeout_ms: Annotated[int, Field(ge=1, le=MAX_COUNTERS_TIMEOUT)] = 15
-    prefix: KeyPrefix = "meshward"
-    lease_percent: Annotated[int, Field(ge=1, le=MAX_LEASE_PERCENT)] = 10
-
-    @model_validator(mode="after")
-    def _files_fit(self) -> "CountersSettings":
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file must be set together")
-        if not self.url.tls and (self.ca_file or self.cert_file):
-            raise ValueError("ca_file and cert_file need a URL with TLS: valkeys:// or rediss://")
-        if self.sentinel_password_file and self.url.kind is not StoreKind.SENTINEL:
-            raise ValueError("sentinel_password_file needs the URL of sentinels: valkey+sentinel://")
-        if self.sentinel_user and not self.sentinel_password_file:
-            raise ValueError("sentinel_user needs sentinel_password_file")
         return self
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.store_url import parse_store_url
-from app.settings.areas import CountersSettings
+from app.settings.quota import CountersSettings
 
 SENTINELS, SERVER = parse_store_url("valkey+sentinel://a,b/main"), parse_store_url("valkey://a")
 

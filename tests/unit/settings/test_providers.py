@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.core.errors import InvalidInputError
-from app.settings.areas import OpaProviderSettings, RegoProviderSettings
+from app.settings.authz import OpaProviderSettings, RegoProviderSettings
 from app.settings.load import load
 from app.settings.show import as_toml
 
