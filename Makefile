@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # Tests wait for other processes more than they compute, so that there are more workers than processors.
-WORKERS ?= $(shell n=$$((2 * $$(nproc))); echo $$((n < 16 ? n : 16)))
+WORKERS ?= $(shell n=$$(($$(nproc) + 1)); echo $$((n < 16 ? n : 16)))
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links
 

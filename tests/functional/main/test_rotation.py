@@ -4,7 +4,6 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import grpc
-import pytest
 
 from app.agent.authority import MeshAuthority
 from app.agent.following import TrustFollower
@@ -22,16 +21,6 @@ from tests.support.serving import eventually, eventually_async
 
 NEWS = "spiffe://cluster.local/ns/press/sa/news"
 NAMES = ("default", "ROOTCA")
-
-
-@pytest.fixture
-def replicas(serving, postgres_url, tmp_path):
-    secret = tmp_path / "replica.secret"
-    secret.write_bytes(bytes(range(32)))
-    secret.chmod(0o600)
-    settings = {"database_url": postgres_url, "ca_secret_file": secret}
-    started = [serving.launch(name, **settings) for name in ("one", "two")]
-    return [server.wait_until_ready() for server in started]
 
 
 class Sidecar:
@@ -118,6 +107,16 @@ def stages(server):
     return {root["id"]: root["stage"] for root in server.get("/v1/ca/authorities")["roots"]}
 
 
+async def until_stages(servers, expected):
+    """Wait until each server says so, and let the streams of this test go on meanwhile."""
+    for server in servers:
+
+        async def holds(server=server):
+            return stages(server) == expected
+
+        await eventually_async(holds, f"the stages {expected}")
+
+
 async def test_a_root_is_replaced_once_the_streams_of_all_replicas_have_accepted_the_new_one(replicas):
     one, two = replicas
     old = one.get("/v1/ca")["root_id"]
@@ -141,17 +140,17 @@ async def test_a_root_is_replaced_once_the_streams_of_all_replicas_have_accepted
         assert change(two, new, "activate").json()["stage"] == "activating"
 
         # Activating: the one that has not accepted it is named, by the replica that it is not connected to.
-        def only_news_is_behind():
+        async def only_news_is_behind():
             found = one.get(f"/v1/ca/authorities/{new}/acknowledgements")
             return [each["spiffe_id"] for each in found["behind"]] == [NEWS] and not found["replicas"] and found
 
-        waiting = eventually(only_news_is_behind, "the other stream to be waited for alone")
+        waiting = await eventually_async(only_news_is_behind, "the other stream to be waited for alone")
         assert waiting["behind"][0]["node"] == f"sidecar of {NEWS}"
-        assert waiting["identities"] == []
-        assert stages(one) == {old: "active", new: "activating"}
+        # Its certificate came with the old bundle too; the agent and the other sidecar have accepted the new one since.
+        assert waiting["identities"] == [NEWS]
+        await until_stages(replicas, {old: "active", new: "activating"})
         news.may_accept.set()
-        for server in replicas:
-            eventually(lambda server=server: stages(server) == {old: "old", new: "active"}, "the new root to be active")
+        await until_stages(replicas, {old: "old", new: "active"})
         assert len(agent.bundle.roots) == 2
 
         # Tainted: streams get other certificates, without having asked.
@@ -165,10 +164,14 @@ async def test_a_root_is_replaced_once_the_streams_of_all_replicas_have_accepted
         refused = change(one, old, "revoke")
         assert refused.status_code == 409
         assert "sa/agent" in refused.json()["detail"]
-        eventually(lambda: change(one, old, "revoke", force=True).status_code == 200, "the old root to be revoked")
+
+        async def revoked():
+            return change(one, old, "revoke", force=True).status_code == 200
+
+        await eventually_async(revoked, "the old root to be revoked")
         for sidecar in sidecars:
             await sidecar.until(lambda each: each.roots == 1, "the new root alone")
-        assert stages(two) == {old: "revoked", new: "active"}
+        await until_stages(replicas, {old: "revoked", new: "active"})
     following.cancel()
     for server in replicas:
         eventually(lambda server=server: server.roots.count(b"BEGIN CERTIFICATE") == 1, "the bundle to be written")

@@ -92,7 +92,7 @@ def sidecar(directory, port):
         (chain,) = listener["filter_chains"]
         del chain["transport_socket"]
         manager = chain["filters"][0]["typed_config"]
-        (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+        route = manager["route_config"]["virtual_hosts"][0]["routes"][-1]  # those before it refuse
         del route["route"]
         route["direct_response"] = {"status": 200}
     del document["admin"]
