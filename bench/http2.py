@@ -67,6 +67,7 @@ class _Connection(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._in_flight, self._to_send, self._to_answer = load.in_flight, calls, calls
         self._stay = load.stay
+        self._to_receive = calls
         self._buffer = b""
         self._stream = 1
         self._headers = encoded_headers(load.path)
@@ -91,6 +92,8 @@ class _Connection(asyncio.Protocol):
             kind, flags = buffer[position + 3], buffer[position + 4]
             if kind == HEADERS:
                 answered += flags & END_STREAM
+            elif kind == DATA:
+                self._to_receive -= 1
             elif kind == SETTINGS and not flags & ACK:
                 out += frame(SETTINGS, ACK, 0, b"")
             elif kind == PING and not flags & ACK:
@@ -99,13 +102,21 @@ class _Connection(asyncio.Protocol):
                 self.done.set_exception(ConnectionError(f"the server ended a call: frame type {kind}"))
             position = following
         self._buffer = buffer[position:]
+        self._go_on(out, answered)
+
+    def _go_on(self, out: bytes, answered: int) -> None:
+        """Send `out` and as many calls as were answered. An answer without a message is an error of the server's."""
         self._to_answer -= answered
         if out or answered:
             self._transport.write(out + self._open(answered))
-        if self._to_answer <= 0 and not self.done.done():
+        if self._to_answer > 0 or self.done.done():
+            return
+        if self._to_receive > 0:
+            self.done.set_exception(ConnectionError(f"{self._to_receive} calls were answered with an error"))
+        else:
             self.done.set_result(None)
-            if not self._stay:
-                self._transport.close()
+        if not self._stay:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
