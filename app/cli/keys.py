@@ -29,4 +29,4 @@ def keys_passphrase(
     if (new is None) != plain:
         raise typer.BadParameter("give --new-file, or --plain to keep the keys without a passphrase")
     changed, number = reencrypt_keys(load_settings(config).settings, old, new)
-    typer.echo(f"{changed} of {number} keys were written anew; set keys.passphrase_file accordingly")
+    typer.echo(f"{changed} of {number} keys were rewritten; set keys.passphrase_file accordingly")

@@ -1,4 +1,4 @@
-"""The keys that documents name by their places: each place is fetched once, whoever names it."""
+"""The key sets that documents refer to by URL: each URL is fetched once for all documents."""
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable

@@ -25,9 +25,9 @@ class KeySetSource(Protocol):
 class Pace:
     """How often keys are fetched, in seconds.
 
-    `refresh`: what an issuer has revoked is trusted for so long. `retry`: the least time between two attempts, whoever
-    asks; after each failure in a row it doubles, up to `max_retry`. `max_stale`: the last good keys decide for so long
-    while they cannot be fetched, and then no more: they may have been revoked.
+    `refresh`: the interval of fetches, for which a key that its issuer revoked is still trusted. `retry`: the least
+    time between two attempts; it doubles after each failure in a row, up to `max_retry`. `max_stale`: how long the last
+    good keys are used while none can be fetched, since they may have been revoked.
     """
 
     refresh: float

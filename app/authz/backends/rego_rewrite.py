@@ -6,8 +6,10 @@ denies would pass. So each operand gets a name in a statement of its own, as in 
 `__not1 := input.role; not startswith(__not1, "guest")`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from app.authz.backends.rego_tree import CONSTANTS, REFERENCES, Node, nodes
 
 # `not` in a comprehension in an operand of `not`, and so on; a round takes the innermost ones.
 MAX_ROUNDS = 8
@@ -16,10 +18,7 @@ MAX_ROUNDS = 8
 UNAVAILABLE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rego.parse_module"})
 
 _PREFIX = "__not"
-_LITERALS = frozenset({"String", "RawString", "Number", "Bool", "True", "False", "Null"})
-_REFERENCES = frozenset({"Var", "RefDot", "RefBrack"})
 
-Node = Mapping[str, Any]
 Edit = tuple[int, int, bytes]
 Parse = Callable[[str], Node]
 
@@ -37,7 +36,7 @@ def rewrite(text: str, parse: Parse) -> str:
     for _ in range(MAX_ROUNDS):
         source = text.encode()
         tree = parse(text)
-        for call in _nodes(tree, "Call"):
+        for call in nodes(tree, "Call"):
             ((_, function),) = call["fcn"].items()
             name = source[slice(*_whole(function))].decode()
             if name in UNAVAILABLE:
@@ -52,17 +51,6 @@ def rewrite(text: str, parse: Parse) -> str:
             return text
         text = _applied(source, _innermost(edits)).decode()
     raise UnsupportedError(f"`not` is nested more than {MAX_ROUNDS} times")
-
-
-def _nodes(node: Any, name: str) -> Iterator[Node]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == name and isinstance(value, dict):
-                yield value
-            yield from _nodes(value, name)
-    elif isinstance(node, list):
-        for each in node:
-            yield from _nodes(each, name)
 
 
 def _negations(node: Any, query: Node) -> Iterator[tuple[Node, dict[str, Any]]]:
@@ -86,7 +74,7 @@ def _negations(node: Any, query: Node) -> Iterator[tuple[Node, dict[str, Any]]]:
 def _operands(expression: Node) -> Iterator[tuple[int, int]]:
     """Yield the places of what has to be evaluated before the expression."""
     ((kind, inside),) = expression.items()
-    if kind in _REFERENCES:
+    if kind in REFERENCES:
         yield from _indices(expression)
         return
     found = (
@@ -97,9 +85,9 @@ def _operands(expression: Node) -> Iterator[tuple[int, int]]:
     equality = kind == "BoolExpr" and inside["op"] == "Eq"
     for operand in filter(None, found):
         ((operand_kind, operand_inside),) = operand.items()
-        if operand_kind in _LITERALS or _is_named(operand):
+        if operand_kind in CONSTANTS or _is_named(operand):
             continue
-        if equality and operand_kind in _REFERENCES:
+        if equality and operand_kind in REFERENCES:
             yield from _indices(operand)
         else:
             yield _whole(operand_inside)
@@ -110,7 +98,7 @@ def _indices(reference: Node) -> Iterator[tuple[int, int]]:
     ((kind, inside),) = reference.items()
     if kind == "RefBrack":
         ((index_kind, index),) = inside["index"].items()
-        if index_kind not in _LITERALS and index_kind != "Var":
+        if index_kind not in CONSTANTS and index_kind != "Var":
             yield _whole(index)
     if kind in {"RefBrack", "RefDot"}:
         yield from _indices(inside["refr"])
@@ -154,7 +142,7 @@ def _applied(source: bytes, edits: list[Edit]) -> bytes:
 def _whole(node: Node) -> tuple[int, int]:
     """Return where the node begins and ends, quotes included, which regorus leaves out."""
     start, end = node["span"]["start"], node["span"]["end"]
-    strings = [text["span"] for kind in ("String", "RawString") for text in _nodes(node, kind)]
+    strings = [text["span"] for kind in ("String", "RawString") for text in nodes(node, kind)]
     opened = any(span["start"] == start for span in strings)
     closed = any(span["end"] == end for span in strings)
     return start - opened, end + closed

@@ -10,11 +10,10 @@ from fractions import Fraction
 from urllib.parse import urlsplit
 
 from app.authz.model import Labels, Scope, Target, scopes_of
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, read_head, read_selector
+from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
 from app.authz.rules.targets import read_targets
 from app.core.errors import InvalidInputError, Violation
 from app.documents.kind import DocumentKind
-from app.documents.model import DocumentKey
 from app.documents.reader import Reader
 from app.spiffe.jwks import parse_key_set
 
@@ -229,10 +228,6 @@ def _read_claim_headers(rule: Reader) -> Iterator[tuple[str, str]]:
         yield header, claim
 
 
-def _key_of(document: RequestAuthentication) -> DocumentKey:
-    return DocumentKey(document.namespace, document.name)
-
-
 def _warnings_of(document: RequestAuthentication) -> Sequence[Violation]:
     return document.warnings
 
@@ -243,7 +238,7 @@ REQUEST_AUTHENTICATION_KIND = DocumentKind(
     plural="request authentications",
     key_field="metadata",
     read=_read,
-    key_of=_key_of,
+    key_of=object_key,
     is_key=is_object_key,
     beside=SECURITY_KINDS - {KIND},
     max_documents=MAX_DOCUMENTS,

@@ -1,6 +1,7 @@
 """The metadata of a Kubernetes object, checked as its API server checks it."""
 
 import re
+from typing import Protocol
 
 from app.authz.model import Labels
 from app.documents.model import DocumentKey
@@ -78,6 +79,23 @@ def read_labels(reader: Reader, name: str) -> Labels:
         else:
             pairs.append((key, value))
     return tuple(sorted(pairs))
+
+
+class NamespacedDocument(Protocol):
+    """A document with the namespace and the name of its metadata."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+def object_key(document: NamespacedDocument) -> DocumentKey:
+    """Return what identifies the document among those of its kind."""
+    return DocumentKey(document.namespace, document.name)
 
 
 def is_object_key(key: DocumentKey) -> bool:

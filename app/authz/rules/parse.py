@@ -10,13 +10,12 @@ from functools import partial
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, Patterns, Rule
 from app.authz.rules.claims import OF_TOKENS
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, read_head, read_selector
+from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
 from app.authz.rules.parse_rule import read_rule
 from app.authz.rules.targets import read_targets
 from app.authz.rules.warnings import warnings_of
 from app.core.errors import Violation
 from app.documents.kind import DocumentKind
-from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader
 
 KIND = "AuthorizationPolicy"
@@ -126,10 +125,6 @@ def _read_action(spec: Reader) -> Action:
     return Action.ALLOW
 
 
-def _key_of(policy: AuthorizationPolicy) -> DocumentKey:
-    return DocumentKey(policy.namespace, policy.name)
-
-
 def _warnings_of(policy: AuthorizationPolicy) -> Sequence[Violation]:
     return policy.warnings
 
@@ -140,7 +135,7 @@ POLICY_KIND = DocumentKind(
     plural="policies",
     key_field="metadata",
     read=_read_policy,
-    key_of=_key_of,
+    key_of=object_key,
     is_key=is_object_key,
     beside=SECURITY_KINDS - {KIND},
     max_documents=MAX_POLICIES,

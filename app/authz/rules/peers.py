@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from enum import Enum
 
 from app.authz.model import CheckInput, Labels, Scope, TargetKind, Workload
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, read_head, read_selector
+from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
 from app.authz.rules.values import MAX_PORT
 from app.documents.kind import DocumentKind
-from app.documents.model import DocumentKey
 from app.documents.reader import Reader
 
 KIND = "PeerAuthentication"
@@ -181,17 +180,13 @@ def _read_ports(spec: Reader, selector: Labels) -> Iterator[tuple[int, PeerMode]
             yield int(text), _read_mode(mtls)
 
 
-def _key_of(document: PeerAuthentication) -> DocumentKey:
-    return DocumentKey(document.namespace, document.name)
-
-
 PEER_AUTHENTICATION_KIND = DocumentKind(
     name="peer_authentication",
     noun="peer authentication",
     plural="peer authentications",
     key_field="metadata",
     read=_read,
-    key_of=_key_of,
+    key_of=object_key,
     is_key=is_object_key,
     beside=SECURITY_KINDS - {KIND},
     max_documents=MAX_DOCUMENTS,

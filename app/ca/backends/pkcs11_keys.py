@@ -116,7 +116,7 @@ class TokenKeyStore(KeyStore):
         place, pin = self._place, self._pin()
         if pin == self._refused_pin:
             raise PreconditionError(f"the {self._named} refused the PIN in {place.pin_file}: put the right one there")
-        # What the library has of a token that was taken away it keeps until it is told to look again.
+        # The library keeps the objects of a token that was removed until it is initialised again.
         library = pkcs11.lib(str(place.module))
         library.reinitialize()
         try:

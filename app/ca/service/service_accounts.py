@@ -60,7 +60,7 @@ class ServiceAccountTokens:
         reviewer = self._clusters.reviewers.get(evidence.cluster or self._clusters.primary)
         if reviewer is None:
             raise _refused("cluster", "is of a cluster that is not known here: see kubernetes.remote_clusters")
-        # What is malformed is not sent on, and a token without an audience is told from one with another.
+        # A malformed token is not sent on. A token without an audience and one with another audience have two reasons.
         legacy = not parse(text).has_audience
         if legacy and not self._rules.legacy:
             raise _refused("legacy", "has no audience: have the pod project one with an audience")

@@ -45,7 +45,7 @@ SHORTEST = LATENCY_BUCKETS[0]
 UNKNOWN_METHOD = "unknown"
 # In metrics and logs, where a call was refused.
 SURFACE = "grpc"
-# Few enough to be read aloud, and no two of a log alike.
+# Short enough to read out to support, and unique within a log.
 ERROR_ID_BYTES = 6
 # How much of an unknown path is repeated to the caller.
 MAX_PATH_IN_MESSAGE = 256

@@ -102,7 +102,7 @@ def test_the_passphrase_of_keys_is_changed(meshward, tmp_path):
         (tmp_path / name).write_text(f"the {name} passphrase\n")
     asyncio.run(DiskKeyStore(tmp_path / ".meshward/keys").create(KeyAlgorithm.P256))
     (key,) = (tmp_path / ".meshward/keys").iterdir()
-    assert "1 of 1 keys were written anew" in meshward("keys", "passphrase", "--new-file", "old")[1]
+    assert "1 of 1 keys were rewritten" in meshward("keys", "passphrase", "--new-file", "old")[1]
     assert b"ENCRYPTED" in key.read_bytes()
     status, _, err = meshward("keys", "passphrase", "--old-file", "new", "--plain")
     assert (status, "the passphrase is wrong" in err) == (1, True)

@@ -116,7 +116,7 @@ class Connector:
         return kind(host=address.host, port=address.port, db=self._url.database, socket_keepalive=True, **options)
 
     def options(self, *, sentinel: bool = False) -> dict[str, Any]:
-        """Return the options of every connection, or of those to a sentinel: time is limited by whoever awaits it."""
+        """Return the options of every connection, or of those to a sentinel; the callers set their time limits."""
         options: dict[str, Any] = {"socket_timeout": None, "lib_name": None, "lib_version": None}
         user, password, file = self._url.username, self._url.password, self._files.password
         if sentinel:
