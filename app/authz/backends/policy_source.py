@@ -151,8 +151,10 @@ class BundleUrl:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError, ValueError) as error:
             raise UnavailableError(f"cannot fetch {self.what}: {error or type(error).__name__}") from error
         if found is not None:
-            self._content, self._etag = found
-            self._files = await asyncio.to_thread(unpack, self._content, self.what)
+            content, etag = found
+            # With the ETag of a bundle that is refused the server would answer that nothing changed.
+            self._files = await asyncio.to_thread(unpack, content, self.what)
+            self._content, self._etag = content, etag
 
     async def _fetch(self) -> tuple[bytes, str] | None:
         """Return the bundle and its ETag, None if it is the one that is there."""

@@ -74,6 +74,8 @@ def _evaluate(engine: PolicyEngine, request: CheckInput, sender: Sender) -> Verd
     if sender.claims is not request.claims:
         # The request was made for this check and nothing has looked at it: a copy of it takes a tenth of the check.
         object.__setattr__(request, "claims", sender.claims)
+    if sender.changes is not NO_CHANGES:
+        object.__setattr__(request, "headers", sender.headers_of(request))
     verdict = engine.evaluate(request)
     if not isinstance(verdict, Verdict):
         return _later(verdict, sender)

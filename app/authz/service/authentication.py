@@ -1,11 +1,21 @@
 """The use case of request authentication: who sends a request, by the tokens in it."""
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 
-from app.authz.model import NO_CHANGES, Cause, Changes, CheckInput, Claims, ProvidedDecision, UnknownWorkload, Verdict
+from app.authz.model import (
+    NO_CHANGES,
+    Cause,
+    Changes,
+    CheckInput,
+    Claims,
+    Headers,
+    ProvidedDecision,
+    UnknownWorkload,
+    Verdict,
+)
 from app.authz.rules.authentication import (
     Accepted,
     Located,
@@ -54,6 +64,18 @@ RequestAuthenticationStore = DocumentStore[RequestAuthentication, RequestAuthent
 
 
 @dataclass(frozen=True, slots=True)
+class _ChangedHeaders:
+    """Headers of which some have other values, None where they are removed."""
+
+    headers: Headers
+    changed: Mapping[str, tuple[str, ...] | None]
+
+    def get(self, name: str, /) -> tuple[str, ...] | None:
+        """Return the values of a header, as `Headers` does."""
+        return self.changed[name] if name in self.changed else self.headers.get(name)
+
+
+@dataclass(frozen=True, slots=True)
 class Authenticated:
     """What is known of who sends a request.
 
@@ -67,6 +89,12 @@ class Authenticated:
     _changed: dict[int, tuple[Verdict, Verdict]] = field(
         default_factory=dict[int, tuple[Verdict, Verdict]], init=False, repr=False, compare=False
     )
+
+    def headers_of(self, request: CheckInput) -> Headers:
+        """Return the headers that policies judge: those that the workload gets, as after Envoy's own `jwt_authn`."""
+        changed: dict[str, tuple[str, ...] | None] = dict.fromkeys(self.changes.headers_to_remove)
+        changed |= {name: (value,) for name, value in self.changes.headers}
+        return _ChangedHeaders(request.headers, changed)
 
     def changed(self, verdict: Verdict) -> Verdict:
         """Return the verdict with what the tokens change, and with the note.

@@ -138,6 +138,17 @@ async def test_claims_go_into_headers_that_a_client_cannot_set(make, clock):
     assert "x-user" in service.check(replace(preflight, method="OPTIONS")).changes.headers_to_remove
 
 
+async def test_policies_judge_the_headers_of_the_token_and_never_the_clients(make, clock):
+    rule = jwt_rule(outputClaimToHeaders=[{"header": "x-role", "claim": "role"}])
+    admins = policy("{rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}")
+    service = await make(request_authentication(rule) + admins)
+    assert service.check(sent(token(clock.now(), role="admin"))).allowed
+    assert not service.check(sent(x_role="admin")).allowed
+    assert not service.check(sent(token(clock.now()), x_role="admin")).allowed
+    assert not service.check(sent(token(clock.now(), role="user"), x_role="admin")).allowed
+    assert not service.check(sent()).allowed
+
+
 async def test_headers_of_other_rules_are_taken_out_as_well(make, clock):
     rules = [
         jwt_rule(outputClaimToHeaders=[{"header": "x-a", "claim": "sub"}]),
