@@ -1,5 +1,6 @@
 """Rolling out a root: prepared by the schedule, and active once everybody has the trust bundle with it."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -87,4 +88,8 @@ class Rollout:
         async with self._transactions() as repository:
             reports = await self._replicas.present(repository)
             unrenewed = await repository.unrenewed(root.created_at + SPREADING, now, MAX_IDENTITIES)
-        return acknowledgements(root, bundle.version, reports, signers, unrenewed)
+        found = acknowledgements(root, bundle.version, reports, signers, unrenewed)
+        if any(each.id == self._replicas.id for each in reports):
+            return found
+        # Reports that were removed say nothing of the streams: the next one of this replica is waited for.
+        return replace(found, replicas=tuple(sorted({*found.replicas, self._replicas.id})))
