@@ -34,6 +34,8 @@ MAX_KNOWN_REQUESTS = 2048
 MAX_KNOWN_REQUEST = 1024
 # The same of the descriptors of one domain.
 MAX_KNOWN_DESCRIPTORS = 2048
+# Domains whose descriptors are remembered, a few megabytes each at most. With more, all are read again.
+MAX_KNOWN_DOMAINS = 64
 
 _WITHIN = Code.OK
 _ERROR = OTHER, "error"
@@ -163,6 +165,8 @@ class RateLimitRpc:
         if config is None:
             return None
         domain = _Domain(config, self._decisions.series((name, "ok")), Recurring(MAX_KNOWN_DESCRIPTORS))
+        if len(self._domains) >= MAX_KNOWN_DOMAINS:
+            self._domains.clear()
         self._domains[serialized] = domain
         return domain
 
