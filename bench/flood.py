@@ -46,11 +46,15 @@ class Flooder:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
-        flooder = Flooder(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        # A TLS connection that is given up in its handshake would wait for the server's answer to its close.
+        socket = writer.transport
         try:
+            await writer.start_tls(context)
+            flooder = Flooder(reader, writer)
             await flooder.exchange()
         except BaseException:
-            flooder.close()
+            socket.abort()
             raise
         return flooder
 
@@ -82,8 +86,8 @@ class Flooder:
                         continue
 
     def close(self) -> None:
-        """Close the connection."""
-        self._writer.close()
+        """Close the connection, without waiting for the server."""
+        self._writer.transport.abort()
 
 
 Flood = Callable[[int], Awaitable[None]]
