@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from app.authz.model import Answer, AuthzOptions, CheckInput, Verdict
+from app.authz.model import AuthzOptions, CheckInput, Verdict
+from app.authz.providers import Answer
 from app.authz.rules.compile import CompiledPolicy
 
 

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.model import Ask, AuthzOptions, Matching
+from app.authz.model import AuthzOptions, Matching
 from app.authz.ports import PolicyEngine
+from app.authz.providers import Ask
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
 from app.authz.service.authentication import RequestAuthenticator

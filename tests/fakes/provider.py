@@ -1,6 +1,7 @@
 """A provider of CUSTOM policies that answers what a test says."""
 
-from app.authz.model import Answer, CheckInput
+from app.authz.model import CheckInput
+from app.authz.providers import Answer
 
 DENIES = Answer("not today")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from app.authz.model import Answer, CheckInput
+from app.authz.model import CheckInput
+from app.authz.providers import Answer
 from app.authz.rules.cel import Condition, read_condition
 from app.cel.lexer import MAX_EXPRESSION
 from app.core.errors import InvalidInputError, UnavailableError

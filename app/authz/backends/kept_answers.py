@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from app.authz.model import Answer
+from app.authz.providers import Answer
 from app.core.clock import Clock
 
 # Answers that are kept; one takes some hundred bytes, and its key at most MAX_KEY_BYTES.

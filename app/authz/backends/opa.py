@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 
 from app.authz.backends.kept_answers import KeptAnswers
-from app.authz.model import Answer, CheckInput
+from app.authz.model import CheckInput
+from app.authz.providers import Answer
 from app.authz.rules.opa import MAX_DECISION_BYTES, input_document, input_text, no_constant, read_decision
 from app.authz.rules.parts import Parts, selected
 from app.core.clock import Clock

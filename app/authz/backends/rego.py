@@ -18,7 +18,8 @@ from app.authz.backends.rego_engine import Loaded
 from app.authz.backends.rego_files import read_policies
 from app.authz.backends.rego_pool import RegoPool, Setup
 from app.authz.backends.rego_wire import DECISION, FALSE, TRUE, UNDEFINED
-from app.authz.model import Answer, CheckInput
+from app.authz.model import CheckInput
+from app.authz.providers import Answer
 from app.authz.rules.opa import input_document, input_text, read_decision, read_reply
 from app.authz.rules.parts import Parts
 from app.core.clock import Clock

@@ -18,17 +18,8 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
 from google.protobuf import struct_pb2
 
-from app.authz.model import (
-    NO_CLAIMS,
-    CheckInput,
-    Headers,
-    HeaderValues,
-    IpAddress,
-    Joined,
-    Labels,
-    ProvidedDecision,
-    Workload,
-)
+from app.authz.model import NO_CLAIMS, CheckInput, Headers, IpAddress, Joined, Labels, Workload
+from app.authz.providers import HeaderValues, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body, observed_metadata
 from app.authz.rpc.attributes import (
     READS,

@@ -29,7 +29,8 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from app.authz.identity import ANONYMOUS, Identity
-from app.authz.model import NO_CHANGES, Changes, CheckInput, ProvidedDecision, Workload
+from app.authz.model import CheckInput, Workload
+from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
     READS,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from app.authz.model import NO_CHANGES, NO_CLAIMS, Changes, CheckInput, Claims
+from app.authz.model import NO_CLAIMS, CheckInput, Claims
+from app.authz.providers import NO_CHANGES, Changes
 from app.authz.rules.jwt_rules import JwtRule, KeysFrom
 from app.authz.rules.nodes import AUTHORITY, TARGET
 from app.authz.rules.tokens import (

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.authz.model import Answer, CheckInput
+from app.authz.model import CheckInput
+from app.authz.providers import Answer
 from app.authz.rules.parts import Parts, parts_of
 from app.cel.program import Program
 from app.cel.values import EvaluationError, name_of, timestamp_of

@@ -6,7 +6,8 @@ Istio asks one provider for a workload. Here several can be named, and a request
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 
-from app.authz.model import NO_CHANGES, Answer, Ask, Cause, Changes, CheckInput, ProvidedDecision, Verdict
+from app.authz.model import Cause, CheckInput, Verdict
+from app.authz.providers import NO_CHANGES, Answer, Ask, Changes, ProvidedDecision
 from app.authz.rules.compile import CompiledRule
 from app.authz.rules.index import WorkloadRules
 from app.core.decision import Decision, Outcome

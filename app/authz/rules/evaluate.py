@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
-from app.authz.model import Ask, AuthzOptions, Cause, Changes, CheckInput, Matching, UnknownWorkload, Verdict
+from app.authz.model import AuthzOptions, Cause, CheckInput, Matching, UnknownWorkload, Verdict
+from app.authz.providers import Ask, Changes
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
 from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from app.authz.model import Answer, Changes, CheckInput, HeaderValues
+from app.authz.model import CheckInput
+from app.authz.providers import Answer, Changes, HeaderValues
 from app.authz.rules.parts import EVERYTHING, Parts
 from app.core.errors import InvalidInputError
 

@@ -6,16 +6,9 @@ from functools import partial
 import structlog
 
 from app.authz.identity import Identity
-from app.authz.model import (
-    NO_CHANGES,
-    NO_CLAIMS,
-    AuthorizationPolicy,
-    AuthzOptions,
-    Cause,
-    CheckInput,
-    Verdict,
-)
+from app.authz.model import NO_CLAIMS, AuthorizationPolicy, AuthzOptions, Cause, CheckInput, Verdict
 from app.authz.ports import MakeEngine, PolicyEngine
+from app.authz.providers import NO_CHANGES
 from app.authz.rules.authentication import principal_of
 from app.authz.rules.compile import CompiledPolicy, compile_policy
 from app.authz.rules.custom import with_changes

@@ -5,17 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 
-from app.authz.model import (
-    NO_CHANGES,
-    Cause,
-    Changes,
-    CheckInput,
-    Claims,
-    Headers,
-    ProvidedDecision,
-    UnknownWorkload,
-    Verdict,
-)
+from app.authz.model import Cause, CheckInput, Claims, Headers, UnknownWorkload, Verdict
+from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rules.authentication import (
     Accepted,
     Located,

@@ -13,7 +13,7 @@ import pytest
 from app.authz.backends.bundle_signature import KeyFile
 from app.authz.backends.policy_source import MAX_BACKOFF_SECONDS, BundleOptions, BundleUrl, PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
-from app.authz.model import Answer
+from app.authz.providers import Answer
 from app.authz.rpc.document import attributes_of
 from app.core.errors import InvalidInputError, MeshwardError, UnavailableError
 from app.core.last_good import LastGoodFile

@@ -15,7 +15,7 @@ from app.authz.backends.opa import MAX_ANSWER_BYTES, OpaOptions, OpaProvider
 from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.backends.rego_cost import Cost
-from app.authz.model import Answer
+from app.authz.providers import Answer
 from app.authz.rpc.document import attributes_of
 from app.authz.rules.parts import parts_of
 from tests.fakes.authz import request

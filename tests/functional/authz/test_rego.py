@@ -14,7 +14,7 @@ import pytest
 from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.backends.rego_engine import Loaded
-from app.authz.model import Answer
+from app.authz.providers import Answer
 from app.authz.rpc.document import attributes_of
 from app.core.errors import InvalidInputError, UnavailableError
 from tests.fakes.authz import request

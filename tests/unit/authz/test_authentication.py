@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from app.authz.model import Cause, Changes, ProvidedDecision, Workload
+from app.authz.model import Cause, Workload
+from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rules.authentication import TokenRules, header_value
 from app.authz.service import authentication
 from app.core.errors import UnavailableError

@@ -5,7 +5,8 @@ import json
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2
 
-from app.authz.model import Answer, Changes, ProvidedDecision, Workload
+from app.authz.model import Workload
+from app.authz.providers import Answer, Changes, ProvidedDecision
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import HttpAuthorization
 from app.authz.rules.opa import input_document
