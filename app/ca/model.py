@@ -218,53 +218,6 @@ class IssuedSvid:
 
 
 @dataclass(frozen=True, slots=True)
-class LogEntry:
-    """What a leaf of the transparency log says. `text` is canonical JSON, of which the leaf is the hash.
-
-    `subject` is what it is found by: the serial number of an SVID, the id of an authority, or the SHA-256 of what is
-    banned.
-    """
-
-    subject: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogLeaf(LogEntry):
-    """An entry at its place in the log, which is counted from 0. `hash` is what is stored of it in the tree."""
-
-    index: int
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TreeHead:
-    """The state of the log after `size` leaves, at a time in whole seconds."""
-
-    trust_domain: TrustDomain
-    size: int
-    root_hash: bytes
-    signed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class SignedTreeHead(TreeHead):
-    """A tree head with the signature of an authority, whose certificate is PEM."""
-
-    certificate: str
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Inclusion:
-    """The proof that a leaf is in the tree of a signed head (RFC 9162, section 2.1.3)."""
-
-    leaf: LogLeaf
-    head: SignedTreeHead
-    proof: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class IssuedChain:
     """An issued SVID: `chain` is PEM, leaf first, then each intermediate; `bundle` has the roots that verify it."""
 

@@ -19,14 +19,13 @@ from app.ca.model import (
     IssuedSvid,
     JoinToken,
     KeyAlgorithm,
-    LogLeaf,
     Pod,
     ReplicaReport,
     Root,
-    SignedTreeHead,
     Signer,
     SigningRequest,
 )
+from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import Frontier, Node, Tile
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from cryptography import x509
 from pydantic import ValidationError
 
-from app.ca.model import Inclusion, LogLeaf, SignedTreeHead
 from app.ca.rest.identities import SvidView
 from app.ca.rest.log import ConsistencyView, InclusionView, LeafView, TreeHeadView
 from app.ca.rules.log import (
+    Inclusion,
+    LogLeaf,
+    SignedTreeHead,
     check_certificate,
     check_consistency,
     check_head,

@@ -5,7 +5,8 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.ca.backends.replica_secret import ReplicaSecret
-from app.ca.repository import AuthenticTables, SqlCaRepository
+from app.ca.repository import SqlCaRepository
+from app.ca.repository.authentic import AuthenticTables
 from app.core.errors import PreconditionError
 from app.db.engine import create_engine, dispose
 from app.db.macs import RowMacs

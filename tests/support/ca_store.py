@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from app.ca.repository import AuthenticTables, SqlCaRepository
+from app.ca.repository import SqlCaRepository
+from app.ca.repository.authentic import AuthenticTables
 from app.db.macs import RowMacs
 from app.db.transactions import Transactions
 from app.telemetry.metrics import Metrics

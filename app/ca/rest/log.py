@@ -5,7 +5,8 @@ from typing import Annotated
 
 from fastapi import Query
 
-from app.ca.model import SUBJECT_LENGTH, SignedTreeHead
+from app.ca.model import SUBJECT_LENGTH
+from app.ca.rules.log import SignedTreeHead
 from app.ca.service.log import TransparencyLog
 from app.spiffe.id import TrustDomain
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit, page_of, parse_number

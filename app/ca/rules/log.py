@@ -14,25 +14,62 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
-from app.ca.model import (
-    AuthorityStage,
-    Ban,
-    Inclusion,
-    IssuedSvid,
-    LogEntry,
-    LogLeaf,
-    Root,
-    SignedTreeHead,
-    Signer,
-    TreeHead,
-)
+from app.ca.model import AuthorityStage, Ban, IssuedSvid, Root, Signer
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InvalidInputError
+from app.spiffe.id import TrustDomain
 from app.spiffe.x509_svid import MALFORMED, check_authority, parse_certificate
 
 # The first line of what is signed: no certificate and no request, which the same key signs, begins with it.
 HEAD_CONTEXT = "Meshward transparency log head v1"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What a leaf of the transparency log says. `text` is canonical JSON, of which the leaf is the hash.
+
+    `subject` is what it is found by: the serial number of an SVID, the id of an authority, or the SHA-256 of what is
+    banned.
+    """
+
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLeaf(LogEntry):
+    """An entry at its place in the log, which is counted from 0. `hash` is what is stored of it in the tree."""
+
+    index: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The state of the log after `size` leaves, at a time in whole seconds."""
+
+    trust_domain: TrustDomain
+    size: int
+    root_hash: bytes
+    signed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTreeHead(TreeHead):
+    """A tree head with the signature of an authority, whose certificate is PEM."""
+
+    certificate: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """The proof that a leaf is in the tree of a signed head (RFC 9162, section 2.1.3)."""
+
+    leaf: LogLeaf
+    head: SignedTreeHead
+    proof: tuple[bytes, ...]
 
 
 def svid_entry(svid: IssuedSvid) -> LogEntry:

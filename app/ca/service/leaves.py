@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.ca.model import LogEntry, LogLeaf
 from app.ca.ports import CaRepository
-from app.ca.rules.log import entry_hash
+from app.ca.rules.log import LogEntry, LogLeaf, entry_hash
 
 
 async def append(repository: CaRepository, entries: Sequence[LogEntry]) -> None:

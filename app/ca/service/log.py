@@ -4,9 +4,17 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.ca.model import CaConfig, Inclusion, LogLeaf, SignedTreeHead, TreeHead
+from app.ca.model import CaConfig
 from app.ca.ports import CaRepository, CaTransactions
-from app.ca.rules.log import UnsignedHead, check_consistency, check_head
+from app.ca.rules.log import (
+    Inclusion,
+    LogLeaf,
+    SignedTreeHead,
+    TreeHead,
+    UnsignedHead,
+    check_consistency,
+    check_head,
+)
 from app.ca.rules.merkle import (
     Span,
     consistency_spans,

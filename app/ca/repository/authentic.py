@@ -1,0 +1,35 @@
+"""The tables whose rows carry MACs, and the base of the CA's queries, which have them beside the session."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.audit.repository import SqlAuditTrail
+from app.ca.model import AuthorityStage, Ban, Entry, JoinToken, ReplicaReport, Root, SigningRequest
+from app.ca.tables import AuthorityStageRow, BanRow, EntryRow, JoinTokenRow, ReplicaRow, RootRow, SignerRow
+from app.db.authentic import AuthenticRows, Refused
+from app.db.macs import RowMacs
+
+
+class AuthenticTables:
+    """The tables whose rows grant an identity, and therefore carry MACs.
+
+    A root whose certificate has the SHA-256 `trusted_root`, in hexadecimal, needs none.
+    """
+
+    def __init__(self, macs: RowMacs, refused: Refused, trusted_root: str | None = None) -> None:
+        self.trusted_root = trusted_root
+        self.roots = AuthenticRows(RootRow, Root, macs, refused)
+        self.stages = AuthenticRows(AuthorityStageRow, AuthorityStage, macs, refused)
+        self.reports = AuthenticRows(ReplicaRow, ReplicaReport, macs, refused)
+        self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)
+        self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
+        self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
+        self.bans = AuthenticRows(BanRow, Ban, macs, refused)
+        self.all = (self.roots, self.stages, self.reports, self.requests, self.tokens, self.entries, self.bans)
+
+
+class CaQueries(SqlAuditTrail):
+    """The base of the CA's queries of one kind."""
+
+    def __init__(self, session: AsyncSession, tables: AuthenticTables) -> None:
+        super().__init__(session)
+        self._tables = tables
