@@ -128,6 +128,13 @@ class EnvoyProcess:
             await self.process.wait()
 
 
+def cluster(name: str, port: int, **more: Any) -> dict[str, Any]:
+    """Return the cluster of one server on a port of this machine, with `more` of its fields."""
+    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
+    endpoints = [{"lb_endpoints": [{"endpoint": endpoint}]}]
+    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}, **more}
+
+
 def write_bootstrap(bootstrap: dict[str, Any], directory: Path) -> None:
     """Write the file, with an admin port that the kernel chooses if it has none."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -33,11 +33,6 @@ def identity(ttl=timedelta(hours=1)):
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def held(clock):
     held = HeldSecrets(clock, Metrics())
     held.hold(identity())

@@ -6,14 +6,8 @@ import pytest
 
 from app.core.clock import SystemClock
 from app.kube.api import ClusterAccess, KubeApi
-from app.telemetry.metrics import Metrics
 from tests.fakes.kube_api import FakeKubeApi
 from tests.support.kube import MESHWARD, kube_cluster
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture(scope="session")

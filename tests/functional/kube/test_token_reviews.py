@@ -9,7 +9,6 @@ from app.core.errors import MeshwardError, UnavailableError
 from app.kube.api import MAX_ANSWER_BYTES
 from app.kube.token_review import MAX_KEPT, TokenReviews
 from app.spiffe.service_account import BoundPod, ServiceAccount
-from tests.fakes.clock import ManualClock
 from tests.fakes.kube_api import answers, hangs
 from tests.support.kube import NOBODY
 from tests.support.serving import eventually_async
@@ -17,11 +16,6 @@ from tests.support.serving import eventually_async
 AUDIENCES = ("istio-ca",)
 CART = ServiceAccount("Kubernetes", "shop", "cart")
 KEPT_SECONDS = 10.0
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

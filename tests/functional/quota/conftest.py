@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.fakes.clock import ManualClock
 from tests.support.valkey import cluster_started, valkey_started
 
 
@@ -16,8 +15,3 @@ def valkey_server():
 def valkey_cluster():
     with cluster_started() as nodes:
         yield nodes
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()

@@ -7,7 +7,6 @@ from structlog.testing import capture_logs
 
 from app.quota.backends.valkey.link import CONNECTIONS
 from app.quota.model import Away, FixedWindow, Hit
-from app.telemetry.metrics import Metrics
 from tests.fakes.quota import settled
 from tests.support.counting import available, counting
 from tests.support.proxy import proxied
@@ -24,11 +23,6 @@ def hit(name="k", away=Away.DENY, hits=1, requests=LIMIT):
 
 async def one(counters, *hits):
     return (await settled(counters.add(hits)))[0]
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture

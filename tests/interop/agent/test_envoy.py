@@ -48,11 +48,6 @@ def peer(ca):
     return client_tls(ca.roots, key, chain_for(ca, key))
 
 
-@pytest.fixture
-def metrics():
-    return Metrics()
-
-
 @asynccontextmanager
 async def agent_with(held, metrics, path):
     with listening(path, OWNER_ONLY) as listener:

@@ -12,7 +12,7 @@ from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.core.clock import SystemClock
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
-from tests.support.envoy_process import EnvoyProcess
+from tests.support.envoy_process import EnvoyProcess, cluster
 
 # In the manner of OPA-Envoy's documentation: roles by user, an object with headers, a body that is looked into.
 REGO = """package envoy.authz
@@ -58,12 +58,6 @@ allow if {
 }
 """
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
-
-
-def cluster(name, port, **more):
-    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
-    endpoints = [{"lb_endpoints": [{"endpoint": endpoint}]}]
-    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}, **more}
 
 
 def bootstrap(authz_port, upstream_port):

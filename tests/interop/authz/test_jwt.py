@@ -17,7 +17,7 @@ from app.core.clock import SystemClock
 from tests.assets.jwts import EC_KEY, ISSUER, RSA_KEY, STRANGER, confused, jwk, jwks, part, spelled, token
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
-from tests.support.envoy_process import EnvoyProcess
+from tests.support.envoy_process import EnvoyProcess, cluster
 from tests.support.istio_jwt import jwt_filter
 
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
@@ -216,12 +216,6 @@ def listener(name, filters, extensions=None):
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
-
-
-def cluster(name, port, **more):
-    endpoint = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
-    endpoints = [{"lb_endpoints": [{"endpoint": endpoint}]}]
-    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}, **more}
 
 
 def bootstrap(authz_port, upstream_port):

@@ -231,18 +231,19 @@ simple_rules = st.one_of(
     st.builds(Rule, conditions=st.tuples(addresses)),
     st.builds(Rule, conditions=st.tuples(server_names)),
 )
+sets_or_one_simple_rule = st.one_of(
+    policy_sets,
+    st.builds(
+        lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
+        st.sampled_from([Action.ALLOW, Action.DENY]),
+        simple_rules,
+    ),
+)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.one_of(
-        policy_sets,
-        st.builds(
-            lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
-            st.sampled_from([Action.ALLOW, Action.DENY]),
-            simple_rules,
-        ),
-    ),
+    sets_or_one_simple_rule,
     st.lists(requests, min_size=1, max_size=16),
 )
 def test_what_istio_denies_under_any_reading_is_denied(found, checks):
@@ -283,14 +284,7 @@ sent_requests = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.one_of(
-        policy_sets,
-        st.builds(
-            lambda action, rule: [AuthorizationPolicy("istio-system", "a", action, (), (rule,))],
-            st.sampled_from([Action.ALLOW, Action.DENY]),
-            simple_rules,
-        ),
-    ),
+    sets_or_one_simple_rule,
     st.lists(sent_requests, min_size=1, max_size=16),
 )
 def test_the_index_decides_as_envoy_does_with_the_filters_that_istio_makes(found, checks):

@@ -9,8 +9,6 @@ from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VA
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
-from app.telemetry.metrics import Metrics
-from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
 from tests.fakes.quota import Quota, respond
 
@@ -23,16 +21,6 @@ DOCUMENT = {
     ],
 }
 OK, OVER = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

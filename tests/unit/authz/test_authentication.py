@@ -13,7 +13,6 @@ from app.authz.service import authentication
 from app.core.errors import UnavailableError
 from app.issuers.key_sets import PACE
 from app.spiffe.jwt import LEEWAY
-from app.telemetry.metrics import Metrics
 from tests.assets.jwts import EC_KEY, ISSUER, RSA_KEY, STRANGER, hostile, jwks, token
 from tests.assets.request_authentications import URL, jwt_rule, request_authentication
 from tests.fakes.authz import policy, request
@@ -35,16 +34,6 @@ FINE_FOR_A_REQUEST = {
 }
 NEEDS_TOKEN = policy("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}")
 AWAY = UnavailableError("the server is away")
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from app.authz.rules.evaluate import NativeEngine
 from app.core.decision import Decision, Outcome
 from app.core.errors import InvalidInputError, UnavailableError
 from app.documents.parser import parse_documents
-from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
 from tests.fakes.bans import ListedBans
 from tests.fakes.checks import Policies, policy_service
@@ -26,11 +25,6 @@ ALLOW_ALL = "{rules: [{}]}"
 @pytest.fixture
 def source():
     return MemoryDocuments()
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """A CA over memory."""
 
-from tests.support.fixtures.ca import ca, clock, config, keys, metrics, publisher, transactions
+from tests.support.fixtures.ca import ca, config, keys, publisher, transactions
 
-__all__ = ["ca", "clock", "config", "keys", "metrics", "publisher", "transactions"]
+__all__ = ["ca", "config", "keys", "publisher", "transactions"]

@@ -18,11 +18,6 @@ def text_of(name, text="hello", namespace="home"):
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def store(tmp_path, clock):
     return note_store(DirectorySource(NOTES, tmp_path, clock), clock=clock)
 

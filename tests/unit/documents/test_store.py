@@ -19,8 +19,6 @@ from app.core.errors import (
 from app.core.offload import in_thread
 from app.documents import store as store_module
 from app.documents.model import Change, DocumentKey
-from app.telemetry.metrics import Metrics
-from tests.fakes.clock import ManualClock
 from tests.fakes.documents import MemoryDocuments, note, note_store, texts
 from tests.fakes.principals import OPERATOR
 
@@ -43,16 +41,6 @@ class Compiler:
 @pytest.fixture
 def source():
     return MemoryDocuments()
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from app.core.errors import (
 from app.envoy.sds import SecretDiscovery
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.subscribers import Subscribers
-from app.telemetry.metrics import Metrics
 from tests.assets.discovery import delta, delta_names, names_in, request, secret_of
 from tests.fakes import secrets
 from tests.fakes.context import call_context
@@ -31,11 +30,6 @@ def context(**changes):
 @pytest.fixture
 def source():
     return secrets.FakeSecrets()
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture

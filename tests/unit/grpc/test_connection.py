@@ -41,11 +41,6 @@ class Server(MemoryServer):
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 async def server(clock):
     made = Server(clock)
     yield made

@@ -16,11 +16,6 @@ AWAY = UnavailableError("the server is away")
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def sources():
     return {name: FakeKeySetSource() for name in ("a", "b")}
 

@@ -1,20 +1,8 @@
 import pytest
 
 from app.quota.backends.memory import MemoryCounters
-from app.telemetry.metrics import Metrics
-from tests.fakes.clock import ManualClock
 from tests.fakes.documents import MemoryDocuments
 from tests.fakes.quota import Quota
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def metrics():
-    return Metrics()
 
 
 @pytest.fixture

@@ -141,11 +141,6 @@ def test_a_request_asks_the_limits_that_its_values_are_about_alone():
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def directory(tmp_path):
     (tmp_path / "limits.yaml").write_text(LIMITS)
     return tmp_path

@@ -3,16 +3,8 @@
 import asyncio
 import json
 
-import pytest
-
 from app.core.errors import UnavailableError
 from app.transport.rest.health import Health
-from tests.fakes.clock import ManualClock
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 async def fine():
