@@ -14,6 +14,7 @@ from app.cel.values import (
     NONE,
     Budget,
     EvaluationError,
+    ExhaustedError,
     Optional,
     Type,
     UInt,
@@ -154,7 +155,7 @@ def _join(budget: Budget, texts: Any, separator: Any = "") -> str:
     budget.take_for(found, *found)
     text = of(separator, str).join(found) if sum(map(len, found)) + len(found) * len(separator) < _LONGEST else None
     if text is None:
-        raise EvaluationError("a text is too long")
+        raise ExhaustedError("a text is too long")
     return str(bounded_size(text))
 
 

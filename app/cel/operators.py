@@ -9,6 +9,7 @@ from app.cel.values import (
     MAX_TEXT,
     Budget,
     EvaluationError,
+    ExhaustedError,
     Optional,
     UInt,
     bounded,
@@ -19,7 +20,10 @@ from app.cel.values import (
 )
 
 Apply = Callable[..., Any]
-"""Takes the budget of the evaluation and the operands, and returns the value. Raises EvaluationError if it has none."""
+"""Takes the budget of the evaluation and the operands, and returns the value.
+
+Raises EvaluationError if it has none, ExhaustedError at a bound.
+"""
 
 _MISTYPED = "a value has another type than the expression needs"
 _ORDERED: tuple[Any, ...] = (str, bytes, bool, datetime, timedelta)
@@ -186,9 +190,9 @@ def _negated(_budget: Budget, value: Any) -> Any:
 
 
 def bounded_size(value: Any) -> Any:
-    """Return the text or list. Raises EvaluationError if it is too long."""
+    """Return the text or list. Raises ExhaustedError if it is too long."""
     if len(value) > MAX_TEXT:
-        raise EvaluationError(f"a value is longer than {MAX_TEXT} characters or items")
+        raise ExhaustedError(f"a value is longer than {MAX_TEXT} characters or items")
     return value
 
 

@@ -34,7 +34,7 @@ class Program:
         self._step = _compiled(self.tree)
 
     def evaluate(self, variables: Mapping[str, Any]) -> Any:
-        """Return the value with these variables. Raises EvaluationError if it has none, or takes too many steps."""
+        """Return the value with these variables. Raises EvaluationError if it has none, ExhaustedError at a bound."""
         return self._step(dict(variables), Budget())
 
 

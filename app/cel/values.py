@@ -32,7 +32,14 @@ _MAX_DURATION = timedelta(seconds=315_576_000_000)
 
 
 class EvaluationError(MeshwardError):
-    """An expression has no value for a request: a key is missing, a type does not fit, or it takes too many steps."""
+    """An expression has no value for a request: a key is missing, or a type does not fit."""
+
+
+class ExhaustedError(MeshwardError):
+    """An evaluation reached a bound: of its steps, or of a text or list that it puts together.
+
+    It is no EvaluationError: `||`, `&&` and macros go on after those, and what was not evaluated could have decided.
+    """
 
 
 class UInt(int):
@@ -68,10 +75,10 @@ class Budget:
         self.left = steps
 
     def take(self, steps: int = 1) -> None:
-        """Take so many steps. Raises EvaluationError if there are no more."""
+        """Take so many steps. Raises ExhaustedError if there are no more."""
         self.left -= steps
         if self.left < 0:
-            raise EvaluationError(f"it takes more than {MAX_STEPS} steps")
+            raise ExhaustedError(f"it takes more than {MAX_STEPS} steps")
 
     def take_for(self, *values: Any) -> None:
         """Take the steps for looking at all of the texts and lists among the values."""

@@ -13,7 +13,7 @@ from app.authz.model import CheckInput
 from app.authz.providers import Answer
 from app.authz.rules.parts import Parts, parts_of
 from app.cel.program import Program
-from app.cel.values import EvaluationError, name_of, timestamp_of
+from app.cel.values import EvaluationError, ExhaustedError, name_of, timestamp_of
 from app.core.errors import InvalidInputError
 
 _ALLOWED = Answer()
@@ -107,7 +107,7 @@ class Condition:
             return Answer("the check has no attributes for a provider", undecided=True)
         try:
             value = self.program.evaluate(self._variables(request.attributes(self.parts)))
-        except (EvaluationError, InvalidInputError) as error:
+        except (EvaluationError, ExhaustedError, InvalidInputError) as error:
             return Answer(f"its expression has no value: {error.message}", undecided=True)
         if value is True:
             return _ALLOWED

@@ -220,7 +220,8 @@ def _labels(matched: MatchedRequest, answer: Answer) -> tuple[str, str]:
         return _UNKNOWN_DOMAIN
     if answer.code is _WITHIN:
         return matched.domain, "over_limit_shadowed" if answer.shadowed else "ok"
-    if matched.excessive:
-        return matched.domain, "too_many_hits"
+    refusal = matched.refusal
+    if refusal is not None:
+        return matched.domain, refusal.value
     refusing = [status for status in answer.statuses if status.code is Code.OVER_LIMIT]
     return matched.domain, "over_limit" if any(status.exact for status in refusing) else "over_shared_counter"

@@ -9,7 +9,7 @@ from typing import Any
 from app.cel import functions, tree
 from app.cel.program import Program
 from app.cel.tree import Call, Literal, Name
-from app.cel.values import Budget, EvaluationError
+from app.cel.values import Budget, EvaluationError, ExhaustedError
 from app.core.errors import InvalidInputError
 
 # limitador's own conditions are a line.
@@ -20,7 +20,16 @@ Expression = Program
 Bindings = Sequence[Mapping[str, str]]
 """The entries of each descriptor of a request, in its order."""
 
-__all__ = ["Bindings", "EvaluationError", "Expression", "as_text", "equalities", "evaluate", "parse_expression"]
+__all__ = [
+    "Bindings",
+    "EvaluationError",
+    "ExhaustedError",
+    "Expression",
+    "as_text",
+    "equalities",
+    "evaluate",
+    "parse_expression",
+]
 
 
 def parse_expression(text: str) -> Expression:
@@ -31,7 +40,7 @@ def parse_expression(text: str) -> Expression:
 
 
 def evaluate(expression: Expression, descriptors: Bindings) -> Any:
-    """Return the value of an expression for a request. Raises EvaluationError if it has none."""
+    """Return the value of an expression for a request. Raises EvaluationError if it has none, ExhaustedError."""
     return expression.evaluate({DESCRIPTORS: descriptors})
 
 

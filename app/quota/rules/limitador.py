@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from app.core.errors import InvalidInputError
@@ -12,7 +12,16 @@ from app.documents.model import DocumentKey
 from app.documents.reader import Reader
 from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, RateLimit
 from app.quota.rules.algorithms import MAX_SECONDS
-from app.quota.rules.cel import Bindings, EvaluationError, Expression, as_text, equalities, evaluate, parse_expression
+from app.quota.rules.cel import (
+    Bindings,
+    EvaluationError,
+    ExhaustedError,
+    Expression,
+    as_text,
+    equalities,
+    evaluate,
+    parse_expression,
+)
 from app.quota.rules.fields import MAX_NAME_LENGTH, read_domain, read_integer, read_name
 from app.quota.rules.match import (
     NO_MODES,
@@ -20,6 +29,7 @@ from app.quota.rules.match import (
     CountedLimit,
     MatchedDescriptor,
     MatchedRequest,
+    Refusal,
     counted_limit,
     refused_hit,
 )
@@ -142,25 +152,33 @@ def match_limits(
 ) -> MatchedRequest:
     """Return the request with every limit that applies to it: those whose conditions hold and whose variables exist.
 
-    With more than `max_hits` it is over each of them.
+    With more than `max_hits` it is over each of them, and over a limit of which that is too costly to find out.
     """
     bindings = [dict(descriptor.entries) for descriptor in descriptors]
-    found: list[tuple[CompiledLimit, CounterKey]] = []
-    for candidate in namespace.candidates(bindings):
-        key = _counter_of(candidate, bindings)
-        if key is not None:
-            found.append((candidate, key))
-    excessive = hits > max_hits
-    matched = []
-    for each, key in found:
-        hit = Hit(each.applied.limit_id, key, each.algorithm, hits)
-        counts = refused_hit(hit, max_hits) if excessive else hit, each.counted
-        matched.append(MatchedDescriptor(each.applied, counts, excessive))
-    return MatchedRequest(name, domain_known=True, descriptors=tuple(matched), together=True)
+    matched = [_match_limit(each, bindings, hits, max_hits) for each in namespace.candidates(bindings)]
+    applying = tuple([each for each in matched if each is not None])
+    return MatchedRequest(name, domain_known=True, descriptors=applying, together=True)
+
+
+def _match_limit(limit: CompiledLimit, descriptors: Bindings, hits: int, max_hits: int) -> MatchedDescriptor | None:
+    """Return the limit with its hit for a request, None if it does not apply."""
+    applied, algorithm = limit.applied, limit.algorithm
+    try:
+        key = _counter_of(limit, descriptors)
+    except ExhaustedError:
+        # Its counter is not known: nothing is counted, not even by a report.
+        hit = Hit(applied.limit_id, (), replace(algorithm, requests=0, counts_refused=False), max(hits, 1))
+        return MatchedDescriptor(applied, (hit, limit.counted), Refusal.CONDITION_TOO_COSTLY)
+    if key is None:
+        return None
+    hit = Hit(applied.limit_id, key, algorithm, hits)
+    if hits > max_hits:
+        return MatchedDescriptor(applied, (refused_hit(hit, max_hits), limit.counted), Refusal.TOO_MANY_HITS)
+    return MatchedDescriptor(applied, (hit, limit.counted))
 
 
 def _counter_of(limit: CompiledLimit, descriptors: Bindings) -> CounterKey | None:
-    """Return the values that the limit counts by, None if it does not apply."""
+    """Return the values that the limit counts by, None if it does not apply. Raises ExhaustedError."""
     try:
         if not all(evaluate(condition, descriptors) is True for condition in limit.conditions):
             return None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -101,16 +102,27 @@ class CompiledConfig:
     independent: bool
 
 
+class Refusal(Enum):
+    """Why a descriptor is over its limit, whatever is counted: by the name that metrics have for it.
+
+    TOO_MANY_HITS: more than a request may have. CONDITION_TOO_COSTLY: a bound on evaluations was reached before it was
+    known whether the limit applies, or which counter it has.
+    """
+
+    TOO_MANY_HITS = "too_many_hits"
+    CONDITION_TOO_COSTLY = "condition_too_costly"
+
+
 class MatchedDescriptor(NamedTuple):
     """A descriptor of a request with its limit, None if none applies.
 
-    `counts` is None, or what is to be counted, with what metrics need to know of the limit. `excessive` is whether that
-    was more than a request may have.
+    `counts` is None, or what is to be counted, with what metrics need to know of the limit. With a `refusal` that is a
+    hit that the limit refuses.
     """
 
     applied: AppliedLimit | None
     counts: "tuple[Hit, CountedLimit] | None" = None
-    excessive: bool = False
+    refusal: Refusal | None = None
 
 
 class MatchedRequest(NamedTuple):
@@ -135,9 +147,9 @@ class MatchedRequest(NamedTuple):
         return tuple([each.counts[1] for each in self.descriptors if each.counts])
 
     @property
-    def excessive(self) -> bool:
-        """Whether a descriptor has more hits than a request may have."""
-        return any(each.excessive for each in self.descriptors)
+    def refusal(self) -> Refusal | None:
+        """Why a descriptor is over its limit whatever is counted, None if there is none."""
+        return next((each.refusal for each in self.descriptors if each.refusal), None)
 
 
 class CountedLimit(NamedTuple):
@@ -317,7 +329,7 @@ def match_limit(
     hit = Hit(applied.limit_id, _counter_key(config, descriptor, applied), algorithm, number, limit.away)
     counted = applied.counted or _counted_by(config, limit, applied.levels, descriptor)
     if number > max_hits:
-        return MatchedDescriptor(applied, (refused_hit(hit, max_hits), counted), excessive=True)
+        return MatchedDescriptor(applied, (refused_hit(hit, max_hits), counted), Refusal.TOO_MANY_HITS)
     return MatchedDescriptor(applied, (hit, counted))
 
 

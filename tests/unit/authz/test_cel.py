@@ -65,6 +65,11 @@ def test_attributes_have_envoys_names_and_types(text):
     assert answer(text).denial == ""
 
 
+TEN = "'abcdefghij'.split('')"
+LONG = f"size(['{'a' * 64}']{'.map(a, a + a)' * 11}) == 0"
+COSTLY = f"{TEN}.all(a, {TEN}.all(b, {TEN}.all(c, {TEN}.all(d, {TEN}.all(e, true)))))"
+
+
 @pytest.mark.parametrize(
     ("text", "denial", "undecided"),
     [
@@ -76,6 +81,10 @@ def test_attributes_have_envoys_names_and_types(text):
         ("1", "its expression is a int, not a bool", True),
         ("request.size / 0 == 1", "its expression has no value: a number cannot be calculated", True),
         ("'a' in metadata.filter_metadata.other.payload", "its expression has no value", True),
+        (f"{COSTLY} || true", "its expression has no value: it takes more than 10000 steps", True),
+        (f"{LONG} || true", "its expression has no value: a value is longer than 65536 characters or items", True),
+        (f"!({LONG} && false)", "its expression has no value: a value is longer than", True),
+        (f"!({COSTLY} && false)", "its expression has no value: it takes more than 10000 steps", True),
     ],
 )
 def test_what_is_not_true_denies_with_the_reason(text, denial, undecided):

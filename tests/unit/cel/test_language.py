@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.cel.lexer import MAX_EXPRESSION
 from app.cel.program import Program
-from app.cel.values import EvaluationError
+from app.cel.values import EvaluationError, ExhaustedError
 from app.core.errors import InvalidInputError
 
 X = {
@@ -202,18 +202,27 @@ x.s.all(e, true)
 optional.none().value()
 [1].join("")
 has(x.i.field)
+"""
+DOUBLED = "[x.many]" + ".map(a, [a, a])" * 6
+TOO_MUCH = f"""
 x.long + x.long
 x.many.all(a, x.many.all(b, true))
 x.many.map(a, x.many).all(l, l == x.many)
 x.many.all(a, !x.long.contains("b"))
 x.many.all(a, !x.long.matches("b"))
+{DOUBLED} == {DOUBLED}
 """
-DOUBLED = "[x.many]" + ".map(a, [a, a])" * 6
 
 
-@pytest.mark.parametrize("text", [*NO_VALUE.strip().split("\n"), f"{DOUBLED} == {DOUBLED}"])
+@pytest.mark.parametrize("text", NO_VALUE.strip().split("\n"))
 def test_what_has_no_value_says_so(text):
     with pytest.raises(EvaluationError):
+        value_of(text)
+
+
+@pytest.mark.parametrize("text", TOO_MUCH.strip().split("\n"))
+def test_what_reaches_a_bound_says_so(text):
+    with pytest.raises(ExhaustedError):
         value_of(text)
 
 
@@ -297,17 +306,47 @@ def test_what_an_expression_reads_is_known(text, reads):
 def test_steps_are_bounded_whatever_the_values_are():
     program = Program("x.all(a, x.all(b, x.all(c, x.all(d, a + b + c + d >= 0))))", ("x",))
     before = time.process_time()
-    with pytest.raises(EvaluationError, match="takes more than 10000 steps"):
+    with pytest.raises(ExhaustedError, match="takes more than 10000 steps"):
         program.evaluate({"x": list(range(10_000))})
     # A hundred times what it takes, so that it is the bound that is seen, and not the machine.
     assert time.process_time() - before < 2.0
+
+
+COSTLY = {
+    "steps": "x.exists(a, x.exists(b, x.exists(c, a + b + c < 0)))",
+    "text": "(t + t) == ''",
+    "list": "size(x + x + x + x + x) > 0 && size(l + l) == 0",
+    "joined": "l.join(t) == ''",
+}
+
+
+@pytest.mark.parametrize("costly", COSTLY.values(), ids=COSTLY)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{} || true",
+        "!({} && false)",
+        "[1, 2].exists(e, e == 1 ? {} : true)",
+        "![1, 2].all(e, e == 1 ? {} : false)",
+        "[1, 2].exists_one(e, e == 1 ? {} : true)",
+        "[1, 2].filter(e, e == 1 ? {} : true).size() > 0",
+        "[1, 2].map(e, e == 1 ? {} : true).size() > 0",
+        "{} ? true : true",
+        "optional.of({}).orValue(true)",
+    ],
+)
+def test_nothing_is_decided_after_a_bound_was_reached(text, costly):
+    """What was not evaluated might have decided otherwise."""
+    values = {"x": list(range(100)), "t": "a" * 40_000, "l": ["a"] * 40_000}
+    with pytest.raises(ExhaustedError):
+        Program(text.replace("{}", f"({costly})"), tuple(values)).evaluate(values)
 
 
 @given(st.text(alphabet="xyilsm.[]?('a\"=!&|<>+-*/%:,){}0u1e \\\nhas(all", max_size=60))
 def test_any_text_is_read_or_refused_and_has_a_value_or_none(text):
     try:
         value_of(text)
-    except (InvalidInputError, EvaluationError):
+    except (InvalidInputError, EvaluationError, ExhaustedError):
         return
 
 

@@ -191,6 +191,47 @@ async def test_a_window_may_have_any_length(service, clock):
     assert (await ask(service, {}, 3)).code is Code.OK
 
 
+COSTLY = [
+    # The first reaches the bound of steps, the second that of a text; each in a condition and in a variable.
+    "conditions: [\"descriptors.all(a, 'abcdefgh'.split('').all(c, descriptors[0].path.contains(c)))\"]",
+    "conditions: [\"descriptors[0].path + descriptors[0].path == ''\"]",
+    "variables: [\"descriptors[0].path + descriptors[0].path\"]",
+    "conditions: [\"descriptors[0].path + descriptors[0].path == '' || true\"]",
+    "conditions: [\"!(descriptors[0].path + descriptors[0].path == '' && false)\"]",
+]
+
+
+@pytest.mark.parametrize("expressions", COSTLY)
+async def test_a_limit_refuses_what_is_too_costly_to_compare(directory, clock, expressions):
+    (directory / "limits.yaml").write_text(f"""
+- {{namespace: shop, max_value: 5, seconds: 60, name: costly, {expressions}}}
+- {{namespace: shop, max_value: 2, seconds: 60}}
+""")
+    metrics = Metrics()
+    service = await loaded(directory, clock, metrics=metrics)
+    rpc = RateLimitRpc(service, metrics)
+    entry = {"key": "path", "value": "abcdefgh" * 10_000}
+    message = rls_pb2.RateLimitRequest(domain="shop", descriptors=[{"entries": [entry]}])
+    assert [respond(rpc, message, call_context()).overall_code for _ in range(3)] == [rls_pb2.RateLimitResponse.OVER_LIMIT] * 3
+    assert metrics.limits.value("shop", "condition_too_costly") == 3
+    assert metrics.rules.series["shop.costly"].over == 3
+    http = Http(service)
+    assert [await http.post(path, {"path": entry["value"]}) for path in ("/check", "/check_and_report")] == [429, 429]
+    # Nothing of this was counted under the other limit.
+    assert [(await ask(service, {}, 2)).code, (await ask(service, {}, 1)).code] == [Code.OK, Code.OVER_LIMIT]
+
+
+async def test_a_report_of_what_is_too_costly_to_compare_counts_under_the_other_limits(service, directory):
+    (directory / "limits.yaml").write_text(f"""
+- {{namespace: shop, max_value: 5, seconds: 60, {COSTLY[2]}}}
+- {{namespace: shop, max_value: 2, seconds: 60}}
+""")
+    await service.limits.refresh()
+    http = Http(service)
+    assert await http.post("/report", {"path": "abcdefgh" * 10_000}) == 200
+    assert [shown["remaining"] for shown in (await http.ask("GET", "/counters/shop"))[1]] == [1]
+
+
 async def test_a_domain_with_a_configuration_is_not_asked_by_limits(service):
     await service.put("shop", {"domain": "shop"})
     assert (await ask(service, ANN, 100)).code is Code.OK
