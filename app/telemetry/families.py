@@ -33,9 +33,8 @@ class _Family(Collector, Generic[Series]):
 
     new_series: Callable[[], Series]
 
-    def __init__(self, name: str, documentation: str, labels: tuple[str, ...], *, max_series: int = MAX_SERIES) -> None:
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._max_series = max_series
         self._other = (OTHER,) * len(labels)
         self._series: dict[tuple[str, ...], Series] = {}
 

@@ -10,6 +10,7 @@ from app.quota.model import Answer, Code, Outcome
 from app.quota.ports import PreparedHits
 from app.quota.rpc.headers import HeaderOptions, headers_of
 from app.quota.rpc.messages import (
+    MAX_PLAIN_REQUEST,
     AnswerWriter,
     StatusHead,
     parse_message,
@@ -29,9 +30,9 @@ from app.transport.grpc.routes import Prepared, Soon
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
-# Requests that are known: a sidecar sends the same ones again, whose bytes are compared faster than read and matched.
+# Requests that are known, of up to MAX_PLAIN_REQUEST bytes: a sidecar sends the same ones again, whose bytes are compared
+# faster than read and matched.
 MAX_KNOWN_REQUESTS = 2048
-MAX_KNOWN_REQUEST = 1024
 # The same of the descriptors of one domain.
 MAX_KNOWN_DESCRIPTORS = 2048
 # Domains whose descriptors are remembered, a few megabytes each at most. With more, all are read again.
@@ -129,7 +130,7 @@ class RateLimitRpc:
             within = self._decisions.series((matched.domain, "ok") if matched.domain_known else _UNKNOWN_DOMAIN)
             heads = [self._writer.head(each) for each in matched.descriptors]
             known = _Known(matched, self._service.prepare(matched.hits), heads, within)
-        if len(request) <= MAX_KNOWN_REQUEST:
+        if len(request) <= MAX_PLAIN_REQUEST:
             self._known.offer(request, known)
         return known
 

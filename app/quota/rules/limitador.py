@@ -116,8 +116,8 @@ class Namespace:
         yield from self.others
 
 
-def compile_limit(limit: ConditionalLimit) -> CompiledLimit:
-    """Return the limit with its expressions parsed."""
+def compile_limit(limit: ConditionalLimit, near_ratio: float = NO_MODES.near_ratio) -> CompiledLimit:
+    """Return the limit with its expressions parsed; what is over `near_ratio` of it is near to it."""
     algorithm = FixedWindow(limit.max_value, limit.seconds)
     rate_limit = RateLimit(None, limit.max_value, limit.name, algorithm=algorithm)
     rule = f"{limit.namespace}.{limit.name or limit.limit_id[:8]}"
@@ -127,7 +127,7 @@ def compile_limit(limit: ConditionalLimit) -> CompiledLimit:
         tuple(map(_expression_of, limit.variables)),
         algorithm,
         AppliedLimit(rate_limit, limit.limit_id, algorithm, rule),
-        counted_limit(rate_limit, rule, NO_MODES.near_ratio),
+        counted_limit(rate_limit, rule, near_ratio),
     )
 
 

@@ -86,7 +86,7 @@ class QuotaService:
             self.limits = DocumentStore(
                 LIMIT_KIND,
                 limits,
-                Compiler(compile_limit, _limits_updated, offload),
+                Compiler(partial(compile_limit, near_ratio=modes.near_ratio), _limits_updated, offload),
                 on_change=self._changed,
                 clock=clock,
                 metrics=metrics,

@@ -11,7 +11,7 @@ from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
 from app.documents.sources import DirectorySource
 from app.quota.backends.memory import MemoryCounters
-from app.quota.model import Code, Descriptor
+from app.quota.model import Code, Descriptor, Modes
 from app.quota.rpc.limitador import LimitadorHttp
 from app.quota.rpc.ratelimit import RateLimitRpc
 from app.quota.rules.callers import CallerGrant
@@ -230,6 +230,15 @@ async def test_a_report_of_what_is_too_costly_to_compare_counts_under_the_other_
     http = Http(service)
     assert await http.post("/report", {"path": "abcdefgh" * 10_000}) == 200
     assert [shown["remaining"] for shown in (await http.ask("GET", "/counters/shop"))[1]] == [1]
+
+
+async def test_what_is_near_to_a_limit_is_counted_by_the_ratio_of_the_settings(directory, clock):
+    (directory / "limits.yaml").write_text("{namespace: shop, max_value: 10, seconds: 60, name: all}")
+    metrics = Metrics()
+    service = await loaded(directory, clock, metrics=metrics, modes=Modes(near_ratio=0.5))
+    for _ in range(8):
+        await ask(service, {})
+    assert metrics.rules.series["shop.all"].near == 3
 
 
 async def test_a_domain_with_a_configuration_is_not_asked_by_limits(service):
