@@ -32,7 +32,8 @@ from app.transport.grpc.call import malformed_message
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
-# Bytes of a request that is read here, or remembered: a sidecar's is smaller. The work is that of Python, so it is bounded.
+# Bytes of a request that is read here, or remembered: a sidecar's is smaller. The work is that of Python, so it is
+# bounded.
 MAX_PLAIN_REQUEST = 1024
 # Limits whose part of a status is remembered: those of a configuration, and the ones that requests bring.
 MAX_KNOWN_HEADS = 16_384

@@ -30,8 +30,8 @@ from app.transport.grpc.routes import Prepared, Soon
 from app.transport.grpc.status import Code as StatusCode
 from app.transport.grpc.status import RpcError
 
-# Requests that are known, of up to MAX_PLAIN_REQUEST bytes: a sidecar sends the same ones again, whose bytes are compared
-# faster than read and matched.
+# Requests that are known, of up to MAX_PLAIN_REQUEST bytes: a sidecar sends the same ones again, whose bytes are
+# compared faster than read and matched.
 MAX_KNOWN_REQUESTS = 2048
 # The same of the descriptors of one domain.
 MAX_KNOWN_DESCRIPTORS = 2048

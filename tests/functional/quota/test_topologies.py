@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from valkey.crc import key_slot
 
+from app.core.errors import UnavailableError
 from app.core.net import Address
 from app.quota.backends.valkey.servers import StoreFiles, slots_of
 from app.quota.backends.valkey.wire import key_of
@@ -201,6 +202,13 @@ async def test_a_node_of_a_cluster_that_is_away_leaves_the_others_counting():
             assert not any(outcomes[name].allowed for name in lost)
             assert all(outcomes[name].allowed for name in kept)
             assert {len(lost) > 5, len(kept) > 5} == {True}
+            limits = {"limit": hit().algorithm}
+            (known,) = await counters.read([("limit", (kept[0],))], limits)
+            assert known.used == 1
+            never = owned([f"never {name}" for name in names], 0, 5461)[0]
+            for name in (lost[0], never):
+                with pytest.raises(UnavailableError):
+                    await counters.read([("limit", (name,)), ("limit", (kept[0],))], limits)
 
 
 async def test_a_slot_that_moves_is_followed_and_keeps_its_counts():

@@ -7,7 +7,8 @@ from app.core.errors import InvalidInputError
 from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_BYTES, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
-from app.quota.rpc.ratelimit import MAX_KNOWN_REQUEST, MAX_KNOWN_REQUESTS, RateLimitRpc
+from app.quota.rpc.messages import MAX_PLAIN_REQUEST
+from app.quota.rpc.ratelimit import MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
 from tests.fakes.context import call_context
 from tests.fakes.quota import Quota, respond
@@ -111,13 +112,13 @@ async def test_a_flood_of_values_claims_bounded_memory_and_no_quota(rpc, counter
 
 async def test_a_flood_of_requests_is_not_remembered_beyond_a_bound(rpc):
     for number in range(MAX_KNOWN_REQUESTS + 100):
-        for size in (1, MAX_KNOWN_REQUEST):
+        for size in (1, MAX_PLAIN_REQUEST):
             for _ in range(2):
                 ask(rpc, request(("path", f"{number}" + "x" * size)))
     (domain,) = rpc._domains.values()
     for known in (rpc._known, domain.descriptors):
         assert 0 < len(known._values) <= MAX_KNOWN_REQUESTS
-        assert max(map(len, known._values)) <= MAX_KNOWN_REQUEST
+        assert max(map(len, known._values)) <= MAX_PLAIN_REQUEST
 
 
 async def test_a_flood_of_domains_makes_no_series_and_no_counters(rpc, counters, metrics):

@@ -195,7 +195,7 @@ COSTLY = [
     # The first reaches the bound of steps, the second that of a text; each in a condition and in a variable.
     "conditions: [\"descriptors.all(a, 'abcdefgh'.split('').all(c, descriptors[0].path.contains(c)))\"]",
     "conditions: [\"descriptors[0].path + descriptors[0].path == ''\"]",
-    "variables: [\"descriptors[0].path + descriptors[0].path\"]",
+    'variables: ["descriptors[0].path + descriptors[0].path"]',
     "conditions: [\"descriptors[0].path + descriptors[0].path == '' || true\"]",
     "conditions: [\"!(descriptors[0].path + descriptors[0].path == '' && false)\"]",
 ]
@@ -212,7 +212,9 @@ async def test_a_limit_refuses_what_is_too_costly_to_compare(directory, clock, e
     rpc = RateLimitRpc(service, metrics)
     entry = {"key": "path", "value": "abcdefgh" * 10_000}
     message = rls_pb2.RateLimitRequest(domain="shop", descriptors=[{"entries": [entry]}])
-    assert [respond(rpc, message, call_context()).overall_code for _ in range(3)] == [rls_pb2.RateLimitResponse.OVER_LIMIT] * 3
+    assert [respond(rpc, message, call_context()).overall_code for _ in range(3)] == [
+        rls_pb2.RateLimitResponse.OVER_LIMIT
+    ] * 3
     assert metrics.limits.value("shop", "condition_too_costly") == 3
     assert metrics.rules.series["shop.costly"].over == 3
     http = Http(service)

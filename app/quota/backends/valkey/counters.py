@@ -10,7 +10,7 @@ from app.core.errors import UnavailableError
 from app.quota.backends.valkey.away import AwayAnswers
 from app.quota.backends.valkey.browser import CounterBrowser
 from app.quota.backends.valkey.servers import Outcomes, Servers
-from app.quota.backends.valkey.wire import Key, PreparedHit, key_of, name_of, pack_limit, prepare_named
+from app.quota.backends.valkey.wire import Key, PreparedHit, beside_of, key_of, name_of, pack_limit, prepare_named
 from app.quota.model import (
     MAX_UINT32,
     Algorithm,
@@ -33,7 +33,7 @@ MAX_KNOWN_OVER = 65_536
 # Limits whose parameters are remembered: those of configurations, and the ones that requests bring.
 MAX_KNOWN_LIMITS = 16_384
 # Counters that are read in one batch, which hits wait for.
-MAX_READ = 100
+MAX_READ = 50
 # How often other processes' resets are looked for, and the counter that each of them adds 1 to.
 RESET_CHECK_SECONDS = 1.0
 RESETS = Hit("resets", (), Total(MAX_UINT32), 1)
@@ -153,15 +153,17 @@ class ValkeyCounters:
     async def _read(
         self, names: Mapping[Key, CounterName], limits: Mapping[LimitId, Algorithm]
     ) -> list[LiveCounter | None]:
-        """Return the counters; None also of one whose name has something else in it."""
+        """Return the counters; None also of one whose name has something else in it. Raises UnavailableError."""
         found: list[LiveCounter | None] = []
         items = list(names.items())
         for start in range(0, len(items), MAX_READ):
             batch = items[start : start + MAX_READ]
             hits = [prepare_named(key, Hit(name[0], (), usage_probe(limits[name[0]]), 0)) for key, name in batch]
-            counted = self._servers.add((*hits, self._prepared(_LOOK)))
-            outcomes: Outcomes = [] if counted is None else await counted
-            if not any(outcomes):  # not even the count of resets, which can always be read
+            # In the slot of each counter another one can always be read, so that None of it is that of a server.
+            beside = [prepare_named(beside_of(self._prefix, key), _LOOK) for key, _ in batch]
+            counted = self._servers.add((*hits, *beside))
+            outcomes: Outcomes | None = None if counted is None else await counted
+            if outcomes is None or None in outcomes[len(hits) :]:
                 raise UnavailableError("the counters cannot be read: their store does not answer")
             found += [
                 None if outcome is None else live_counter(name, limits[name[0]], outcome)

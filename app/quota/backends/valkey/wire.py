@@ -93,6 +93,11 @@ def name_of(prefix: str, limit_id: LimitId, text: str) -> bytes:
     return f"{prefix}:{limit_id}:{{{text}}}".encode()
 
 
+def beside_of(prefix: str, key: Key) -> Key:
+    """Return the name of a counter that no limit has, in the slot of the counter with the name `key`."""
+    return b"%b:beside:%b" % (prefix.encode(), key[key.index(b"{") :])
+
+
 def counter_of(prefix: str, name: bytes) -> CounterName | None:
     """Return the counter that has the name, None if it is none of a counter. A digest is returned as bytes."""
     text = name.decode(errors="replace")
