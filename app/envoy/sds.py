@@ -12,7 +12,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
-from app.core.errors import InvalidInputError, PermissionDeniedError, UnauthenticatedError, Violation
+from app.core.errors import InternalError, InvalidInputError, PermissionDeniedError, UnauthenticatedError, Violation
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
@@ -117,7 +117,12 @@ def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
 
 
 def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
-    """Return the `validation_context` secret of a trust bundle."""
+    """Return the `validation_context` secret of a trust bundle.
+
+    Raises InternalError if that has no root: Envoy would accept every certificate.
+    """
+    if not bundle.roots:
+        raise InternalError("a trust bundle without roots is held back")
     secret = secret_pb2.Secret(name=name)
     secret.validation_context.trusted_ca.inline_bytes = "".join(bundle.roots).encode()
     return Resource(name, bundle.version, _packed(secret))

@@ -33,7 +33,7 @@ NO_ACTIVE_ROOT = "no root of the CA is active: prepare one and activate it (mesh
 class Trust:
     """The roots of the trust domain, oldest first, and the stages of authorities by their ids.
 
-    A root without a stage is not trusted.
+    A root without a stage is not trusted; `of` has the one exception.
     """
 
     roots: tuple[Root, ...]
@@ -41,14 +41,15 @@ class Trust:
 
     @classmethod
     def of(cls, roots: Sequence[Root], stages: Sequence[AuthorityStage]) -> "Trust":
-        """Return what stored roots and stages amount to: while there is no stage, the first root is the active one.
+        """Return what stored roots and stages amount to: a root that is the only one is active without a stage.
 
-        That is how a database of versions without stages is.
+        That is how a database of versions without stages is. Of several, none is: their stages were deleted, and one of
+        them may be revoked.
         """
         known = {each.id: each for each in stages}
-        if roots and not any(root.id in known for root in roots):
-            first = roots[0]
-            known[first.id] = AuthorityStage(first.id, Stage.ACTIVE, 1, first.created_at)
+        if len(roots) == 1 and roots[0].id not in known:
+            (root,) = roots
+            known[root.id] = AuthorityStage(root.id, Stage.ACTIVE, 1, root.created_at)
         return cls(tuple(roots), known)
 
     @property

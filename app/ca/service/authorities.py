@@ -116,7 +116,12 @@ class Authorities:
         return self._require(self._known).trust.stage_of(authority)
 
     def bundle(self) -> TrustBundle:
-        """Return the trust bundle. Raises UnavailableError before the first pass."""
+        """Return the trust bundle.
+
+        Raises UnavailableError before the first pass, and PreconditionError if no root was trusted since the start.
+        """
+        if self._bundle is None and self._known is not None:
+            raise PreconditionError(NO_ACTIVE_ROOT)
         return self._require(self._bundle)
 
     def held(self) -> Sequence[ActiveSigner]:
@@ -267,6 +272,8 @@ class Authorities:
 
     async def _publish(self, known: Known) -> None:
         roots = tuple(root.certificate for root in known.trust.trusted)
+        if not roots:  # Envoy verifies nobody by a bundle without roots, so that the one of before stays
+            return
         withdrawn = [each for each in known.signers if known.trust.is_withdrawn(each)]
         ids = tuple(sorted(each.id for each in withdrawn))
         bundle = TrustBundle(self._config.trust_domain, roots, known.trust.sequence, ids)

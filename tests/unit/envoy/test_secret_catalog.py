@@ -2,8 +2,9 @@
 
 import pytest
 
-from app.core.errors import InvalidInputError
+from app.core.errors import InternalError, InvalidInputError
 from app.envoy.sds import MAX_NAMES, SECRET_TYPE, SecretKind, bundle_resource, svid_resource
+from app.spiffe.bundle import TrustBundle
 from app.transport.xds.exchange import check_names, check_request
 from app.transport.xds.resources import version_of
 from tests.assets.discovery import CATALOG, DOMAIN, OWN, delta, request, secret_of
@@ -92,3 +93,8 @@ def test_xdstp_locators_are_refused_rather_than_ignored():
         check_request(request(resource_locators=[{"name": "default"}]), CATALOG)
     with pytest.raises(InvalidInputError, match="locators"):
         check_request(delta(resource_locators_subscribe=[{"name": "default"}]), CATALOG)
+
+
+def test_a_bundle_without_roots_is_never_sent_as_envoy_would_verify_nobody():
+    with pytest.raises(InternalError, match="without roots"):
+        bundle_resource("ROOTCA", TrustBundle(secrets.OWNER.trust_domain, ()))

@@ -235,3 +235,39 @@ async def test_without_an_active_root_nothing_is_issued_and_another_can_be_prepa
     assert ca.authorities.status().root_id is None
     await ca.authorities.roots.activate(OPERATOR, prepared.id, force=True)
     assert ca.authorities.waiting_for is None
+
+
+async def without_stages(ca, transactions):
+    """The CA with a root that is revoked and one that was active, when every row of stages was deleted."""
+    first = ca.authorities.status().root_id
+    prepared = await ca.authorities.roots.prepare(OPERATOR)
+    await ca.authorities.roots.activate(OPERATOR, prepared.id, force=True)
+    await ca.authorities.roots.taint(OPERATOR, first)
+    await ca.maintain()
+    await ca.authorities.roots.revoke(OPERATOR, first)
+    transactions.state._stages.clear()
+
+
+async def test_if_every_stage_was_deleted_no_root_is_active_and_the_bundle_stays(ca, transactions, publisher):
+    await without_stages(ca, transactions)
+    before, published = ca.authorities.bundle(), len(publisher.published)
+    await ca.maintain()
+    assert ca.authorities.status().root_id is None
+    assert "no root of the CA is active" in ca.authorities.waiting_for
+    assert ca.authorities.bundle() == before
+    assert len(publisher.published) == published
+    third = await ca.authorities.roots.prepare(OPERATOR)
+    await ca.authorities.roots.activate(OPERATOR, third.id, force=True)
+    assert ca.authorities.bundle().roots == (third.certificate,)
+
+
+async def test_a_start_without_a_trusted_root_has_no_bundle_until_another_root_is_prepared(
+    ca, config, transactions, keys, clock
+):
+    await without_stages(ca, transactions)
+    again = CaService(config, transactions, keys, MemoryPublisher(), clock, Metrics())
+    await again.start()
+    with pytest.raises(PreconditionError, match="no root of the CA is active"):
+        again.authorities.bundle()
+    third = await again.authorities.roots.prepare(OPERATOR)
+    assert again.authorities.bundle().roots == (third.certificate,)
