@@ -29,9 +29,9 @@ class HeldSecrets:
         self._metrics.agent_svid_expiry.set((), identity.svid.not_after.timestamp())
         self.changed.fire()
 
-    def open(self, caller: Principal) -> "HeldSession":
-        """Return the session of a stream. Every caller that was admitted is the one workload of this agent."""
-        del caller
+    def open(self, caller: Principal, *, once: bool = False) -> "HeldSession":
+        """Return the session of a caller. Every one that was admitted is the one workload of this agent."""
+        del caller, once
         return HeldSession(self)
 
     def current(self) -> Identity:

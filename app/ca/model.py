@@ -66,10 +66,11 @@ class RotationConfig:
 
 
 class Surface(Enum):
-    """The API that an SVID was requested through."""
+    """The API that an SVID was requested through: SDS is a stream, SDS_FETCH one call for secrets."""
 
     ISTIO_CA = "istio_ca"
     SDS = "sds"
+    SDS_FETCH = "sds_fetch"
     SERVING = "serving"
 
 
@@ -162,8 +163,9 @@ class ReplicaReport:
 class Acknowledgements:
     """Who has accepted the trust bundle with a root, and who has not.
 
-    `identities` got their bundle with a certificate, before the root was in it, and have not come back since; each list
-    has the first of those that are counted. `replicas` have no signing authority under the root yet, or another bundle.
+    `identities` got their bundle with a certificate, and not on a stream, before the root was in it, and have not come
+    back since; each list has the first of those that are counted. `replicas` have no signing authority under the root
+    yet, or another bundle.
     """
 
     streams: int

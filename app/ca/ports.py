@@ -24,12 +24,16 @@ from app.ca.model import (
     Root,
     Signer,
     SigningRequest,
+    Surface,
 )
 from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import Frontier, Node, Tile
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.keys import AuthorityKey
+
+# How certificates are requested by those who hold no SDS stream, on which the trust bundle would follow.
+WITHOUT_STREAM = frozenset({Surface.ISTIO_CA, Surface.SDS_FETCH})
 
 Document = TypeVar("Document")
 Document_co = TypeVar("Document_co", covariant=True)
@@ -127,7 +131,7 @@ class CaRepository(AuditTrail, Protocol):
         ...
 
     async def unrenewed(self, before: datetime, now: datetime, limit: int) -> Sequence[SpiffeId]:
-        """Return at most `limit` identities that hold certificates of `CreateCertificate`, all issued `before`."""
+        """Return at most `limit` identities that hold certificates which came WITHOUT_STREAM, all issued `before`."""
         ...
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:

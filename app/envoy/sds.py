@@ -59,8 +59,8 @@ class SecretSession(Protocol):
 class SecretSource(Protocol):
     """Where SDS takes secrets from: the CA itself in the control plane, the held SVID in the agent."""
 
-    def open(self, caller: Principal) -> SecretSession:
-        """Return the session of a stream that `caller` opened."""
+    def open(self, caller: Principal, *, once: bool = False) -> SecretSession:
+        """Return the session of a stream that `caller` opened, `once` of one call."""
 
 
 class SecretKind(Enum):
@@ -171,7 +171,7 @@ class SecretDiscovery:
 
     async def fetch_secrets(self, request: Any, context: CallContext) -> discovery_pb2.DiscoveryResponse:
         """Return the secrets that one DiscoveryRequest names, both of them if it names none."""
-        return await stream.fetch(_CallerSecrets(self._source, context), request)
+        return await stream.fetch(_CallerSecrets(self._source, context, once=True), request)
 
     def _run(self, variant: type[Exchange], requests: AsyncIterator[Any], context: CallContext) -> AsyncIterator[Any]:
         source = _CallerSecrets(self._source, context)
@@ -188,12 +188,12 @@ class _CallerSecrets:
 
     __slots__ = ("_asked", "_context", "_session", "catalog")
 
-    def __init__(self, source: SecretSource, context: CallContext) -> None:
+    def __init__(self, source: SecretSource, context: CallContext, *, once: bool = False) -> None:
         if context.principal.spiffe_id is None:
             raise UnauthenticatedError("secrets are for callers with a SPIFFE ID: show an SVID or a join token")
         self.catalog = SecretCatalog(context.principal.spiffe_id)
         self._context = context
-        self._session = source.open(context.principal)
+        self._session = source.open(context.principal, once=once)
         self._asked: set[SecretKind] = set()
 
     async def resources(self, subscribed: frozenset[str]) -> Mapping[str, Resource]:

@@ -5,7 +5,7 @@ import copy
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from app.ca.model import Surface
+from app.ca.ports import WITHOUT_STREAM
 from app.ca.rules.merkle import TILE_WIDTH, Frontier, Node, Tile
 from app.core.errors import ConflictError, UnavailableError
 
@@ -88,7 +88,7 @@ class MemoryRepository:
     async def unrenewed(self, before, now, limit):
         last = {}
         for svid in self._svids:
-            if svid.not_after > now and svid.surface is Surface.ISTIO_CA:
+            if svid.not_after > now and svid.surface in WITHOUT_STREAM:
                 last[svid.spiffe_id] = max(svid.issued_at, last.get(svid.spiffe_id, svid.issued_at))
         return [spiffe_id for spiffe_id, at in last.items() if at < before][:limit]
 

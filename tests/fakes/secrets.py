@@ -41,7 +41,7 @@ class FakeSecrets:
         self.made = 0
         self._changed = asyncio.Condition()
 
-    def open(self, caller: Principal) -> "FakeSession":
+    def open(self, caller: Principal, *, once: bool = False) -> "FakeSession":
         self.opened.append(caller)
         return FakeSession(self)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Select, case, delete, func, select, update
 
-from app.ca.model import AuthorityStage, ReplicaReport, Root, Signer, SigningRequest, Surface
+from app.ca.model import AuthorityStage, ReplicaReport, Root, Signer, SigningRequest
+from app.ca.ports import WITHOUT_STREAM
 from app.ca.repository.authentic import CaQueries
 from app.ca.rules.authority import has_certificate
 from app.ca.tables import AuthorityStageRow, ReplicaRow, RootRow, SignerRow, SvidRow
@@ -66,7 +67,7 @@ class AuthorityQueries(CaQueries):
     async def unrenewed(self, before: datetime, now: datetime, limit: int) -> Sequence[SpiffeId]:
         query = (
             select(SvidRow.spiffe_id)
-            .where(SvidRow.not_after > now, SvidRow.surface == Surface.ISTIO_CA)
+            .where(SvidRow.not_after > now, SvidRow.surface.in_(WITHOUT_STREAM))
             .group_by(SvidRow.spiffe_id)
             .having(func.max(SvidRow.issued_at) < before)
             .limit(limit)

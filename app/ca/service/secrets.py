@@ -45,12 +45,13 @@ class IssuedSecrets:
         self._issuance, self._authorities, self._clock = issuance, authorities, clock
         self._sleep, self._jitter = sleep, jitter
 
-    def open(self, caller: Principal) -> "IssuedSecretSession":
-        """Return the session of a stream that `caller` opened. Nothing is issued until it asks."""
+    def open(self, caller: Principal, *, once: bool = False) -> "IssuedSecretSession":
+        """Return the session of a stream that `caller` opened, `once` of one call. Nothing is issued until it asks."""
+        surface = Surface.SDS_FETCH if once else Surface.SDS
 
         async def issue() -> WorkloadSvid:
             nonlocal caller
-            svid = await self._issuance.issue_with_new_key(caller, Surface.SDS)
+            svid = await self._issuance.issue_with_new_key(caller, surface)
             # The first SVID uses up a join token; from then on the SVID is the proof.
             caller = Principal(Credential.SVID, svid.spiffe_id)
             return svid

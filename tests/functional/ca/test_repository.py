@@ -1,6 +1,7 @@
 """One contract for every store of the CA: both databases, and the fake that unit tests stand on."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -141,6 +142,19 @@ async def test_svids_come_newest_first_in_pages_and_by_identity(signing_store):
         assert [int(item.serial, 16) for item in await repository.svids(None, 10, spiffe_id("w0"))] == [4, 2]
         assert first[0].token_id == TOKEN.id
         assert first[0].surface is Surface.SDS
+
+
+@pytest.mark.parametrize("surface", list(Surface))
+async def test_identities_that_came_without_a_stream_are_unrenewed_until_a_later_certificate(signing_store, surface):
+    async with signing_store() as repository:
+        old, ended = svid(1), svid(2, spiffe_id("gone"), not_after=NOW)
+        await repository.add_svids([replace(each, surface=surface) for each in (old, ended)])
+        expected = [CART] if surface in {Surface.ISTIO_CA, Surface.SDS_FETCH} else []
+        later = NOW + timedelta(minutes=1)
+        assert list(await repository.unrenewed(later, NOW, 10)) == expected
+        assert list(await repository.unrenewed(NOW, NOW, 10)) == []
+        await repository.add_svids([replace(svid(3), surface=surface, issued_at=later)])
+        assert list(await repository.unrenewed(later, NOW, 10)) == []
 
 
 async def test_a_serial_number_is_recorded_once(signing_store):

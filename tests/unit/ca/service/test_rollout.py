@@ -211,6 +211,20 @@ async def test_an_identity_that_got_its_bundle_with_a_certificate_is_waited_for_
     assert stage(ca, root) is Stage.ACTIVE
 
 
+async def test_an_identity_that_fetches_its_secrets_is_waited_for_and_one_that_holds_a_stream_is_not(ca, clock):
+    for spiffe_id, once in ((CART, True), (NEWS, False)):
+        await ca.secrets.open(Principal(Credential.SVID, spiffe_id), once=once).svid()
+    clock.advance(60)
+    root = await ca.authorities.roots.prepare(OPERATOR)
+    await ca.authorities.roots.activate(OPERATOR, root.id)
+    await passes(clock, ca, count=6)
+    assert (await ca.rollout.acknowledgements(root.id)).identities == (CART,)
+    assert stage(ca, root) is Stage.ACTIVATING
+    await ca.secrets.open(Principal(Credential.SVID, CART), once=True).svid()
+    await passes(clock, ca)
+    assert stage(ca, root) is Stage.ACTIVE
+
+
 async def test_an_identity_whose_stream_has_accepted_the_bundle_is_not_waited_for(ca, clock, stack):
     await issue(ca, CART)
     sidecar = Sidecar(ca, stack)
