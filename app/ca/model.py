@@ -327,7 +327,7 @@ class CaStatus:
     """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why.
 
     `root_id` is the active root, None if there is none; `stages` has that of each root, and of the signing authorities
-    that are tainted.
+    that are tainted. `problems` have to be put right by an operator, although SVIDs are issued.
     """
 
     trust_domain: TrustDomain
@@ -341,6 +341,7 @@ class CaStatus:
     waiting_for: str | None
     default_ttl: timedelta
     max_ttl: timedelta
+    problems: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -85,7 +85,7 @@ def ca_rows(ca: CaService) -> tuple[Route, ...]:
     """Return the rows of the CA."""
     identities, log = IdentityRest(ca), LogRest(ca.log)
     return (
-        *authority_rows(AuthorityRest(ca.authorities, ca.rollout)),
+        *authority_rows(AuthorityRest(ca)),
         Route("POST", ENTRIES_PATH, identities.create_entry, ADMIN, CREATED, "ca"),
         Route("GET", ENTRIES_PATH, identities.list_entries, ADMIN, OK, "ca", Page[EntryView]),
         Route("GET", ENTRIES_PATH + "/{entry_id}", identities.get_entry, ADMIN, OK, "ca"),

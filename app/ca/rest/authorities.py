@@ -10,8 +10,7 @@ from pydantic import Field
 
 from app.ca.model import Root, Signer, Stage
 from app.ca.rest.parameters import Id
-from app.ca.service.authorities import Authorities
-from app.ca.service.rollout import Rollout
+from app.ca.service import CaService
 from app.core.errors import NotFoundError
 from app.spiffe.bundle import bundle_jwks, bundle_pem
 from app.transport.rest.authentication import Caller
@@ -42,7 +41,10 @@ class AuthorityView(View):
 
 
 class CaView(View):
-    """The state of the CA as this replica sees it. `signer_id` is null while `waiting_for` has a reason."""
+    """The state of the CA as this replica sees it. `signer_id` is null while `waiting_for` has a reason.
+
+    `problems` have to be put right by an operator, although certificates are issued.
+    """
 
     trust_domain: Text
     ready: bool
@@ -50,6 +52,7 @@ class CaView(View):
     signer_id: str | None
     root_id: str | None
     root_key_held: bool
+    problems: list[str]
     default_svid_ttl_seconds: Seconds = Field(validation_alias="default_ttl")
     max_svid_ttl_seconds: Seconds = Field(validation_alias="max_ttl")
 
@@ -106,12 +109,12 @@ class AcknowledgementsView(View):
 class AuthorityRest:
     """The endpoints of authorities and of the trust bundle."""
 
-    def __init__(self, authorities: Authorities, rollout: Rollout) -> None:
-        self._authorities, self._rollout = authorities, rollout
+    def __init__(self, ca: CaService) -> None:
+        self._ca, self._authorities, self._rollout = ca, ca.authorities, ca.rollout
 
     async def get_ca(self) -> CaView:
         """Return the state of the CA: whether it can issue, and if not, what it waits for."""
-        return CaView.model_validate(self._authorities.status())
+        return CaView.model_validate(self._ca.status())
 
     async def list_authorities(self) -> AuthoritiesView:
         """List the certificates of the authorities."""

@@ -1,8 +1,9 @@
 """The use cases of the CA."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
-from app.ca.model import CaConfig
+from app.ca.model import CaConfig, CaStatus
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
@@ -51,6 +52,12 @@ class CaService:
         self.rollout = Rollout(config, transactions, self.authorities, replicas, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
+
+    def status(self) -> CaStatus:
+        """Return the CA as an operator sees it. Raises UnavailableError before the first pass."""
+        rotation = self.rollout.problem
+        problems = (f"the root cannot be replaced: {rotation}",) if rotation else ()
+        return replace(self.authorities.status(), problems=problems)
 
     async def start(self) -> None:
         """Find or create the authorities, and read the bans. Raises as `Authorities.start` does."""

@@ -7,6 +7,7 @@ import structlog
 
 from app.ca.model import Acknowledgements, CaConfig, Root, Stage
 from app.ca.ports import CaTransactions
+from app.ca.rules.lifecycle import Trust
 from app.ca.rules.rollout import Due, acknowledgements, due, is_activated, is_refused
 from app.ca.service.authorities import Authorities
 from app.ca.service.replicas import Replicas
@@ -34,6 +35,12 @@ class Rollout:
         self._authorities, self._replicas = authorities, replicas
         self._schedule = Principal(Credential.INTERNAL, config.trust_domain.server_id)
         self._waiting: Latest[tuple[int, int, tuple[str, ...]] | None] = Latest(None)
+        self._problem = Latest("")
+
+    @property
+    def problem(self) -> str:
+        """Why the schedule cannot be followed, such as a key store that makes no key; "" if it can."""
+        return self._problem.value
 
     @property
     def _roots(self) -> Roots:
@@ -45,16 +52,17 @@ class Rollout:
         signers = [each.signer for each in self._authorities.held()]
         bundle = self._authorities.bundle().version
         await self._replicas.report(bundle, signers, identities=trust.prepared is not None)
+        before, problem = self._problem.value, ""
         try:
-            match due(trust, self._rotation, self._clock.now()):
-                case Due.PREPARE:
-                    await self._roots.prepare(self._schedule)
-                case Due.ACTIVATE if trust.prepared is not None:
-                    await self._roots.activate(self._schedule, trust.prepared.id)
-            if trust.prepared is not None and trust.stage(trust.prepared.id) is Stage.ACTIVATING:
-                await self._settle(trust.prepared)
-        except PreconditionError:  # another replica was first
-            return
+            await self._advance(trust)
+        except PreconditionError as error:
+            await self._authorities.maintain()
+            if self._authorities.trust().sequence == trust.sequence:  # else another replica was first
+                problem = error.message
+        if self._problem.set(problem) and problem:
+            log.error("ca_rotation_failed", reason=problem)
+        elif before and not problem:
+            log.info("ca_rotation_recovered")
 
     async def acknowledgements(self, root_id: str) -> Acknowledgements:
         """Return who has accepted the trust bundle with the root that is to be active next, and who has not.
@@ -65,6 +73,16 @@ class Rollout:
         if root is None or root.id != root_id:
             raise NotFoundError(f"the root {root_id} is not to be activated")
         return await self._acknowledgements(root)
+
+    async def _advance(self, trust: Trust) -> None:
+        """Do what the schedule asks for, and activate the root that everybody waits for no longer."""
+        match due(trust, self._rotation, self._clock.now()):
+            case Due.PREPARE:
+                await self._roots.prepare(self._schedule)
+            case Due.ACTIVATE if trust.prepared is not None:
+                await self._roots.activate(self._schedule, trust.prepared.id)
+        if trust.prepared is not None and trust.stage(trust.prepared.id) is Stage.ACTIVATING:
+            await self._settle(trust.prepared)
 
     async def _settle(self, root: Root) -> None:
         found, stage = await self._acknowledgements(root), self._authorities.trust().stages[root.id]

@@ -53,6 +53,7 @@ async def test_the_state_of_the_ca(client, ca):
     assert answer["trust_domain"] == "example.org"
     assert answer["ready"]
     assert answer["waiting_for"] is None
+    assert answer["problems"] == []
     assert answer["signer_id"] == ca.authorities.active().signer.id
     assert answer["root_key_held"]
     assert (answer["default_svid_ttl_seconds"], answer["max_svid_ttl_seconds"]) == (86400, 86400)

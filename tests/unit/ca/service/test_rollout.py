@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import OnTimeout, RotationConfig, Stage, Surface
@@ -317,6 +318,54 @@ async def test_two_replicas_on_one_schedule_prepare_one_root(replica, clock):
     await passes(clock, one, two, count=3)
     assert len(one.authorities.bundle().roots) == 2
     assert one.authorities.bundle() == two.authorities.bundle()
+
+
+class LockedKeyStore(MemoryKeyStore):
+    """A key store that makes no key while it is locked."""
+
+    locked = False
+
+    async def create(self, algorithm):
+        if self.locked:
+            raise PreconditionError("the PIN of the token is locked")
+        return await super().create(algorithm)
+
+
+async def test_a_key_store_that_makes_no_key_for_the_next_root_is_reported_until_it_does(config, transactions, clock):
+    keys = LockedKeyStore()
+    changed = replace(config, rotation=RotationConfig(prepare_at=0.5))
+    ca = CaService(changed, transactions, keys, MemoryPublisher(), clock, Metrics())
+    await ca.start()
+    await ca.maintain()
+    assert ca.status().problems == ()
+    clock.advance(0.6 * 3650 * DAY)
+    await ca.authorities.maintain()
+    keys.locked = True
+    with capture_logs() as lines:
+        await passes(clock, ca, count=3)
+    (problem,) = ca.status().problems
+    assert "the PIN of the token is locked" in problem
+    failed = [line for line in lines if line["event"] == "ca_rotation_failed"]
+    assert [line["reason"] for line in failed] == ["the PIN of the token is locked"]
+    keys.locked = False
+    with capture_logs() as lines:
+        await passes(clock, ca)
+    assert ca.status().problems == ()
+    assert "ca_rotation_recovered" in [line["event"] for line in lines]
+    assert ca.authorities.trust().prepared is not None
+
+
+async def test_another_replica_that_was_first_is_no_problem(replica, clock):
+    one, two = replica(prepare_at=0.5), replica(prepare_at=0.5)
+    await one.start()
+    await two.start()
+    clock.advance(0.6 * 3650 * DAY)
+    await one.maintain()
+    with capture_logs() as lines:
+        await two.rollout.maintain()
+    assert two.status().problems == ()
+    assert "ca_rotation_failed" not in [line["event"] for line in lines]
+    assert two.authorities.trust().prepared == one.authorities.trust().prepared
 
 
 async def test_a_root_is_not_revoked_while_identities_have_no_other_certificate_unless_they_are_banned(ca, clock):
