@@ -86,7 +86,7 @@ class Authorities:
         return None
 
     def status(self) -> CaStatus:
-        """Return the CA as an operator sees it. Raises UnavailableError before the first pass."""
+        """Return the state of the authorities. Raises UnavailableError before the first pass."""
         known, active = self._require(self._known), self._valid(self._own)
         root = known.trust.active
         return CaStatus(
@@ -184,6 +184,7 @@ class Authorities:
         async with self._passing:
             now = self._clock.now()
             known = await self._read(now)
+            await self.roots.settle(known.trust.roots if known else ())
             if known is None:
                 await self.roots.create_first(now)
                 known = await self._read(now)

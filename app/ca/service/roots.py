@@ -1,6 +1,7 @@
 """The roots of the trust domain: the first one, and their changes from prepared to revoked."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 import structlog
@@ -63,18 +64,20 @@ class Roots:
     ) -> None:
         self._config, self._transactions, self._keys, self._clock = config, transactions, keys, clock
         self._refresh = refresh
+        # Roots whose storing ended without an answer of the database: whether they are stored is found out later.
+        self._unanswered: set[str] = set()
 
     async def create_first(self, now: datetime) -> None:
         """Store the first root, unless another replica does: its key is kept before its certificate is visible."""
         root = await self._new(1, now)
         stage = AuthorityStage(root.id, Stage.ACTIVE, 1, now)
         try:
-            async with self._transactions() as repository:
+            async with self._key_removed_unless_stored(root), self._transactions() as repository:
                 await self._add(repository, root)
                 await repository.put_stage(stage)
             log.info("ca_root_created", root=root.id, trust_domain=str(root.trust_domain))
         except ConflictError:
-            await self._keys.remove(root.id)
+            return
 
     async def prepare(self, caller: Principal) -> Root:
         """Create a root with a new key that is trusted and does not sign yet, and return it.
@@ -86,19 +89,23 @@ class Roots:
             trust = await read_trust(repository)
         check_prepare(trust)
         root = await self._new(trust.roots[-1].generation + 1 if trust.roots else 1, now)
-        try:
-            async with self._transactions() as repository:
-                await repository.hold_authorities()
-                trust = await read_trust(repository)
-                change = prepared(trust, root.id, now)
-                await self._add(repository, root)
-                await self._store(repository, caller, "authority.prepare", trust, change)
-        except (ConflictError, PreconditionError):
-            await self._keys.remove(root.id)
-            raise
+        async with self._key_removed_unless_stored(root), self._transactions() as repository:
+            await repository.hold_authorities()
+            trust = await read_trust(repository)
+            change = prepared(trust, root.id, now)
+            await self._add(repository, root)
+            await self._store(repository, caller, "authority.prepare", trust, change)
         log.info("ca_root_created", root=root.id, trust_domain=str(root.trust_domain))
         await self._refresh()
         return root
+
+    async def settle(self, stored: Sequence[Root]) -> None:
+        """Remove the keys of roots that were to be stored and are not, as the database now says."""
+        ids = {root.id for root in stored}
+        while self._unanswered:
+            root_id = self._unanswered.pop()
+            if root_id not in ids:
+                await self._keys.remove(root_id)
 
     async def activate(self, caller: Principal, root_id: str, *, force: bool = False) -> None:
         """Have the prepared root sign once everybody has accepted the trust bundle, or an old one again, at once.
@@ -158,6 +165,18 @@ class Roots:
     async def _new(self, generation: int, now: datetime) -> Root:
         _, certificate = await self._keys.create(lambda key: root_builder(self._config, key, new_serial(), now))
         return root_of(certificate, self._config, generation, now)
+
+    @asynccontextmanager
+    async def _key_removed_unless_stored(self, root: Root) -> AsyncIterator[None]:
+        """Remove the key of a new root if the block, which stores the root, fails: at once, or by `settle`."""
+        try:
+            yield
+        except (ConflictError, PreconditionError):
+            await self._keys.remove(root.id)
+            raise
+        except BaseException:  # the commit may have been made, and then the key is needed
+            self._unanswered.add(root.id)
+            raise
 
     async def _add(self, repository: CaRepository, root: Root) -> None:
         await repository.add_root(root)

@@ -1,5 +1,7 @@
 """The life of roots: prepared, activated, tainted, revoked, at one replica and at others."""
 
+from contextlib import asynccontextmanager
+
 import pytest
 
 from app.ca.backends.memory import MemoryKeyStore
@@ -189,6 +191,63 @@ async def test_of_two_replicas_that_prepare_at_once_one_is_refused_and_keeps_no_
     (signer,) = set(keys.keys) - held
     assert signer in {each.signer.id for each in ca.authorities.held()}
     assert len(ca.authorities.bundle().roots) == 2
+
+
+class Unanswered:
+    """Transactions whose next commit of a root gets no answer, whether it was made or not."""
+
+    def __init__(self, transactions, *, committed):
+        self._transactions, self._committed = transactions, committed
+
+    @asynccontextmanager
+    async def __call__(self):
+        failing = None
+        try:
+            async with self._transactions() as repository:
+                before = len(await repository.roots())
+                yield repository
+                if len(await repository.roots()) > before:
+                    failing = UnavailableError("the database does not answer")
+                    self._transactions.away = True
+                    if not self._committed:
+                        raise failing
+        finally:
+            if failing is not None and self._committed:
+                raise failing
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_the_key_of_a_root_whose_storing_got_no_answer_is_removed_unless_it_is_stored(
+    config, transactions, keys, clock, committed
+):
+    unanswered = Unanswered(transactions, committed=committed)
+    ca = CaService(config, transactions, keys, MemoryPublisher(), clock, Metrics())
+    await ca.start()
+    held = set(keys.keys)
+    again = CaService(config, unanswered, keys, MemoryPublisher(), clock, Metrics())
+    await again.start()
+    with pytest.raises(UnavailableError):
+        await again.authorities.roots.prepare(OPERATOR)
+    (root,) = set(keys.keys) - held
+    transactions.away = False
+    await again.authorities.maintain()
+    assert (root in keys.keys) == committed
+    assert len(again.authorities.bundle().roots) == (2 if committed else 1)
+
+
+async def test_a_first_root_that_cannot_be_stored_leaves_no_key_behind_however_often_it_is_tried(
+    config, transactions, keys, clock
+):
+    unanswered = Unanswered(transactions, committed=False)
+    ca = CaService(config, unanswered, keys, MemoryPublisher(), clock, Metrics())
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await ca.start()
+        transactions.away = False
+    assert len(keys.keys) == 1
+    ca.authorities.roots._transactions = transactions
+    await ca.start()
+    assert set(keys.keys) == {ca.authorities.status().root_id, ca.authorities.active().signer.id}
 
 
 async def test_each_change_is_audited_and_in_the_log(ca, transactions):
