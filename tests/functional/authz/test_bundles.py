@@ -156,6 +156,23 @@ async def test_what_is_no_bundle_leaves_the_one_before_active(bundled, changes, 
     assert bundled.loaded == [("r-RS256", "")]
 
 
+async def test_a_bundle_that_is_refused_is_fetched_again(bundled):
+    bundled.publish("RS256", '"v1"')
+    provider = bundled.provider()
+    await provider.refresh()
+    bundled.server.content, bundled.server.etag = b"garbage", '"v2"'
+    for _ in range(2):
+        bundled.clock.advance(POLL)
+        with pytest.raises(InvalidInputError, match="is not a bundle"):
+            await provider.refresh()
+    assert ['if-none-match: "v1"' in head for head in bundled.server.requests] == [False, True, True]
+    # The same ETag, as from a store of files that answers before it has the whole one.
+    bundled.publish("ES256", '"v2"')
+    bundled.clock.advance(POLL)
+    await provider.refresh()
+    assert bundled.loaded[-1] == ("r-ES256", "r-RS256")
+
+
 async def test_a_server_that_fails_is_asked_less_and_less_often(bundled):
     bundled.server.status = 503
     provider = bundled.provider()
