@@ -10,6 +10,7 @@ from app.authz.model import CheckInput
 from app.authz.providers import Answer
 from app.authz.rules.cel import Condition, read_condition
 from app.cel.lexer import MAX_EXPRESSION
+from app.core.bounded_files import read_regular
 from app.core.errors import InvalidInputError, UnavailableError
 
 # A character takes up to four bytes.
@@ -64,8 +65,7 @@ class CelProvider:
         if path is None:
             return self._options.expression
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
+            content = read_regular(path, MAX_BYTES + 1)
         except OSError as error:
             raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error
         if len(content) > MAX_BYTES:

@@ -1,5 +1,6 @@
 """Conditions in CEL over Envoy's attributes, and the provider that decides by one."""
 
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -154,6 +155,10 @@ async def test_a_file_that_is_not_valid_leaves_the_expression_before_active(tmp_
         await provider.refresh()
     path.write_text("/" * (MAX_BYTES + 1))
     with pytest.raises(InvalidInputError, match="is longer than"):
+        await provider.refresh()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InvalidInputError, match="is not a file"):
         await provider.refresh()
     path.unlink()
     with pytest.raises(UnavailableError, match="cannot read"):
