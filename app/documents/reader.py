@@ -156,13 +156,7 @@ class Reader:
                 yield reader
 
     def texts(self, name: str, limit: int = MAX_VALUES) -> Iterator[tuple[str, str]]:
-        """Yield path and value of each string of the list at `name`; an empty list or string is a problem.
-
-        Istio takes an empty list for an absent one, so that "nobody" would mean "anybody"; here it is refused.
-        """
-        if self.value.get(name) == []:
-            self.refuse(name, "must not be empty: leave it out, or list something")
-            return
+        """Yield path and value of each string of the list at `name`; an empty string is a problem."""
         for path, item in self.items(name, limit):
             if not isinstance(item, str):
                 self.problems.add(path, f"must be a string, not {kind_of(item)}: put it in quotes")

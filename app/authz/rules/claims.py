@@ -100,15 +100,37 @@ class MetadataMatch:
         return _shown(f"experimental.{self.filter}[{self.key}]", ", ".join(values), self)
 
 
-ClaimNode = ClaimMatch | RequestPrincipalMatch | MetadataMatch
+@dataclass(frozen=True, slots=True)
+class HasToken:
+    """The request has a token that was verified."""
+
+    def holds(self, request: CheckInput) -> bool:
+        """Whether `request` has one."""
+        return bool(request.claims)
+
+    def __str__(self) -> str:
+        return "with a token"
 
 
-def claim_nodes(attribute: Attribute, keys: tuple[str, ...], given: Patterns, *, grants: bool) -> list[ClaimNode]:
-    """Return the matches of values and notValues of a key in a policy that grants or refuses."""
-    sides = ((given.any_of, False), (given.none_of, True))
-    return [
-        _node(attribute, keys, values, negated=negated, if_missing=not grants) for values, negated in sides if values
-    ]
+_Comparing = ClaimMatch | RequestPrincipalMatch | MetadataMatch
+ClaimNode = _Comparing | HasToken
+
+
+def claim_nodes(
+    attribute: Attribute, keys: tuple[str, ...], given: Patterns, *, grants: bool, strict: bool
+) -> list[ClaimNode]:
+    """Return the matches of values and notValues of a key in a policy that grants or refuses.
+
+    If matching is strict, a request without a token satisfies notValues of a granting policy only where they list `*`
+    and so are about such requests, as peers without an identity do.
+    """
+    found: list[ClaimNode] = []
+    for values, negated in ((given.any_of, False), (given.none_of, True)):
+        if values:
+            if negated and strict and grants and attribute in OF_TOKENS and ANY not in values:
+                found.append(HasToken())
+            found.append(_node(attribute, keys, values, negated=negated, if_missing=not grants))
+    return found
 
 
 def _node(
@@ -163,6 +185,6 @@ def _has_one(found: Iterable[object], values: Strings) -> bool:
     return False
 
 
-def _shown(name: str, values: str, node: ClaimNode) -> str:
+def _shown(name: str, values: str, node: _Comparing) -> str:
     operator = "not in" if node.negated else "in"
     return f"{name} {operator} [{values}]{' (or unknown)' if node.if_missing else ''}"

@@ -28,7 +28,14 @@ from app.authz.model import (
     Source,
     Verdict,
 )
-from app.authz.rules.claims import OF_TOKENS, ClaimMatch, MetadataMatch, RequestPrincipalMatch, claim_nodes
+from app.authz.rules.claims import (
+    OF_TOKENS,
+    ClaimMatch,
+    HasToken,
+    MetadataMatch,
+    RequestPrincipalMatch,
+    claim_nodes,
+)
 from app.authz.rules.names import NamespacePatterns, PrincipalPatterns, ServiceAccounts, TrustDomainPatterns
 from app.authz.rules.nodes import (
     AUTHORITY,
@@ -203,14 +210,17 @@ class _Matches:
             *self.of(Attribute.SOURCE_TRUST_DOMAIN, source.trust_domains),
             *self.of(Attribute.SOURCE_IP, source.ip_blocks),
             *self.of(Attribute.REMOTE_IP, source.remote_ip_blocks),
-            *claim_nodes(Attribute.REQUEST_PRINCIPAL, (), source.request_principals, grants=self.grants),
+            *self._of_claims(Attribute.REQUEST_PRINCIPAL, (), source.request_principals),
         ]
 
     def of_condition(self, condition: Condition) -> list[Node]:
         values = condition.values
         if isinstance(values, Patterns) and condition.attribute in _OF_CLAIMS:
-            return [*claim_nodes(condition.attribute, condition.keys, values, grants=self.grants)]
+            return self._of_claims(condition.attribute, condition.keys, values)
         return self.of(condition.attribute, values, condition.header)
+
+    def _of_claims(self, attribute: Attribute, keys: tuple[str, ...], values: Patterns) -> list[Node]:
+        return [*claim_nodes(attribute, keys, values, grants=self.grants, strict=self._strict)]
 
     def of_operation(self, operation: Operation) -> list[Node]:
         return [
@@ -349,7 +359,7 @@ def _keys(node: Node, dimension: Attribute) -> Keys | None:
             return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
         case RemoteMatch() | HeaderMatch() | TargetMatch() | IsHttp():
             return None
-        case ClaimMatch() | RequestPrincipalMatch() | MetadataMatch():
+        case ClaimMatch() | RequestPrincipalMatch() | MetadataMatch() | HasToken():
             return None
 
 

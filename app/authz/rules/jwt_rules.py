@@ -10,7 +10,14 @@ from fractions import Fraction
 from urllib.parse import urlsplit
 
 from app.authz.model import Labels, Scope, Target, scopes_of
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
+from app.authz.rules.kubernetes import (
+    SECURITY_KINDS,
+    empty_lists,
+    is_object_key,
+    object_key,
+    read_head,
+    read_selector,
+)
 from app.authz.rules.targets import read_targets
 from app.core.errors import InvalidInputError, Violation
 from app.documents.kind import DocumentKind
@@ -110,6 +117,7 @@ def _read(document: Reader) -> RequestAuthentication:
         selector, targets = read_selector(spec), read_targets(spec, namespace)
         rules = tuple(_read_rule(rule, warnings) for rule in spec.children("jwtRules", MAX_RULES))
         spec.close()
+        warnings += empty_lists(spec.value, "spec", but="jwtRules")
     document.close()
     return RequestAuthentication(namespace, name, rules, selector, targets, tuple(warnings))
 

@@ -1,9 +1,12 @@
 """The metadata of a Kubernetes object, checked as its API server checks it."""
 
 import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Protocol
 
 from app.authz.model import Labels
+from app.core.errors import Violation
 from app.documents.model import DocumentKey
 from app.documents.reader import Problems, Reader, kind_of
 
@@ -18,6 +21,8 @@ MAX_NAME_LENGTH = 253
 MAX_LABEL_LENGTH = 63
 MAX_ANNOTATIONS_LENGTH = 256 * 1024
 MAX_LABELS = 256
+# What one answer lists of them.
+MAX_EMPTY_LISTS = 100
 
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
@@ -114,6 +119,26 @@ def read_head(document: Reader, kind: str) -> tuple[str, str, dict[str, str]]:
         document.refuse("kind", f"must be {kind}")
     document.take("status")
     return read_metadata(document, document.problems)
+
+
+def empty_lists(spec: Mapping[str, object], place: str, but: str) -> Iterator[Violation]:
+    """Yield a warning about each empty list in the spec at `place`, which Istio takes for a field that is left out.
+
+    `but` names the field of the spec whose empty list is for nothing, not for everything.
+    """
+    meant = {name: value for name, value in spec.items() if name != but or value != []}
+    yield from islice(_empty_lists(meant, place), MAX_EMPTY_LISTS)
+
+
+def _empty_lists(value: object, place: str) -> Iterator[Violation]:
+    if value == []:
+        yield Violation(place, "is an empty list, which restricts nothing: it is read as if the field were left out")
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _empty_lists(item, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _empty_lists(item, f"{place}.{name}")
 
 
 def read_selector(spec: Reader) -> Labels:

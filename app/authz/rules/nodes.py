@@ -14,7 +14,7 @@ from typing import Any
 
 from app.authz.model import Attribute, CheckInput, Joined
 from app.authz.rules.addresses import remote_address_of, remote_addresses
-from app.authz.rules.claims import ClaimMatch, ClaimNode, MetadataMatch, RequestPrincipalMatch
+from app.authz.rules.claims import ClaimMatch, ClaimNode, HasToken, MetadataMatch, RequestPrincipalMatch
 from app.authz.rules.names import NamespacePatterns, PrincipalPatterns, ServiceAccounts, TrustDomainPatterns
 from app.authz.rules.patterns import (
     AddressBlocks,
@@ -156,8 +156,16 @@ class HeaderMatch:
         """Whether `request` matches; an absent header matches no values."""
         found = request.headers.get(self.name)
         if found is None:
-            return self.if_missing if request.lacks(self.name) else self.negated
+            return self._without(request)
         return self._matches(found) is not self.negated
+
+    def _without(self, request: CheckInput) -> bool:
+        if self.as_envoy and self.name == AUTHORITY and request.host is not None:
+            # It is empty: Envoy takes no request without an authority.
+            return (request.host in self.values) is not self.negated
+        if self.as_envoy and self.name == TARGET and request.path is not None:
+            return self.negated  # a CONNECT has none
+        return self.if_missing if request.lacks(self.name) else self.negated
 
     def _matches(self, found: tuple[str, ...]) -> bool:
         matches = self.values.__contains__
@@ -255,7 +263,7 @@ def describe(node: Node) -> str:
             return " and ".join(_inside(child, Or) for child in children)
         case Or(children):
             return " or ".join(_inside(child, And) for child in children)
-        case IsHttp() | ClaimMatch() | RequestPrincipalMatch() | MetadataMatch():
+        case IsHttp() | ClaimMatch() | RequestPrincipalMatch() | MetadataMatch() | HasToken():
             return str(node)
         case (HeaderMatch() as header) | TargetMatch(header):
             return _described_header(header)

@@ -10,7 +10,14 @@ from functools import partial
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, Patterns, Rule
 from app.authz.rules.claims import OF_TOKENS
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
+from app.authz.rules.kubernetes import (
+    SECURITY_KINDS,
+    empty_lists,
+    is_object_key,
+    object_key,
+    read_head,
+    read_selector,
+)
 from app.authz.rules.parse_rule import read_rule
 from app.authz.rules.targets import read_targets
 from app.authz.rules.warnings import warnings_of
@@ -59,7 +66,8 @@ def _read_policy(document: Reader) -> AuthorizationPolicy:
     if problems.found:
         return policy
     single = spec is not None and spec.has("targetRef")
-    warnings = warnings_of(policy.action, policy.rules, policy.targets, single=single)
+    empty = () if spec is None else empty_lists(spec.value, "spec", but="rules")
+    warnings = warnings_of(policy.action, policy.rules, policy.targets, single=single, empty=empty)
     return replace(policy, warnings=warnings, dry_run=dry_run in _TRUE)
 
 

@@ -40,34 +40,28 @@ def read_rule(rule: Reader, namespace: str) -> Rule:
     sources = tuple(_parts(rule, "from", "source", partial(_read_source, namespace=namespace)))
     operations = tuple(_parts(rule, "to", "operation", _read_operation))
     conditions = tuple(
-        condition for reader in _filled(rule, "when") if (condition := _read_condition(reader, namespace)) is not None
+        condition for reader in rule.children("when") if (condition := _read_condition(reader, namespace)) is not None
     )
     rule.close()
     return Rule(sources, operations, conditions)
 
 
-def _filled(rule: Reader, name: str) -> Iterator[Reader]:
-    if rule.value.get(name) == []:
-        rule.refuse(name, "must not be empty: leave it out if anything is meant")
-        return
-    yield from rule.children(name)
-
-
 def _parts(rule: Reader, name: str, inner: str, read: Callable[[Reader], _Part]) -> Iterator[_Part]:
-    """Yield what `read` makes of each item's only field `inner`."""
-    for outer in _filled(rule, name):
+    """Yield what `read` makes of each item's only field `inner`, of which one list at least is not empty."""
+    for outer in rule.children(name):
         part = outer.child(inner)
         if part is not None and part.value:
             yield read(part)
             part.close()
-        elif not outer.value.get(inner):
+        given = outer.value.get(inner)
+        if not given or (isinstance(given, dict) and all(value == [] for value in given.values())):
             outer.refuse(inner, "must not be empty: name what it matches")
         outer.close()
 
 
 def _read_source(source: Reader, namespace: str) -> Source:
-    accounts = [name for name in ("serviceAccounts", "notServiceAccounts") if source.has(name)]
-    others = [name for name in ("principals", "notPrincipals", "namespaces", "notNamespaces") if source.has(name)]
+    accounts = [name for name in ("serviceAccounts", "notServiceAccounts") if source.value.get(name)]
+    others = [name for name in ("principals", "notPrincipals", "namespaces", "notNamespaces") if source.value.get(name)]
     if accounts and others:
         source.refuse(accounts[0], f"cannot be set beside {others[0]}: a service account is both")
     return Source(
@@ -104,8 +98,8 @@ def _read_condition(condition: Reader, namespace: str) -> Condition | None:
     if not key:
         condition.refuse("key", "must not be empty: name an attribute")
         return None
-    if not condition.has("values") and not condition.has("notValues"):
-        condition.refuse("values", "is missing: give values or notValues")
+    if all(condition.value.get(name, []) == [] for name in ("values", "notValues")):
+        condition.refuse("values", "must not be empty: give values or notValues")
     found = _read_key(condition, key, namespace)
     condition.taken.update(("values", "notValues"))
     condition.close()

@@ -19,11 +19,9 @@ _FORMS = ("selector", "targetRef", "targetRefs")
 
 def read_targets(spec: Reader, namespace: str) -> tuple[Target, ...]:
     """Return the targets of a policy in `namespace`, none if it has a selector or is for every workload."""
-    used = [name for name in _FORMS if spec.has(name)]
+    used = [name for name in _FORMS if spec.has(name) and spec.value[name] != []]
     if len(used) > 1:
         spec.refuse(used[1], f"cannot be set beside {used[0]}: a policy has one way to say what it is for")
-    if spec.value.get("targetRefs") == []:
-        spec.refuse("targetRefs", "must not be empty: leave it out if every workload is meant")
     references = [*spec.children("targetRefs", MAX_TARGETS)]
     if (single := spec.child("targetRef")) is not None:
         references.append(single)

@@ -7,8 +7,8 @@ A policy with such values is valid, as in Istio; the answer to the change has th
 """
 
 import re
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 
 from app.authz.model import (
     Action,
@@ -24,6 +24,7 @@ from app.authz.model import (
     TargetKind,
 )
 from app.authz.rules.addresses import is_mapped, other_form
+from app.authz.rules.claims import OF_TOKENS
 from app.authz.rules.compile import IDENTITY_ATTRIBUTES, is_about_http
 from app.authz.rules.hosts import is_authority
 from app.authz.rules.nodes import PSEUDO_HEADERS
@@ -66,19 +67,19 @@ _OPERATION_FIELDS: tuple[tuple[str, Attribute, Callable[[Operation], Values]], .
 
 
 def warnings_of(
-    action: Action, rules: tuple[Rule, ...], targets: tuple[Target, ...] = (), *, single: bool = False
+    action: Action,
+    rules: tuple[Rule, ...],
+    targets: tuple[Target, ...] = (),
+    *,
+    single: bool = False,
+    empty: Iterable[Violation] = (),
 ) -> tuple[Violation, ...]:
     """Return the warnings about a policy's rules and targets, each with the path of what it is about.
 
-    `single`: the target is `targetRef`, which is no list.
+    `single`: the target is `targetRef`, which is no list. `empty` are those of `empty_lists`.
     """
-    found: list[Violation] = []
     of_rules = (_of_rule(action, f"spec.rules[{i}]", rule) for i, rule in enumerate(rules))
-    for warning in chain(_of_targets(targets, single=single), *of_rules):
-        found.append(warning)
-        if len(found) >= MAX_WARNINGS:
-            break
-    return tuple(found)
+    return tuple(islice(chain(empty, _of_targets(targets, single=single), *of_rules), MAX_WARNINGS))
 
 
 def _of_targets(targets: tuple[Target, ...], *, single: bool) -> Iterator[Violation]:
@@ -116,11 +117,8 @@ def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
             yield from _of_values(action, (f"{field}.{name}", f"{field}.{_not(name)}"), attribute, of_source(source))
         for name, of_identity in _IDENTITY_FIELDS:
             yield from _of_peers_without(action, f"{field}.{_not(name)}", of_identity(source))
-    for number, operation in enumerate(rule.operations):
-        field = f"{place}.to[{number}].operation"
-        for name, attribute, of_operation in _OPERATION_FIELDS:
-            places = f"{field}.{name}", f"{field}.{_not(name)}"
-            yield from _of_values(action, places, attribute, of_operation(operation))
+        yield from _of_requests_without(action, f"{field}.notRequestPrincipals", source.request_principals)
+    yield from _of_operations(action, place, rule)
     for number, condition in enumerate(rule.conditions):
         field = f"{place}.when[{number}]"
         if problem := _of_header(condition.header):
@@ -128,6 +126,22 @@ def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
         yield from _of_values(action, (f"{field}.values", f"{field}.notValues"), condition.attribute, condition.values)
         if condition.attribute in IDENTITY_ATTRIBUTES:
             yield from _of_peers_without(action, f"{field}.notValues", condition.values)
+        if condition.attribute in OF_TOKENS:
+            yield from _of_requests_without(action, f"{field}.notValues", condition.values)
+
+
+def _of_operations(action: Action, place: str, rule: Rule) -> Iterator[Violation]:
+    for number, operation in enumerate(rule.operations):
+        field = f"{place}.to[{number}].operation"
+        for name, attribute, of_operation in _OPERATION_FIELDS:
+            places = f"{field}.{name}", f"{field}.{_not(name)}"
+            yield from _of_values(action, places, attribute, of_operation(operation))
+
+
+def _of_requests_without(action: Action, place: str, values: Values) -> Iterator[Violation]:
+    """Yield a warning about a rule that allows every token but some, and so requests that have none."""
+    if action is Action.ALLOW and values.none_of and ANY not in values.none_of:
+        yield Violation(place, _BOTH.format("no request without a token passes", "each does: require a token, too"))
 
 
 def _of_peers_without(action: Action, place: str, values: Values) -> Iterator[Violation]:

@@ -264,6 +264,14 @@ names = st.sampled_from(
         Identity.of(["a/ns/b/sa/y", "spiffe://td/ns/a//sa/x"]),
     ]
 )
+
+
+def sent_target(check):
+    """Path and authority as Envoy has them of every request: it takes none without an authority, which may be empty."""
+    host = check.host or ""
+    return {"path": check.path or "", "host": host, "headers": {":authority": (host,), **check.headers}}
+
+
 sent_requests = st.builds(
     lambda check, source, address, sni: replace(
         check,
@@ -273,7 +281,7 @@ sent_requests = st.builds(
         destination_ip=check.destination_ip or address,
         destination_port=check.destination_port or 80,
         sni=sni,
-        **({} if check.is_tcp else {"path": check.path or "", "host": check.host or ""}),
+        **({} if check.is_tcp else sent_target(check)),
     ),
     requests,
     names,

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.authz.model import Matching
 from app.authz.rules.claims import RequestPrincipalMatch
 from app.authz.rules.compile import compile_policy, describe_policy
 from app.authz.rules.parse import POLICY_KIND
@@ -22,9 +23,10 @@ CLAIMS = {
 }
 
 
-def allowed(rule, claims=CLAIMS, action="ALLOW", **changed):
+def allowed(rule, claims=CLAIMS, action="ALLOW", matching=DEFAULTS.matching, **changed):
     sent = replace(request(), claims=claims, **changed)
-    return engine_of(policy(f"{{action: {action}, rules: [{rule}]}}")).evaluate(sent).decision.allowed
+    engine = engine_of(policy(f"{{action: {action}, rules: [{rule}]}}"), replace(DEFAULTS, matching=matching))
+    return engine.evaluate(sent).decision.allowed
 
 
 def source(field, *values):
@@ -107,6 +109,24 @@ def test_a_rule_for_connections_is_dropped_with_a_source_that_is_about_tokens():
     assert allowed(rule)
     assert not allowed(rule, claims=None, is_tcp=True)
     assert not allowed(rule, claims=None, is_tcp=True, action="DENY")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        source("notRequestPrincipals", "a/mallory"),
+        when("request.auth.principal", "a/mallory", field="notValues"),
+        when("request.auth.claims[sub]", "mallory", field="notValues"),
+        when("request.auth.audiences", "mallory", field="notValues"),
+    ],
+)
+def test_a_request_without_a_token_is_not_one_with_another_token_where_matching_is_strict(rule):
+    assert allowed(rule, {}, matching=Matching.ISTIO)
+    assert allowed(rule, matching=Matching.STRICT)
+    assert not allowed(rule, {}, matching=Matching.STRICT)
+    assert not allowed(rule, {}, "DENY", Matching.STRICT)
+    without = rule.replace("a/mallory", "*").replace("mallory", "*")
+    assert allowed(without, {}, matching=Matching.STRICT)
 
 
 FOUND = {"envoy.filters.http.a": {"k": "value", "list": ["one", "two"]}}

@@ -60,6 +60,19 @@ def test_a_rule_without_places_looks_into_the_usual_ones_and_keys_are_described_
     assert rule_of(issuer="", jwksUri=URL).issuer == ""
 
 
+def test_an_empty_list_is_read_as_if_it_were_left_out_and_warned_of():
+    found = read(request_authentication({"issuer": ISSUER, "audiences": [], "fromParams": []}, targetRefs=[]))
+    assert found.rules == read(request_authentication({"issuer": ISSUER})).rules
+    warned = [warning.path for warning in found.warnings if "empty list" in warning.problem]
+    assert warned == ["spec.jwtRules[0].audiences", "spec.jwtRules[0].fromParams", "spec.targetRefs"]
+    assert (
+        read(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: a}\nspec: {jwtRules: []}"
+        ).warnings
+        == ()
+    )
+
+
 def test_a_document_is_for_a_selector_or_for_targets():
     selected = read(request_authentication(selector={"matchLabels": {"app": "shop"}}))
     assert selected.scopes == (Scope((("app", "shop"),)),)
@@ -81,6 +94,7 @@ REFUSED = {
     "a long URL": ({"jwksUri": f"https://a/{'k' * 2048}"}, "jwksUri"),
     "keys that are no JSON": ({"jwks": "{"}, "jwks"),
     "keys that are no set": ({"jwks": "{}"}, "jwks"),
+    "audiences that are null": ({"audiences": None}, "audiences"),
     "an empty audience": ({"audiences": [""]}, "audiences[0]"),
     "a header without a name": ({"fromHeaders": [{"prefix": "x"}]}, "fromHeaders[0].name"),
     "a header that is none": ({"fromHeaders": [{"name": "x y"}]}, "fromHeaders[0].name"),

@@ -137,9 +137,8 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: {}}", "spec.rules"),
         ("{rules: [null]}", "spec.rules[0]"),
         ("{rules: [{form: []}]}", "spec.rules[0].form"),
-        ("{rules: [{from: []}]}", "spec.rules[0].from"),
-        ("{rules: [{to: []}]}", "spec.rules[0].to"),
-        ("{rules: [{when: []}]}", "spec.rules[0].when"),
+        ("{rules: [{from: null}]}", "spec.rules[0].from"),
+        ("{rules: [{from: [], form: []}]}", "spec.rules[0].form"),
         ("{rules: [{from: [{}]}]}", "spec.rules[0].from[0].source"),
         ("{rules: [{from: [{source: {}}]}]}", "spec.rules[0].from[0].source"),
         ("{rules: [{from: [{source: null}]}]}", "spec.rules[0].from[0].source"),
@@ -147,7 +146,7 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{to: [{operation: {method: [GET]}}]}]}", "spec.rules[0].to[0].operation.method"),
         ("{rules: [{to: [{operation: {methods: GET}}]}]}", "spec.rules[0].to[0].operation.methods"),
         ("{rules: [{to: [{operation: {methods: [GET, '']}}]}]}", "spec.rules[0].to[0].operation.methods[1]"),
-        ("{rules: [{to: [{operation: {methods: []}}]}]}", "spec.rules[0].to[0].operation.methods"),
+        ("{rules: [{to: [{operation: {methods: []}}]}]}", "spec.rules[0].to[0].operation"),
         ("{rules: [{to: [{operation: {ports: [8080]}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
         ("{rules: [{to: [{operation: {ports: ['0']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
         ("{rules: [{to: [{operation: {ports: ['65536']}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),
@@ -167,8 +166,14 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{rules: [{when: [{key: source.trustDomain, values: ['a*b*']}]}]}", "spec.rules[0].when[0].values[0]"),
         ("{rules: [{to: [{operation: {paths: ['/a//{*}']}}]}]}", "spec.rules[0].to[0].operation.paths[0]"),
         ("{rules: [{to: [{operation: {notPaths: ['/{**}//a']}}]}]}", "spec.rules[0].to[0].operation.notPaths[0]"),
-        ("{rules: [{from: [{source: {principals: []}}]}]}", "spec.rules[0].from[0].source.principals"),
-        ("{rules: [{from: [{source: {requestPrincipals: []}}]}]}", "spec.rules[0].from[0].source.requestPrincipals"),
+        ("{rules: [{from: [{source: {principals: [], ipBlocks: []}}]}]}", "spec.rules[0].from[0].source"),
+        ("{rules: [{from: [{source: {requestPrincipals: []}}]}]}", "spec.rules[0].from[0].source"),
+        (
+            "{rules: [{from: [{source: {serviceAccounts: [], principals: ['']}}]}]}",
+            "spec.rules[0].from[0].source.principals[0]",
+        ),
+        ("{rules: [{when: [{key: source.ip, values: []}]}]}", "spec.rules[0].when[0].values"),
+        ("{rules: [{when: [{key: source.ip, values: [], notValues: []}]}]}", "spec.rules[0].when[0].values"),
         (
             "{rules: [{from: [{source: {serviceAccounts: [a], namespaces: [b]}}]}]}",
             "spec.rules[0].from[0].source.serviceAccounts",
@@ -198,7 +203,7 @@ def test_namespace_action_and_version_have_istios_defaults():
         ("{selector: {matchLabels: {'a b': c}}}", "spec.selector.matchLabels.a b"),
         ("{selector: {matchLabels: {app: 1}}}", "spec.selector.matchLabels.app"),
         ("{selector: {matchExpressions: []}}", "spec.selector.matchExpressions"),
-        ("{targetRefs: []}", "spec.targetRefs"),
+        ("{selector: {matchLabels: {}}, targetRefs: [{kind: Service, name: a}]}", "spec.targetRefs"),
         ("{targetRefs: {}}", "spec.targetRefs"),
         ("{targetRefs: [{kind: Service}]}", "spec.targetRefs[0].name"),
         ("{targetRefs: [{kind: Service, name: A_b}]}", "spec.targetRefs[0].name"),
@@ -269,3 +274,36 @@ def test_no_document_is_refused():
 def test_a_message_has_the_first_violation_and_the_number_of_others():
     with pytest.raises(InvalidInputError, match=r"spec\.action: 'X' is not an action.*\(and 1 more\)"):
         parse(policy("{action: X, y: 1}"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "same", "empty"),
+    [
+        ("{rules: [{from: []}]}", "{rules: [{}]}", "rules[0].from"),
+        ("{rules: [{to: []}]}", "{rules: [{}]}", "rules[0].to"),
+        ("{action: DENY, rules: [{when: []}]}", "{action: DENY, rules: [{}]}", "rules[0].when"),
+        (
+            "{rules: [{to: [{operation: {paths: [], methods: [GET]}}]}]}",
+            "{rules: [{to: [{operation: {methods: [GET]}}]}]}",
+            "rules[0].to[0].operation.paths",
+        ),
+        (
+            "{rules: [{from: [{source: {serviceAccounts: [], principals: [a]}}]}]}",
+            "{rules: [{from: [{source: {principals: [a]}}]}]}",
+            "rules[0].from[0].source.serviceAccounts",
+        ),
+        (
+            "{rules: [{when: [{key: source.ip, values: [], notValues: [10.0.0.1]}]}]}",
+            "{rules: [{when: [{key: source.ip, notValues: [10.0.0.1]}]}]}",
+            "rules[0].when[0].values",
+        ),
+        ("{targetRefs: [], selector: {matchLabels: {a: b}}}", "{selector: {matchLabels: {a: b}}}", "targetRefs"),
+        ("{rules: []}", "{}", ""),
+    ],
+)
+def test_an_empty_list_is_read_as_istio_reads_it_and_warned_of_where_it_matches_more(spec, same, empty):
+    (found,) = POLICY_KIND.parse(parse_documents(policy(spec).encode()))
+    (other,) = POLICY_KIND.parse(parse_documents(policy(same).encode()))
+    assert (found.action, found.rules, found.selector) == (other.action, other.rules, other.selector)
+    warned = [warning.path for warning in found.warnings if "empty list" in warning.problem]
+    assert warned == ([f"spec.{empty}"] if empty else [])

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from app.authz.model import Cause, Verdict
+from app.authz.model import AuthzOptions, Cause, Matching, Verdict
 from app.authz.rpc import check as rpc_module
 from app.authz.rpc.check import AuthorizationRpc
 from app.core.decision import Decision, Outcome
@@ -218,6 +218,19 @@ async def test_pseudo_headers_are_what_the_proxy_told_and_no_header_that_a_clien
         assert not await allows(when(name, "forged"), asks())
     assert not await allows(when(":scheme", "*"), asks(scheme=""))
     assert not await allows(when(":authority", "*"), asks(host=""))
+
+
+async def test_an_empty_authority_is_one_to_istio():
+    service = await policy_service(
+        policy("{action: DENY, rules: [{when: [{key: 'request.headers[:authority]', values: [admin]}]}]}"),
+        options=AuthzOptions(matching=Matching.ISTIO),
+    )
+    rpc = AuthorizationRpc(service)
+    assert check_answer(rpc, check_request(host="")).status.code == 0
+    assert check_answer(rpc, check_request(host="admin")).status.code != 0
+    any_host = policy("{action: DENY, rules: [{when: [{key: 'request.headers[:authority]', values: ['*']}]}]}")
+    rpc = AuthorizationRpc(await policy_service(any_host, options=AuthzOptions(matching=Matching.ISTIO)))
+    assert check_answer(rpc, check_request(host="")).status.code != 0
 
 
 async def test_addresses_ports_and_server_name_are_read():

@@ -189,6 +189,10 @@ def test_the_warnings_are_bounded(monkeypatch):
         ("{from: [{source: {notNamespaces: [a]}}]}", False, True),
         ("{from: [{source: {notPrincipals: ['*']}}]}", False, False),
         (when("source.serviceAccount", "a/b", "notValues"), False, True),
+        ("{from: [{source: {notRequestPrincipals: [a/b]}}]}", False, True),
+        ("{from: [{source: {notRequestPrincipals: ['*']}}]}", False, False),
+        (when("request.auth.audiences", "a", "notValues"), False, True),
+        (when("request.auth.claims[a]", "a"), False, False),
     ],
 )
 def test_a_rule_that_the_kinds_of_matching_decide_differently_is_warned_of(rule, denying, allowing):
