@@ -9,12 +9,12 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from app.authz.model import NO_CLAIMS, CheckInput, Claims
 from app.authz.providers import NO_CHANGES, Changes
 from app.authz.rules.jwt_rules import JwtRule, KeysFrom
 from app.authz.rules.nodes import AUTHORITY, TARGET
+from app.authz.rules.places import COOKIE, Located, Params, cookies_of, params_of
 from app.authz.rules.tokens import (
     FOREVER,
     Token,
@@ -34,11 +34,6 @@ MAX_REALM_PATH = 256
 _TOKEN_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _MAX_WHOLE = float(2**64)
 
-Located = tuple[str, str, str, tuple[str, ...]]
-"""A token: the kind of its place (`header`, `param` or `cookie`), the name of the place, its text, and, of a parameter,
-how its name is spelled in the query."""
-Params = Mapping[str, tuple[str, tuple[str, ...]]]
-"""The first value of each parameter, and how its name is spelled."""
 Places = tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[str, ...]]
 """Where a rule looks, in Envoy's order: headers with their prefixes, parameters, cookies."""
 Keys = Callable[[KeysFrom], KeySet | None]
@@ -101,12 +96,12 @@ class TokenRules:
         if request.forwarded_headers is None:
             return False
         names = {name for rule in self.rules for name, _ in rule.headers}
-        return any(map(request.lacks, names | ({"cookie"} if self._has_cookies else set())))
+        return any(map(request.lacks, names | ({COOKIE} if self._has_cookies else set())))
 
     def tokens_of(self, request: CheckInput) -> tuple[tuple[Located, ...], ...]:
         """Return the tokens of each rule, in the order in which Envoy finds them."""
-        params = _params_of(request, self._params) if self._params else {}
-        cookies = _cookies_of(request) if self._has_cookies else {}
+        params = params_of(request, self._params) if self._params else {}
+        cookies = cookies_of(request) if self._has_cookies else {}
         return tuple([_tokens_at(places, request, params, cookies) for places in self._places])
 
     def judge(
@@ -221,12 +216,16 @@ def is_preflight(request: CheckInput) -> bool:
 
 def challenge(request: CheckInput) -> str:
     """Return the value of `WWW-Authenticate` for a request whose token is not accepted (RFC 6750, section 3)."""
+    return f'Bearer realm="{realm_of(request)}", error="invalid_token"'
+
+
+def realm_of(request: CheckInput) -> str:
+    """Return the realm of a challenge: the request's URI, as Envoy names it."""
     forwarded, scheme, host, target = (
         (request.headers.get(name) or ("",))[0] for name in ("x-forwarded-proto", ":scheme", AUTHORITY, TARGET)
     )
     realm = f"{forwarded or scheme or 'http'}://{host}{target[:MAX_REALM_PATH]}"
-    safe = "".join(each for each in realm if each.isascii() and each.isprintable() and each not in '"\\')
-    return f'Bearer realm="{safe}", error="invalid_token"'
+    return "".join(each for each in realm if each.isascii() and each.isprintable() and each not in '"\\')
 
 
 def principal_of(claims: Claims) -> str:
@@ -289,28 +288,3 @@ def _after(prefix: str, value: str) -> str:
         if value[position] in _TOKEN_CHARACTERS:
             return value[position:]
     return value
-
-
-def _params_of(request: CheckInput, names: tuple[str, ...]) -> Params:
-    """Return the parameters of the query, none at all if it has none of these names."""
-    _, _, query = (request.headers.get(TARGET) or ("",))[0].partition("?")
-    params: dict[str, tuple[str, tuple[str, ...]]] = {}
-    if query and ("%" in query or any(name in query for name in names)):
-        for pair in query.partition("#")[0].split("&"):
-            spelling, _, value = pair.partition("=")
-            name = unquote(spelling)
-            first, spellings = params.get(name, (unquote(value), ()))
-            params[name] = first, (*spellings, *({spelling} - set(spellings)))
-    return params
-
-
-def _cookies_of(request: CheckInput) -> dict[str, str]:
-    """Return the first value of each cookie."""
-    cookies: dict[str, str] = {}
-    for header in request.headers.get("cookie") or ():
-        for pair in header.split(";"):
-            name, equals, value = pair.strip().partition("=")
-            if equals:
-                quoted = len(value) > 1 and value[0] == value[-1] == '"'
-                cookies.setdefault(name, value[1:-1] if quoted else value)
-    return cookies

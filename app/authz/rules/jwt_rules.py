@@ -18,6 +18,7 @@ from app.authz.rules.kubernetes import (
     read_head,
     read_selector,
 )
+from app.authz.rules.places import AUTHORIZATION, BEARER, HEADER, read_headers, read_names
 from app.authz.rules.targets import read_targets
 from app.core.errors import InvalidInputError, Violation
 from app.documents.kind import DocumentKind
@@ -37,13 +38,9 @@ MAX_URL_LENGTH = 2048
 DEFAULT_TIMEOUT, MAX_TIMEOUT = 5.0, 60.0
 # Claims whose value is a list with spaces between its items, whatever a document says.
 SPACE_DELIMITED = frozenset({"scope", "permission"})
-# Where a token is where a rule names no place.
-AUTHORIZATION, BEARER, ACCESS_TOKEN = "authorization", "Bearer ", "access_token"
+# The parameter in which a token is where a rule names no place.
+ACCESS_TOKEN = "access_token"  # noqa: S105 - a name
 
-_HEADER = re.compile(r"[-_A-Za-z0-9]{1,256}")
-# What a parameter or cookie, and the prefix of a header's value, may have: what can be sent without an escape.
-_VISIBLE = re.compile(r"[!-~]{1,256}")
-_PREFIX = re.compile(r"[ -~]{0,256}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
 
 
@@ -125,8 +122,8 @@ def _read(document: Reader) -> RequestAuthentication:
 def _read_rule(rule: Reader, warnings: list[Violation]) -> JwtRule:
     issuer = rule.text("issuer") or ""
     keys = _read_keys(rule, issuer, warnings)
-    headers = tuple(_read_headers(rule))
-    params, cookies = (tuple(_read_names(rule, name)) for name in ("fromParams", "fromCookies"))
+    headers = tuple(read_headers(rule))
+    params, cookies = (tuple(read_names(rule, name)) for name in ("fromParams", "fromCookies"))
     if not headers and not params and not cookies:
         headers, params = ((AUTHORIZATION, BEARER),), (ACCESS_TOKEN,)
     read = JwtRule(
@@ -199,27 +196,9 @@ def _read_timeout(rule: Reader) -> float:
     return min(float(milliseconds / 1000), MAX_TIMEOUT)
 
 
-def _read_headers(rule: Reader) -> Iterator[tuple[str, str]]:
-    for header in rule.children("fromHeaders"):
-        name, prefix = header.text("name") or "", header.text("prefix") or ""
-        if not _HEADER.fullmatch(name):
-            header.refuse("name", f"{name!r} is not the name of a header")
-        if not _PREFIX.fullmatch(prefix):
-            header.refuse("prefix", "must be up to 256 characters that a header can have")
-        header.close()
-        yield name.lower(), prefix
-
-
-def _read_names(rule: Reader, field: str) -> Iterator[str]:
-    for path, name in rule.texts(field):
-        if not _VISIBLE.fullmatch(name):
-            rule.problems.add(path, f"{name!r} is not a name of up to 256 visible characters")
-        yield name
-
-
 def _read_output(reader: Reader, field: str) -> str:
     name = reader.text(field) or ""
-    if name and not _HEADER.fullmatch(name):
+    if name and not HEADER.fullmatch(name):
         reader.refuse(field, f"{name!r} is not the name of a header: letters, digits, '-' and '_'")
     elif name.lower() == "host":
         reader.refuse(field, "must not be Host: it says where the request goes")

@@ -9,7 +9,6 @@ from app.authz.model import Cause, CheckInput, Claims, Headers, UnknownWorkload,
 from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rules.authentication import (
     Accepted,
-    Located,
     NeedsKeys,
     Refused,
     Result,
@@ -19,6 +18,7 @@ from app.authz.rules.authentication import (
 )
 from app.authz.rules.custom import with_changes
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom, RequestAuthentication
+from app.authz.rules.places import Located
 from app.authz.rules.scoped import ScopedDocuments
 from app.authz.rules.tokens import TokenProblem
 from app.core.clock import Clock
