@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 
 from app.audit.rest import AUDIT_PATH
-from app.authz.rest import POLICIES_PATH
+from app.authz.rest.policies import POLICIES_PATH
 from app.authz.rules.parse import POLICY_KIND
 from app.db.engine import create_engine, sqlite_url
 from app.db.transactions import Transactions

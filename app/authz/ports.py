@@ -1,10 +1,14 @@
 """What authorization's service needs from outside, as Protocols."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
+from app.audit.ports import AuditTrail
 from app.authz.model import AuthzOptions, CheckInput, Verdict
 from app.authz.providers import Answer
+from app.authz.rules.api_keys import ApiKey
 from app.authz.rules.compile import CompiledPolicy
 
 
@@ -49,3 +53,50 @@ class Provider(Protocol):
 
 MakeEngine = Callable[[Iterable[CompiledPolicy], AuthzOptions], PolicyEngine]
 """Returns the engine for the first set of policies. Called in a thread, in which it keeps no check waiting."""
+
+
+class ApiKeyRepository(AuditTrail, Protocol):
+    """The stored API keys, within one transaction.
+
+    They are authentic: what was not written with the secret of the replicas is left out.
+    """
+
+    async def revision(self) -> int:
+        """Return the number of the last change of API keys, 0 before the first."""
+        ...
+
+    async def next_revision(self) -> int:
+        """Count a change of API keys; other transactions that change some wait until this one ends."""
+        ...
+
+    async def count(self) -> int:
+        """Return how many keys there are, revoked and expired ones that are still recorded with them."""
+        ...
+
+    async def get(self, key_id: str) -> ApiKey | None:
+        """Return a key, None if there is none."""
+        ...
+
+    async def page(self, after: str | None, limit: int) -> Sequence[ApiKey]:
+        """Return at most `limit` keys with ids above `after`, in the order of their ids."""
+        ...
+
+    async def changed(self, since: int) -> Sequence[ApiKey]:
+        """Return the keys that were changed after the revision `since`."""
+        ...
+
+    async def add(self, key: ApiKey) -> None:
+        """Store a key."""
+        ...
+
+    async def revoke(self, key_id: str, now: datetime, revision: int) -> ApiKey | None:
+        """Mark a key as revoked and return it, None if there is none that is not revoked."""
+        ...
+
+    async def remove_ended(self, before: datetime, limit: int) -> int:
+        """Remove at most `limit` keys that expired or were revoked before the time; return how many those were."""
+        ...
+
+
+ApiKeyTransactions = Callable[[], AbstractAsyncContextManager[ApiKeyRepository]]
+"""Opens a transaction that commits when its block ends and rolls back when it raises."""

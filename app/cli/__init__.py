@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli import ban, ca, check, failures, identity, keys, operation, quota
+from app.cli import api_key, ban, ca, check, failures, identity, keys, operation, quota
 from app.cli.log import log
 from app.cli.options import Config, load_settings
 from app.envoy.sidecar import Protocol
@@ -18,7 +18,7 @@ for group in (
     envoy,
     *(operation.config, operation.db, operation.admin, keys.keys),
     *(identity.token, identity.entry, ca.ca, ban.identity),
-    *(check.policy, quota.quota),
+    *(check.policy, api_key.api_key, quota.quota),
     log,
 ):
     cli.add_typer(group)

@@ -33,13 +33,14 @@ def policy_check(
     show: Annotated[bool, typer.Option("--show", help="Print what each rule matches, as it is evaluated.")] = False,
     config: Config = None,
 ) -> None:
-    """Check AuthorizationPolicy, RequestAuthentication and PeerAuthentication documents.
+    """Check AuthorizationPolicy, RequestAuthentication, PeerAuthentication and CredentialAuthentication documents.
 
     Exit 0 if the control plane would accept all of them.
 
     With --show the settings count: the trust domain is written out in principals, the root namespace is named, and the
     provider of a CUSTOM policy has to be one of theirs.
     """
+    from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
     from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND
     from app.authz.rules.parse import POLICY_KIND
     from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
@@ -47,6 +48,7 @@ def policy_check(
     others: dict[str, DocumentKind[Any]] = {
         "RequestAuthentication": REQUEST_AUTHENTICATION_KIND,
         "PeerAuthentication": PEER_AUTHENTICATION_KIND,
+        "CredentialAuthentication": CREDENTIAL_AUTHENTICATION_KIND,
     }
     if not show:
         check(files, POLICY_KIND, others=others)

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from app.authz.model import AuthzOptions, Matching, UnknownWorkload
+from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
+from app.authz.service.api_keys import ApiKeys
 from app.authz.service.authentication import RequestAuthenticator
+from app.authz.service.credential_sources import CredentialSources
+from app.authz.service.credentials import CredentialAuthenticator
 from app.authz.service.peers import PeerAuthenticator
 from app.core.clock import Clock
 from app.core.last_good import LastGoodFile
@@ -32,9 +36,12 @@ class Authentication:
     """What is asked about sender and peer of a request before policies are, and where each has its documents."""
 
     requests: RequestAuthenticator
+    credentials: CredentialAuthenticator
     peers: PeerAuthenticator
+    api_keys: ApiKeys
     key_sets: KeySets[KeysFrom]
     request_source: DocumentSource
+    credential_source: DocumentSource
     peer_source: DocumentSource
 
 
@@ -54,8 +61,10 @@ def make_authentication(
     settings: AuthzSettings,
     source_of: SourceOf,
     file: LastGoodFile,
+    api_keys: ApiKeys,
     clock: Clock,
     metrics: Metrics,
+    *,
     offload: Offload,
 ) -> Authentication:
     """Return what authenticates requests and peers; `file` keeps the keys that were fetched."""
@@ -65,18 +74,36 @@ def make_authentication(
     )
     requests = source_of(REQUEST_AUTHENTICATION_KIND, settings.policies_dir)
     peers = source_of(PEER_AUTHENTICATION_KIND, settings.policies_dir)
-    root = settings.root_namespace
+    root, unknown = settings.root_namespace, UnknownWorkload(settings.unknown_workload)
     authenticator = RequestAuthenticator(
         requests,
         key_sets,
         clock,
         metrics,
         root_namespace=root,
-        unknown_workload=UnknownWorkload(settings.unknown_workload),
+        unknown_workload=unknown,
+        offload=offload,
+    )
+    credentials = source_of(CREDENTIAL_AUTHENTICATION_KIND, settings.policies_dir)
+    credential_authenticator = CredentialAuthenticator(
+        credentials,
+        authenticator.authenticate,
+        CredentialSources(api_keys),
+        clock,
+        metrics,
+        root_namespace=root,
+        unknown_workload=unknown,
         offload=offload,
     )
     return Authentication(
-        authenticator, PeerAuthenticator(peers, clock, metrics, root, offload), key_sets, requests, peers
+        authenticator,
+        credential_authenticator,
+        PeerAuthenticator(peers, clock, metrics, root, offload),
+        api_keys,
+        key_sets,
+        requests,
+        credentials,
+        peers,
     )
 
 

@@ -103,6 +103,7 @@ class ControlPlane:
         try:
             await upgrade(parts.engine)
             await parts.ca.start()
+            await parts.authentication.api_keys.refresh()
         except UnavailableError as error:
             held = HeldBack(parts.engine, error.message)
             await parts.last_good.restore(error)
@@ -110,6 +111,7 @@ class ControlPlane:
         authentication = parts.authentication
         documents = {
             "request-authentications": authentication.requests.documents.refresh,
+            "credential-authentications": authentication.credentials.documents.refresh,
             "peer-authentications": authentication.peers.documents.refresh,
             "policies": parts.policies.documents.refresh,
             "quotas": parts.quotas.documents.refresh,
@@ -161,6 +163,12 @@ class ControlPlane:
         self._supervise(maintenance(parts.ca.maintain), "ca")
         self._supervise(maintenance(self._settle_tokens), "join-tokens")
         self._supervise(maintenance(parts.ca.bans.refresh, every=BAN_REFRESH_SECONDS), "bans")
+        keys, refreshing = (
+            parts.authentication.api_keys,
+            partial(repeat, failed="refresh_failed", recovered="refresh_recovered"),
+        )
+        self._supervise(refreshing(keys.refresh, every=BAN_REFRESH_SECONDS), "api-keys")
+        self._supervise(refreshing(keys.maintain), "ended-api-keys")
         self._supervise(repeat(parts.ca.crls.maintain, failed="crl_not_signed", recovered="crl_recovered"), "crls")
         self._supervise(repeat(parts.audit.maintain, failed="refresh_failed", recovered="refresh_recovered"), "audit")
         await repeat(parts.last_good.save, failed="last_good_not_saved", recovered="last_good_saved")
@@ -175,6 +183,7 @@ class ControlPlane:
                 await upgrade(self._parts.engine)
                 held.release()
                 await self._parts.ca.start()
+                await self._parts.authentication.api_keys.refresh()
             except UnavailableError as error:
                 held.reason = error.message
             else:

@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from app.authz.backends.kept_api_keys import KeptApiKeys
+from app.authz.service.api_keys import ApiKeys
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
@@ -33,18 +35,20 @@ class KeptDocuments:
 
 
 class LastGood:
-    """Keeps policies, limits, bans and the certificates of the CA in files, and starts with them where it has to."""
+    """Keeps policies, limits, bans, API keys and the CA's certificates in files, and starts with them if it has to."""
 
     def __init__(
         self,
         authorities: tuple[Authorities, KeptAuthorities],
         bans: tuple[Bans, KeptBans],
+        api_keys: tuple[ApiKeys, KeptApiKeys],
         documents: Sequence[KeptDocuments],
         key_sets: AnyKeySets,
         metrics: Metrics,
     ) -> None:
         """Take what is active, each with its file."""
         (self._authorities, self._kept), (self._bans, self._kept_bans) = authorities, bans
+        self._api_keys, self._kept_api_keys = api_keys
         self._documents, self._key_sets, self._metrics = tuple(documents), key_sets, metrics
 
     async def load_keys(self) -> None:
@@ -65,6 +69,7 @@ class LastGood:
         try:
             self._bans.restore(await self._kept_bans.load())
             await self._authorities.restore(await self._kept.load())
+            self._api_keys.restore(await self._kept_api_keys.load())
             for each in self._documents:
                 await each.source.restore()
                 await each.store.refresh()
@@ -87,6 +92,7 @@ class LastGood:
         work: list[Callable[[], Awaitable[None]]] = [
             partial(self._kept.save, self._authorities.known()),
             partial(self._kept_bans.save, self._bans.known()),
+            self._save_api_keys,
             self._key_sets.save,
         ]
         work += [
@@ -99,6 +105,9 @@ class LastGood:
                 problem = error
         if problem is not None:
             raise problem
+
+    async def _save_api_keys(self) -> None:
+        await self._kept_api_keys.save(self._api_keys.known())
 
     def _mark(self) -> None:
         for each in self._documents:

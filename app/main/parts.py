@@ -11,10 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.repository import SqlAuditRepository
 from app.audit.service import AuditLog
+from app.authz.backends.kept_api_keys import KeptApiKeys
 from app.authz.ports import Provider
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.parse import POLICY_KIND
 from app.authz.service import PolicyService
+from app.authz.service.api_keys import ApiKeys
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.model import CaConfig, KeyAlgorithm, OnTimeout, RotationConfig
@@ -42,7 +44,7 @@ from app.main.kubernetes import Kubernetes, make_kubernetes
 from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.providers import check_providers, make_providers
 from app.main.quota_configs import make_config_stream, make_quota_source
-from app.main.row_secret import adopt_rows, ca_transactions, replica_secret
+from app.main.row_secret import adopt_rows, api_key_transactions, ca_transactions, replica_secret
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.model import Modes
 from app.quota.ports import CounterStore
@@ -91,7 +93,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     metrics = Metrics()
     engine = create_engine(settings.database_url)
     secret = replica_secret(settings)
-    transactions = ca_transactions(engine, RowMacs(secret.value), settings.ca.trusted_root, metrics)
+    macs = RowMacs(secret.value)
+    transactions = ca_transactions(engine, macs, settings.ca.trusted_root, metrics)
     dns_names, addresses = serving_names(settings.mesh.server_names, settings.mesh.tls_bind.host)
     ca = CaService(
         CaConfig(
@@ -135,7 +138,15 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
     providers = make_providers(settings, clock, metrics)
     make_engine = partial(NativeEngine.of, providers=providers)
-    authentication = make_authentication(settings.authz, source_of, kept("jwks"), clock, metrics, offload)
+    authentication = make_authentication(
+        settings.authz,
+        source_of,
+        kept("jwks"),
+        ApiKeys(api_key_transactions(engine, macs, metrics), clock, metrics),
+        clock,
+        metrics,
+        offload=offload,
+    )
     policies = PolicyService(
         policy_source,
         clock,
@@ -145,7 +156,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         make_engine,
         offload=offload,
         banned=ca.bans.refusal,
-        authenticate=authentication.requests.authenticate,
+        authenticate=authentication.credentials.authenticate,
         peer_refusal=authentication.peers.refusal,
     )
     quota_source = make_quota_source(
@@ -182,12 +193,14 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     sources = (
         (policy_source, policies.documents),
         (authentication.request_source, authentication.requests.documents),
+        (authentication.credential_source, authentication.credentials.documents),
         (authentication.peer_source, authentication.peers.documents),
         (quota_source, quotas.documents),
     )
     last_good = LastGood(
         (ca.authorities, KeptAuthorities(kept("ca"))),
         (ca.bans, KeptBans(kept("bans"))),
+        (authentication.api_keys, KeptApiKeys(kept("api_keys"))),
         [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
         authentication.key_sets,
         metrics,
@@ -259,6 +272,9 @@ def make_health(parts: Parts, mesh_is_served: Check) -> Health:
         "ca": parts.ca.check_ready,
         "policies": partial(loaded, parts.policies.documents, "policies"),
         "request_authentications": partial(loaded, parts.authentication.requests.documents, "request authentications"),
+        "credential_authentications": partial(
+            loaded, parts.authentication.credentials.documents, "credential authentications"
+        ),
         "peer_authentications": partial(loaded, parts.authentication.peers.documents, "peer authentications"),
         "quotas": partial(loaded, parts.quotas.documents, "quota configurations"),
         **({"limits": partial(loaded, parts.quotas.limits, "limits")} if parts.quotas.limits else {}),

@@ -1,17 +1,21 @@
 """The table of the admin API: every route under `/v1`, and who may use it."""
 
 from app.audit.rest import AUDIT_PATH, AuditRecordView, AuditRest
-from app.authz.rest import (
+from app.authz.rest.api_keys import API_KEYS_PATH, ApiKeyRest, ApiKeyView
+from app.authz.rest.policies import (
+    CREDENTIAL_AUTHENTICATIONS_PATH,
     PEER_AUTHENTICATIONS_PATH,
     POLICIES_PATH,
     REQUEST_AUTHENTICATIONS_PATH,
     AppliedList,
     PolicyRest,
     PolicyView,
+    ValidCredentialAuthenticationList,
     ValidList,
     ValidPeerAuthenticationList,
     ValidRequestAuthenticationList,
     WrittenPolicyView,
+    show_credential_authentication,
     show_peer_authentication,
     show_policy,
     show_request_authentication,
@@ -50,12 +54,17 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         parts.authentication.requests.documents, REQUEST_AUTHENTICATIONS_PATH, show_request_authentication
     )
     peers = PolicyRest(parts.authentication.peers.documents, PEER_AUTHENTICATIONS_PATH, show_peer_authentication)
+    credentials = PolicyRest(
+        parts.authentication.credentials.documents, CREDENTIAL_AUTHENTICATIONS_PATH, show_credential_authentication
+    )
     counters = CounterRest(parts.quota_counters)
     return (
         *ca_rows(parts.ca),
         *policy_rows(policies, POLICIES_PATH, ValidList),
         *policy_rows(requests, REQUEST_AUTHENTICATIONS_PATH, ValidRequestAuthenticationList),
         *policy_rows(peers, PEER_AUTHENTICATIONS_PATH, ValidPeerAuthenticationList),
+        *policy_rows(credentials, CREDENTIAL_AUTHENTICATIONS_PATH, ValidCredentialAuthenticationList),
+        *api_key_rows(ApiKeyRest(parts.authentication.api_keys)),
         Route("POST", EXPLAIN_PATH, quotas.explain, ADMIN, OK, "quota"),
         Route("GET", COUNTERS_PATH, counters.list, ADMIN, OK, "quota"),
         Route("POST", RESET_PATH, counters.reset, ADMIN, OK, "quota"),
@@ -78,6 +87,17 @@ def policy_rows(policies: PolicyRest, path: str, valid: type[View]) -> tuple[Rou
         Route("GET", one, policies.get, ADMIN, OK, "authz", PolicyView),
         Route("PUT", one, policies.put, ADMIN, OK, "authz", WrittenPolicyView),
         Route("DELETE", one, policies.delete, ADMIN, NO_CONTENT, "authz"),
+    )
+
+
+def api_key_rows(api_keys: ApiKeyRest) -> tuple[Route, ...]:
+    """Return the rows of API keys."""
+    one = API_KEYS_PATH + "/{key_id}"
+    return (
+        Route("POST", API_KEYS_PATH, api_keys.create, ADMIN, CREATED, "authz"),
+        Route("GET", API_KEYS_PATH, api_keys.list, ADMIN, OK, "authz", Page[ApiKeyView]),
+        Route("GET", one, api_keys.get, ADMIN, OK, "authz"),
+        Route("DELETE", one, api_keys.revoke, ADMIN, NO_CONTENT, "authz"),
     )
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.authz.repository import SqlApiKeyRepository, authentic_keys
 from app.ca.backends.replica_secret import ReplicaSecret
 from app.ca.repository import SqlCaRepository
 from app.ca.repository.authentic import AuthenticTables
@@ -25,11 +26,18 @@ def ca_transactions(
     engine: AsyncEngine, macs: RowMacs, trusted_root: str | None, metrics: Metrics
 ) -> Transactions[SqlCaRepository]:
     """Return the transactions of the CA; rows that are not authentic are counted in `metrics`."""
+    tables = AuthenticTables(macs, partial(_refused, metrics), trusted_root)
+    return Transactions(engine, partial(SqlCaRepository, tables=tables))
 
-    def refused(table: str, row: str) -> None:
-        metrics.refusals.record("database", table, row=row)
 
-    return Transactions(engine, partial(SqlCaRepository, tables=AuthenticTables(macs, refused, trusted_root)))
+def api_key_transactions(engine: AsyncEngine, macs: RowMacs, metrics: Metrics) -> Transactions[SqlApiKeyRepository]:
+    """Return the transactions of API keys; rows that are not authentic are counted in `metrics`."""
+    keys = authentic_keys(macs, partial(_refused, metrics))
+    return Transactions(engine, partial(SqlApiKeyRepository, keys=keys))
+
+
+def _refused(metrics: Metrics, table: str, row: str) -> None:
+    metrics.refusals.record("database", table, row=row)
 
 
 async def adopt_rows(transactions: Transactions[SqlCaRepository], secret: ReplicaSecret, *, is_ours: bool) -> None:
@@ -48,8 +56,8 @@ async def adopt_rows(transactions: Transactions[SqlCaRepository], secret: Replic
 async def rotate_secret(settings: Settings, *, trust_rows: bool) -> int:
     """Replace the secret, and give the rows that it authenticates MACs of the new one; return how many those were.
 
-    With `trust_rows` all roots, entries and bans get one, also those whose MAC is wrong or missing: for a lost secret.
-    No replica may run meanwhile. It can be repeated if it was interrupted.
+    With `trust_rows` all roots, entries, bans and API keys get one, also those whose MAC is wrong or missing: for a
+    lost secret. No replica may run meanwhile. It can be repeated if it was interrupted.
     """
     secret = replica_secret(settings)
     if not await secret.open() and not trust_rows:
@@ -58,8 +66,11 @@ async def rotate_secret(settings: Settings, *, trust_rows: bool) -> int:
     known = None if trust_rows else RowMacs(lambda: before)
     engine = create_engine(settings.database_url)
     try:
-        async with ca_transactions(engine, RowMacs(lambda: successor), None, Metrics())() as repository:
+        macs, metrics = RowMacs(lambda: successor), Metrics()
+        async with ca_transactions(engine, macs, None, metrics)() as repository:
             renewed = await repository.renew_macs(known)
+        async with api_key_transactions(engine, macs, metrics)() as repository:
+            renewed += await repository.renew_macs(known)
     finally:
         await dispose(engine)
     await secret.settle()

@@ -33,6 +33,12 @@ class Metrics:
             "Requests with tokens; result is verified, kept (verified before), or what is wrong with a token",
             ("result",),
         )
+        self.credentials = Counter(
+            "meshward_authz_credentials",
+            "Requests with credentials that are no JWTs; result is accepted, or why one is not",
+            ("result",),
+        )
+        self.api_keys = Gauge("meshward_authz_api_keys", "API keys, with those that ended in the last week")
         self.policies = Gauge("meshward_authz_policies", "Active policies")
         self.provider_revisions = Gauge(
             "meshward_authz_provider_info",

@@ -1,4 +1,4 @@
-"""RequestAuthentication and PeerAuthentication documents as tests write them."""
+"""RequestAuthentication, PeerAuthentication and CredentialAuthentication documents as tests write them."""
 
 import json
 
@@ -26,9 +26,15 @@ def peer_authentication(mode=None, name="p", namespace="shop", created=None, **s
     return _document("PeerAuthentication", name, namespace, mtls | spec, **more)
 
 
-def _document(kind, name, namespace, spec, **metadata):
+def credential_authentication(*rules, name="c", namespace="shop", **spec):
+    """A document with these rules; without any, with one for API keys in the usual header."""
+    spec = {"rules": list(rules) or [{"apiKey": {}}], **spec}
+    return _document("CredentialAuthentication", name, namespace, spec, version="meshward.io/v1")
+
+
+def _document(kind, name, namespace, spec, version="security.istio.io/v1", **metadata):
     document = {
-        "apiVersion": "security.istio.io/v1",
+        "apiVersion": version,
         "kind": kind,
         "metadata": {"name": name, "namespace": namespace, **metadata},
         "spec": spec,

@@ -14,7 +14,10 @@ from app.authz.ports import PolicyEngine
 from app.authz.providers import Ask
 from app.authz.rules.evaluate import NativeEngine
 from app.authz.service import PolicyService
+from app.authz.service.api_keys import ApiKeys
 from app.authz.service.authentication import RequestAuthenticator
+from app.authz.service.credential_sources import CredentialSources
+from app.authz.service.credentials import CredentialAuthenticator
 from app.authz.service.peers import PeerAuthenticator
 from app.core.errors import NotFoundError
 from app.core.last_good import LastGoodFile
@@ -26,6 +29,7 @@ from app.spiffe.bans import BanLookup, NoBans
 from app.spiffe.principal import ANONYMOUS
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
+from tests.fakes.api_keys import MemoryApiKeys
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import call_context
 from tests.fakes.documents import MemoryDocuments
@@ -62,12 +66,25 @@ class Policies(PolicyService):
         bans=None,
         providers=None,
         key_sets=None,
+        sources=None,
     ):
-        """`key_sets` are the sources of the keys that request authentications name, by their URL or issuer."""
+        """`key_sets` are the sources of the keys that request authentications name, by their URL or issuer.
+
+        `sources` judges credentials; without, they are the API keys of `api_keys`.
+        """
         clock = clock or ManualClock()
         metrics, root = metrics or Metrics(), (options or AuthzOptions()).root_namespace
         self.key_sets = KeySets(lambda place: (key_sets or {})[str(place)], clock, metrics, NothingKept())
         self.requests = RequestAuthenticator(MemoryDocuments(), self.key_sets, clock, metrics, root_namespace=root)
+        self.api_keys = ApiKeys(MemoryApiKeys(), clock, metrics)
+        self.credentials = CredentialAuthenticator(
+            MemoryDocuments(),
+            self.requests.authenticate,
+            sources or CredentialSources(self.api_keys),
+            clock,
+            metrics,
+            root_namespace=root,
+        )
         self.peers = PeerAuthenticator(MemoryDocuments(), clock, metrics, root)
         log = DecisionLog(decisions, clock.monotonic)
         make_engine = partial(NativeEngine.of, providers=providers) if engine is None else lambda *_: engine
@@ -79,19 +96,22 @@ class Policies(PolicyService):
             log,
             make_engine,
             banned=(bans or NoBans()).refusal,
-            authenticate=self.requests.authenticate,
+            authenticate=self.credentials.authenticate,
             peer_refusal=self.peers.refusal,
         )
 
     async def refresh(self):
-        for store in (self.requests.documents, self.peers.documents, self.documents):
+        stores = (self.requests.documents, self.credentials.documents, self.peers.documents, self.documents)
+        for store in stores:
             await store.refresh()
+        await self.api_keys.refresh()
 
     async def apply(self, text: str):
         """Apply documents, each by its kind."""
         documents = parse_documents(text.encode())
         stores: dict[str, DocumentStore[Any, Any, Any]] = {
             "RequestAuthentication": self.requests.documents,
+            "CredentialAuthentication": self.credentials.documents,
             "PeerAuthentication": self.peers.documents,
             "AuthorizationPolicy": self.documents,
         }
@@ -112,6 +132,7 @@ async def policy_service(
     providers: Mapping[str, Ask] | None = None,
     key_sets=None,
     clock=None,
+    sources=None,
 ):
     service = Policies(
         options=options,
@@ -121,6 +142,7 @@ async def policy_service(
         providers=providers,
         key_sets=key_sets,
         clock=clock,
+        sources=sources,
     )
     await service.refresh()
     if text:

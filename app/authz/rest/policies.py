@@ -8,6 +8,7 @@ from fastapi import Path, Query, Request, Response
 from pydantic import AliasPath, BeforeValidator, Field
 
 from app.authz.model import Action, AuthorizationPolicy
+from app.authz.rules.credential_rules import CredentialAuthentication
 from app.authz.rules.jwt_rules import RequestAuthentication
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_NAME_LENGTH
 from app.authz.rules.peers import PeerAuthentication, PeerMode
@@ -22,6 +23,7 @@ from app.transport.rest.views import View, shown_as
 POLICIES_PATH = "/v1/policies"
 REQUEST_AUTHENTICATIONS_PATH = "/v1/request-authentications"
 PEER_AUTHENTICATIONS_PATH = "/v1/peer-authentications"
+CREDENTIAL_AUTHENTICATIONS_PATH = "/v1/credential-authentications"
 
 Namespace = Annotated[str, Path(max_length=MAX_LABEL_LENGTH, description="The policy's namespace")]
 Name = Annotated[str, Path(max_length=MAX_NAME_LENGTH, description="The policy's name")]
@@ -93,6 +95,20 @@ class ValidPeerAuthenticationView(View):
     mode: PeerMode
 
 
+class ValidCredentialAuthenticationView(View):
+    """A credential authentication that would be accepted, with the number of its rules."""
+
+    namespace: str
+    name: str
+    rules: Annotated[int, BeforeValidator(len)]
+
+
+class ValidCredentialAuthenticationList(View):
+    """The credential authentications that would be accepted, in their order."""
+
+    items: list[ValidCredentialAuthenticationView]
+
+
 class ValidRequestAuthenticationList(View):
     """The request authentications that would be accepted, in their order."""
 
@@ -162,3 +178,8 @@ def show_request_authentication(document: RequestAuthentication) -> str:
 def show_peer_authentication(document: PeerAuthentication) -> str:
     """Return a peer authentication that would be accepted, in JSON."""
     return shown_as(ValidPeerAuthenticationView)(document)
+
+
+def show_credential_authentication(document: CredentialAuthentication) -> str:
+    """Return a credential authentication that would be accepted, in JSON."""
+    return shown_as(ValidCredentialAuthenticationView)(document)

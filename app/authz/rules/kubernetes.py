@@ -12,8 +12,10 @@ from app.documents.reader import Problems, Reader, kind_of
 
 # Of Istio's security policies.
 API_VERSIONS = ("security.istio.io/v1", "security.istio.io/v1beta1")
-# Kinds that Istio's users keep in one file, or one directory.
-SECURITY_KINDS = frozenset({"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication"})
+# Kinds that are kept in one file, or one directory: Istio's, and ours beside them.
+SECURITY_KINDS = frozenset(
+    {"AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication", "CredentialAuthentication"}
+)
 DEFAULT_NAMESPACE = "default"
 
 # Kubernetes' bounds: names of objects, namespaces, label prefixes, names and values, all annotations together.
@@ -108,13 +110,13 @@ def is_object_key(key: DocumentKey) -> bool:
     return is_namespace(key.namespace) and is_name(key.name)
 
 
-def read_head(document: Reader, kind: str) -> tuple[str, str, dict[str, str]]:
-    """Return namespace, name and annotations of one of Istio's security policies, which has to be of `kind`.
+def read_head(document: Reader, kind: str, versions: tuple[str, ...] = API_VERSIONS) -> tuple[str, str, dict[str, str]]:
+    """Return namespace, name and annotations of a policy of `kind`, by default one of Istio's.
 
     `status`, which Istio writes, has no part in the policy.
     """
-    if document.text("apiVersion") not in API_VERSIONS:
-        document.refuse("apiVersion", f"must be {API_VERSIONS[0]}")
+    if document.text("apiVersion") not in versions:
+        document.refuse("apiVersion", f"must be {versions[0]}")
     if document.text("kind") != kind:
         document.refuse("kind", f"must be {kind}")
     document.take("status")

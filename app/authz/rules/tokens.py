@@ -1,7 +1,7 @@
 """One token of a request, judged as Envoy's jwt_authn judges it: with the same answer in the same order.
 
 RFC 7519, and Envoy's `jwt_verify_lib`, of which the texts are. Where this is stricter, it denies: names that are there
-twice, critical headers, symmetric keys, and tokens longer than MAX_TOKEN_BYTES.
+twice, critical headers, symmetric keys, reserved issuers, and tokens longer than MAX_TOKEN_BYTES.
 """
 
 import re
@@ -16,6 +16,8 @@ from app.core.errors import UnauthenticatedError
 from app.spiffe.jwks import ALGORITHMS, MAX_KEY_ID_LENGTH, KeySet
 from app.spiffe.jwt import LEEWAY, MAX_TOKEN_BYTES, decoded, read_object, signed_payload
 
+# Of principals that are no tokens', such as those of API keys: no token may pass for one.
+RESERVED_ISSUER = "meshward.io/"
 # Envoy reads times as unsigned numbers of 64 bits.
 _MAX_TIME = 2**64
 _LEEWAY = LEEWAY.total_seconds()
@@ -110,7 +112,7 @@ def read_token(text: str) -> Token | TokenProblem:
 
 def problem_before_keys(token: Token, rule: JwtRule, now: float) -> TokenProblem | None:
     """Return why the token is not accepted whatever keys there are; `now` is in seconds since the epoch."""
-    if rule.issuer not in {"", token.issuer}:
+    if rule.issuer not in {"", token.issuer} or token.issuer.startswith(RESERVED_ISSUER):
         return TokenProblem.ISSUER
     if token.begins > now + _LEEWAY:
         return TokenProblem.NOT_YET

@@ -53,7 +53,8 @@ async def test_a_background_task_that_ends_by_a_fault_ends_the_control_plane(con
 
     names = {task.get_name() for task in control_plane._tasks}
     kept = {"ca", "bans", "crls", "policies", "quotas", "audit", "database", "counters", "write-probe"}
-    kept |= {"request-authentications", "peer-authentications", "request-jwks"}
+    kept |= {"request-authentications", "peer-authentications", "credential-authentications", "request-jwks"}
+    kept |= {"api-keys", "ended-api-keys"}
     ends = {"join-tokens", "banned-streams"}
     assert names == {"mesh-plaintext", "mesh-tls", "refusals", "serving-certificate", "health", *kept, *ends}
     monkeypatch.setattr(control_plane._health, "failures", fault)

@@ -61,8 +61,8 @@ def known(with_own_postgres):
     eventually(lambda: b"stolen key" in content(kept / "bans"), "the ban to be kept")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in kept.iterdir()} == {0o600}
-    kinds = {"policy", "quota", "request_authentication", "peer_authentication"}
-    assert {file.name for file in kept.iterdir()} == {"bans", "ca", "jwks", *kinds}
+    kinds = {"policy", "quota", "request_authentication", "peer_authentication", "credential_authentication"}
+    assert {file.name for file in kept.iterdir()} == {"api_keys", "bans", "ca", "jwks", *kinds}
     return server
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.authz.rest import POLICIES_PATH, PolicyRest, show_policy
+from app.authz.rest.policies import POLICIES_PATH, PolicyRest, show_policy
 from app.core.errors import MeshwardError
 from app.transport.rest.authentication import current_principal
 from app.transport.rest.problems import from_error

@@ -264,11 +264,11 @@ def test_the_documents_that_the_readme_writes_are_valid():
     assert QUOTA_KIND.parse([limits[0]])[0].domain == "shop"
 
 
-def test_decisions_are_numbered_without_a_gap_and_listed():
+def test_decisions_have_numbers_of_their_own_and_are_listed():
     pages = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
     listed = links(ROOT / "docs" / "adr" / "README.md")
     assert [page.name for page in pages] == listed
-    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    assert len({page.name[:4] for page in pages}) == len(pages)
     for page in pages:
         assert page.read_text().startswith(f"# {int(page.name[:4])}. ")
 
