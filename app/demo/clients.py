@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import random_serial_number
 
-from app.ca.rules.profile import LeafProfile, authority_builder, leaf_builder
+from app.ca.rules.leaf import LeafProfile, UnsignedLeaf
+from app.ca.rules.profile import authority_builder
 from app.core.errors import NotFoundError
 from app.core.private_files import read_private_file, replace_private_file
 from app.demo.steps import UnexpectedError
@@ -249,9 +250,9 @@ def unknown_ca_pem(claimed: SpiffeId, now: datetime) -> bytes:
     root = authority_builder(claimed.trust_domain, root_key.public_key(), random_serial_number(), lifetime, None)
     issuer = root.sign(root_key, hashes.SHA256())
     profile = LeafProfile(claimed, leaf_key.public_key(), random_serial_number(), *lifetime)
-    leaf = leaf_builder(profile, issuer).sign(root_key, hashes.SHA256())
+    leaf = UnsignedLeaf(profile, issuer).sign(root_key, hashes.SHA256())
     key = leaf_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return key + leaf.public_bytes(Encoding.PEM) + issuer.public_bytes(Encoding.PEM)
+    return key + leaf.pem.encode() + issuer.public_bytes(Encoding.PEM)
 
 
 def tls_client(pem: bytes, file: Path, bundle: Path) -> ssl.SSLContext:

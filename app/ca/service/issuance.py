@@ -7,15 +7,14 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address
 
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.ca.model import CaConfig, Entry, IssuedChain, IssuedSvid, Surface
 from app.ca.ports import CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
+from app.ca.rules.leaf import Leaf, LeafProfile, UnsignedLeaf, check_leaf
 from app.ca.rules.names import check_entry, check_workload_id
-from app.ca.rules.profile import LeafProfile, check_leaf, leaf_builder
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities
 from app.ca.service.bans import Bans
@@ -36,7 +35,7 @@ from app.core.errors import (
 from app.core.rates import Buckets, RateLimit
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
-from app.spiffe.x509_svid import WorkloadSvid, pem
+from app.spiffe.x509_svid import WorkloadSvid
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -181,15 +180,15 @@ class Issuance:
                 return self._chain(profile, leaf, active)
         raise UnavailableError(f"the entry of {subject.spiffe_id} changes too fast: retry")
 
-    def _chain(self, profile: LeafProfile, leaf: x509.Certificate, active: ActiveSigner) -> IssuedChain:
-        chain, bundle = (pem(leaf), active.signer.certificate), self._authorities.bundle()
+    def _chain(self, profile: LeafProfile, leaf: Leaf, active: ActiveSigner) -> IssuedChain:
+        chain, bundle = (leaf.pem, active.signer.certificate), self._authorities.bundle()
         return IssuedChain(profile.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
 
     def _record_of(
         self,
         subject: _Subject,
         profile: LeafProfile,
-        leaf: x509.Certificate,
+        leaf: Leaf,
         active: ActiveSigner,
         surface: Surface,
     ) -> IssuedSvid:
@@ -197,7 +196,7 @@ class Issuance:
             serial=f"{profile.serial:032x}",
             spiffe_id=subject.spiffe_id,
             signer_id=active.signer.id,
-            fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+            fingerprint=leaf.fingerprint,
             not_before=profile.not_before,
             not_after=profile.not_after,
             issued_at=self._clock.now(),
@@ -263,9 +262,10 @@ class Issuance:
             crl_url=None if config.crl_url is None else f"{config.crl_url}/{signer.id}",
         )
 
-    async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> x509.Certificate:
-        signed = await active.key.sign(leaf_builder(profile, active.certificate))
-        return check_leaf(signed, profile, active.certificate, active.root, self._clock.now())
+    async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> Leaf:
+        leaf = await active.key.sign(UnsignedLeaf(profile, active.certificate))
+        check_leaf(leaf.pem, profile, active.certificate, active.root, self._clock.now())
+        return leaf
 
     @contextmanager
     def _charged(self, subject: _Subject) -> Iterator[None]:

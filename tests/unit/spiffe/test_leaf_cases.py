@@ -1,15 +1,12 @@
 """One leaf, one judgement: the table of leaves before the verifier and before every caller of it."""
 
-from typing import cast
 from urllib.parse import quote
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.agent.identity import accept_answer
 from app.authz.rpc.check import AuthorizationRpc
-from app.ca.rules.profile import LeafProfile, check_leaf
+from app.ca.rules.leaf import LeafProfile, check_leaf
 from app.core.errors import InternalError, InvalidInputError, PreconditionError
 from app.spiffe.id import SpiffeId
 from app.spiffe.x509_svid import parse_certificate, read_leaf
@@ -52,21 +49,10 @@ async def by_check(pem):
     return dict(response.dynamic_metadata.items())["meshward.reason"], None
 
 
-class Signed:
-    """What a signing key gave back, well-formed or not."""
-
-    def __init__(self, pem) -> None:
-        self._pem = pem
-
-    def public_bytes(self, encoding):
-        assert encoding is Encoding.PEM
-        return self._pem.encode()
-
-
 def by_ca(pem):
     profile = LeafProfile(SpiffeId.parse(CART), LEAF_KEY.public_key(), 1, NOW, NOW + HOUR)
     try:
-        check_leaf(cast("x509.Certificate", Signed(pem)), profile, CA.signer.certificate, CA.root.certificate, NOW)
+        check_leaf(pem, profile, CA.signer.certificate, CA.root.certificate, NOW)
     except InternalError as error:
         return error.message, None
     return None, CART

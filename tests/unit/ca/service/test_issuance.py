@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.ca.model import Entry, EntrySpec, Surface
-from app.ca.rules.profile import leaf_builder
+from app.ca.rules.leaf import UnsignedLeaf
 from app.ca.service import CaService
 from app.ca.service.join_tokens import TOKEN_REFUSED
 from app.core.errors import (
@@ -263,11 +263,11 @@ async def test_the_control_planes_own_certificate_carries_its_names_and_addresse
 
 
 async def test_a_certificate_that_came_out_as_anothers_is_held_back(ca, monkeypatch):
-    def build_anothers(profile, issuer):
+    def anothers(profile, issuer):
         other = SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")
-        return leaf_builder(replace(profile, spiffe_id=other), issuer)
+        return UnsignedLeaf(replace(profile, spiffe_id=other), issuer)
 
-    monkeypatch.setattr("app.ca.service.issuance.leaf_builder", build_anothers)
+    monkeypatch.setattr("app.ca.service.issuance.UnsignedLeaf", anothers)
     with pytest.raises(InternalError, match="held back"):
         await issue(ca)
     assert await ca.records.page(None, 10) == []
