@@ -29,11 +29,22 @@ class KeySets(Generic[Place]):
     """
 
     def __init__(
-        self, source_of: Callable[[Place], KeySetSource], clock: Clock, metrics: Metrics, file: LastGoodFile
+        self,
+        source_of: Callable[[Place], KeySetSource],
+        clock: Clock,
+        metrics: Metrics,
+        file: LastGoodFile,
+        *,
+        name_of: Callable[[Place], str] = str,
     ) -> None:
-        """`file` keeps what was fetched last, for a start while servers are away; a place has one spelling."""
+        """`file` keeps what was fetched last, for a start while servers are away.
+
+        `name_of` returns what is fetched at a place: places of one name, as with two time limits, have the same keys.
+        """
         self._source_of, self._clock, self._metrics, self._file = source_of, clock, metrics, file
+        self._name_of = name_of
         self._keys: dict[Place, IssuerKeys] = {}
+        # What the file had at the start, of places that were not in use since.
         self._kept: dict[str, Fetched] = {}
         self._saved: list[object] | None = None
         self._fetching = asyncio.Semaphore(MAX_FETCHES)
@@ -41,13 +52,16 @@ class KeySets(Generic[Place]):
     def use(self, places: Iterable[Place]) -> None:
         """Have these places in use and no others, and begin to fetch what is not known yet."""
         wanted = dict.fromkeys(places)
+        known = self._last_good()
         for place in self._keys.keys() - wanted.keys():
             self._keys.pop(place).close()
         for place in wanted:
             if place not in self._keys:
                 source = _Bounded(self._source_of(place), self._fetching)
                 keys = self._keys[place] = IssuerKeys(str(place), source, self._clock, self._metrics, PACE)
-                self._restore(keys, str(place))
+                name = self._name_of(place)
+                kept = self._kept.pop(name, None)
+                self._restore(keys, known.setdefault(name, kept) if kept else known.get(name))
                 keys.begin_if_due()
 
     def known(self, place: Place) -> KeySet | None:
@@ -83,11 +97,15 @@ class KeySets(Generic[Place]):
         """Read what was kept. Raises PreconditionError if that is refused, NotFoundError if there is nothing."""
         self._kept = await asyncio.to_thread(self._file.read, _fetched_of)
         for place, keys in self._keys.items():
-            self._restore(keys, str(place))
+            self._restore(keys, self._kept.get(self._name_of(place)))
+        for place in self._keys:
+            self._kept.pop(self._name_of(place), None)
 
     async def save(self) -> None:
         """Keep what was fetched, unless it is kept already. Raises as `LastGoodFile.write` does."""
-        found = {str(place): keys.last_good for place, keys in self._keys.items() if keys.last_good}
+        # Documents are active by now: what none of them names would be old when one does.
+        self._kept.clear()
+        found = self._last_good()
         items: list[object] = [
             [name, each.content.decode("utf-8", "surrogateescape"), each.at] for name, each in sorted(found.items())
         ]
@@ -99,8 +117,17 @@ class KeySets(Generic[Place]):
         """End every attempt."""
         self.use(())
 
-    def _restore(self, keys: IssuerKeys, name: str) -> None:
-        if (kept := self._kept.get(name)) is None:
+    def _last_good(self) -> dict[str, Fetched]:
+        """Return what was fetched last of each name in use."""
+        found: dict[str, Fetched] = {}
+        for place, keys in self._keys.items():
+            name, fetched = self._name_of(place), keys.last_good
+            if fetched is not None and (name not in found or found[name].at <= fetched.at):
+                found[name] = fetched
+        return found
+
+    def _restore(self, keys: IssuerKeys, kept: Fetched | None) -> None:
+        if kept is None:
             return
         try:
             keys.restore(kept)

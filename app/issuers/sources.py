@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import os
 import ssl
-import stat
 from pathlib import Path
 
 import httpx
 
+from app.core.bounded_files import read_regular
 from app.core.errors import InvalidInputError, UnavailableError
 from app.issuers.guard import Guard, IpAddress
 from app.issuers.keys import KeySetSource
@@ -133,13 +132,6 @@ class JwksFile(KeySetSource):
 
     def _read(self) -> bytes:
         try:
-            with open(self._path, "rb", buffering=0, opener=_open_without_waiting) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise InvalidInputError(f"{self._path} is not a file")
-                return file.read(MAX_JWKS_BYTES + 1)
+            return read_regular(self._path, MAX_JWKS_BYTES + 1)
         except OSError as error:
             raise UnavailableError(f"cannot read {self._path}: {error.strerror}") from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for a writer

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,11 @@ def make_authentication(
     """Return what authenticates requests and peers; `file` keeps the keys that were fetched."""
     guard = Guard(settings.jwks_allowed_networks)
     key_sets: KeySets[KeysFrom] = KeySets(
-        partial(_keys_source, guard=guard, ca_file=settings.jwks_ca_file), clock, metrics, file
+        partial(_keys_source, guard=guard, ca_file=settings.jwks_ca_file),
+        clock,
+        metrics,
+        file,
+        name_of=attrgetter("name"),
     )
     requests = source_of(REQUEST_AUTHENTICATION_KIND, settings.policies_dir)
     peers = source_of(PEER_AUTHENTICATION_KIND, settings.policies_dir)

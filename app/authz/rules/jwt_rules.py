@@ -56,6 +56,11 @@ class KeysFrom:
     issuer: str = ""
     timeout: float = DEFAULT_TIMEOUT
 
+    @property
+    def name(self) -> str:
+        """What is fetched: a set by its URL, or the one that an issuer describes."""
+        return self.url or f"issuer {self.issuer}"
+
     def __str__(self) -> str:
         return self.url or self.issuer
 

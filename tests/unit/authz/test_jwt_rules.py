@@ -23,6 +23,11 @@ def rule_of(**fields):
     return rule
 
 
+def test_keys_at_a_url_and_keys_of_an_issuer_with_that_name_are_kept_apart():
+    assert KeysFrom(url=URL).name != KeysFrom(issuer=URL).name
+    assert KeysFrom(url=URL).name == KeysFrom(url=URL, timeout=1.0).name
+
+
 def test_every_field_of_a_rule_is_read():
     rule = rule_of(
         audiences=["a", "b", "a"],

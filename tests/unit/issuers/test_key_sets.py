@@ -138,3 +138,46 @@ async def test_kept_keys_that_cannot_be_read_are_refused(make, sources):
         await restarted.load()
     restarted.close()
     await settled(restarted)
+
+
+async def test_another_time_limit_takes_over_the_keys_that_were_fetched_last_and_not_those_of_the_start(
+    sources, clock, tmp_path
+):
+    file = LastGoodFile(tmp_path / "last-good" / "jwks", "jwks", "sqlite")
+
+    def make():
+        return KeySets(lambda place: sources[place[0]], clock, Metrics(), file, name_of=lambda place: place[0])
+
+    first = make()
+    first.use([("a", 5)])
+    await (await settled(first)).save()
+    old = first.known(("a", 5))
+    restarted = make()
+    await restarted.load()
+    sources["a"].content = jwks({"ec": EC_KEY})
+    restarted.use([("a", 5)])
+    await settled(restarted)
+    new = restarted.known(("a", 5))
+    assert new != old
+    sources["a"].failure = AWAY
+    restarted.use([("a", 9)])
+    assert restarted.known(("a", 9)) == new
+    await settled(restarted)
+    restarted.use([])
+    restarted.use([("a", 5)])
+    assert restarted.known(("a", 5)) is None
+    await settled(restarted)
+
+
+async def test_what_was_kept_of_a_place_that_no_document_names_is_forgotten(make, sources):
+    key_sets = make()
+    key_sets.use(["a"])
+    await (await settled(key_sets)).save()
+    restarted = make()
+    await restarted.load()
+    restarted.use(["b"])
+    await restarted.save()
+    sources["a"].failure = AWAY
+    restarted.use(["a"])
+    assert restarted.known("a") is None
+    await settled(restarted)
