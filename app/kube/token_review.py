@@ -1,6 +1,7 @@
 """Service accounts' tokens, reviewed by their cluster's API server (Kubernetes API, authentication.k8s.io/v1)."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from hashlib import sha256
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 from kubernetes.aio.client import AuthenticationV1Api, V1ObjectMeta, V1TokenReview, V1TokenReviewSpec
 
 from app.core.clock import Clock
-from app.core.errors import MeshwardError, UnauthenticatedError, UnavailableError
+from app.core.errors import MeshwardError, NotFoundError, UnauthenticatedError, UnavailableError
 from app.kube.api import KubeApi
-from app.spiffe.service_account import BoundPod, ServiceAccount, TokenReviewer, parse_subject
+from app.spiffe.jwt import parse
+from app.spiffe.service_account import BoundPod, ServiceAccount, TokenReviewer, parse_subject, refused
 
 # Tokens whose review is remembered, those that were accepted and those that were refused each; one takes 1 KB.
 MAX_KEPT = 10_000
@@ -27,7 +29,8 @@ _Key = tuple[bytes, tuple[str, ...]]
 class TokenReviews(TokenReviewer):
     """Has tokens reviewed by one API server, each once for all who show it within `seconds`.
 
-    A token that is revoked meanwhile, by deleting its pod or its service account, is accepted for so long.
+    A token that is revoked meanwhile, by deleting its pod or its service account, is accepted for so long; one that
+    ends meanwhile is not.
     """
 
     def __init__(self, api: KubeApi, clock: Clock, seconds: float) -> None:
@@ -61,13 +64,23 @@ class TokenReviews(TokenReviewer):
         _, audiences = key
         try:
             answer = await self._answer(token, audiences)
+        except NotFoundError:
+            cluster = self._api.access.cluster
+            return UnavailableError(f"the API server of the cluster {cluster} reviews no tokens: it answered 404")
         except UnavailableError as error:
             return error
         outcome = read_review(answer, self._api.access.cluster, audiences)
         if not isinstance(outcome, UnavailableError):
             kept = self._accepted if isinstance(outcome, ServiceAccount) else self._refused
-            kept.put(key, self._clock.monotonic() + self._seconds, outcome)
+            kept.put(key, self._clock.monotonic() + min(self._seconds, self._left(token)), outcome)
         return outcome
+
+    def _left(self, token: str) -> float:
+        """Return how long a token is still valid by what it says, in seconds; infinity if it does not say."""
+        try:
+            return parse(token).ends - self._clock.now().timestamp()
+        except UnauthenticatedError:  # of a form that its API server knows
+            return math.inf
 
     async def _answer(self, token: str, audiences: tuple[str, ...]) -> dict[str, Any]:
         spec = V1TokenReviewSpec(token=token, audiences=list(audiences) or None)
@@ -92,11 +105,6 @@ class _Kept:
         self._outcomes[key] = until, outcome
         if len(self._outcomes) > MAX_KEPT:
             self._outcomes.popitem(last=False)
-
-
-def refused(reason: str, message: str) -> UnauthenticatedError:
-    """Return the refusal of a token: `reason` is counted, and `message` says what is wrong with it."""
-    return UnauthenticatedError(f"the service account token {message}", reason=f"kubernetes_{reason}")
 
 
 def read_review(answer: object, cluster: str, audiences: tuple[str, ...]) -> _Outcome:

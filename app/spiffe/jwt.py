@@ -37,7 +37,8 @@ Claims = Mapping[str, object]
 class UnverifiedToken:
     """A well-formed token of which nothing is proven yet.
 
-    `issuer` is whom it claims to be from; `has_audience` is whether it claims to be for anybody in particular.
+    `issuer` is whom it claims to be from; `has_audience` is whether it claims to be for anybody in particular; `ends`
+    is when it says that it ends, in seconds since the epoch, infinity if it does not say so.
     """
 
     text: str = field(repr=False)
@@ -45,6 +46,7 @@ class UnverifiedToken:
     key_id: str | None
     issuer: str
     has_audience: bool = True
+    ends: float = math.inf
 
 
 def refused(reason: str, message: str) -> UnauthenticatedError:
@@ -74,7 +76,15 @@ def parse(text: str) -> UnverifiedToken:
         raise refused("malformed", "has a 'typ' other than JWT")
     if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID_LENGTH):
         raise refused("malformed", f"has a 'kid' that is not text of at most {MAX_KEY_ID_LENGTH} characters")
-    return UnverifiedToken(text, algorithm, key_id, _text(claims, "iss"), has_audience=bool(claims.get("aud")))
+    ends = _time(claims, "exp")
+    return UnverifiedToken(
+        text,
+        algorithm,
+        key_id,
+        _text(claims, "iss"),
+        has_audience=bool(claims.get("aud")),
+        ends=math.inf if ends is None else ends,
+    )
 
 
 def verify(

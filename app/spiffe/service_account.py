@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.core.errors import UnauthenticatedError
 from app.core.net import is_dns_label, is_dns_name
 
 # What the user of a service account's token is called: this, the namespace, a colon, and the name.
@@ -42,6 +43,11 @@ class TokenReviewer(Protocol):
         The token must be for one of `audiences`; without any, for the API server itself. Raises UnauthenticatedError
         with the reason if it is refused, UnavailableError if the API server cannot be asked now.
         """
+
+
+def refused(reason: str, message: str) -> UnauthenticatedError:
+    """Return the refusal of a token: `reason` is counted, and `message` says what is wrong with it."""
+    return UnauthenticatedError(f"the service account token {message}", reason=f"kubernetes_{reason}")
 
 
 def parse_path(path: str) -> tuple[str, str] | None:

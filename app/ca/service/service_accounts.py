@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import structlog
 
 from app.core.clock import Clock
-from app.core.errors import UnauthenticatedError
 from app.core.rates import Buckets, RateLimit
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.jwt import is_jwt, parse
 from app.spiffe.principal import Credential, Principal
-from app.spiffe.service_account import ServiceAccount, TokenReviewer
+from app.spiffe.service_account import ServiceAccount, TokenReviewer, refused
 
 # How often the log says of a service account that it still uses a token without an audience.
 LEGACY_LINES = RateLimit(per_second=1 / 3600, burst=1)
@@ -59,14 +58,14 @@ class ServiceAccountTokens:
             return None
         reviewer = self._clusters.reviewers.get(evidence.cluster or self._clusters.primary)
         if reviewer is None:
-            raise _refused("cluster", "is of a cluster that is not known here: see kubernetes.remote_clusters")
+            raise refused("cluster", "is of a cluster that is not known here: see kubernetes.remote_clusters")
         # A malformed token is not sent on. A token without an audience and one with another audience have two reasons.
         legacy = not parse(text).has_audience
         if legacy and not self._rules.legacy:
-            raise _refused("legacy", "has no audience: have the pod project one with an audience")
+            raise refused("legacy", "has no audience: have the pod project one with an audience")
         account = await reviewer.review(text, () if legacy else self._rules.audiences)
         if self._rules.require_pod and account.pod is None:
-            raise _refused("unbound", "is not bound to a pod")
+            raise refused("unbound", "is not bound to a pod")
         if legacy:
             self._warn(account)
         spiffe_id = SpiffeId(self._trust_domain, account.path)
@@ -80,7 +79,3 @@ class ServiceAccountTokens:
                 namespace=account.namespace,
                 service_account=account.name,
             )
-
-
-def _refused(reason: str, message: str) -> UnauthenticatedError:
-    return UnauthenticatedError(f"the service account token {message}", reason=f"kubernetes_{reason}")

@@ -1,6 +1,7 @@
 """Reviews of tokens: what is remembered, for how long, and what comes of an API server that does not answer."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -9,6 +10,7 @@ from app.core.errors import MeshwardError, UnavailableError
 from app.kube.api import MAX_ANSWER_BYTES
 from app.kube.token_review import MAX_KEPT, TokenReviews
 from app.spiffe.service_account import BoundPod, ServiceAccount
+from tests.assets.jwts import token as signed
 from tests.fakes.kube_api import answers, hangs
 from tests.support.kube import NOBODY
 from tests.support.serving import eventually_async
@@ -61,6 +63,17 @@ async def test_what_is_remembered_is_reviewed_again_after_seconds(reviews, fake_
     assert (await reviews.review(token, AUDIENCES)).pod == BoundPod("cart-1", "uid-of-cart-1", "node-1")
 
 
+async def test_a_token_is_not_remembered_beyond_its_end(reviews, fake_cluster, clock):
+    ends = clock.now() + timedelta(seconds=KEPT_SECONDS / 2)
+    token = fake_cluster.accept(signed(clock.now(), exp=ends), "shop", "cart")
+    for _ in range(2):
+        assert await reviews.review(token, AUDIENCES) == CART
+    assert len(fake_cluster.calls) == 1
+    clock.advance(KEPT_SECONDS / 2)
+    await reviews.review(token, AUDIENCES)
+    assert len(fake_cluster.calls) == 2
+
+
 async def test_a_refusal_is_remembered_as_well(reviews, fake_cluster, clock):
     for _ in range(3):
         assert (await refusal_of(reviews.review("token", AUDIENCES))).reason == "kubernetes_refused"
@@ -95,6 +108,7 @@ BAD_ANSWERS = {
     "an error": (answers(500), "it answered 500"),
     "overloaded": (answers(429), "it answered 429"),
     "not allowed": (answers(403), "it answered 403"),
+    "no reviews": (answers(404), "reviews no tokens"),
     "not known": (answers(401), "it answered 401"),
     "a redirect to nowhere": (answers(302), "it answered 302"),
     "not JSON": (answers(201, b"<html>"), "not a JSON object"),
