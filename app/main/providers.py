@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.authz.backends.bundle_signature import KeyFile
 from app.authz.backends.cel import CelOptions, CelProvider
+from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.backends.opa import OpaOptions, OpaProvider
 from app.authz.backends.policy_source import BundleOptions, BundleUrl, PathSource, PolicySource
 from app.authz.backends.rego import RegoOptions, RegoProvider
@@ -36,7 +37,14 @@ def make_providers(settings: Settings, clock: Clock, metrics: Metrics) -> dict[s
 def _opa(settings: OpaProviderSettings, clock: Clock) -> Provider:
     by = parts_of(tuple(path.split(".")) for path in settings.cache_by) if settings.cache_by else None
     options = OpaOptions(
-        settings.url, settings.query, settings.timeout_ms / 1000, settings.connections, settings.cache_seconds, by
+        settings.url,
+        settings.query,
+        settings.timeout_ms / 1000,
+        settings.connections,
+        settings.cache_seconds,
+        by,
+        messages=_messages(settings.proto_descriptor),
+        skip_bodies=settings.skip_request_body_parse,
     )
     return OpaProvider(options, clock)
 
@@ -57,6 +65,8 @@ def _rego(name: str, settings: RegoProviderSettings, kept: Path, clock: Clock, m
         v0=settings.rego_v0,
         cache_seconds=settings.cache_seconds,
         keys=tuple(KeyFile(each.key_id, each.algorithm, each.file, each.scope) for each in settings.verification_keys),
+        messages=_messages(settings.proto_descriptor),
+        skip_bodies=settings.skip_request_body_parse,
     )
 
     def on_loaded(revision: str, before: str) -> None:
@@ -64,6 +74,10 @@ def _rego(name: str, settings: RegoProviderSettings, kept: Path, clock: Clock, m
         metrics.provider_revisions.set((name, revision), 1)
 
     return RegoProvider(name, options, clock, on_loaded)
+
+
+def _messages(file: Path | None) -> GrpcMessages | None:
+    return None if file is None else GrpcMessages(file)
 
 
 async def check_providers(providers: Mapping[str, Provider]) -> None:

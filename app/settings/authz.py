@@ -57,7 +57,8 @@ class RegoProviderSettings(Area):
     verified by `ca_file`, with the bearer token in `token_file`. `verification_keys`: the bundle has to be signed by
     one of them. `query`: the path of the decision. `timeout_ms`: how long a decision may take. `workers`: how many
     processes evaluate. `rego_v0`: the policies are written in Rego v0. `cache_seconds`: how long a decision is kept for
-    equal inputs where the policies look at the time.
+    equal inputs where the policies look at the time. `proto_descriptor`: the descriptors of gRPC services whose
+    messages are parsed. `skip_request_body_parse`: bodies are not parsed.
     """
 
     engine: Literal["rego"]
@@ -72,6 +73,8 @@ class RegoProviderSettings(Area):
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     rego_v0: bool = False
     cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
+    proto_descriptor: FilePath | None = None
+    skip_request_body_parse: bool = False
 
     @model_validator(mode="after")
     def _one_source(self) -> "RegoProviderSettings":
@@ -89,7 +92,8 @@ class OpaProviderSettings(Area):
 
     `url`: its address, `http://127.0.0.1:8181`. `query`: the path of the decision. `timeout_ms`: how long an answer may
     take. `connections`: how many there are at once. `cache_seconds`: how long an answer is kept for equal inputs.
-    `cache_by`: the parts of the input in which equal inputs are equal.
+    `cache_by`: the parts of the input in which equal inputs are equal. `proto_descriptor`: the descriptors of gRPC
+    services whose messages are parsed. `skip_request_body_parse`: bodies are not parsed.
     """
 
     engine: Literal["opa"]
@@ -99,6 +103,8 @@ class OpaProviderSettings(Area):
     connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 16
     cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 0.0
     cache_by: Annotated[tuple[InputPath, ...], Field(max_length=MAX_CACHE_PARTS)] = ()
+    proto_descriptor: FilePath | None = None
+    skip_request_body_parse: bool = False
 
 
 class CelProviderSettings(Area):

@@ -8,10 +8,12 @@ from typing import Any
 
 import httpx
 
+from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.backends.kept_answers import KeptAnswers
 from app.authz.model import CheckInput
 from app.authz.providers import Answer
-from app.authz.rules.opa import MAX_DECISION_BYTES, input_document, input_text, no_constant, read_decision
+from app.authz.rules.bodies import no_constant
+from app.authz.rules.opa import MAX_DECISION_BYTES, BodyReading, input_document, input_text, read_decision
 from app.authz.rules.parts import Parts, selected
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError
@@ -33,7 +35,8 @@ class OpaOptions:
 
     `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take, `connections`
     how many there are at once. `cache_seconds` is how long an answer is kept for equal inputs, 0 for not at all; equal
-    in the parts `cache_by`, or without any in all but the request's time and ids.
+    in the parts `cache_by`, or without any in all but the request's time and ids. `messages` reads bodies of gRPC; with
+    `skip_bodies`, no body is read.
     """
 
     url: str
@@ -42,12 +45,12 @@ class OpaOptions:
     connections: int
     cache_seconds: float = 0.0
     cache_by: Parts | None = None
+    messages: GrpcMessages | None = None
+    skip_bodies: bool = False
 
 
 class OpaProvider:
     """Decides by what an OPA server answers; what is no answer, in time and as documented, denies."""
-
-    loaded = True
 
     def __init__(self, options: OpaOptions, clock: Clock) -> None:
         self._options = options
@@ -59,9 +62,17 @@ class OpaProvider:
         )
         self._kept = KeptAnswers(clock, options.cache_seconds) if options.cache_seconds else None
         self._asking = 0
+        self._reading = BodyReading(options.messages, options.skip_bodies)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether messages can be read; the policies are OPA's."""
+        return self._options.messages is None or self._options.messages.loaded
 
     async def refresh(self) -> None:
-        """Do nothing: the policies are OPA's."""
+        """Read how messages are read, if the file was changed. Raises MeshwardError; what was active stays."""
+        if self._options.messages is not None:
+            await self._options.messages.refresh()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -70,7 +81,7 @@ class OpaProvider:
     async def __call__(self, request: CheckInput) -> Answer:
         """Return OPA's decision. What goes wrong denies: OPA that is down or slow, another status, no decision."""
         try:
-            document = input_document(request)
+            document = input_document(request, reading=self._reading)
             text = input_text(document)
         except InvalidInputError as error:
             return Answer(error.message, undecided=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from app.authz.backends.bundle_signature import KeyFile, verify_files
+from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.backends.kept_answers import KeptAnswers
 from app.authz.backends.policy_source import Files, PolicySource
 from app.authz.backends.rego_cost import Cost
@@ -20,7 +21,7 @@ from app.authz.backends.rego_pool import RegoPool, Setup
 from app.authz.backends.rego_wire import DECISION, FALSE, TRUE, UNDEFINED
 from app.authz.model import CheckInput
 from app.authz.providers import Answer
-from app.authz.rules.opa import input_document, input_text, read_decision, read_reply
+from app.authz.rules.opa import BodyReading, input_document, input_text, read_decision, read_reply
 from app.authz.rules.parts import Parts
 from app.core.clock import Clock
 from app.core.errors import InvalidInputError, UnavailableError
@@ -45,7 +46,8 @@ class RegoOptions:
     `query` is the path of the decision, `envoy/authz/allow`. `seconds` is how long an answer may take; `workers` how
     many processes evaluate. `v0`: the policies are written in Rego v0, whatever a bundle says. `cache_seconds`: how
     long an answer is kept for equal inputs if it may be another one later, 0 for not at all. `keys`: a bundle is signed
-    by one of these, whose files are read when it is verified.
+    by one of these, whose files are read when it is verified. `messages` reads bodies of gRPC; with `skip_bodies`, no
+    body is read.
     """
 
     source: PolicySource
@@ -55,6 +57,8 @@ class RegoOptions:
     v0: bool = False
     cache_seconds: float = 0.0
     keys: tuple[KeyFile, ...] = ()
+    messages: GrpcMessages | None = None
+    skip_bodies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,13 @@ class RegoProvider:
         self._problem: InvalidInputError | None = None
         self._active: _Active | None = None
         self._loading = asyncio.Lock()
+        self._reading = BodyReading(options.messages, options.skip_bodies)
 
     @property
     def loaded(self) -> bool:
         """Whether there are policies to decide by."""
-        return self._active is not None
+        messages = self._options.messages
+        return self._active is not None and (messages is None or messages.loaded)
 
     async def refresh(self) -> None:
         """Read the policies, and make them active if they were changed.
@@ -114,6 +120,8 @@ class RegoProvider:
         Raises InvalidInputError that says what is wrong with them, UnavailableError if they cannot be read.
         """
         async with self._loading:
+            if self._options.messages is not None:
+                await self._options.messages.refresh()
             files = await self._options.source.read()
             if files == self._files:
                 if self._problem is not None:
@@ -163,7 +171,7 @@ class RegoProvider:
         if active is None:
             return _NOT_LOADED
         try:
-            text = input_text(input_document(request, active.parts))
+            text = input_text(input_document(request, active.parts, self._reading))
         except InvalidInputError as error:
             return Answer(error.message, undecided=True)
         kept = active.kept

@@ -16,7 +16,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # What the rest of an input document is made of.
 _ALWAYS = frozenset({"path", "body"})
 _PARTIAL = "x-envoy-auth-partial-body"
-_OF_THE_BODY = "content-type", "content-length", _PARTIAL
+_OF_THE_BODY = "content-type", "content-length", "grpc-encoding", _PARTIAL
 _NOTHING: Parts = {}
 _TEXTS = ("id", "method", "path", "host", "scheme", "query", "fragment", "protocol", "body")
 
@@ -81,7 +81,7 @@ def _http(http: Any, parts: Parts) -> dict[str, Any]:
             found["rawBody"] = b64encode(http.raw_body).decode()
     raw = http.header_map.headers
     if not raw:
-        found["headers"] = _named_headers(http.headers, parts, has_body="body" in found)
+        found["headers"] = _named_headers(http.headers, parts, has_body="body" in found or bool(http.raw_body))
         return found
     if "headerMap" in parts:
         found["headerMap"] = {"headers": [_raw_header(header) for header in raw]}
@@ -112,7 +112,8 @@ def http_attributes(
     http: dict[str, Any] = {"method": method, "path": path, "host": merged.get("host", ""), "headers": merged}
     if body:
         text = _text(body)
-        http |= {"rawBody": b64encode(body).decode()} if text is None else {"body": text}
+        raw = text is None or "application/grpc" in merged.get("content-type", "")
+        http |= {"rawBody": b64encode(body).decode()} if raw else {"body": text}
     source = {"principal": principal} if principal else {}
     return {"source": source, "request": {"http": http}}
 

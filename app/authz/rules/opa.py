@@ -7,11 +7,14 @@ with an error, which Envoy's `failure_mode_allow` lets pass, the request is deni
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from app.authz.model import CheckInput
 from app.authz.providers import Answer, Changes, HeaderValues
+from app.authz.rules.bodies import ReadMessage, fields, no_constant, parsed_body, raw_body
 from app.authz.rules.parts import EVERYTHING, Parts
 from app.core.errors import InvalidInputError
 
@@ -22,25 +25,32 @@ MAX_DECISION_BYTES = 64 * 1024
 MAX_METADATA_DEPTH = 16
 # As many headers, or query parameters, as servers take in a request.
 MAX_CHANGES = 100
-# Parameters of one query or form.
-MAX_FIELDS = 1000
 # The input of one decision as JSON. It takes the event loop some 10 ms to write so much.
 MAX_INPUT_BYTES = 1024 * 1024
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _NOTHING: Parts = {}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_DIGITS = re.compile(r"[0-9]{1,18}")
 # The final ones in Envoy's StatusCode (envoy/type/v3/http_status.proto): it sends no other.
 _SUCCESS_AND_REDIRECTS = {*range(200, 209), 226, *range(300, 306), 307, 308}
 _ERRORS = {*range(400, 418), 421, 422, 423, 424, 426, 428, 429, 431, *range(500, 509), 510, 511}
 _STATUSES = frozenset(_SUCCESS_AND_REDIRECTS | _ERRORS)
 
 
-def input_document(request: CheckInput, parts: Parts = EVERYTHING) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class BodyReading:
+    """How bodies are read: messages of gRPC by `message`, None for not at all; with `skip`, no body is."""
+
+    message: ReadMessage | None = None
+    skip: bool = False
+
+
+def input_document(
+    request: CheckInput, parts: Parts = EVERYTHING, reading: BodyReading = BodyReading()
+) -> dict[str, Any]:
     """Return the input document; with `parts`, at least those of it. Raises InvalidInputError if the request has none.
 
-    A body that is not what its content-type says raises as well, whether it is read or not.
+    A body that is not what its content-type says raises as well, whether it is read or not, unless bodies are skipped.
     """
     if request.attributes is None:
         raise InvalidInputError("the check has no attributes for a provider")
@@ -50,12 +60,13 @@ def input_document(request: CheckInput, parts: Parts = EVERYTHING) -> dict[str, 
     if "parsed_path" in parts or "parsed_query" in parts:
         path, _, query = http.get("path", "").partition("?")
         document["parsed_path"] = unquote(path).lstrip("/").split("/")
-        document["parsed_query"] = _fields(query)
-    body, truncated = _parsed_body(http)
-    if "parsed_body" in parts:
-        document["parsed_body"] = body
-    if "truncated_body" in parts:
-        document["truncated_body"] = truncated
+        document["parsed_query"] = fields(query)
+    if not reading.skip:
+        body, truncated = parsed_body(http, partial(raw_body, request.attributes, http), reading.message)
+        if "parsed_body" in parts:
+            document["parsed_body"] = body
+        if "truncated_body" in parts:
+            document["truncated_body"] = truncated
     if "version" in parts:
         document["version"] = VERSION
     return document
@@ -70,46 +81,6 @@ def input_text(document: Mapping[str, Any]) -> bytes:
     if len(text) > MAX_INPUT_BYTES:
         raise InvalidInputError(f"the request is longer than {MAX_INPUT_BYTES} bytes as a policy's input")
     return text
-
-
-def _parsed_body(http: Mapping[str, Any]) -> tuple[object, bool]:
-    """Return the body as a policy reads it, and whether it was cut."""
-    headers: Mapping[str, str] = http.get("headers", {})
-    body = http.get("body", "")
-    kind = headers.get("content-type", "")
-    if headers.get("x-envoy-auth-partial-body") == "true":
-        return None, True
-    if not body:
-        return None, False
-    length = headers.get("content-length", "")
-    if length and _DIGITS.fullmatch(length) is None:
-        raise InvalidInputError("content-length is not a number")
-    if length and int(length) > len(body.encode("utf-8", "surrogatepass")):
-        return None, True
-    if "application/json" in kind:
-        try:
-            return json.loads(body, parse_constant=no_constant), False
-        except (ValueError, RecursionError) as error:
-            raise InvalidInputError("the body is not JSON, which its content-type says it is") from error
-    if "application/x-www-form-urlencoded" in kind:
-        return _fields(body), False
-    return None, False
-
-
-def no_constant(name: str) -> object:
-    """Raise ValueError: NaN and Infinity are not JSON, though Python's parser takes them."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def _fields(text: str) -> dict[str, list[str]]:
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-    except ValueError as error:
-        raise InvalidInputError(f"the query or the form has more than {MAX_FIELDS} parameters") from error
-    found: dict[str, list[str]] = {}
-    for name, value in pairs:
-        found.setdefault(name, []).append(value)
-    return found
 
 
 def read_decision(value: object) -> Answer:

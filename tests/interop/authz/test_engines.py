@@ -1,15 +1,18 @@
 """A real Envoy, configured as for OPA-Envoy but for the address, whose requests are decided by Rego; it fails open."""
 
 import asyncio
+import gzip
 import json
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
+from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.backends.policy_source import PathSource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.core.clock import SystemClock
+from tests.assets.descriptors import ITEM, descriptor_set, frame
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess, cluster
@@ -60,12 +63,12 @@ allow if {
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
-def bootstrap(authz_port, upstream_port):
+def bootstrap(authz_port, upstream_port, *, pack=False):
     check = {
         "@type": f"{FILTERS}.http.ext_authz.v3.ExtAuthz",
         "transport_api_version": "V3",
         "failure_mode_allow": True,
-        "with_request_body": {"max_request_bytes": 8192, "allow_partial_message": True},
+        "with_request_body": {"max_request_bytes": 8192, "allow_partial_message": True, "pack_as_bytes": pack},
         "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}, "timeout": "30s"},
     }
     routes = {
@@ -127,17 +130,17 @@ async def echo(reader, writer):
 
 
 @asynccontextmanager
-async def asking(directory, rego, seconds=20.0):
+async def asking(directory, rego, seconds=20.0, messages=None):
     (directory / "policy.rego").write_text(rego)
-    provider = RegoProvider(
-        "opa", RegoOptions(PathSource(directory / "policy.rego"), "envoy/authz/allow", seconds, 1), SystemClock()
-    )
+    source = PathSource(directory / "policy.rego")
+    options = RegoOptions(source, "envoy/authz/allow", seconds, 1, messages=messages)
+    provider = RegoProvider("opa", options, SystemClock())
     await provider.refresh()
     upstream = await asyncio.start_server(echo, "127.0.0.1", 0)
     custom = policy("{action: CUSTOM, provider: {name: opa}, rules: [{}]}")
     try:
         async with served_authz(custom, providers={"opa": provider}) as served:
-            made = bootstrap(served.port, upstream.sockets[0].getsockname()[1])
+            made = bootstrap(served.port, upstream.sockets[0].getsockname()[1], pack=messages is not None)
             async with EnvoyProcess.started(made, directory) as envoy:
                 port = await envoy.port_of("in")
                 async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -179,3 +182,39 @@ async def test_a_body_that_is_not_what_it_says_is_denied(tmp_path, body):
         denied = await client.post("/people", headers=headers, content=body)
         assert denied.status_code == 403
         assert "the body is not JSON" in denied.text
+
+
+BODIES = """package envoy.authz
+
+default allow := false
+
+allow if input.parsed_body == {"cartId": "c1", "count": "7", "parts": [{}]}
+
+allow if input.parsed_body == {"role": ["user"], "file": ["x"]}
+
+allow if {
+    input.truncated_body
+    input.parsed_body == null
+}
+"""
+
+
+async def test_messages_of_grpc_and_forms_in_parts_are_read(tmp_path):
+    (tmp_path / "services.pb").write_bytes(descriptor_set())
+    async with asking(tmp_path, BODIES, messages=GrpcMessages(tmp_path / "services.pb")) as client:
+
+        async def status(content, *, path="/shop.v1.Carts/Add", kind="application/grpc", **headers):
+            found = await client.post(path, content=content, headers={"content-type": kind, **headers})
+            # A denial of a call is a status of gRPC in a header.
+            return found.headers.get("grpc-status", found.status_code)
+
+        assert await status(frame(ITEM)) == 200
+        assert await status(frame(gzip.compress(ITEM), 1), **{"grpc-encoding": "gzip"}) == 200
+        for content in (frame(b""), frame(ITEM) * 2, frame(b"garbage"), b""):
+            assert await status(content) == "7"
+        assert await status(frame(ITEM), path="/shop.v1.Carts/Watch") == "7"
+        assert await status(b"\0\0\0\x7f\xff" + b"x" * 10_000) == 200
+        posted = await client.post("/", data={"role": "user"}, files={"file": (None, "x")})
+        assert posted.status_code == 200
+        posted = await client.post("/", data={"role": ["admin", "user"]}, files={"file": (None, "x")})
+        assert posted.status_code == 403
