@@ -8,8 +8,8 @@ of an AUDIT or a CUSTOM is like one that refuses: it finds more rather than less
   one. If it is Istio's, none is.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.authz.model import (
@@ -18,6 +18,7 @@ from app.authz.model import (
     AuthorizationPolicy,
     AuthzOptions,
     Cause,
+    CheckInput,
     Condition,
     Matching,
     Networks,
@@ -101,7 +102,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """`node` is what has to hold of a request, `verdict` what follows if it does.
+    """`node` is what has to hold of a request, which `holds` tells, `verdict` what follows if it does.
 
     `keys` are what an index finds the rule by, None if it has to be evaluated for every request. `provider` is the one
     that is asked about the request if it holds; then `verdict` is what follows if that denies.
@@ -111,6 +112,11 @@ class CompiledRule:
     verdict: Verdict
     keys: Keys | None
     provider: str = ""
+    holds: Callable[[CheckInput], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up once, and not with each request.
+        object.__setattr__(self, "holds", self.node.holds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from app.authz.model import Cause, CheckInput, Verdict
 from app.authz.providers import NO_CHANGES, Answer, Ask, Changes, ProvidedDecision
+from app.authz.rules.candidates import CUSTOM, all_of_role
 from app.authz.rules.compile import CompiledRule
 from app.authz.rules.index import WorkloadRules
 from app.core.decision import Decision, Outcome
@@ -22,7 +23,7 @@ def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tupl
     """Return the first rule for each provider that is to be asked, under any of the request's readings."""
     found: dict[str, CompiledRule] = {}
     for reading in readings:
-        for rule in rules.custom.all(reading):
+        for rule in all_of_role(rules.candidates(reading), CUSTOM, reading):
             found.setdefault(rule.provider, rule)
     return tuple(found.values())
 

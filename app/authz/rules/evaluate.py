@@ -12,11 +12,12 @@ from itertools import islice, product
 
 from app.authz.model import AuthzOptions, Cause, CheckInput, Matching, UnknownWorkload, Verdict
 from app.authz.providers import Ask, Changes
+from app.authz.rules.candidates import ALLOW, DENY, first
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
-from app.authz.rules.index import PolicyIndex, WatchedRules, WorkloadRules
+from app.authz.rules.index import PolicyIndex, WorkloadRules
 from app.authz.rules.nodes import headers_of
-from app.authz.rules.watch import with_observations
+from app.authz.rules.watch import Reading, with_observations
 from app.core.decision import Decision, Outcome
 
 # Headers by which frameworks let a request name a method other than the one it was sent with.
@@ -74,7 +75,7 @@ class NativeEngine:
         rules = self._rules_for(request)
         if isinstance(rules, Verdict):
             return rules
-        if not rules.custom.is_empty:
+        if rules.has_custom_policy:
             others = _other_readings(request, methods=rules.looks_at_methods) if self._strict else ()
             asking = rules_that_ask(rules, (request, *others))
             if asking:
@@ -90,7 +91,7 @@ class NativeEngine:
     def _asked(self, found: Asked, rules: WorkloadRules, request: CheckInput) -> Verdict:
         if not isinstance(found, Verdict):
             return with_changes(self._decide(rules, request), found)
-        return found if rules.watched is None else self._observed(found, rules.watched, request)
+        return self._observed(found, rules, (request, rules.candidates(request))) if rules.watches else found
 
     def _rules_for(self, request: CheckInput) -> WorkloadRules | Verdict:
         index, workload = self.index, request.workload
@@ -103,28 +104,32 @@ class NativeEngine:
         return index.rules_for(workload)
 
     def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
-        verdict = _evaluate_reading(rules, request)
-        if verdict.decision.outcome is not Outcome.DENY and self._strict:
+        reading = request, rules.candidates(request)
+        verdict = _evaluate_reading(rules, reading)
+        if self._strict and verdict.decision.outcome is not Outcome.DENY:
             for other in _other_readings(request, methods=rules.looks_at_methods):
-                denial = _evaluate_reading(rules, other)
+                denial = _evaluate_reading(rules, (other, rules.candidates(other)))
                 if denial.decision.outcome is Outcome.DENY:
                     verdict = denial
                     break
-        return verdict if rules.watched is None else self._observed(verdict, rules.watched, request)
+        return self._observed(verdict, rules, reading) if rules.watches else verdict
 
-    def _observed(self, verdict: Verdict, watched: WatchedRules, request: CheckInput) -> Verdict:
-        readings = _other_readings(request, methods=True) if self._strict else ()
-        return with_observations(verdict, watched, (request, *readings))
+    def _observed(self, verdict: Verdict, rules: WorkloadRules, reading: Reading) -> Verdict:
+        readings = [reading]
+        if self._strict:
+            others = _other_readings(reading[0], methods=True)
+            readings += [(other, rules.candidates(other)) for other in others]
+        return with_observations(verdict, rules.watches, readings)
 
 
-def _evaluate_reading(rules: WorkloadRules, request: CheckInput) -> Verdict:
-    if not rules.deny.is_empty:
-        denied = rules.deny.first(request)
-        if denied is not None:
-            return denied.verdict if request.forwarded_headers is None else _denial(denied, request)
+def _evaluate_reading(rules: WorkloadRules, reading: Reading) -> Verdict:
+    request, candidates = reading
+    denied = first(candidates, DENY, request)
+    if denied is not None:
+        return denied.verdict if request.forwarded_headers is None else _denial(denied, request)
     if not rules.has_allow_policy:
         return _NO_POLICY
-    allowed = rules.allow.first(request)
+    allowed = first(candidates, ALLOW, request)
     if allowed is not None:
         return allowed.verdict
     return _NO_MATCH if request.forwarded_headers is None else _no_match(rules, request)

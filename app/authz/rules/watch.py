@@ -8,26 +8,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from app.authz.model import CheckInput, Verdict
+from app.authz.rules.candidates import WATCHES, Bucket, first
 from app.authz.rules.compile import CompiledRule
-from app.authz.rules.index import RuleTables, WatchedRules
 from app.core.decision import Observation, Watch
 
+Reading = tuple[CheckInput, list[Bucket]]
+"""A reading of a request, and the rules that can match it."""
 
-def with_observations(verdict: Verdict, watched: WatchedRules, readings: Sequence[CheckInput]) -> Verdict:
+
+def with_observations(verdict: Verdict, watches: Iterable[Watch], readings: Sequence[Reading]) -> Verdict:
     """Return the verdict, and in its decision what the rules found, which have to be seen under each of `readings`."""
-    found = (_observe(watch, rules, readings) for watch, rules in watched.rules)
-    observed = tuple(each for each in found if each is not None)
-    return replace(verdict, decision=replace(verdict.decision, observed=observed)) if observed else verdict
+    observed: list[Observation] = []
+    for watch in watches:
+        found = _observe(watch, readings)
+        if found is not None:
+            observed.append(found)
+    return replace(verdict, decision=replace(verdict.decision, observed=tuple(observed))) if observed else verdict
 
 
-def _observe(watch: Watch, rules: RuleTables, readings: Iterable[CheckInput]) -> Observation | None:
-    matched = [rules.first(reading) for reading in readings]
-    if watch is Watch.DRY_RUN_ALLOW:
-        return Observation(watch, "denied") if None in matched else _of_rule(watch, "allowed", matched[0])
-    rule = next(filter(None, matched), None)
+def _observe(watch: Watch, readings: Iterable[Reading]) -> Observation | None:
+    role, rule = WATCHES[watch], None
+    for request, candidates in readings:
+        found = first(candidates, role, request)
+        if found is None and watch is Watch.DRY_RUN_ALLOW:
+            return Observation(watch, "denied")
+        rule = rule or found
     if watch is Watch.AUDIT:
         return None if rule is None else _of_rule(watch, "matched", rule)
-    return _of_rule(watch, "allowed" if rule is None else "denied", rule)
+    result = "allowed" if rule is None or watch is Watch.DRY_RUN_ALLOW else "denied"
+    return _of_rule(watch, result, rule)
 
 
 def _of_rule(watch: Watch, result: str, rule: CompiledRule | None) -> Observation:

@@ -4,6 +4,7 @@ import pytest
 
 from app.authz.model import AuthzOptions, Cause, UnknownWorkload, Workload
 from app.authz.rules import index as index_module
+from app.authz.rules.candidates import ALLOW, DENY
 from tests.fakes.authz import SHOP, allowed, compiled_of, engine_of, policy, request, verdict, workload
 
 ALLOW_ALL = "{rules: [{}]}"
@@ -161,8 +162,9 @@ def test_a_check_tries_only_the_rules_that_its_request_can_match():
         for number in range(200)
     )
     rules = engine_of(text).index.rules_for(SHOP)
-    assert [rule.verdict.decision.policy for [(_, rule)] in rules.allow._candidates(request("/q7/x"))] == ["shop/p7"]
-    assert rules.allow._candidates(request("/other")) == []
+    (bucket,) = rules.candidates(request("/q7/x"))
+    assert [rule.verdict.decision.policy for _, rule in bucket[ALLOW]] == ["shop/p7"]
+    assert rules.candidates(request("/other")) == []
 
 
 def test_rules_with_a_template_or_a_host_with_any_port_are_evaluated_only_for_requests_that_begin_as_they_do():
@@ -171,14 +173,14 @@ def test_rules_with_a_template_or_a_host_with_any_port_are_evaluated_only_for_re
     deny = policy("{action: DENY, rules: [{to: [{operation: {hosts: ['a.example.org:*']}}]}]}", "deny")
     rules = engine_of(template + host + deny).index.rules_for(SHOP)
 
-    def found(tables, asked):
-        return [rule.verdict.decision.policy for each in tables._candidates(asked) for _, rule in each]
+    def found(role, asked):
+        return [rule.verdict.decision.policy for bucket in rules.candidates(asked) for _, rule in bucket[role]]
 
-    assert found(rules.allow, request("/tenants/7/x/items", host="b.example.org")) == ["shop/template"]
-    assert found(rules.allow, request("/tenants/8/x/items", host="b.example.org")) == []
-    assert found(rules.allow, request("/", host="a.example.org:8080")) == ["shop/host"]
-    assert found(rules.deny, request("/", host="a.example.org.:8080")) == ["shop/deny"]
-    assert found(rules.deny, request("/", host="b.example.org:8080")) == []
+    assert found(ALLOW, request("/tenants/7/x/items", host="b.example.org")) == ["shop/template"]
+    assert found(ALLOW, request("/tenants/8/x/items", host="b.example.org")) == []
+    assert found(ALLOW, request("/", host="a.example.org:8080")) == ["shop/host"]
+    assert found(DENY, request("/", host="a.example.org.:8080")) == ["shop/deny"]
+    assert found(DENY, request("/", host="b.example.org:8080")) == []
 
 
 def test_the_rule_that_is_first_by_name_decides_whatever_it_is_found_by():
