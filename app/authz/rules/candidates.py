@@ -4,10 +4,11 @@ A table has the rules of every role, so that a request is looked up once, whatev
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
-from app.authz.rules.compile import CompiledPolicy, CompiledRule
+from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule
 from app.authz.rules.hosts import authority_readings
 from app.core.decision import Watch
 
@@ -23,10 +24,13 @@ Placed = tuple[Place, CompiledRule]
 Bucket = tuple[tuple[Placed, ...], ...]
 """The rules that are found by one key: those of each role, in the order of their places."""
 Table = Mapping[str, Bucket]
+TableName = tuple[Attribute | None, str]
+"""What the rules in a table are found by, None for those that any request can match, and how."""
 
-_EMPTY: Bucket = ((),) * len(ROLES)
+_EXACT, _PREFIX, _BY_POLICY = "exact", "prefix", "by policy"
 _REST = ""
-"""The one key of the rules that have none."""
+"""The one key of the rules that any request can match."""
+_EMPTY: Bucket = ((),) * len(ROLES)
 
 
 def role_of(policy: AuthorizationPolicy) -> int:
@@ -34,25 +38,43 @@ def role_of(policy: AuthorizationPolicy) -> int:
     return _ACTIONS[policy.action] if policy.watch is None else WATCHES[policy.watch]
 
 
-class RuleTable:
-    """Rules by the path, identity or host of the requests that they can match."""
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Rules by one attribute of a request, the one at `dimension` in DIMENSIONS.
 
-    def __init__(self, tables: Mapping[str, Table] | None = None) -> None:
+    They are found by what it is and by what it begins with, which has one of the `lengths`. Where it is missing, all of
+    them are looked at: those are kept by policy.
+    """
+
+    dimension: int
+    exact: Table
+    prefixes: Table
+    by_policy: Table
+    lengths: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", tuple(sorted(set(map(len, self.prefixes)))))
+
+
+class RuleTable:
+    """Rules by the attributes of the requests that they can match; `rest` are those that any request can match."""
+
+    def __init__(self, tables: Mapping[TableName, Table] | None = None) -> None:
         self._tables = tables or {}
-        find = self._tables.get
-        self._rest = find("rest", {}).get(_REST)
-        self._paths, self._path_prefixes, self._by_path = find("path", {}), find("prefix", {}), find("by_path", {})
-        self._path_lengths = _lengths(self._path_prefixes)
-        self._hosts, self._host_prefixes, self._by_host = find("host", {}), find("host_prefix", {}), find("by_host", {})
-        self._host_lengths = _lengths(self._host_prefixes)
-        self._principals, self._namespaces = find("principal", {}), find("namespace", {})
-        self._by_identity = find("by_identity", {})
-        self.is_empty = not any(self._tables.values())
+        self.rest = self._find(None, _EXACT).get(_REST, _EMPTY)
+        self.lookups = tuple(
+            Lookup(place, self._find(dimension, _EXACT), self._find(dimension, _PREFIX), by_policy)
+            for place, dimension in enumerate(DIMENSIONS)
+            if (by_policy := self._find(dimension, _BY_POLICY))
+        )
+
+    def _find(self, dimension: Attribute | None, kind: str) -> Table:
+        return self._tables.get((dimension, kind), {})
 
     def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "RuleTable":
         """Return the table without the rules of `removed` and with those of `added`."""
         gone: set[tuple[str, str]] = set()
-        touched: dict[str, dict[str, list[tuple[int, Placed]]]] = {}
+        touched: dict[TableName, dict[str, list[tuple[int, Placed]]]] = {}
         for compiled in removed:
             gone.add((compiled.policy.namespace, compiled.policy.name))
             for table, key, _ in _entries(compiled):
@@ -61,11 +83,11 @@ class RuleTable:
             role = role_of(compiled.policy)
             for table, key, placed in _entries(compiled):
                 touched.setdefault(table, {}).setdefault(key, []).append((role, placed))
-        if not touched:
-            return self
         return RuleTable({**self._tables, **{name: self._with(name, keys, gone) for name, keys in touched.items()}})
 
-    def _with(self, name: str, touched: Mapping[str, list[tuple[int, Placed]]], gone: set[tuple[str, str]]) -> Table:
+    def _with(
+        self, name: TableName, touched: Mapping[str, list[tuple[int, Placed]]], gone: set[tuple[str, str]]
+    ) -> Table:
         table = dict(self._tables.get(name, {}))
         for key, new in touched.items():
             bucket = _changed(table.get(key, _EMPTY), new, gone)
@@ -75,53 +97,48 @@ class RuleTable:
                 del table[key]
         return table
 
-    def find(self, request: CheckInput, found: list[Bucket]) -> None:
-        """Add the buckets with the rules that can match to `found`."""
-        if self._by_path:
-            self._find_by_path(request.path if request.reading is None else request.reading, found)
-        if self._by_identity:
-            self._find_by_identity(request, found)
-        if self._by_host:
-            self._find_by_host(request.host, found)
-        if self._rest is not None:
-            found.append(self._rest)
 
-    def _find_by_path(self, path: str | None, found: list[Bucket]) -> None:
-        if path is None:
-            found.extend(self._by_path.values())
-            return
-        if path in self._paths:
-            found.append(self._paths[path])
-        # A path is cut once a length, not compared once a prefix.
-        prefixes = self._path_prefixes
-        for length in self._path_lengths:
-            cut = path[:length]
-            if cut in prefixes:
-                found.append(prefixes[cut])
+class Candidates:
+    """Finds the rules that can match a request in several tables."""
 
-    def _find_by_identity(self, request: CheckInput, found: list[Bucket]) -> None:
-        source = request.source
-        if source is None:
-            found.extend(self._by_identity.values())
-            return
-        for names, buckets in ((source.principals, self._principals), (source.namespaces, self._namespaces)):
-            for name in names:
-                bucket = buckets.get(name)
-                if bucket is not None:
-                    found.append(bucket)
+    def __init__(self, tables: Iterable[RuleTable]) -> None:
+        self.tables = tuple(tables)
+        self._rest = [table.rest for table in self.tables if any(table.rest)]
+        self._lookups = tuple(lookup for table in self.tables for lookup in table.lookups)
 
-    def _find_by_host(self, host: str | None, found: list[Bucket]) -> None:
-        if host is None:
-            found.extend(self._by_host.values())
-            return
-        hosts, prefixes = self._hosts, self._host_prefixes
-        for name in dict.fromkeys(authority_readings(host)):
-            if name in hosts:
-                found.append(hosts[name])
-            for length in self._host_lengths:
-                cut = name[:length]
-                if cut in prefixes:
-                    found.append(prefixes[cut])
+    def of(self, request: CheckInput) -> list[Bucket]:
+        """Return the buckets that can have a rule that matches."""
+        found = self._rest.copy()
+        if not self._lookups:
+            return found
+        names = names_of(request)
+        for lookup in self._lookups:
+            texts = names[lookup.dimension]
+            if texts is None:
+                found.extend(lookup.by_policy.values())
+                continue
+            exact, prefixes = lookup.exact, lookup.prefixes
+            for text in texts:
+                if text in exact:
+                    found.append(exact[text])
+                # A text is cut once a length, not compared once a prefix.
+                for length in lookup.lengths:
+                    cut = text[:length]
+                    if cut in prefixes:
+                        found.append(prefixes[cut])
+        return found
+
+
+def names_of(request: CheckInput) -> tuple[Iterable[str] | None, ...]:
+    """Return what the request has for each of DIMENSIONS, None where that is missing."""
+    path = request.path if request.reading is None else request.reading
+    source, host = request.source, request.host
+    return (
+        None if path is None else (path,),
+        None if source is None else source.principals,
+        None if host is None else authority_readings(host),
+        None if source is None else source.namespaces,
+    )
 
 
 def first(candidates: Iterable[Bucket], role: int, request: CheckInput) -> CompiledRule | None:
@@ -150,10 +167,6 @@ def _place(entry: Placed) -> Place:
     return entry[0]
 
 
-def _lengths(prefixes: Iterable[str]) -> tuple[int, ...]:
-    return tuple(sorted(set(map(len, prefixes))))
-
-
 def _changed(bucket: Bucket, new: list[tuple[int, Placed]], gone: set[tuple[str, str]]) -> Bucket:
     """Return the bucket without the rules of the policies `gone` and with the new ones of each role."""
     rules = [[placed for placed in of_role if placed[0][:2] not in gone] for of_role in bucket]
@@ -162,30 +175,17 @@ def _changed(bucket: Bucket, new: list[tuple[int, Placed]], gone: set[tuple[str,
     return tuple(tuple(sorted(of_role, key=_place)) for of_role in rules)
 
 
-def _entries(compiled: CompiledPolicy) -> Iterator[tuple[str, str, Placed]]:
-    """Yield the name of a table and a key in it, wherever a rule of the policy is found.
-
-    Where the attribute is missing all rules that are found by it are looked at: those are kept by policy.
-    """
+def _entries(compiled: CompiledPolicy) -> Iterator[tuple[TableName, str, Placed]]:
+    """Yield the name of a table and a key in it, wherever a rule of the policy is found."""
     namespace, name = compiled.policy.namespace, compiled.policy.name
     for number, rule in enumerate(compiled.rules):
         placed = (namespace, name, number), rule
         keys = rule.keys
         if keys is None:
-            yield "rest", _REST, placed
+            yield (None, _EXACT), _REST, placed
             continue
-        group, table, prefixes = _TABLES[keys.dimension]
-        yield group, compiled.policy.key, placed
+        yield (keys.dimension, _BY_POLICY), compiled.policy.key, placed
         for key in keys.exact:
-            yield table, key, placed
+            yield (keys.dimension, _EXACT), key, placed
         for prefix in dict.fromkeys(keys.prefixes):
-            yield prefixes, prefix, placed
-
-
-_TABLES = {
-    Attribute.PATH: ("by_path", "path", "prefix"),
-    Attribute.HOST: ("by_host", "host", "host_prefix"),
-    Attribute.SOURCE_PRINCIPAL: ("by_identity", "principal", ""),
-    Attribute.SOURCE_NAMESPACE: ("by_identity", "namespace", ""),
-}
-"""By attribute, the tables: of the rules by policy, by what it is, and by what it begins with."""
+            yield (keys.dimension, _PREFIX), prefix, placed

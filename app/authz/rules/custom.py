@@ -23,7 +23,7 @@ def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tupl
     """Return the first rule for each provider that is to be asked, under any of the request's readings."""
     found: dict[str, CompiledRule] = {}
     for reading in readings:
-        for rule in all_of_role(rules.candidates(reading), CUSTOM, reading):
+        for rule in all_of_role(rules.candidates.of(reading), CUSTOM, reading):
             found.setdefault(rule.provider, rule)
     return tuple(found.values())
 

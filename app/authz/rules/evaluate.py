@@ -91,7 +91,7 @@ class NativeEngine:
     def _asked(self, found: Asked, rules: WorkloadRules, request: CheckInput) -> Verdict:
         if not isinstance(found, Verdict):
             return with_changes(self._decide(rules, request), found)
-        return self._observed(found, rules, (request, rules.candidates(request))) if rules.watches else found
+        return self._observed(found, rules, (request, rules.candidates.of(request))) if rules.watches else found
 
     def _rules_for(self, request: CheckInput) -> WorkloadRules | Verdict:
         index, workload = self.index, request.workload
@@ -104,11 +104,11 @@ class NativeEngine:
         return index.rules_for(workload)
 
     def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
-        reading = request, rules.candidates(request)
+        reading = request, rules.candidates.of(request)
         verdict = _evaluate_reading(rules, reading)
         if self._strict and verdict.decision.outcome is not Outcome.DENY:
             for other in _other_readings(request, methods=rules.looks_at_methods):
-                denial = _evaluate_reading(rules, (other, rules.candidates(other)))
+                denial = _evaluate_reading(rules, (other, rules.candidates.of(other)))
                 if denial.decision.outcome is Outcome.DENY:
                     verdict = denial
                     break
@@ -118,7 +118,7 @@ class NativeEngine:
         readings = [reading]
         if self._strict:
             others = _other_readings(reading[0], methods=True)
-            readings += [(other, rules.candidates(other)) for other in others]
+            readings += [(other, rules.candidates.of(other)) for other in others]
         return with_observations(verdict, rules.watches, readings)
 
 

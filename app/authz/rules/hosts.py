@@ -30,10 +30,10 @@ def without_dot(host: str) -> str:
 
 def authority_readings(host: str) -> tuple[str, ...]:
     """Return the authority in lower case as it is, and without its port, its last dot and both if it has them."""
+    if ":" not in host and not host.endswith("."):
+        return (host,)
     name = without_port(host)
-    if name.endswith("."):
-        return host, name, name[:-1], without_dot(host)
-    return (host,) if name == host else (host, name)
+    return tuple(dict.fromkeys((host, name, name.removesuffix("."), without_dot(host))))
 
 
 def server_name_readings(name: str) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from app.authz.model import CheckInput, Labels, Workload
-from app.authz.rules.candidates import ALLOW, CUSTOM, WATCHES, Bucket, RuleTable, role_of
+from app.authz.model import Labels, Workload
+from app.authz.rules.candidates import ALLOW, CUSTOM, WATCHES, Candidates, RuleTable, role_of
 from app.authz.rules.compile import CompiledPolicy
 from app.core.decision import Watch
 
@@ -32,19 +32,12 @@ class WorkloadRules:
     `watches` are there of policies that decide nothing, also of those without a rule.
     """
 
-    tables: tuple[RuleTable, ...]
+    candidates: Candidates
     has_custom_policy: bool
     has_allow_policy: bool
     looks_at_methods: bool
     allow_headers: frozenset[str]
     watches: tuple[Watch, ...]
-
-    def candidates(self, request: CheckInput) -> list[Bucket]:
-        """Return the buckets with the rules that can match `request`."""
-        found: list[Bucket] = []
-        for table in self.tables:
-            table.find(request, found)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +174,7 @@ class PolicyIndex:
 def _rules_of(selected: list[_Selected]) -> WorkloadRules:
     roles = set(chain.from_iterable(each.policies for each in selected))
     return WorkloadRules(
-        tuple(each.table for each in selected if not each.table.is_empty),
+        Candidates(each.table for each in selected),
         CUSTOM in roles,
         ALLOW in roles,
         any(each.looking_at_methods for each in selected),

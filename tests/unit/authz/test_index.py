@@ -27,7 +27,7 @@ def allow(path, selector=""):
 
 def allowed_by(index, path, workload=CART):
     asked = request(path)
-    rule = first(index.rules_for(workload).candidates(asked), ALLOW, asked)
+    rule = first(index.rules_for(workload).candidates.of(asked), ALLOW, asked)
     return rule and rule.verdict.decision.policy
 
 
@@ -60,17 +60,17 @@ def test_what_a_change_does_not_touch_is_shared(index, policies):
     assert changed.rules_for(WEB) is web
     assert changed.rules_for(CART) is not cart
     # The tables of another selector in the same namespace are those of before.
-    tables = {id(table) for table in cart.tables}
-    assert len(tables & {id(table) for table in changed.rules_for(CART).tables}) == 2
+    tables = {id(table) for table in cart.candidates.tables}
+    assert len(tables & {id(table) for table in changed.rules_for(CART).candidates.tables}) == 2
 
 
 def test_rules_under_the_other_keys_of_a_table_are_shared():
     first, second = compiled(allow("/a"), "a"), compiled(allow("/b"), "b")
     before = PolicyIndex([first, second], "root")
     after = before.changed([first], [compiled(allow("/c"), "a")])
-    (old,), (new,) = before.rules_for(CART).tables, after.rules_for(CART).tables
-    assert new._paths["/b"] is old._paths["/b"]
-    assert set(new._paths) == {"/b", "/c"}
+    (old,), (new,) = before.rules_for(CART).candidates.tables, after.rules_for(CART).candidates.tables
+    assert new.lookups[0].exact["/b"] is old.lookups[0].exact["/b"]
+    assert set(new.lookups[0].exact) == {"/b", "/c"}
 
 
 def test_the_policies_of_the_root_namespace_are_for_all_after_a_change(index, policies):
