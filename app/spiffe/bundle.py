@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InternalError, InvalidInputError
@@ -25,7 +25,7 @@ REFRESH_HINT_SECONDS = 300
 VERSION_DIGITS = 16
 
 _X509_USE = "x509-svid"
-_JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48)}
+_JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,16 @@ def _key_parameters(root: x509.Certificate) -> dict[str, str]:
     match root.public_key():
         case ec.EllipticCurvePublicKey() as key if key.curve.name in _JWK_CURVES:
             name, size = _JWK_CURVES[key.curve.name]
-            numbers = key.public_numbers()
-            return {"kty": "EC", "crv": name, "x": _base64url(numbers.x, size), "y": _base64url(numbers.y, size)}
+            point = key.public_numbers()
+            return {"kty": "EC", "crv": name, "x": _base64url(point.x, size), "y": _base64url(point.y, size)}
+        case rsa.RSAPublicKey() as key:
+            numbers, size = key.public_numbers(), key.key_size // 8
+            exponent_size = (numbers.e.bit_length() + 7) // 8
+            return {"kty": "RSA", "n": _base64url(numbers.n, size), "e": _base64url(numbers.e, exponent_size)}
         case _:
             raise InternalError("a root has a key of a kind that has no JWK form here")
 
 
 def _base64url(value: int, size: int) -> str:
-    """RFC 7518, sections 2 and 6: big-endian, for curve points of the full size of the field."""
+    """RFC 7518, sections 2 and 6: big-endian, for curve points of the full size of the field, for RSA the shortest."""
     return base64.urlsafe_b64encode(value.to_bytes(size, "big")).decode("ascii").rstrip("=")

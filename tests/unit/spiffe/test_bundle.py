@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InvalidInputError
@@ -118,3 +119,23 @@ def test_the_jwk_has_the_key_of_its_certificate():
         assert base64.urlsafe_b64decode(jwk[parameter] + "=") == number.to_bytes(32, "big")
     assert (jwk["kty"], jwk["crv"], jwk["use"]) == ("EC", "P-256", "x509-svid")
     assert "kid" not in jwk
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        (rsa.generate_private_key(65537, 2048), ("RSA", "n", 256)),
+        (ec.generate_private_key(ec.SECP384R1()), ("EC", "x", 48)),
+        (ec.generate_private_key(ec.SECP521R1()), ("EC", "y", 66)),
+    ],
+    ids=["RSA", "P-384", "P-521"],
+)
+def test_roots_of_every_kind_of_key_have_a_jwk(key, named):
+    root = root_authority("root", NOW, NOW + HOUR, key=key)
+    (jwk,) = bundle_jwks(TrustBundle(BUNDLE.trust_domain, (root.pem,)))["keys"]
+    kind, parameter, size = named
+    value = base64.urlsafe_b64decode(jwk[parameter] + "=" * (-len(jwk[parameter]) % 4))
+    assert (jwk["kty"], len(value)) == (kind, size)
+    numbers = key.public_key().public_numbers()
+    assert int.from_bytes(value, "big") == getattr(numbers, parameter)
+    assert jwk.get("e", "AQAB") == "AQAB"
