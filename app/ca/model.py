@@ -33,16 +33,23 @@ class Stage(Enum):
     """Where an authority is in its life, in the words of SPIRE's local authorities.
 
     PREPARED is in the trust bundle and does not sign; ACTIVATING will once everybody has the bundle; ACTIVE signs; OLD
-    was active before, and what it signed is good;
-    TAINTED is in the bundle still, and all that it signed is replaced; REVOKED is not in the bundle.
+    was active before, and what it signed is good; VERIFY_ONLY is in the bundle, and there is nothing here that signs
+    under it; TAINTED is in the bundle still, and all that it signed is replaced; REVOKED is not in the bundle.
     """
 
     PREPARED = "prepared"
     ACTIVATING = "activating"
     ACTIVE = "active"
     OLD = "old"
+    VERIFY_ONLY = "verify-only"
     TAINTED = "tainted"
     REVOKED = "revoked"
+
+
+class Origin(Enum):
+    """Where an authority is from whose key is not made here."""
+
+    PLUG_IN = "plug-in"
 
 
 class OnTimeout(Enum):
@@ -99,7 +106,10 @@ class CaConfig:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A self-signed root of the trust domain. `generation` counts them from 1; `certificate` is PEM."""
+    """A root of the trust domain. `generation` counts them from 1; `certificate` is PEM.
+
+    One that is not our own has an `origin`.
+    """
 
     id: str
     generation: int
@@ -108,17 +118,28 @@ class Root:
     not_before: datetime
     not_after: datetime
     created_at: datetime
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A signing authority: its certificate (PEM) is issued by the root `root_id`."""
+    """A signing authority under the root `root_id`, which has issued its certificate (PEM).
+
+    One from outside may have `intermediates` between it and the root, its issuer first. From `not_before` to
+    `not_after` all of them are valid.
+    """
 
     id: str
     root_id: str
     certificate: str
     not_before: datetime
     not_after: datetime
+    intermediates: tuple[str, ...] = ()
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The certificates that follow a leaf."""
+        return (self.certificate, *self.intermediates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +344,21 @@ class Crl:
 
 
 @dataclass(frozen=True, slots=True)
+class PlugInStatus:
+    """The plug-in CA at this replica: the authority of the files in `directory` that were accepted last, at `read_at`.
+
+    `problem` is why the files that are there now are refused, None if they are not.
+    """
+
+    directory: str
+    layout: str | None = None
+    signer_id: str | None = None
+    root_id: str | None = None
+    read_at: datetime | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CaStatus:
     """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why.
 
@@ -342,6 +378,7 @@ class CaStatus:
     default_ttl: timedelta
     max_ttl: timedelta
     problems: tuple[str, ...] = ()
+    plug_in: PlugInStatus | None = None
 
     @property
     def ready(self) -> bool:

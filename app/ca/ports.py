@@ -28,6 +28,7 @@ from app.ca.model import (
 )
 from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import Frontier, Node, Tile
+from app.ca.rules.plug_in import PlugInFiles
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.keys import AuthorityKey
@@ -77,6 +78,25 @@ class BundlePublisher(Protocol):
         """Replace the published bundle. Raises PreconditionError if that cannot be done."""
 
 
+class PlugInSource(Protocol):
+    """Where an operator puts the files of a plug-in CA."""
+
+    @property
+    def place(self) -> str:
+        """Where they are, as messages name it."""
+
+    async def version(self) -> str:
+        """Return what differs if the files do; it is the same while nobody touches them."""
+        ...
+
+    async def read(self) -> tuple[PlugInFiles, SigningKey]:
+        """Return the files, and the private key of their authority.
+
+        Raises InvalidInputError with the file, the reason and what to do.
+        """
+        ...
+
+
 class Pods(Protocol):
     """The pods of a Kubernetes cluster."""
 
@@ -105,6 +125,9 @@ class CaRepository(AuditTrail, Protocol):
 
     async def add_root(self, root: Root) -> None:
         """Store a root. The transaction ends with ConflictError if its generation is taken."""
+
+    async def replace_root(self, root: Root) -> None:
+        """Store a root in the place of the authentic one with its id."""
 
     async def hold_authorities(self) -> None:
         """Return once no other transaction is changing stages; none does until this one ends."""
@@ -136,6 +159,13 @@ class CaRepository(AuditTrail, Protocol):
 
     async def signers(self, root_id: str, now: datetime) -> Sequence[Signer]:
         """Return the signing authorities under a root that end after `now`, the last to end first."""
+
+    async def signer(self, signer_id: str) -> Signer | None:
+        """Return a signing authority, None if there is none with this id."""
+        ...
+
+    async def put_signer(self, signer: Signer, now: datetime) -> None:
+        """Store a signing authority that was not requested here, in the place of the one before with its id."""
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
         """Return at most `limit` requests that wait for the holder of the root's key, oldest first."""

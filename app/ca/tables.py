@@ -1,12 +1,13 @@
 """The tables of the CA."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.ca.model import SUBJECT_LENGTH, Behind, Stage, Surface
+from app.ca.model import SUBJECT_LENGTH, Behind, Origin, Stage, Surface
 from app.db.base import Base
 from app.db.macs import MAC_BYTES
 from app.db.types import Converted
@@ -22,6 +23,8 @@ SHA256_LENGTH = 32
 BEHIND: Converted[tuple[Behind, ...]] = Converted(
     JSON(), lambda value: [list(each) for each in value], lambda rows: tuple(Behind(*row) for row in rows)
 )
+# As text, whose default PostgreSQL can compare.
+CHAIN: Converted[tuple[str, ...]] = Converted(Text(), json.dumps, lambda text: tuple(json.loads(text)))
 # The MAC of what a row says. NULL in rows of versions that had none.
 Mac = Annotated[bytes | None, mapped_column(LargeBinary(MAC_BYTES))]
 
@@ -38,21 +41,23 @@ class RootRow(Base):
     not_before: Mapped[datetime]
     not_after: Mapped[datetime]
     created_at: Mapped[datetime]
+    origin: Mapped[Origin | None]
     mac: Mapped[Mac]
 
 
 class SignerRow(Base):
     """A signing authority: a request until the holder of the root's key has stored the certificate.
 
-    The MAC is the request's; the certificate has the root's signature.
+    The MAC is the request's; the certificate has the root's signature. One from outside was not requested.
     """
 
     __tablename__ = "ca_signers"
 
     id: Mapped[str] = mapped_column(String(AUTHORITY_ID_LENGTH), primary_key=True)
     root_id: Mapped[str] = mapped_column(ForeignKey("ca_roots.id"), index=True)
-    request: Mapped[str] = mapped_column(Text)
+    request: Mapped[str] = mapped_column(Text, default="")
     certificate: Mapped[str | None] = mapped_column(Text)
+    intermediates: Mapped[tuple[str, ...]] = mapped_column(CHAIN, default=(), server_default="[]")
     not_before: Mapped[datetime | None]
     not_after: Mapped[datetime | None]
     created_at: Mapped[datetime]

@@ -8,7 +8,7 @@ import typer
 from app.cli.options import Config, Form, Output, Server, admin_client, show_item, show_items
 from app.core.errors import PreconditionError
 
-COLUMNS = ("kind", "id", "stage", "not_before", "not_after")
+COLUMNS = ("kind", "id", "origin", "stage", "not_before", "not_after")
 
 WAITING_COLUMNS = ("waits_for", "spiffe_id", "address", "node", "problem")
 ACTIVE, ACTIVATING = "active", "activating"
@@ -28,7 +28,8 @@ def ca_show(*, output: Output = Form.TABLE, config: Config = None, server: Serve
     if output is Form.JSON:
         show_item({**state, **authorities}, output)
         return
-    show_item(state, output)
+    plug_in = state.pop("plug_in")
+    show_item(state | {f"plug_in_{name}": value for name, value in (plug_in or {}).items()}, output)
     rows = [{"kind": kind, **item} for kind in ("root", "signer") for item in authorities[f"{kind}s"]]
     typer.echo()
     show_items(rows, COLUMNS, output)

@@ -27,16 +27,23 @@ Refused = Callable[[str, str], None]
 class AuthenticRows(Generic[Record]):
     """The rows of a table with the columns `id` and `mac`, as values of a dataclass.
 
-    The MAC covers the columns of the dataclass's fields, and `more`. A row without a valid one is left out of what is
+    The MAC covers the columns of the dataclass's fields, and `more`; those `added` after there were rows it covers
+    where they have a value, so that a row of before keeps its MAC. A row without a valid one is left out of what is
     read, and reported.
     """
 
     def __init__(
-        self, table: type[Base], record: type[Record], macs: RowMacs, refused: Refused, more: tuple[str, ...] = ()
+        self,
+        table: type[Base],
+        record: type[Record],
+        macs: RowMacs,
+        refused: Refused,
+        more: tuple[str, ...] = (),
+        added: tuple[str, ...] = (),
     ) -> None:
         self._rows, self._record, self._macs, self._refused = Rows(table, record), record, macs, refused
         self._table = Base.metadata.tables[table.__tablename__]
-        self.name, self._more = self._table.name, more
+        self.name, self._more, self._added = self._table.name, more, added
         # In the order of `_columns`, whose last one is the MAC.
         self._names = tuple(column.key for column in (*self._rows.columns, *(self._table.c[name] for name in more)))
         self._columns = [*self._rows.columns, *(self._table.c[name] for name in more), self._table.c.mac]
@@ -78,7 +85,7 @@ class AuthenticRows(Generic[Record]):
     async def insert(self, session: AsyncSession, record: Record, **more: object) -> None:
         """Store a record, and `more` columns beside its fields, with its MAC."""
         row = {**values_of(record), **more}
-        await self._rows.insert(session, record, **more, mac=self._macs.mac(self.name, row))
+        await self._rows.insert(session, record, **more, mac=self._mac(row))
 
     async def change(
         self, session: AsyncSession, query: Select[Any], change: Callable[[Record], Record | None]
@@ -101,7 +108,7 @@ class AuthenticRows(Generic[Record]):
         """Give the row that still has the values of `record` a MAC, and return whether there is one."""
         row = values_of(record)
         same = [self._table.c[name] == value for name, value in row.items()]
-        given = update(self._table).where(*same).values(mac=self._macs.mac(self.name, row))
+        given = update(self._table).where(*same).values(mac=self._mac(row))
         return await affected(session, given) > 0
 
     async def renew_macs(self, session: AsyncSession, known: RowMacs | None) -> int:
@@ -111,7 +118,7 @@ class AuthenticRows(Generic[Record]):
         while read := await self._read(session, ordered.where(self._table.c.id > after)):
             after = read[-1][0]["id"]
             for row, mac in read:
-                if known is None or known.verifies(self.name, row, mac):
+                if known is None or known.verifies(self.name, self._covered(row), mac):
                     await self._write(session, row)
                     renewed += 1
         return renewed
@@ -143,7 +150,13 @@ class AuthenticRows(Generic[Record]):
         return found
 
     def _verifies(self, row: Row, mac: bytes | None) -> bool:
-        return self._macs.verifies(self.name, row, mac)
+        return self._macs.verifies(self.name, self._covered(row), mac)
+
+    def _mac(self, row: Row) -> bytes:
+        return self._macs.mac(self.name, self._covered(row))
+
+    def _covered(self, row: Row) -> Row:
+        return {name: value for name, value in row.items() if value is not None or name not in self._added}
 
     def _of(self, row: Row) -> Record:
         return self._record(**{name: value for name, value in row.items() if name not in self._more})
@@ -157,4 +170,4 @@ class AuthenticRows(Generic[Record]):
 
     async def _write(self, session: AsyncSession, row: Row) -> None:
         by_id = update(self._table).where(self._table.c.id == row["id"])
-        await session.execute(by_id.values({**row, "mac": self._macs.mac(self.name, row)}))
+        await session.execute(by_id.values({**row, "mac": self._mac(row)}))

@@ -19,6 +19,7 @@ from app.authz.service import PolicyService
 from app.authz.service.api_keys import ApiKeys
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
+from app.ca.backends.plug_in_files import PlugInDirectory
 from app.ca.model import CaConfig, KeyAlgorithm, OnTimeout, RotationConfig
 from app.ca.service import CaService
 from app.ca.service.forwarded_certificates import ForwardedCertificates
@@ -122,6 +123,8 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         metrics,
         prepare=partial(adopt_rows, transactions, secret, is_ours=settings.ca.trusted_root is None),
     )
+    if settings.ca.plugin_dir is not None:
+        ca.authorities.use_plug_in(PlugInDirectory(settings.ca.plugin_dir))
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
     counters = make_counters(settings.counters, clock, metrics)

@@ -141,11 +141,13 @@ class CaSettings(Area):
     that are made from now on. `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the
     next one is prepared and activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
     everybody has accepted the new root; `activation_on_timeout` is what happens then.
+    `plugin_dir` has the files of a plug-in CA, as istiod takes them, whose authority signs instead of one of our own.
     `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
     """
 
     secret_file: FilePath | None = None
     trusted_root: Fingerprint | None = None
+    plugin_dir: FilePath | None = None
 
     svid_default_ttl: Duration = timedelta(hours=24)
     svid_max_ttl: Duration = Field(default_factory=lambda values: values.get("svid_default_ttl", MAX_SVID_TTL))

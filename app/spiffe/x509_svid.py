@@ -20,7 +20,7 @@ A leaf (`read_leaf`, enough where the TLS server has verified the chain):
 
 A chain (`verify_svid`), leaf first:
 
-8. It has a leaf, and is not too long.
+8. It has a leaf, and is not too long. A root at its end is left out (RFC 8446, 4.4.2).
 9. The leaf is valid (2 to 7), and of the trust domain.
 10. Every certificate above it is a signing certificate that may stand where it stands (X509-SVID 3.2, 4.1, 4.3), and
     has no critical extension that is unknown here (RFC 5280, 4.2).
@@ -168,6 +168,36 @@ def check_authority(certificate: x509.Certificate, trust_domain: TrustDomain, is
         raise InvalidInputError("the signing certificate is not well-formed") from error
 
 
+def authority_life(
+    chain: Sequence[x509.Certificate], root: x509.Certificate, trust_domain: TrustDomain
+) -> tuple[datetime, datetime]:
+    """Return from when to when a signing authority is valid under a root (10, 11).
+
+    The chain is its certificate and those between, its issuer first; the root itself may be the signing authority.
+    Raises InvalidInputError with the clause.
+    """
+    if not 1 <= len(chain) < MAX_CHAIN_LENGTH:
+        raise InvalidInputError(f"there are {len(chain)} certificates under a root, not 1 to {MAX_CHAIN_LENGTH - 1}")
+    try:
+        found = _authorities(_below_root(chain, (root,)), (root,), trust_domain)
+    except MALFORMED as error:
+        raise InvalidInputError("a certificate of the chain is not well-formed") from error
+    return found.not_before, found.not_after
+
+
+def check_signing_certificate(certificate: x509.Certificate, beneath: int, trust_domain: TrustDomain) -> None:
+    """Check a signing certificate with `beneath` others between it and the leaf (10). Raises InvalidInputError."""
+    try:
+        _check_signing_certificate(certificate, beneath, trust_domain)
+    except MALFORMED as error:
+        raise InvalidInputError("it is not well-formed") from error
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` has signed a certificate, which names it as its issuer (11)."""
+    return _issued_by(certificate, issuer)
+
+
 def _check_usage(leaf: x509.Certificate) -> None:
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.value.ca:
@@ -205,9 +235,15 @@ class _Authorities:
 def _authorities_above(
     chain: Sequence[x509.Certificate], roots: tuple[x509.Certificate, ...], trust_domain: TrustDomain
 ) -> _Authorities:
-    if len(chain) == 1:
+    above = _below_root(chain[1:], roots)
+    if not above:
         return _authorities((), (_anchor(chain[0], roots),), trust_domain)
-    return _authorities(tuple(chain[1:]), roots, trust_domain)
+    return _authorities(above, roots, trust_domain)
+
+
+def _below_root(chain: Sequence[x509.Certificate], roots: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """Return a chain without the root that it may have at its end."""
+    return tuple(chain[:-1] if chain and chain[-1] in roots else chain)
 
 
 @lru_cache(maxsize=AUTHORITIES_CACHE_SIZE)

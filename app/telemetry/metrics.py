@@ -52,6 +52,9 @@ class Metrics:
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )
+        self.plug_in_refused = Gauge(
+            "meshward_ca_plug_in_refused", "1 while the files of the plug-in CA are refused, 0 otherwise"
+        )
         self.oldest_svid = Gauge(
             "meshward_ca_oldest_svid_timestamp_seconds",
             "When the oldest SVID that has not ended was issued, 0 if there is none",

@@ -58,8 +58,12 @@ class MemoryRepository:
         return bool(self._roots)
 
     async def add_root(self, root):
-        if any(other.generation == root.generation for other in self._roots.values()):
+        if root.id in self._roots or any(other.generation == root.generation for other in self._roots.values()):
             raise ConflictError("the generation is taken")
+        self._roots[root.id] = root
+
+    async def replace_root(self, root):
+        assert root.id in self._roots
         self._roots[root.id] = root
 
     async def hold_authorities(self):
@@ -95,6 +99,12 @@ class MemoryRepository:
     async def signers(self, root_id, now):
         found = [signer for signer in self._signers.values() if signer.root_id == root_id and signer.not_after > now]
         return sorted(found, key=lambda signer: (-signer.not_after.timestamp(), signer.id))
+
+    async def signer(self, signer_id):
+        return self._signers.get(signer_id)
+
+    async def put_signer(self, signer, now):
+        self._signers[signer.id] = signer
 
     async def signing_requests(self, root_id, limit):
         found = [request for request in self._requests.values() if request.root_id == root_id]

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from app.ca.model import AuthorityStage, Ban, KnownAuthorities, Root, Signer, Stage
+from app.ca.model import AuthorityStage, Ban, KnownAuthorities, Origin, Root, Signer, Stage
 from app.core.last_good import LastGoodFile
 from app.db.rows import values_of
 from app.spiffe.id import TrustDomain
@@ -61,6 +61,8 @@ def _plain(value: object) -> object:
             return value
         case Enum():
             return value.value
+        case tuple():
+            return [*value]
         case _:
             return str(value)
 
@@ -84,5 +86,9 @@ def _value(name: str, value: Any) -> Any:
             return TrustDomain(value)
         case "stage":
             return Stage(value)
+        case "origin" if value is not None:
+            return Origin(value)
+        case "intermediates":
+            return tuple(value)
         case _:
             return value

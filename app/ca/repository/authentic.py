@@ -17,7 +17,7 @@ class AuthenticTables:
 
     def __init__(self, macs: RowMacs, refused: Refused, trusted_root: str | None = None) -> None:
         self.trusted_root = trusted_root
-        self.roots = AuthenticRows(RootRow, Root, macs, refused)
+        self.roots = AuthenticRows(RootRow, Root, macs, refused, added=("origin",))
         self.stages = AuthenticRows(AuthorityStageRow, AuthorityStage, macs, refused)
         self.reports = AuthenticRows(ReplicaRow, ReplicaReport, macs, refused)
         self.requests = AuthenticRows(SignerRow, SigningRequest, macs, refused)

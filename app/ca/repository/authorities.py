@@ -11,7 +11,7 @@ from app.ca.ports import WITHOUT_STREAM
 from app.ca.repository.authentic import CaQueries
 from app.ca.rules.authority import has_certificate
 from app.ca.tables import AuthorityStageRow, ReplicaRow, RootRow, SignerRow, SvidRow
-from app.db.rows import Rows, affected
+from app.db.rows import Rows, affected, values_of
 from app.spiffe.id import SpiffeId
 
 SIGNERS = Rows(SignerRow, Signer)
@@ -29,6 +29,10 @@ class AuthorityQueries(CaQueries):
 
     async def add_root(self, root: Root) -> None:
         await self._tables.roots.insert(self._session, root)
+
+    async def replace_root(self, root: Root) -> None:
+        query = self._tables.roots.select().where(RootRow.id == root.id)
+        await self._tables.roots.change(self._session, query, lambda _: root)
 
     async def hold_authorities(self) -> None:
         # Not against rows that refer to a root, such as signing requests.
@@ -81,6 +85,15 @@ class AuthorityQueries(CaQueries):
             .order_by(SignerRow.not_after.desc(), SignerRow.id)
         )
         return await SIGNERS.all(self._session, query)
+
+    async def signer(self, signer_id: str) -> Signer | None:
+        with_certificate = SIGNERS.select().where(SignerRow.id == signer_id, SignerRow.certificate.is_not(None))
+        return await SIGNERS.first(self._session, with_certificate)
+
+    async def put_signer(self, signer: Signer, now: datetime) -> None:
+        stored = update(SignerRow).where(SignerRow.id == signer.id)
+        if not await affected(self._session, stored.values(values_of(signer))):
+            await SIGNERS.insert(self._session, signer, created_at=now)
 
     async def signing_requests(self, root_id: str, limit: int) -> Sequence[SigningRequest]:
         return await self._tables.requests.all(self._session, self._waiting(root_id, limit))

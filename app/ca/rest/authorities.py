@@ -8,7 +8,7 @@ from fastapi import Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app.ca.model import Root, Signer, Stage
+from app.ca.model import Origin, Root, Signer, Stage
 from app.ca.rest.parameters import Id
 from app.ca.service import CaService
 from app.core.errors import NotFoundError
@@ -30,9 +30,13 @@ Accept = Annotated[str, Header(max_length=MAX_ACCEPT_LENGTH)]
 
 
 class AuthorityView(View):
-    """An authority's certificate, PEM. Its stage is null if it is not trusted; `since` when it has that one."""
+    """An authority's certificate, PEM. Its stage is null if it is not trusted; `since` when it has that one.
+
+    `origin` is where a root is from that is not our own.
+    """
 
     id: str
+    origin: Origin | None
     stage: Stage | None
     since: datetime | None
     certificate: str
@@ -40,10 +44,22 @@ class AuthorityView(View):
     not_after: datetime
 
 
+class PlugInView(View):
+    """The plug-in CA: the authority of the files that were accepted last; `problem` is why those of now are refused."""
+
+    directory: str
+    layout: str | None
+    signer_id: str | None
+    root_id: str | None
+    read_at: datetime | None
+    problem: str | None
+
+
 class CaView(View):
     """The state of the CA as this replica sees it. `signer_id` is null while `waiting_for` has a reason.
 
-    `problems` have to be put right by an operator, although certificates are issued.
+    `plug_in` is null without a plug-in CA. `problems` have to be put right by an operator, although certificates are
+    issued.
     """
 
     trust_domain: Text
@@ -55,6 +71,7 @@ class CaView(View):
     problems: list[str]
     default_svid_ttl_seconds: Seconds = Field(validation_alias="default_ttl")
     max_svid_ttl_seconds: Seconds = Field(validation_alias="max_ttl")
+    plug_in: PlugInView | None
 
 
 class AuthoritiesView(View):
@@ -183,6 +200,7 @@ class AuthorityRest:
         stage = self._authorities.stage(authority)
         return AuthorityView(
             id=authority.id,
+            origin=authority.origin if isinstance(authority, Root) else None,
             stage=None if stage is None else stage.stage,
             since=None if stage is None else stage.since,
             certificate=authority.certificate,

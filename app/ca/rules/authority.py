@@ -5,14 +5,14 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from app.ca.model import CaConfig, Root, Signer, SigningRequest
+from app.ca.model import CaConfig, Origin, Root, Signer, SigningRequest
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.profile import authority_builder, authority_id
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
 from app.spiffe.keys import AuthorityKey, accepted_key
-from app.spiffe.x509_svid import check_authority, parse_certificate, pem
+from app.spiffe.x509_svid import authority_life, check_authority, parse_certificate, pem
 
 
 def root_builder(config: CaConfig, public_key: AuthorityKey, serial: int, now: datetime) -> x509.CertificateBuilder:
@@ -21,17 +21,24 @@ def root_builder(config: CaConfig, public_key: AuthorityKey, serial: int, now: d
     return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
 
 
-def root_of(certificate: x509.Certificate, config: CaConfig, generation: int, now: datetime) -> Root:
-    """Return the root with a certificate just signed. Raises InvalidInputError if that is not a root's."""
-    check_authority(certificate, config.trust_domain, certificate)
+def root_of(
+    certificate: x509.Certificate,
+    trust_domain: TrustDomain,
+    generation: int,
+    now: datetime,
+    origin: Origin | None = None,
+) -> Root:
+    """Return the root with a certificate. Raises InvalidInputError if that is not a root's."""
+    check_authority(certificate, trust_domain, certificate)
     return Root(
         id=authority_id(accepted_key(certificate)),
         generation=generation,
-        trust_domain=config.trust_domain,
+        trust_domain=trust_domain,
         certificate=pem(certificate),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         created_at=now,
+        origin=origin,
     )
 
 
@@ -87,16 +94,17 @@ def check_request(request: SigningRequest) -> AuthorityKey:
 
 
 def check_stored(signer: Signer, root: Root) -> None:
-    """Check a stored signing authority: whatever else the row has, `root` must have signed it.
+    """Check a stored signing authority: whatever else the row has, its certificates must lead to `root`.
 
     Raises InvalidInputError with the reason.
     """
-    root_certificate, certificate = parse_certificate(root.certificate), parse_certificate(signer.certificate)
+    root_certificate = parse_certificate(root.certificate)
+    chain = [parse_certificate(each) for each in signer.chain]
     check_authority(root_certificate, root.trust_domain, root_certificate)
-    check_authority(certificate, root.trust_domain, root_certificate)
-    if authority_id(accepted_key(certificate)) != signer.id:
+    life = authority_life(chain, root_certificate, root.trust_domain)
+    if authority_id(accepted_key(chain[0])) != signer.id:
         raise InvalidInputError("the certificate is of another key")
-    if (signer.not_before, signer.not_after) != (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
+    if (signer.not_before, signer.not_after) != life:
         raise InvalidInputError("the row has another life than the certificate")
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from app.ca.model import Ban, CrlEntry, IssuedSvid
+from app.ca.rules.profile import authority_key_identifier
 from app.ca.rules.rotation import BACKDATE
 from app.core.errors import InternalError
 from app.spiffe.id import SCHEME
@@ -35,7 +36,6 @@ def crl_builder(
 
     Raises InternalError if a value does not fit into it.
     """
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     this_update = (now - BACKDATE).replace(microsecond=0)
     try:
         builder = (
@@ -43,7 +43,7 @@ def crl_builder(
             .issuer_name(issuer.subject)
             .last_update(this_update)
             .next_update(this_update + BACKDATE + CRL_TTL)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+            .add_extension(authority_key_identifier(issuer), critical=False)
             .add_extension(x509.CRLNumber(number), critical=False)
         )
         for entry in entries:

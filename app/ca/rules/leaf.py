@@ -4,7 +4,7 @@ What is the same in every certificate of an issuer is encoded once. `tests/prope
 certificates with those that the builder of `cryptography` makes; whatever was signed is verified by `check_leaf`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -96,11 +96,14 @@ class UnsignedLeaf:
 
 
 def check_leaf(
-    text: str, profile: LeafProfile, signer: x509.Certificate, root: x509.Certificate, now: datetime
+    text: str, profile: LeafProfile, above: Sequence[x509.Certificate], root: x509.Certificate, now: datetime
 ) -> None:
-    """Check a signed leaf: read from its PEM, and verified at `now` as a peer would. Raises InternalError."""
+    """Check a signed leaf: read from its PEM, and verified at `now` as a peer would. Raises InternalError.
+
+    `above` are the certificates between leaf and root, the signing one first.
+    """
     try:
-        verified = verify_svid((parse_certificate(text), signer), (root,), profile.spiffe_id.trust_domain, now)
+        verified = verify_svid((parse_certificate(text), *above), (root,), profile.spiffe_id.trust_domain, now)
     except InvalidInputError as error:
         raise InternalError(f"the SVID that was signed is not valid and is held back: {error.message}") from error
     if verified.spiffe_id != profile.spiffe_id:

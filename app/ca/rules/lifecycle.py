@@ -7,12 +7,14 @@
 | active | prepared, activating, old | the one that was active becomes old |
 | prepared | activating | not everybody was ready in time |
 | tainted | old | |
-| revoked | tainted, prepared, activating | |
+| revoked | tainted, prepared, activating, verify-only | |
+
+A root from outside becomes activating, or verify-only, by what its operator gives (`adopted`).
 
 A signing authority is active from its certificate on, and can be tainted, after which another one replaces it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +23,7 @@ from app.core.errors import NotFoundError, PreconditionError
 from app.spiffe.bundle import MAX_ROOTS
 
 _WAITING = frozenset({Stage.PREPARED, Stage.ACTIVATING})
-_IN_BUNDLE = frozenset({*_WAITING, Stage.ACTIVE, Stage.OLD, Stage.TAINTED})
+_IN_BUNDLE = frozenset({*_WAITING, Stage.ACTIVE, Stage.OLD, Stage.VERIFY_ONLY, Stage.TAINTED})
 # What an old root has signed is good, so that a replica may go on with it until it has a signer of the active one.
 _SIGNS = frozenset({Stage.ACTIVE, Stage.OLD})
 _WITHDRAWN = frozenset({Stage.TAINTED, Stage.REVOKED})
@@ -147,6 +149,8 @@ def activated(trust: Trust, root_id: str, now: datetime) -> tuple[AuthorityStage
             pass
         case Stage.ACTIVE:
             raise PreconditionError(f"the root {root_id} is active already")
+        case Stage.VERIFY_ONLY:
+            raise PreconditionError(f"there is no signing authority under the root {root_id} here: plug in one")
         case _ as stage:
             raise PreconditionError(f"the root {root_id} is {_shown(stage)}: prepare a new one instead")
     before = trust.active
@@ -156,12 +160,45 @@ def activated(trust: Trust, root_id: str, now: datetime) -> tuple[AuthorityStage
     return AuthorityStage(before.id, Stage.OLD, change.number, now), change
 
 
+def adopted(
+    trust: Trust, anchor_id: str, other_ids: Collection[str], now: datetime, *, changed: bool
+) -> tuple[AuthorityStage, ...]:
+    """Return the changes by which the roots of an authority from outside are trusted, and the one above it is to sign.
+
+    That is the anchor; a first root signs at once. If the authority has `changed`, so does one that was old, and one
+    that was held back is activating again; otherwise these are left as somebody decided. Another root from outside that
+    was to sign no longer is. Raises PreconditionError if the anchor is not trusted any more, or a root of our own is to
+    be active next.
+    """
+    changes = [_next(trust, each, Stage.VERIFY_ONLY, now) for each in other_ids if trust.stage(each) is None]
+    match trust.stage(anchor_id):
+        case None | Stage.VERIFY_ONLY:
+            if not trust.stages:
+                return (*changes, _next(trust, anchor_id, Stage.ACTIVE, now))
+            waiting = trust.prepared
+            if waiting is not None and waiting.origin is None:
+                problem = f"the root {waiting.id} is {_shown(trust.stage(waiting.id))}: activate or revoke it first"
+                raise PreconditionError(f"{problem}; one root at a time is to be active next")
+            if waiting is not None:
+                changes.append(_next(trust, waiting.id, Stage.VERIFY_ONLY, now))
+            return (*changes, _next(trust, anchor_id, Stage.ACTIVATING, now))
+        case Stage.PREPARED if changed:
+            return (*changes, _next(trust, anchor_id, Stage.ACTIVATING, now))
+        case Stage.OLD if changed:
+            return (*changes, *activated(trust, anchor_id, now))
+        case Stage.TAINTED | Stage.REVOKED as stage:
+            raise PreconditionError(f"its root {anchor_id} is {_shown(stage)}: have it signed by another root")
+    return tuple(changes)
+
+
 def tainted(trust: Trust, authority_id: str, now: datetime, signers: Sequence[Signer]) -> tuple[AuthorityStage, ...]:
     """Return the change by which an authority is tainted, an old root or one of the `signers`.
 
     Raises NotFoundError, or PreconditionError with the reason.
     """
-    if any(signer.id == authority_id for signer in signers):
+    # A root from outside may sign SVIDs itself: then it is both, and tainted as a root.
+    is_root = any(root.id == authority_id for root in trust.roots)
+    if not is_root and any(signer.id == authority_id for signer in signers):
         if trust.stage(authority_id) is not None:
             raise PreconditionError(f"the signing authority {authority_id} is {_shown(trust.stage(authority_id))}")
         return (_next(trust, authority_id, Stage.TAINTED, now),)
@@ -170,7 +207,7 @@ def tainted(trust: Trust, authority_id: str, now: datetime, signers: Sequence[Si
             return (_next(trust, authority_id, Stage.TAINTED, now),)
         case Stage.ACTIVE:
             raise PreconditionError(f"the root {authority_id} is active: prepare another and activate that first")
-        case Stage.PREPARED | Stage.ACTIVATING:
+        case Stage.PREPARED | Stage.ACTIVATING | Stage.VERIFY_ONLY:
             raise PreconditionError(f"the root {authority_id} has signed nothing that is in use: revoke it")
         case _ as stage:
             raise PreconditionError(f"the root {authority_id} is {_shown(stage)} already")
@@ -179,7 +216,7 @@ def tainted(trust: Trust, authority_id: str, now: datetime, signers: Sequence[Si
 def revoked(trust: Trust, root_id: str, now: datetime) -> tuple[AuthorityStage, ...]:
     """Return the change by which a root leaves the trust bundle. Raises NotFoundError, or PreconditionError."""
     match check_root(trust, root_id):
-        case Stage.TAINTED | Stage.PREPARED | Stage.ACTIVATING:
+        case Stage.TAINTED | Stage.PREPARED | Stage.ACTIVATING | Stage.VERIFY_ONLY:
             return (_next(trust, root_id, Stage.REVOKED, now),)
         case Stage.OLD:
             raise PreconditionError(f"the root {root_id} is old: taint it first, so that what it signed is replaced")

@@ -18,8 +18,9 @@ from app.ca.model import AuthorityStage, Ban, IssuedSvid, Root, Signer
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InvalidInputError
+from app.spiffe.bundle import parse_bundle
 from app.spiffe.id import TrustDomain
-from app.spiffe.x509_svid import MALFORMED, check_authority, parse_certificate
+from app.spiffe.x509_svid import MALFORMED, authority_life
 
 # The first line of what is signed: no certificate and no request, which the same key signs, begins with it.
 HEAD_CONTEXT = "Meshward transparency log head v1"
@@ -95,8 +96,9 @@ def root_entry(root: Root) -> LogEntry:
 
 
 def signer_entry(signer: Signer) -> LogEntry:
-    """Return the entry of a signing authority that has its certificate."""
-    return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=signer.certificate)
+    """Return the entry of a signing authority that has its certificate, with what is between it and its root."""
+    certificate = "".join(signer.chain)
+    return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=certificate)
 
 
 def stage_entry(stage: AuthorityStage) -> LogEntry:
@@ -124,7 +126,10 @@ def entry_hash(entry: LogEntry) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class UnsignedHead:
-    """A tree head before its signature, for a `SigningKey`. `certificate` (PEM) is of the authority that signs."""
+    """A tree head before its signature, for a `SigningKey`.
+
+    `certificate` (PEM) is of the authority that signs; what is between it and its root follows.
+    """
 
     head: TreeHead
     certificate: str
@@ -152,14 +157,13 @@ def check_head(head: SignedTreeHead, roots: Sequence[x509.Certificate]) -> None:
 
     Raises InvalidInputError with what is wrong.
     """
-    signer = parse_certificate(head.certificate)
-    root = next((root for root in roots if _vouches(root, signer, head)), None)
-    if root is None:
+    chain = parse_bundle(head.certificate)
+    life = next((life for root in roots if (life := _life_under(root, chain, head)) is not None), None)
+    if life is None:
         raise InvalidInputError("the tree head was signed by an authority that no root of the trust bundle vouches for")
-    for certificate in (signer, root):
-        if not certificate.not_valid_before_utc <= head.signed_at <= certificate.not_valid_after_utc:
-            raise InvalidInputError("the tree head was signed at a time at which its authority was not valid")
-    key, content = signer.public_key(), head_bytes(head)
+    if not life[0] <= head.signed_at <= life[1]:
+        raise InvalidInputError("the tree head was signed at a time at which its authority was not valid")
+    key, content = chain[0].public_key(), head_bytes(head)
     try:
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(head.signature, content, PKCS1v15(), signing_hash(key))
@@ -228,12 +232,14 @@ def fields_of(entry: LogEntry) -> dict[str, object]:
     return fields
 
 
-def _vouches(root: x509.Certificate, signer: x509.Certificate, head: TreeHead) -> bool:
+def _life_under(
+    root: x509.Certificate, chain: Sequence[x509.Certificate], head: TreeHead
+) -> tuple[datetime, datetime] | None:
+    """Return from when to when the authority that signed a head is valid, None if the root has not issued it."""
     try:
-        check_authority(signer, head.trust_domain, root)
+        return authority_life(chain, root, head.trust_domain)
     except InvalidInputError:
-        return False
-    return True
+        return None
 
 
 def _entry(subject: str, kind: str, /, **fields: object) -> LogEntry:

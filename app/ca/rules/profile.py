@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import AuthorityKey, SubjectKey, key_id
+from app.spiffe.keys import AuthorityKey, SubjectKey, accepted_key, key_id
 
 ROOT_TITLE = "root"
 SIGNER_TITLE = "signer"
@@ -44,6 +44,11 @@ def signing_hash(public_key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
     if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, ec.SECP384R1):
         return hashes.SHA384()
     return hashes.SHA256()
+
+
+def signs_crls(authority: x509.Certificate) -> bool:
+    """Whether the key usage of an authority has cRLSign (RFC 5280, section 4.2.1.3)."""
+    return authority.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
 
 
 def authority_builder(
@@ -85,6 +90,8 @@ def _authority_subject(trust_domain: TrustDomain, title: str, public_key: Subjec
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return the extension by which a certificate names the key of its issuer."""
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    """Return the extension by which a certificate names the key of its issuer, where that has an identifier by it."""
+    for extension in issuer.extensions:
+        if isinstance(extension.value, x509.SubjectKeyIdentifier):
+            return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(extension.value)
+    return x509.AuthorityKeyIdentifier(key_id(accepted_key(issuer)), None, None)

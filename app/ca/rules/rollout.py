@@ -30,6 +30,8 @@ def due(trust: Trust, rotation: RotationConfig, now: datetime) -> Due | None:
     active = trust.active
     if active is None or rotation.prepare_at is None or not active.not_before <= now <= active.not_after:
         return None
+    if active.origin is not None:  # its operator gives the next one
+        return None
     share = (now - active.not_before) / (active.not_after - active.not_before)
     if trust.prepared is None:
         return Due.PREPARE if share >= rotation.prepare_at else None

@@ -14,13 +14,14 @@ import structlog
 from cryptography import x509
 
 from app.ca.model import AuthorityStage, CaConfig, CaStatus, KnownAuthorities, Root, Signer
-from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, SigningKey
+from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, PlugInSource, SigningKey
 from app.ca.rules.authority import check_stored, check_trust_domain, valid_at, validity_problem
 from app.ca.rules.lifecycle import NO_ACTIVE_ROOT, Trust
-from app.ca.rules.profile import ROOT_TITLE, SIGNER_TITLE
+from app.ca.rules.profile import ROOT_TITLE, SIGNER_TITLE, signs_crls
 from app.ca.rules.rotation import signer_is_due
 from app.ca.service.authority_keys import AuthorityKeys
 from app.ca.service.known import Known, read_known
+from app.ca.service.plug_in import PlugIn
 from app.ca.service.roots import ROOT_GONE, Roots
 from app.ca.service.signing_requests import SigningRequests
 from app.core.clock import Clock
@@ -32,17 +33,30 @@ from app.telemetry.metrics import Metrics
 
 Value = TypeVar("Value")
 
+NO_PLUG_IN = "there is no plug-in CA, and the active root is one's:"
+PLUG_IN_AGAIN = "set ca.plugin_dir, or prepare a root of our own and activate it"
+
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveSigner:
-    """A signing authority of this replica: its certificate and key, and the root above it."""
+    """A signing authority of this replica: its certificate and what is between it and its root, its key, that root."""
 
     signer: Signer
-    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
     key: SigningKey
     root: x509.Certificate
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The signing certificate."""
+        return self.chain[0]
+
+    @property
+    def signs_crls(self) -> bool:
+        """Whether verifiers accept revocation lists of it (RFC 5280, section 6.3.3 (f))."""
+        return signs_crls(self.certificate)
 
 
 class Authorities:
@@ -68,6 +82,7 @@ class Authorities:
         self._keys = AuthorityKeys(config, keys)
         self.roots = Roots(config, transactions, self._keys, clock, self.maintain)
         self.requests = SigningRequests(config, transactions, self._keys, clock, metrics)
+        self._plug_in: PlugIn | None = None
         # Passes one after the other, so that what was read before a change never replaces what was read after it.
         self._passing = asyncio.Lock()
         self._known: Known | None = None
@@ -101,6 +116,7 @@ class Authorities:
             waiting_for=self.waiting_for,
             default_ttl=self._config.default_ttl,
             max_ttl=self._config.max_ttl,
+            plug_in=None if self._plug_in is None else self._plug_in.status,
         )
 
     def trust(self) -> Trust:
@@ -151,6 +167,10 @@ class Authorities:
             problem = validity_problem("signing", own[0].signer, now)
         if problem is not None:
             raise PreconditionError(problem)
+        if self._plug_in is not None and root.origin is not None:
+            raise UnavailableError(self._plug_in.waits(root))
+        if root.origin is not None:
+            raise PreconditionError(f"{NO_PLUG_IN} {root.id}: {PLUG_IN_AGAIN}")
         raise UnavailableError(
             f"the signing certificate waits for the replica that holds the key of root {root.id}: "
             f"start it, or put its file keys/{root.id}.pem into this data directory; if it has another secret, approve "
@@ -166,6 +186,10 @@ class Authorities:
         """
         await self.maintain()
 
+    def use_plug_in(self, source: PlugInSource) -> None:
+        """Have the authority in an operator's files sign. To be called before the first pass."""
+        self._plug_in = PlugIn(self._config, source, self.roots, self._keys, self._clock, self._metrics)
+
     async def restore(self, kept: KnownAuthorities) -> None:
         """Use authorities that were kept in a file, without the database, until the first pass.
 
@@ -174,6 +198,8 @@ class Authorities:
         """
         if not kept.roots:
             raise PreconditionError("no root of the CA was kept: start with the database")
+        if self._plug_in is not None:
+            await self._plug_in.restore(kept)
         await self._use(Known.of(kept))
 
     async def maintain(self) -> None:
@@ -183,8 +209,12 @@ class Authorities:
         """
         async with self._passing:
             now = self._clock.now()
+            if self._plug_in is not None:
+                await self._plug_in.maintain()
             known = await self._read(now)
             await self.roots.settle(known.trust.roots if known else ())
+            if known is None and self._plug_in is not None:
+                raise PreconditionError(self._plug_in.refusal)
             if known is None:
                 await self.roots.create_first(now)
                 known = await self._read(now)
@@ -226,6 +256,8 @@ class Authorities:
         own = await self._own_signers(known)
         lacking = []
         for root in known.trust.targets:
+            if root.origin is not None:
+                continue
             usable = (each.signer for each in own if self._usable(known, each))
             best = next((signer for signer in usable if signer.root_id == root.id), None)
             if best is None or signer_is_due(now, best.not_before, best.not_after, root.not_after):
@@ -255,13 +287,15 @@ class Authorities:
             if before.signer == signer:
                 return before
         check_stored(signer, root)
-        root_certificate, certificate = parse_certificate(root.certificate), parse_certificate(signer.certificate)
-        return ActiveSigner(signer, certificate, key, root_certificate)
+        chain = tuple(parse_certificate(each) for each in signer.chain)
+        return ActiveSigner(signer, chain, key, parse_certificate(root.certificate))
 
     def _signing(self, trust: Trust, own: Sequence[ActiveSigner]) -> list[ActiveSigner]:
-        """Return those that may sign, those of the active root first."""
+        """Return those that may sign, those of the active root first, and of these the one that is plugged in."""
         may_sign = [each for each in own if trust.may_sign(each.signer)]
-        return sorted(may_sign, key=lambda each: trust.active is None or each.signer.root_id != trust.active.id)
+        active = None if trust.active is None else trust.active.id
+        plugged = None if self._plug_in is None else self._plug_in.signer_id
+        return sorted(may_sign, key=lambda each: (each.signer.root_id != active, each.signer.id != plugged))
 
     def _valid(self, own: Sequence[ActiveSigner]) -> ActiveSigner | None:
         if self._known is None:

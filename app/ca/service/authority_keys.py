@@ -30,6 +30,10 @@ class AuthorityKeys:
             self._held[authority] = key
         return self._held[authority]
 
+    def hold(self, authority: str, key: SigningKey) -> None:
+        """Use a key that is kept elsewhere, for as long as this process runs."""
+        self._held[authority] = key
+
     async def create(self, builder: Callable[[AuthorityKey], Unsigned[Document]]) -> tuple[SigningKey, Document]:
         """Create a key and sign its first document; a key that cannot sign is removed again."""
         key = await self._store.create(self._config.key_algorithm)

@@ -43,6 +43,8 @@ class RevocationLists:
         await self._read()
         active = frozenset(ban.id for ban in self._bans.known() if ban.active(self._clock.now()))
         for signer in self._authorities.held():
+            if not signer.signs_crls:
+                continue
             stored = self._stored.get(signer.signer.id)
             changed = self._signed_by.get(signer.signer.id) != active
             if changed or stored is None or crl_is_due(stored.this_update, self._clock.now()):

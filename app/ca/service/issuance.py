@@ -181,7 +181,7 @@ class Issuance:
         raise UnavailableError(f"the entry of {subject.spiffe_id} changes too fast: retry")
 
     def _chain(self, profile: LeafProfile, leaf: Leaf, active: ActiveSigner) -> IssuedChain:
-        chain, bundle = (leaf.pem, active.signer.certificate), self._authorities.bundle()
+        chain, bundle = (leaf.pem, *active.signer.chain), self._authorities.bundle()
         return IssuedChain(profile.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
 
     def _record_of(
@@ -259,12 +259,12 @@ class Issuance:
             common_name=request.wants_common_name,
             dns_names=subject.dns_names + (entry.dns_names if entry else ()),
             ip_addresses=subject.ip_addresses,
-            crl_url=None if config.crl_url is None else f"{config.crl_url}/{signer.id}",
+            crl_url=None if config.crl_url is None or not active.signs_crls else f"{config.crl_url}/{signer.id}",
         )
 
     async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> Leaf:
         leaf = await active.key.sign(UnsignedLeaf(profile, active.certificate))
-        check_leaf(leaf.pem, profile, active.certificate, active.root, self._clock.now())
+        check_leaf(leaf.pem, profile, active.chain, active.root, self._clock.now())
         return leaf
 
     @contextmanager

@@ -69,7 +69,7 @@ class TransparencyLog:
                 if signed is None or (signed.size, signed.root_hash) != (head.size, head.root_hash):
                     await _check_continues(repository, signed, head)
                     active = self._authorities.active()
-                    signed = await active.key.sign(UnsignedHead(head, active.signer.certificate))
+                    signed = await active.key.sign(UnsignedHead(head, "".join(active.signer.chain)))
                     await repository.add_head(signed)
             except InvalidInputError as error:
                 if self._problem.set(f"the transparency log was changed from outside: {error.message}"):

@@ -1,7 +1,8 @@
 """The roots of the trust domain: the first one, and their changes from prepared to revoked."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -11,10 +12,12 @@ from app.ca.model import AuthorityStage, CaConfig, Root, Stage
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.authority import root_builder, root_of
 from app.ca.rules.bans import BanIndex
+from app.ca.rules.external import ExternalAuthority
 from app.ca.rules.lifecycle import (
     Trust,
     activated,
     activating,
+    adopted,
     check_prepare,
     completed,
     held_back,
@@ -22,14 +25,14 @@ from app.ca.rules.lifecycle import (
     revoked,
     tainted,
 )
-from app.ca.rules.log import check_head, root_entry, stage_entry
+from app.ca.rules.log import check_head, root_entry, signer_entry, stage_entry
 from app.ca.service.authority_keys import AuthorityKeys
 from app.ca.service.known import read_known, read_trust
 from app.ca.service.leaves import append
 from app.ca.service.signing_requests import new_serial
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, PreconditionError, UnavailableError
-from app.spiffe.principal import Principal
+from app.spiffe.principal import Credential, Principal
 from app.spiffe.x509_svid import parse_certificate
 
 ROOT_GONE = (
@@ -107,6 +110,35 @@ class Roots:
             if root_id not in ids:
                 await self._keys.remove(root_id)
 
+    async def adopt(self, authority: ExternalAuthority) -> None:
+        """Trust the roots of an authority from outside, and have it sign as `lifecycle.adopted` says.
+
+        A certificate that was issued again for a known key replaces the one before. Raises PreconditionError if the
+        authority may not sign.
+        """
+        caller = Principal(Credential.INTERNAL, self._config.trust_domain.server_id)
+        async with self._transactions() as repository:
+            await repository.hold_authorities()
+            stored, now = await read_trust(repository), self._clock.now()
+            before = await repository.signer(authority.signer.id)
+            new = before is None or before.not_before < authority.signer.not_before
+            known = {root.id: root for root in stored.roots}
+            added = [root for root in authority.roots if root.id not in known]
+            generation = max((root.generation for root in stored.roots), default=0)
+            numbered = [replace(root, generation=generation + place) for place, root in enumerate(added, 1)]
+            trust = Trust((*stored.roots, *numbered), stored.stages)
+            others = [root.id for root in authority.others]
+            changes = adopted(trust, authority.anchor.id, others, now, changed=new)
+            for root in numbered:
+                await self._add(repository, root)
+                log.info("ca_root_adopted", root=root.id)
+            await _renew(repository, known, authority.roots)
+            if changes:
+                await self._store(repository, caller, "authority.adopt", trust, changes)
+            if new:
+                await repository.put_signer(authority.signer, now)
+                await append(repository, [signer_entry(authority.signer)])
+
     async def activate(self, caller: Principal, root_id: str, *, force: bool = False) -> None:
         """Have the prepared root sign once everybody has accepted the trust bundle, or an old one again, at once.
 
@@ -164,7 +196,7 @@ class Roots:
 
     async def _new(self, generation: int, now: datetime) -> Root:
         _, certificate = await self._keys.create(lambda key: root_builder(self._config, key, new_serial(), now))
-        return root_of(certificate, self._config, generation, now)
+        return root_of(certificate, self._config.trust_domain, generation, now)
 
     @asynccontextmanager
     async def _key_removed_unless_stored(self, root: Root) -> AsyncIterator[None]:
@@ -209,6 +241,19 @@ class Roots:
         )
         await repository.record(record)
         await append(repository, [stage_entry(change) for change in changes])
+
+
+async def _renew(repository: CaRepository, known: Mapping[str, Root], roots: Sequence[Root]) -> None:
+    """Store the certificates of known roots that were issued again, for the same key and name."""
+    for root in roots:
+        before = known.get(root.id)
+        if before is None or root.not_before <= before.not_before:
+            continue
+        if parse_certificate(root.certificate).subject != parse_certificate(before.certificate).subject:
+            raise PreconditionError(f"the root {root.id} was issued again under another name: give it another key")
+        renewed = replace(root, generation=before.generation, created_at=before.created_at, origin=before.origin)
+        await repository.replace_root(renewed)
+        await append(repository, [root_entry(root)])
 
 
 async def _check_renewed(repository: CaRepository, root_id: str, now: datetime) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Root, Signer, SigningRequest, Surface
+from app.ca.model import Entry, EntrySpec, IssuedSvid, JoinToken, Origin, Root, Signer, SigningRequest, Surface
 from app.core.errors import ConflictError
 from app.db.base import Base
 from app.db.engine import create_engine
@@ -129,6 +129,25 @@ async def test_a_request_that_cannot_be_answered_is_removed_but_never_a_signer(s
         await repository.remove_signing_request(SIGNER.id)
         assert list(await repository.signing_requests(ROOT.id, 10)) == []
         assert list(await repository.signers(ROOT.id, NOW)) == [SIGNER]
+
+
+async def test_an_authority_from_outside_takes_the_place_of_the_one_with_its_key(store):
+    root = replace(ROOT, origin=Origin.PLUG_IN)
+    first = Signer("d" * 40, ROOT.id, "PEM", NOW, NOW + 5 * HOUR, ("between", "above"))
+    async with store() as repository:
+        await repository.add_root(root)
+        assert await repository.signer(first.id) is None
+        await repository.put_signer(first, NOW)
+        assert list(await repository.signing_requests(ROOT.id, 10)) == []
+        assert list(await repository.unapproved_requests(ROOT.id, 10)) == []
+    again, renewed = replace(first, certificate="again", intermediates=()), replace(root, certificate="renewed")
+    async with store() as repository:
+        assert await repository.signer(first.id) == first
+        await repository.put_signer(again, NOW)
+        await repository.replace_root(renewed)
+    async with store() as repository:
+        assert list(await repository.signers(ROOT.id, NOW)) == [again]
+        assert list(await repository.roots()) == [renewed]
 
 
 async def test_svids_come_newest_first_in_pages_and_by_identity(signing_store):

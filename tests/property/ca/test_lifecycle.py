@@ -1,12 +1,23 @@
 """Whatever is asked of authorities, in any order: one root signs, and what is revoked stays so."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ca.model import AuthorityStage, Root, Signer, Stage
-from app.ca.rules.lifecycle import Trust, activated, activating, completed, held_back, prepared, revoked, tainted
+from app.ca.model import AuthorityStage, Origin, Root, Signer, Stage
+from app.ca.rules.lifecycle import (
+    Trust,
+    activated,
+    activating,
+    adopted,
+    completed,
+    held_back,
+    prepared,
+    revoked,
+    tainted,
+)
 from app.core.errors import NotFoundError, PreconditionError
 from app.spiffe.id import TrustDomain
 
@@ -18,7 +29,7 @@ ALLOWED = {
     "hold back": {Stage.ACTIVATING},
     "force": {Stage.PREPARED, Stage.ACTIVATING, Stage.OLD},
     "taint": {Stage.OLD},
-    "revoke": {Stage.TAINTED, Stage.PREPARED, Stage.ACTIVATING},
+    "revoke": {Stage.TAINTED, Stage.PREPARED, Stage.ACTIVATING, Stage.VERIFY_ONLY},
 }
 RULES = {"ask": activating, "complete": completed, "hold back": held_back, "force": activated, "revoke": revoked}
 STEPS = st.lists(st.tuples(st.sampled_from(["prepare", *ALLOWED]), st.integers(0, 5)), max_size=30)
@@ -102,3 +113,44 @@ def test_a_root_without_a_stage_is_not_trusted_unless_it_is_the_only_root(steps)
         assert (missing.id in {each.id for each in found.trusted}) == bool(alone)
     assert Trust.of(trust.roots, []).trusted == alone
     assert Trust.of(trust.roots, []).active == (alone[0] if alone else None)
+
+
+EXTERNAL = tuple(replace(root(number), origin=Origin.PLUG_IN) for number in range(1, 5))
+GIVEN = st.tuples(st.integers(0, 3), st.sets(st.integers(0, 3)), st.booleans())
+GIVEN_STEPS = st.lists(
+    st.one_of(st.tuples(st.just("adopt"), GIVEN), st.tuples(st.sampled_from([*ALLOWED]), st.integers(0, 3))),
+    max_size=30,
+)
+
+
+@given(GIVEN_STEPS, st.booleans())
+def test_the_laws_hold_whatever_roots_an_operator_gives_beside(steps, own):
+    """Roots from outside are known from the start, and have no stage before they are given."""
+    trust = Trust((*FIRST.roots, *EXTERNAL[1:]), FIRST.stages) if own else Trust(EXTERNAL, {})
+    withdrawn = {Stage.TAINTED, Stage.REVOKED}
+    gone = set()
+    for step, what in steps:
+        if step != "adopt":
+            trust = taken(trust, step, what)[0] or trust
+        else:
+            place, beside, changed = what
+            anchor, others = trust.roots[place], [trust.roots[each].id for each in beside if each != place]
+            before = dict(trust.stages)
+            try:
+                changes = adopted(trust, anchor.id, others, NOW, changed=changed)
+            except PreconditionError:
+                waiting = trust.prepared
+                assert trust.stage(anchor.id) in withdrawn or (waiting is not None and waiting.origin is None)
+                continue
+            trust = Trust(trust.roots, {**trust.stages, **{each.id: each for each in changes}})
+            assert trust.stage(anchor.id) in {Stage.ACTIVE, Stage.ACTIVATING, Stage.OLD, Stage.PREPARED}
+            if trust.stage(anchor.id) in {Stage.OLD, Stage.PREPARED}:
+                assert not changed
+                assert trust.stage(anchor.id) is before[anchor.id].stage
+            assert all(trust.stage(each) is not None for each in others)
+            assert len({each.id for each in changes}) == len(changes)
+        at = {stage: {each.id for each in trust.roots if trust.stage(each.id) is stage} for stage in Stage}
+        assert len(at[Stage.ACTIVE]) == bool(trust.stages)
+        assert len(at[Stage.PREPARED] | at[Stage.ACTIVATING]) <= 1
+        assert gone <= at[Stage.REVOKED]
+        gone = at[Stage.REVOKED]

@@ -12,7 +12,7 @@ from sqlalchemy import Delete, Update, delete, insert, select, update
 
 from app.ca.backends.disk import BundleFile, DiskKeyStore
 from app.ca.backends.memory import MemoryKeyStore
-from app.ca.model import EntrySpec, JoinToken, KeyAlgorithm, SigningRequest, Stage, Surface
+from app.ca.model import EntrySpec, JoinToken, KeyAlgorithm, Origin, SigningRequest, Stage, Surface
 from app.ca.rules.authority import authority_request, root_builder, root_of, signer_builder, signer_of
 from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
@@ -86,7 +86,7 @@ async def own_authorities(config, clock, public_key=None, request=None):
     """A root of the attacker's, and what it signs."""
     key = await MemoryKeyStore().create(KeyAlgorithm.P256)
     certificate = await key.sign(root_builder(config, key.public_key, new_serial(), clock.now()))
-    root = root_of(certificate, config, 1, clock.now())
+    root = root_of(certificate, config.trust_domain, 1, clock.now())
     if request is None:
         return root, None
     certificate = await key.sign(signer_builder(request, root, config, new_serial(), clock.now()))
@@ -223,6 +223,13 @@ async def test_a_prepared_root_is_not_activated_by_changing_its_stage(attacked):
     await attacked.ca.maintain()
     assert attacked.ca.authorities.status().root_id == first
     assert attacked.ca.authorities.active().signer.root_id == first
+
+
+async def test_a_root_of_our_own_is_not_made_one_from_outside(attacked):
+    await attacked.write(update(ROOTS).values(origin=Origin.PLUG_IN))
+    with pytest.raises(PreconditionError, match="not written with the secret"):
+        await attacked.ca.maintain()
+    assert refused(attacked, "ca_roots") == 2
 
 
 @pytest.mark.parametrize("change", ["certificate", "generation", "mac", "id", "row"])

@@ -52,7 +52,7 @@ async def by_check(pem):
 def by_ca(pem):
     profile = LeafProfile(SpiffeId.parse(CART), LEAF_KEY.public_key(), 1, NOW, NOW + HOUR)
     try:
-        check_leaf(pem, profile, CA.signer.certificate, CA.root.certificate, NOW)
+        check_leaf(pem, profile, (CA.signer.certificate,), CA.root.certificate, NOW)
     except InternalError as error:
         return error.message, None
     return None, CART
