@@ -100,3 +100,15 @@ class ApiKeyRepository(AuditTrail, Protocol):
 
 ApiKeyTransactions = Callable[[], AbstractAsyncContextManager[ApiKeyRepository]]
 """Opens a transaction that commits when its block ends and rolls back when it raises."""
+
+
+class IntrospectionEndpoint(Protocol):
+    """Where an authorization server answers what a token is (RFC 7662, section 2)."""
+
+    async def introspect(self, token: str, /) -> bytes:
+        """Return the body of its answer, bounded in time and size. Raises UnavailableError if there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...

@@ -64,7 +64,7 @@ class Guard:
         for address in found:
             if self.refuses(address):
                 raise UnavailableError(
-                    f"{host} is {address}, from which no keys are fetched: see authz.jwks_allowed_networks"
+                    f"{host} is {address}, which nothing is sent to: see authz.jwks_allowed_networks"
                 )
         return found
 

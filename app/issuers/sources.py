@@ -46,7 +46,7 @@ class Fetcher:
     async def _get(self, url: str) -> bytes:
         # Nothing is looked up a second time after it was let through, and a variable is no proxy.
         addresses = await self._addresses(httpx.URL(url))
-        tls = await asyncio.to_thread(self._tls)
+        tls = await asyncio.to_thread(tls_context, self._ca_file)
         async with httpx.AsyncClient(
             verify=tls, trust_env=False, follow_redirects=False, timeout=self._seconds
         ) as client:
@@ -63,10 +63,12 @@ class Fetcher:
             return [None]
         return [*await self._guard.resolve(url.host, url.port or _PORTS.get(url.scheme, 0))]
 
-    def _tls(self) -> ssl.SSLContext:
-        if self._ca_file is None:
-            return httpx.create_ssl_context(trust_env=False)
-        return ssl.create_default_context(cafile=str(self._ca_file))
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what a server's certificate is verified by: the authorities in the file (PEM), or the public ones."""
+    if ca_file is None:
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context(cafile=str(ca_file))
 
 
 async def _read(client: httpx.AsyncClient, url: str, address: IpAddress | None) -> bytes:

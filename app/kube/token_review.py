@@ -1,8 +1,7 @@
 """Service accounts' tokens, reviewed by their cluster's API server (Kubernetes API, authentication.k8s.io/v1)."""
 
-import asyncio
 import math
-from collections import OrderedDict
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -10,12 +9,11 @@ from kubernetes.aio.client import AuthenticationV1Api, V1ObjectMeta, V1TokenRevi
 
 from app.core.clock import Clock
 from app.core.errors import MeshwardError, NotFoundError, UnauthenticatedError, UnavailableError
+from app.core.inquiries import Inquiries
 from app.kube.api import KubeApi
 from app.spiffe.jwt import parse
 from app.spiffe.service_account import BoundPod, ServiceAccount, TokenReviewer, parse_subject, refused
 
-# Tokens whose review is remembered, those that were accepted and those that were refused each; one takes 1 KB.
-MAX_KEPT = 10_000
 # Of a message of the API server's, in ours.
 MAX_SHOWN = 200
 
@@ -35,16 +33,17 @@ class TokenReviews(TokenReviewer):
 
     def __init__(self, api: KubeApi, clock: Clock, seconds: float) -> None:
         self._api, self._clock, self._seconds = api, clock, seconds
-        self._accepted = _Kept()
-        self._refused = _Kept()
-        self._asking: dict[_Key, asyncio.Task[_Outcome]] = {}
+        self._reviews = Inquiries[_Key, _Outcome](clock.monotonic, lambda outcome: isinstance(outcome, ServiceAccount))
+
+    def known(self, token: str, audiences: tuple[str, ...]) -> ServiceAccount | None:
+        outcome = self._reviews.known(_key(token, audiences))
+        return outcome if isinstance(outcome, ServiceAccount) else None
 
     async def review(self, token: str, audiences: tuple[str, ...]) -> ServiceAccount:
-        key, now = (sha256(token.encode()).digest(), audiences), self._clock.monotonic()
-        outcome = self._accepted.get(key, now) or self._refused.get(key, now)
+        key = _key(token, audiences)
+        outcome = self._reviews.known(key)
         if outcome is None:
-            # One who gives up ends the review for no other.
-            outcome = await asyncio.shield(self._asked(key, token))
+            outcome = await self._reviews.answer(key, partial(self._ask, token, audiences))
         if isinstance(outcome, MeshwardError):
             raise type(outcome)(outcome.message, reason=outcome.reason)
         return outcome
@@ -53,27 +52,14 @@ class TokenReviews(TokenReviewer):
         """Have something reviewed that is no token. Raises UnavailableError if the API server reviews none."""
         await self._answer("-", ())
 
-    def _asked(self, key: _Key, token: str) -> "asyncio.Task[_Outcome]":
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = self._asking[key] = asyncio.create_task(self._ask(key, token))
-            asking.add_done_callback(lambda _: self._asking.pop(key, None))
-        return asking
-
-    async def _ask(self, key: _Key, token: str) -> _Outcome:
-        _, audiences = key
+    async def _ask(self, token: str, audiences: tuple[str, ...]) -> tuple[_Outcome, float]:
+        """Return the outcome, and for how long it is remembered: not at all if there was no answer."""
         try:
             answer = await self._answer(token, audiences)
-        except NotFoundError:
-            cluster = self._api.access.cluster
-            return UnavailableError(f"the API server of the cluster {cluster} reviews no tokens: it answered 404")
         except UnavailableError as error:
-            return error
+            return error, 0.0
         outcome = read_review(answer, self._api.access.cluster, audiences)
-        if not isinstance(outcome, UnavailableError):
-            kept = self._accepted if isinstance(outcome, ServiceAccount) else self._refused
-            kept.put(key, self._clock.monotonic() + min(self._seconds, self._left(token)), outcome)
-        return outcome
+        return outcome, 0.0 if isinstance(outcome, UnavailableError) else min(self._seconds, self._left(token))
 
     def _left(self, token: str) -> float:
         """Return how long a token is still valid by what it says, in seconds; infinity if it does not say."""
@@ -85,26 +71,19 @@ class TokenReviews(TokenReviewer):
     async def _answer(self, token: str, audiences: tuple[str, ...]) -> dict[str, Any]:
         spec = V1TokenReviewSpec(token=token, audiences=list(audiences) or None)
         review = V1TokenReview(metadata=V1ObjectMeta(), spec=spec)
-        return await self._api.ask(
-            _CALL, lambda client: AuthenticationV1Api(client).create_token_review_without_preload_content(review)
-        )
+        try:
+            return await self._api.ask(
+                _CALL, lambda client: AuthenticationV1Api(client).create_token_review_without_preload_content(review)
+            )
+        except NotFoundError as error:
+            cluster = self._api.access.cluster
+            raise UnavailableError(
+                f"the API server of the cluster {cluster} reviews no tokens: it answered 404"
+            ) from error
 
 
-class _Kept:
-    """Outcomes by their tokens, each until its time; the one that was kept first goes first."""
-
-    def __init__(self) -> None:
-        self._outcomes: OrderedDict[_Key, tuple[float, _Outcome]] = OrderedDict()
-
-    def get(self, key: _Key, now: float) -> _Outcome | None:
-        until, outcome = self._outcomes.get(key, (now, None))
-        return outcome if until > now else None
-
-    def put(self, key: _Key, until: float, outcome: _Outcome) -> None:
-        self._outcomes.pop(key, None)
-        self._outcomes[key] = until, outcome
-        if len(self._outcomes) > MAX_KEPT:
-            self._outcomes.popitem(last=False)
+def _key(token: str, audiences: tuple[str, ...]) -> _Key:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest(), audiences
 
 
 def read_review(answer: object, cluster: str, audiences: tuple[str, ...]) -> _Outcome:

@@ -11,7 +11,6 @@ from app.authz.model import AuthzOptions, Matching, UnknownWorkload
 from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
-from app.authz.service.api_keys import ApiKeys
 from app.authz.service.authentication import RequestAuthenticator
 from app.authz.service.credential_sources import CredentialSources
 from app.authz.service.credentials import CredentialAuthenticator
@@ -39,7 +38,7 @@ class Authentication:
     requests: RequestAuthenticator
     credentials: CredentialAuthenticator
     peers: PeerAuthenticator
-    api_keys: ApiKeys
+    sources: CredentialSources
     key_sets: KeySets[KeysFrom]
     request_source: DocumentSource
     credential_source: DocumentSource
@@ -62,7 +61,7 @@ def make_authentication(
     settings: AuthzSettings,
     source_of: SourceOf,
     file: LastGoodFile,
-    api_keys: ApiKeys,
+    sources: CredentialSources,
     clock: Clock,
     metrics: Metrics,
     *,
@@ -93,7 +92,7 @@ def make_authentication(
     credential_authenticator = CredentialAuthenticator(
         credentials,
         authenticator.authenticate,
-        CredentialSources(api_keys),
+        sources,
         clock,
         metrics,
         root_namespace=root,
@@ -104,7 +103,7 @@ def make_authentication(
         authenticator,
         credential_authenticator,
         PeerAuthenticator(peers, clock, metrics, root, offload),
-        api_keys,
+        sources,
         key_sets,
         requests,
         credentials,

@@ -103,7 +103,7 @@ class ControlPlane:
         try:
             await upgrade(parts.engine)
             await parts.ca.start()
-            await parts.authentication.api_keys.refresh()
+            await parts.api_keys.refresh()
         except UnavailableError as error:
             held = HeldBack(parts.engine, error.message)
             await parts.last_good.restore(error)
@@ -164,7 +164,7 @@ class ControlPlane:
         self._supervise(maintenance(self._settle_tokens), "join-tokens")
         self._supervise(maintenance(parts.ca.bans.refresh, every=BAN_REFRESH_SECONDS), "bans")
         keys, refreshing = (
-            parts.authentication.api_keys,
+            parts.api_keys,
             partial(repeat, failed="refresh_failed", recovered="refresh_recovered"),
         )
         self._supervise(refreshing(keys.refresh, every=BAN_REFRESH_SECONDS), "api-keys")
@@ -183,7 +183,7 @@ class ControlPlane:
                 await upgrade(self._parts.engine)
                 held.release()
                 await self._parts.ca.start()
-                await self._parts.authentication.api_keys.refresh()
+                await self._parts.api_keys.refresh()
             except UnavailableError as error:
                 held.reason = error.message
             else:
@@ -202,6 +202,7 @@ class ControlPlane:
             await self._parts.kubernetes.close()
         await asyncio.gather(*(provider.close() for provider in self._parts.providers.values()))
         self._parts.authentication.key_sets.close()
+        await self._parts.authentication.sources.close()
         self._sockets.close()
 
     def _plaintext_at(self) -> int | str:

@@ -39,6 +39,7 @@ from app.documents.sources import DatabaseSource, DirectorySource
 from app.documents.store import DocumentStore
 from app.main.authorization import Authentication, authz_options, make_authentication
 from app.main.counters import make_counters
+from app.main.credentials import make_credential_sources
 from app.main.jwt_issuers import make_jwt_bearer
 from app.main.keys import make_key_store
 from app.main.kubernetes import Kubernetes, make_kubernetes
@@ -76,6 +77,7 @@ class Parts:
     ca: CaService
     policies: PolicyService
     authentication: Authentication
+    api_keys: ApiKeys
     providers: Mapping[str, Provider]
     quotas: QuotaService
     counters: CounterStore
@@ -141,11 +143,13 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     policy_source = source_of(POLICY_KIND, settings.authz.policies_dir)
     providers = make_providers(settings, clock, metrics)
     make_engine = partial(NativeEngine.of, providers=providers)
+    kubernetes = make_kubernetes(settings, clock, metrics)
+    api_keys = ApiKeys(api_key_transactions(engine, macs, metrics), clock, metrics)
     authentication = make_authentication(
         settings.authz,
         source_of,
         kept("jwks"),
-        ApiKeys(api_key_transactions(engine, macs, metrics), clock, metrics),
+        make_credential_sources(settings, api_keys, kubernetes, clock, metrics),
         clock,
         metrics,
         offload=offload,
@@ -183,7 +187,6 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         offload=offload,
     )
     jwt_bearer = make_jwt_bearer(settings, clock, metrics)
-    kubernetes = make_kubernetes(settings, clock, metrics)
     authenticator = Authenticator(
         trust_domain=settings.trust_domain,
         clock=clock,
@@ -203,7 +206,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     last_good = LastGood(
         (ca.authorities, KeptAuthorities(kept("ca"))),
         (ca.bans, KeptBans(kept("bans"))),
-        (authentication.api_keys, KeptApiKeys(kept("api_keys"))),
+        (api_keys, KeptApiKeys(kept("api_keys"))),
         [KeptDocuments(source, store) for source, store in sources if isinstance(source, KeptSource)],
         authentication.key_sets,
         metrics,
@@ -216,6 +219,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         ca,
         policies,
         authentication,
+        api_keys,
         providers,
         quotas,
         counters,

@@ -64,7 +64,7 @@ def route_table(parts: Parts) -> tuple[Route, ...]:
         *policy_rows(requests, REQUEST_AUTHENTICATIONS_PATH, ValidRequestAuthenticationList),
         *policy_rows(peers, PEER_AUTHENTICATIONS_PATH, ValidPeerAuthenticationList),
         *policy_rows(credentials, CREDENTIAL_AUTHENTICATIONS_PATH, ValidCredentialAuthenticationList),
-        *api_key_rows(ApiKeyRest(parts.authentication.api_keys)),
+        *api_key_rows(ApiKeyRest(parts.api_keys)),
         Route("POST", EXPLAIN_PATH, quotas.explain, ADMIN, OK, "quota"),
         Route("GET", COUNTERS_PATH, counters.list, ADMIN, OK, "quota"),
         Route("POST", RESET_PATH, counters.reset, ADMIN, OK, "quota"),

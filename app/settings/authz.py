@@ -15,6 +15,8 @@ from app.settings.values import (
     OpaUrl,
     ProviderName,
     RegoPath,
+    ServerName,
+    ServerUrl,
     Table,
     TrustDomains,
 )
@@ -37,6 +39,9 @@ MAX_KEY_ID = 256
 BundleAlgorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"
 ]
+MAX_CLIENT_ID = 1024
+# A mesh with more identity providers has a broker before them.
+MAX_AUTHORIZATION_SERVERS = 64
 # Characters of an expression of a provider.
 MAX_CEL_EXPRESSION = 8192
 
@@ -124,6 +129,26 @@ class CelProviderSettings(Area):
         return self
 
 
+class AuthorizationServerSettings(Area):
+    """An OAuth 2.0 authorization server that is asked about tokens (RFC 7662).
+
+    `introspection_url`: its introspection endpoint. `client_id`, and the secret in `client_secret_file`: who we are
+    there; `client_auth`: how both are sent. `issuer`: the issuer of its tokens, where its answers do not name one; one
+    that they name has to be this one. `timeout_ms`: how long an answer may take. `cache_seconds`: how long it is
+    remembered, and a revoked token may be accepted. `ca_file`: by which its certificate is verified, instead of the
+    public authorities.
+    """
+
+    introspection_url: ServerUrl
+    client_id: Annotated[str, Field(min_length=1, max_length=MAX_CLIENT_ID)]
+    client_secret_file: FilePath
+    client_auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    issuer: Annotated[str, Field(max_length=MAX_CLIENT_ID)] = ""
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 1000
+    cache_seconds: Annotated[float, Field(ge=0, le=MAX_CACHE_SECONDS)] = 60.0
+    ca_file: FilePath | None = None
+
+
 ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSettings
 
 
@@ -140,7 +165,8 @@ class AuthzSettings(Area):
     sidecars whose `x-forwarded-for` entries are believed, as in Envoy's `xff_num_trusted_hops`. `trust_domain_aliases`:
     other names of the trust domain in policies. `jwks_ca_file`: by which the servers of issuers' keys are verified,
     instead of the public authorities. `jwks_allowed_networks`: from which keys are fetched although they are blocked,
-    such as loopback. `providers`: those that CUSTOM policies name, a table for each.
+    such as loopback; so it is with authorization servers. `authorization_servers`: those that are asked about
+    tokens, a table for each. `providers`: those that CUSTOM policies name, a table for each.
     """
 
     matching: Literal["istio", "strict"] = "istio"
@@ -154,6 +180,9 @@ class AuthzSettings(Area):
     trust_domain_aliases: TrustDomains = ()
     jwks_ca_file: FilePath | None = None
     jwks_allowed_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
+    authorization_servers: Annotated[
+        dict[ServerName, AuthorizationServerSettings], Table, Field(max_length=MAX_AUTHORIZATION_SERVERS)
+    ] = Field(default_factory=dict)
     providers: Annotated[
         dict[ProviderName, Annotated[ProviderSettings, Field(discriminator="engine")]],
         Table,

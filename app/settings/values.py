@@ -171,16 +171,19 @@ def _parse_json(value: object) -> object:
 def _parse_jwks(value: object) -> object:
     if not isinstance(value, str) or "://" not in value:
         return _parse_path(value)
+    return _check_server_url(value)
+
+
+def _check_server_url(value: str) -> str:
     try:
         url = urlsplit(value)
         plain = url.scheme == "http" and is_loopback(url.hostname or "")
         valid = url.hostname and url.port != 0 and not url.fragment and "@" not in url.netloc
     except ValueError as error:
-        raise ValueError("must be a path, or a URL that begins with https://") from error
+        raise ValueError("must be a URL that begins with https://") from error
     if not valid or not (plain or url.scheme == "https") or not _URL.fullmatch(value):
         raise ValueError(
-            "must be a path, or a URL that begins with https:// (http:// on this machine alone), "
-            "without user and fragment"
+            "must be a URL that begins with https:// (http:// on this machine alone), without user and fragment"
         )
     return value
 
@@ -270,6 +273,10 @@ Namespace = Annotated[
     str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
 ]
 Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
+ServerUrl = Annotated[str, AfterValidator(_check_server_url)]
+ServerName = Annotated[
+    str, _require(_PROVIDER_NAME.fullmatch, "must be a server's name: letters, digits, dots, dashes, 253 at most")
+]
 ClusterId = Annotated[
     str, _require(_CLUSTER_ID.fullmatch, "must be a cluster's id: letters, digits, and inner dots, dashes, underscores")
 ]

@@ -37,6 +37,9 @@ class ServiceAccount:
 class TokenReviewer(Protocol):
     """Knows whose service account's token one is: the API server of a cluster."""
 
+    def known(self, token: str, audiences: tuple[str, ...]) -> ServiceAccount | None:
+        """Return whose token it is if that is remembered, None if it has to be reviewed."""
+
     async def review(self, token: str, audiences: tuple[str, ...]) -> ServiceAccount:
         """Return whose token it is, as the API server said not longer than seconds ago.
 

@@ -38,6 +38,11 @@ class Metrics:
             "Requests with credentials that are no JWTs; result is accepted, or why one is not",
             ("result",),
         )
+        self.introspections = Counter(
+            "meshward_authz_introspections",
+            "Questions to authorization servers about tokens; result is ok, refused or unavailable",
+            ("server", "result"),
+        )
         self.api_keys = Gauge("meshward_authz_api_keys", "API keys, with those that ended in the last week")
         self.policies = Gauge("meshward_authz_policies", "Active policies")
         self.provider_revisions = Gauge(

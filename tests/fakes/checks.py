@@ -67,10 +67,12 @@ class Policies(PolicyService):
         providers=None,
         key_sets=None,
         sources=None,
+        servers=None,
+        reviewers=None,
     ):
         """`key_sets` are the sources of the keys that request authentications name, by their URL or issuer.
 
-        `sources` judges credentials; without, they are the API keys of `api_keys`.
+        `sources` judges credentials; without, they are the API keys of `api_keys`, `servers` and `reviewers`.
         """
         clock = clock or ManualClock()
         metrics, root = metrics or Metrics(), (options or AuthzOptions()).root_namespace
@@ -80,7 +82,7 @@ class Policies(PolicyService):
         self.credentials = CredentialAuthenticator(
             MemoryDocuments(),
             self.requests.authenticate,
-            sources or CredentialSources(self.api_keys),
+            sources or CredentialSources(self.api_keys, servers or {}, reviewers or {}, "main"),
             clock,
             metrics,
             root_namespace=root,
@@ -133,6 +135,8 @@ async def policy_service(
     key_sets=None,
     clock=None,
     sources=None,
+    servers=None,
+    reviewers=None,
 ):
     service = Policies(
         options=options,
@@ -143,6 +147,8 @@ async def policy_service(
         key_sets=key_sets,
         clock=clock,
         sources=sources,
+        servers=servers,
+        reviewers=reviewers,
     )
     await service.refresh()
     if text:

@@ -10,6 +10,9 @@ class FakeTokenReviewer:
         self.answers = answers
         self.asked: list[tuple[str, tuple[str, ...]]] = []
 
+    def known(self, token, audiences):
+        return None
+
     async def review(self, token, audiences):
         self.asked.append((token, audiences))
         answer = self.answers.get(token, UnauthenticatedError("unknown", reason="kubernetes_refused"))

@@ -1,5 +1,6 @@
 """API keys in the admin API."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -10,13 +11,15 @@ from app.authz.model import Labels
 from app.authz.rules.api_keys import ApiKeySpec, labels_of
 from app.authz.rules.kubernetes import MAX_LABEL_LENGTH, MAX_LABELS, MAX_NAME_LENGTH
 from app.authz.service.api_keys import ApiKeys
+from app.core.errors import NotFoundError
 from app.transport.rest.authentication import Caller
 from app.transport.rest.pages import DEFAULT_PAGE_SIZE, Cursor, ItemsResponse, Limit, page_of
 from app.transport.rest.views import Input, View, shown_as
 
 API_KEYS_PATH = "/v1/api-keys"
-# Of ids, which have 32 hexadecimal digits; a longer one is not looked up.
+# Of ids, which have 32 hexadecimal digits; nothing else reaches the database.
 MAX_ID_LENGTH = 64
+_ID = re.compile(r"[0-9a-f]{32}")
 MAX_SECONDS = 2**31 - 1
 
 Id = Annotated[str, Path(max_length=MAX_ID_LENGTH)]
@@ -75,13 +78,19 @@ class ApiKeyRest:
     async def list(self, limit: Limit = DEFAULT_PAGE_SIZE, cursor: Cursor = None) -> ItemsResponse:
         """List the API keys, with those that expired or were revoked in the last week, in the order of their ids."""
         return await page_of(
-            self._api_keys.page, cursor, limit, parse=str, key=lambda key: key.id, render=shown_as(ApiKeyView)
+            self._api_keys.page, cursor, limit, parse=_known, key=lambda key: key.id, render=shown_as(ApiKeyView)
         )
 
     async def get(self, key_id: Id) -> ApiKeyView:
         """Get an API key."""
-        return ApiKeyView.model_validate(await self._api_keys.get(key_id))
+        return ApiKeyView.model_validate(await self._api_keys.get(_known(key_id)))
 
     async def revoke(self, key_id: Id, caller: Caller) -> None:
         """Revoke an API key, for good."""
-        await self._api_keys.revoke(caller, key_id)
+        await self._api_keys.revoke(caller, _known(key_id))
+
+
+def _known(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise NotFoundError("there is no API key with this id")
+    return text

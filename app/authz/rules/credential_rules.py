@@ -4,14 +4,22 @@ A document says which credentials beside JWTs the workloads take, and where in a
 names that Authorino's AuthConfig has for them, the places those of RequestAuthentication.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from app.authz.model import Labels, Scope, Target, scopes_of
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
-from app.authz.rules.places import read_headers, read_names
+from app.authz.rules.kubernetes import (
+    MAX_NAME_LENGTH,
+    SECURITY_KINDS,
+    is_object_key,
+    object_key,
+    read_head,
+    read_selector,
+)
+from app.authz.rules.places import AUTHORIZATION, BEARER, read_headers, read_names
 from app.authz.rules.targets import read_targets
 from app.documents.kind import DocumentKind
-from app.documents.reader import Reader
+from app.documents.reader import Problems, Reader
 
 KIND = "CredentialAuthentication"
 API_VERSIONS = ("meshward.io/v1",)
@@ -23,8 +31,11 @@ MAX_BYTES = 64 * 1024
 # The header that API keys are in where a rule names no place.
 API_KEY_HEADER = "x-api-key"
 
-_API_KEY = "apiKey"
-_SOURCES = (_API_KEY,)
+# More of them would be better named by another issuer.
+MAX_AUDIENCES = 16
+
+_API_KEY, _INTROSPECTION, _TOKEN_REVIEW = "apiKey", "oauth2Introspection", "kubernetesTokenReview"
+_SOURCES = (_API_KEY, _INTROSPECTION, _TOKEN_REVIEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +43,34 @@ class ApiKeySource:
     """The API keys that have all of `labels`."""
 
     labels: Labels = ()
-
-    @property
-    def name(self) -> str:
-        """What metrics call it."""
-        return "api_key"
-
-    @property
-    def noun(self) -> str:
-        """What messages call its credentials."""
-        return "API key"
+    noun = "API key"
 
 
-CredentialSource = ApiKeySource
+@dataclass(frozen=True, slots=True)
+class IntrospectionSource:
+    """Tokens that an authorization server is asked about (RFC 7662), by its name in the settings.
+
+    A token has to be for one of `audiences`, if there are any.
+    """
+
+    server: str
+    audiences: tuple[str, ...] = ()
+    noun = "access token"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReviewSource:
+    """Service accounts' tokens that a cluster's API server reviews, for one of `audiences`.
+
+    `cluster` is the cluster's id, empty for the primary one.
+    """
+
+    audiences: tuple[str, ...]
+    cluster: str = ""
+    noun = "service account token"
+
+
+CredentialSource = ApiKeySource | IntrospectionSource | TokenReviewSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +137,7 @@ def _read_rule(rule: Reader) -> CredentialRule | None:
     if source is None:
         return None
     if not headers and not params and not cookies:
-        headers = ((API_KEY_HEADER, ""),)
+        headers = ((API_KEY_HEADER, ""),) if isinstance(source, ApiKeySource) else ((AUTHORIZATION, BEARER),)
     return CredentialRule(source, headers, params, cookies, forward)
 
 
@@ -119,9 +145,63 @@ def _read_source(rule: Reader, name: str) -> CredentialSource | None:
     source = rule.child(name)
     if source is None:
         return None
-    read = ApiKeySource(read_selector(source))
+    read: CredentialSource
+    match name:
+        case "apiKey":
+            read = ApiKeySource(read_selector(source))
+        case "oauth2Introspection":
+            server = source.required_text("authorizationServer", MAX_NAME_LENGTH)
+            read = IntrospectionSource(server, _read_audiences(source))
+        case _:
+            read = TokenReviewSource(_read_audiences(source), source.text("cluster") or "")
+            if not read.audiences:
+                source.refuse("audiences", "must have an audience: a token for the API server opens that as well")
     source.close()
     return read
+
+
+def _read_audiences(source: Reader) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(value for _, value in source.texts("audiences", MAX_AUDIENCES)))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSources:
+    """What documents can name: authorization servers, and clusters by their ids; without one they mean `primary`."""
+
+    servers: frozenset[str] = frozenset()
+    clusters: frozenset[str] = frozenset()
+    primary: str = ""
+
+    def problem(self, source: CredentialSource) -> tuple[str, str]:
+        """Return the field of a source that names what is not there, and why that is wrong; empty if none does."""
+        match source:
+            case IntrospectionSource(server) if server not in self.servers:
+                return "authorizationServer", _unknown(server, self.servers, "authz.authorization_servers")
+            case TokenReviewSource(cluster=cluster) if (cluster or self.primary) not in self.clusters:
+                return "cluster", _unknown(cluster or self.primary, self.clusters, "kubernetes.api")
+            case _:
+                return "", ""
+
+
+def credential_authentication_kind(known: KnownSources) -> DocumentKind[CredentialAuthentication]:
+    """Return the kind that refuses a document which is given and names what the settings do not have.
+
+    One that is stored stays valid when that is deleted from the settings, and accepts no such credential.
+    """
+    return replace(CREDENTIAL_AUTHENTICATION_KIND, admit=partial(_admit, known))
+
+
+def _admit(known: KnownSources, document: CredentialAuthentication, place: str, problems: Problems) -> None:
+    for number, rule in enumerate(document.rules):
+        field, problem = known.problem(rule.source)
+        if problem:
+            name = _INTROSPECTION if isinstance(rule.source, IntrospectionSource) else _TOKEN_REVIEW
+            problems.add(f"{place}.spec.rules[{number}].{name}.{field}".removeprefix("."), problem)
+
+
+def _unknown(name: str, known: frozenset[str], setting: str) -> str:
+    named = f"use one of {', '.join(sorted(known))}" if known else f"there is none: see {setting}"
+    return f"{name!r} is not in the settings: {named}"
 
 
 CREDENTIAL_AUTHENTICATION_KIND = DocumentKind(

@@ -7,9 +7,10 @@ from app.authz.model import Cause, CheckInput, Claims, UnknownWorkload, Verdict,
 from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rules.authentication import is_preflight, realm_of
 from app.authz.rules.credential_rules import (
-    CREDENTIAL_AUTHENTICATION_KIND,
     CredentialAuthentication,
     CredentialRule,
+    KnownSources,
+    credential_authentication_kind,
 )
 from app.authz.rules.credentials import (
     Accepted,
@@ -58,7 +59,9 @@ Tokens = Callable[[CheckInput], Sender | Awaitable[Sender]]
 
 
 class CredentialVerifier(Protocol):
-    """Knows whose the credentials of one kind of source are."""
+    """Knows whose the credentials of the sources are. `named` is what documents can name."""
+
+    named: KnownSources
 
     def known(self, rule: CredentialRule, text: str, workload: Workload | None, /) -> Outcome | None:
         """Return what is known of a credential without waiting, None if that is not known."""
@@ -94,7 +97,7 @@ class CredentialAuthenticator:
         # Whether no document asks for credentials: then nothing is looked for.
         self._idle = False
         self.documents: CredentialAuthenticationStore = DocumentStore(
-            CREDENTIAL_AUTHENTICATION_KIND,
+            credential_authentication_kind(verifier.named),
             source,
             Compiler(_as_is, self._index, offload),
             on_change=self._changed,

@@ -7,8 +7,9 @@ import pytest
 
 from app.core.circuit import MAX_FAILURES
 from app.core.errors import MeshwardError, UnavailableError
+from app.core.inquiries import MAX_KEPT
 from app.kube.api import MAX_ANSWER_BYTES
-from app.kube.token_review import MAX_KEPT, TokenReviews
+from app.kube.token_review import TokenReviews
 from app.spiffe.service_account import BoundPod, ServiceAccount
 from tests.assets.jwts import token as signed
 from tests.fakes.kube_api import answers, hangs
@@ -40,6 +41,8 @@ async def test_a_token_is_reviewed_once_for_all_who_show_it(reviews, fake_cluste
     token = fake_cluster.accept("token", "shop", "cart")
     assert set(await asyncio.gather(*(reviews.review(token, AUDIENCES) for _ in range(50)))) == {CART}
     assert await reviews.review(token, AUDIENCES) == CART
+    assert reviews.known(token, AUDIENCES) == CART
+    assert reviews.known(token, ("vault",)) is None
     assert fake_cluster.calls == ["POST /apis/authentication.k8s.io/v1/tokenreviews"]
 
 
@@ -90,7 +93,7 @@ async def test_another_audience_is_another_question(reviews, fake_cluster):
 
 
 async def test_a_flood_of_refused_tokens_drives_out_no_accepted_one(reviews, fake_cluster, monkeypatch):
-    monkeypatch.setattr("app.kube.token_review.MAX_KEPT", 3)
+    monkeypatch.setattr("app.core.inquiries.MAX_KEPT", 3)
     assert MAX_KEPT > 3
     token = fake_cluster.accept("token", "shop", "cart")
     await reviews.review(token, AUDIENCES)
