@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.errors import InternalError, InvalidInputError
 from app.db.base import Base
 from app.db.macs import RowMacs
+from app.db.prepared import Execution, execute
 from app.db.rows import Rows, affected, values_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ class AuthenticRows(Generic[Record]):
         return select(*self._columns)
 
     async def all(
-        self, session: AsyncSession, statement: Executable, trusted: Callable[[Record], bool] = lambda _: False
+        self,
+        session: AsyncSession,
+        statement: Executable | Execution,
+        trusted: Callable[[Record], bool] = lambda _: False,
     ) -> Sequence[Record]:
         """Return the authentic records of a query from `select`, and those that are `trusted` without a MAC."""
         return self._authentic(await self._read(session, statement), trusted)
@@ -161,12 +165,17 @@ class AuthenticRows(Generic[Record]):
     def _of(self, row: Row) -> Record:
         return self._record(**{name: value for name, value in row.items() if name not in self._more})
 
-    async def _read(self, session: AsyncSession, statement: Executable) -> Sequence[tuple[Row, bytes | None]]:
+    async def _read(
+        self, session: AsyncSession, statement: Executable | Execution
+    ) -> Sequence[tuple[Row, bytes | None]]:
         try:
-            found = (await session.execute(statement)).all()
+            if isinstance(statement, Execution):
+                (rows,) = await execute(session, statement)
+            else:
+                rows = [tuple(row) for row in await session.execute(statement)]
         except (ValueError, TypeError, InvalidInputError) as error:
             raise InternalError(f"the table {self.name} has a value that cannot be read") from error
-        return [(dict(zip(self._names, row, strict=False)), row[-1]) for row in found]
+        return [(dict(zip(self._names, row, strict=False)), row[-1]) for row in rows]
 
     async def _write(self, session: AsyncSession, row: Row) -> None:
         by_id = update(self._table).where(self._table.c.id == row["id"])

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.errors import InternalError
 from app.db.base import Base
+from app.db.prepared import Execution, Prepared, execute
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,7 +23,7 @@ class Rows(Generic[Record]):
     def __init__(self, table: type[Base], record: type[Record]) -> None:
         self._record = record
         rows = Base.metadata.tables[table.__tablename__]
-        self._insert = insert(rows)
+        self._insert, self._inserts = insert(rows), dict[tuple[str, ...], Prepared]()
         self._names = tuple(field.name for field in fields(record))
         self.columns = [rows.c[name] for name in self._names]
 
@@ -41,10 +42,16 @@ class Rows(Generic[Record]):
 
     async def insert(self, session: AsyncSession, *records: Record, **more: object) -> None:
         """Store records, and `more` columns beside their fields. What is None in all is left to the database."""
+        await execute(session, self.insertion(*records, **more))
+
+    def insertion(self, *records: Record, **more: object) -> Execution:
+        """Return what `insert` executes."""
         given = [name for name in self._names if any(getattr(record, name) is not None for record in records)]
         added = {name: value for name, value in more.items() if value is not None}
-        rows = [{**{name: getattr(record, name) for name in given}, **added} for record in records]
-        await session.execute(self._insert, rows)
+        names, last = (*given, *added), tuple(added.values())
+        if names not in self._inserts:
+            self._inserts[names] = Prepared(self._insert, names)
+        return self._inserts[names](*((*(getattr(record, name) for name in given), *last) for record in records))
 
 
 def values_of(record: "DataclassInstance") -> dict[str, Any]:

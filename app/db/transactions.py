@@ -62,6 +62,10 @@ class _BoundedSession(AsyncSession):
         async with self._bounded():
             return await super().scalar(*arguments, **options)
 
+    async def run_sync(self, *arguments: Any, **options: Any) -> Any:
+        async with self._bounded():
+            return await super().run_sync(*arguments, **options)
+
     async def commit(self) -> None:
         async with self._bounded():
             await super().commit()

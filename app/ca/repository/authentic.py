@@ -1,5 +1,6 @@
 """The tables whose rows carry MACs, and the base of the CA's queries, which have them beside the session."""
 
+from sqlalchemy import bindparam
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit.repository import SqlAuditTrail
@@ -7,6 +8,8 @@ from app.ca.model import AuthorityStage, Ban, Entry, JoinToken, ReplicaReport, R
 from app.ca.tables import AuthorityStageRow, BanRow, EntryRow, JoinTokenRow, ReplicaRow, RootRow, SignerRow
 from app.db.authentic import AuthenticRows, Refused
 from app.db.macs import RowMacs
+from app.db.prepared import Prepared
+from app.db.types import SPIFFE_ID
 
 
 class AuthenticTables:
@@ -24,7 +27,16 @@ class AuthenticTables:
         self.tokens = AuthenticRows(JoinTokenRow, JoinToken, macs, refused, ("secret_hash",))
         self.entries = AuthenticRows(EntryRow, Entry, macs, refused)
         self.bans = AuthenticRows(BanRow, Ban, macs, refused)
+        self._entries_of: dict[int, Prepared] = {}
         self.all = (self.roots, self.stages, self.reports, self.requests, self.tokens, self.entries, self.bans)
+
+    def entries_of(self, count: int) -> Prepared:
+        """Return the query of the entries of so many SPIFFE IDs."""
+        if count not in self._entries_of:
+            names = [f"id_{number}" for number in range(count)]
+            ids = [bindparam(name, type_=SPIFFE_ID) for name in names]
+            self._entries_of[count] = Prepared(self.entries.select().where(EntryRow.spiffe_id.in_(ids)), names)
+        return self._entries_of[count]
 
 
 class CaQueries(SqlAuditTrail):

@@ -9,14 +9,14 @@ from app.ca.model import Ban, Crl
 from app.ca.repository.authentic import CaQueries
 from app.ca.tables import BanRevisionRow, BanRow, CrlRow
 from app.db.base import Base
+from app.db.prepared import Prepared, execute
 from app.db.rows import Rows, affected
 
 BANS = Rows(BanRow, Ban)
 CRLS = Rows(CrlRow, Crl)
 
-# Of the table and not of its class, made once: every transaction that records SVIDs executes one of them.
-BAN_REVISION = select(Base.metadata.tables[BanRevisionRow.__tablename__].c.revision)
-HELD_REVISION = BAN_REVISION.with_for_update(read=True)
+_REVISION = select(Base.metadata.tables[BanRevisionRow.__tablename__].c.revision)
+BAN_REVISION, HELD_REVISION = Prepared(_REVISION), Prepared(_REVISION.with_for_update(read=True))
 # One statement on both databases, so that the first two writers ever cannot both insert the row.
 NEXT_BAN_REVISION = text(
     "INSERT INTO ca_ban_revisions (id, revision) VALUES (1, 1) "
@@ -28,10 +28,12 @@ class BanQueries(CaQueries):
     """What `CaRepository` has under "Bans" and "Revocation lists"."""
 
     async def ban_revision(self) -> int:
-        return await self._session.scalar(BAN_REVISION) or 0
+        (found,) = await execute(self._session, BAN_REVISION())
+        return found[0][0] if found else 0
 
     async def hold_bans(self) -> int:
-        return await self._session.scalar(HELD_REVISION) or 0
+        (found,) = await execute(self._session, HELD_REVISION())
+        return found[0][0] if found else 0
 
     async def next_ban_revision(self) -> int:
         return int((await self._session.execute(NEXT_BAN_REVISION)).scalar_one())

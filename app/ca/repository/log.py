@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import and_, bindparam, insert, or_, select, update
 
 from app.ca.repository.authentic import CaQueries
 from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
 from app.ca.tables import LogHeadRow, LogNodeRow, LogRow, LogStateRow
 from app.db.base import Base
+from app.db.prepared import Prepared, execute
 from app.db.rows import Rows
 
 LEAVES = Rows(LogRow, LogLeaf)
@@ -17,28 +18,28 @@ LOG_STATE_ID = 1
 
 # Of tables and not of their classes, made once: every transaction that records SVIDs executes them.
 _NODES, _STATE = (Base.metadata.tables[row.__tablename__] for row in (LogNodeRow, LogStateRow))
-_INSERT_NODES = insert(_NODES)
-_LOG_STATE = select(_STATE.c.size, _STATE.c.peaks).where(_STATE.c.id == LOG_STATE_ID).with_for_update()
-_GROW_LOG = update(_STATE).where(_STATE.c.id == LOG_STATE_ID)
+_INSERT_NODES = Prepared(insert(_NODES), ("level", "index", "hash"))
+_IS_STATE = _STATE.c.id == bindparam("state", type_=_STATE.c.id.type)
+_LOG_STATE = Prepared(select(_STATE.c.size, _STATE.c.peaks).where(_IS_STATE).with_for_update(), ("state",))
+_GROW_LOG = Prepared(update(_STATE).where(_IS_STATE), ("size", "peaks", "state"))
 
 
 class LogQueries(CaQueries):
     """What `CaRepository` has under "Transparency log"."""
 
     async def log_frontier(self) -> Frontier:
-        row = (await self._session.execute(_LOG_STATE)).one_or_none()
-        if row is None:  # until something is appended
+        (found,) = await execute(self._session, _LOG_STATE((LOG_STATE_ID,)))
+        if not found:  # until something is appended
             await self._session.execute(insert(LogStateRow), {"id": LOG_STATE_ID, "size": 0, "peaks": b""})
             return Frontier()
-        hashes = [row.peaks[start : start + HASH_BYTES] for start in range(0, len(row.peaks), HASH_BYTES)]
-        return Frontier(row.size, tuple(hashes))
+        ((size, peaks),) = found
+        return Frontier(size, tuple(peaks[start : start + HASH_BYTES] for start in range(0, len(peaks), HASH_BYTES)))
 
     async def extend_log(self, leaves: Sequence[LogLeaf], nodes: Mapping[Node, bytes], frontier: Frontier) -> None:
-        await LEAVES.insert(self._session, *leaves)
-        if nodes:
-            rows = [{"level": node.level, "index": node.index, "hash": hashed} for node, hashed in nodes.items()]
-            await self._session.execute(_INSERT_NODES, rows)
-        await self._session.execute(_GROW_LOG, {"size": frontier.size, "peaks": b"".join(frontier.peaks)})
+        grown = _GROW_LOG((frontier.size, b"".join(frontier.peaks), LOG_STATE_ID))
+        completed = [(node.level, node.index, hashed) for node, hashed in nodes.items()]
+        stored = [_INSERT_NODES(*completed)] if completed else []
+        await execute(self._session, LEAVES.insertion(*leaves), *stored, grown)
 
     async def log_leaves(self, start: int, limit: int) -> Sequence[LogLeaf]:
         query = LEAVES.select().where(LogRow.index >= start).order_by(LogRow.index).limit(limit)

@@ -48,3 +48,15 @@ def test_a_time_is_stored_and_read_in_utc(dialect):
     assert column.process_result_value(stored, dialect) == NOON
     with pytest.raises(ValueError, match="aware"):
         column.process_bind_param(NOON.replace(tzinfo=None), dialect)
+
+
+def test_the_text_of_a_time_on_sqlite_is_the_one_of_sqlalchemys_type():
+    dialect = sqlite.dialect()
+    own, theirs = UtcDateTime().bind_processor(dialect), sqlite.DATETIME().bind_processor(dialect)
+    assert own
+    assert theirs
+    for time in (NOON, NOON.replace(microsecond=70), datetime(999, 2, 3, 4, 5, 6, tzinfo=UTC)):
+        assert own(time.astimezone(timezone(timedelta(hours=-7)))) == theirs(time.replace(tzinfo=None))
+    assert own(None) is None
+    with pytest.raises(ValueError, match="aware"):
+        own(NOON.replace(tzinfo=None))
