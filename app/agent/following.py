@@ -15,7 +15,7 @@ from app.core.clock import Sleep
 from app.core.errors import InvalidInputError, MeshwardError
 from app.core.signals import Latest
 from app.envoy.sds import BUNDLE_NAME, SECRET_TYPE, WITHDRAWN_NAME
-from app.spiffe.bundle import TrustBundle, parse_bundle
+from app.spiffe.bundle import TrustBundle, parse_bundle, parse_crls
 from app.spiffe.id import TrustDomain
 from app.spiffe.subscribers import Subscribers
 from app.spiffe.x509_svid import authority_ids, pem
@@ -130,14 +130,16 @@ def read_bundle(response: Any, domain: TrustDomain) -> TrustBundle:
         for resource in response.resources:
             secret = secret_pb2.Secret.FromString(resource.value)
             secrets[secret.name] = secret
-        text = secrets[BUNDLE_NAME].validation_context.trusted_ca.inline_bytes.decode("ascii")
+        context = secrets[BUNDLE_NAME].validation_context
+        text, crls = context.trusted_ca.inline_bytes.decode("ascii"), context.crl.inline_bytes.decode("ascii")
         withdrawn = secrets[WITHDRAWN_NAME].generic_secret.secret.inline_bytes.decode("ascii")
     except (DecodeError, KeyError, UnicodeDecodeError) as error:
         raise InvalidInputError("the response has no trust bundle") from error
     roots = parse_bundle(text)
     if any(spiffe_id != str(domain.id) for root in roots for spiffe_id in authority_ids(root)):
         raise InvalidInputError(f"the trust bundle has a root of another trust domain than {domain}")
-    return TrustBundle(domain, tuple(pem(root) for root in roots), withdrawn=tuple(withdrawn.split()))
+    certificates = tuple(pem(root) for root in roots)
+    return TrustBundle(domain, certificates, withdrawn=tuple(withdrawn.split()), crls=parse_crls(crls))
 
 
 def _reply(request: Any, response: Any, problem: str) -> Any:

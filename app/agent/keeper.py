@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from random import SystemRandom
 from typing import Protocol
 
@@ -108,7 +109,7 @@ class IdentityKeeper:
         self._followed = True
         if bundle != identity.bundle:
             self._hold(Identity(identity.svid, bundle))
-            log.info("trust_bundle_replaced", roots=len(bundle.roots))
+            log.info("trust_bundle_replaced", roots=len(bundle.roots), crls=len(bundle.crls))
         svid = identity.svid
         withdrawn = is_withdrawn(svid, bundle.withdrawn) or not is_trusted(svid, bundle, now)
         if withdrawn and not self._renewal.expired(now):
@@ -170,6 +171,9 @@ class IdentityKeeper:
         if self._followed and before is not None and is_trusted(identity.svid, before.bundle, now):
             # What is pushed is newer: another replica may have answered that has not read the last change yet.
             identity = Identity(identity.svid, before.bundle)
+        elif before is not None:
+            # An answer has no revocation lists: those that were pushed last are better than none.
+            identity = Identity(identity.svid, replace(identity.bundle, crls=before.bundle.crls))
         self._renewal = self._renewal.held(identity.svid.not_after, self._clock.now(), self._chance())
         self._expired.set(value=False)
         if self._failure.set(None):

@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.agent.identity import Identity, accept_answer
 from app.core.errors import MeshwardError, NotFoundError, PreconditionError
 from app.core.private_files import ensure_private_directory, read_private_file, replace_private_file
+from app.spiffe.bundle import parse_crls
 from app.spiffe.x509_svid import parse_certificate
 
 IDENTITY_FILE = "identity.json"
@@ -19,7 +21,7 @@ LOCK_FILE = "agent.lock"
 
 
 class SavedIdentity(BaseModel):
-    """The file's content: PEM, one certificate a string, the key in PKCS#8."""
+    """The file's content: PEM, one certificate or revocation list a string, the key in PKCS#8."""
 
     # A message about a bad file must not repeat the key in it.
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
@@ -27,6 +29,7 @@ class SavedIdentity(BaseModel):
     private_key: str
     chain: list[str] = Field(min_length=1)
     roots: list[str] = Field(min_length=1)
+    crls: list[str] = Field(default_factory=list)
 
 
 class IdentityStore:
@@ -78,6 +81,7 @@ class IdentityStore:
             private_key=identity.svid.private_key.decode("ascii"),
             chain=list(identity.svid.chain),
             roots=list(identity.bundle.roots),
+            crls=list(identity.bundle.crls),
         )
         replace_private_file(self._path, saved.model_dump_json(indent=1).encode("ascii"))
 
@@ -87,4 +91,5 @@ def _parse(content: bytes, now: datetime) -> Identity:
     leaf = parse_certificate(saved.chain[0])
     # An expired identity is loaded as well: it is verified as of its last moment, and the caller checks its time.
     moment = min(max(now, leaf.not_valid_before_utc), leaf.not_valid_after_utc)
-    return accept_answer(saved.private_key.encode(), [*saved.chain, "".join(saved.roots)], moment)
+    identity = accept_answer(saved.private_key.encode(), [*saved.chain, "".join(saved.roots)], moment)
+    return Identity(identity.svid, replace(identity.bundle, crls=parse_crls("".join(saved.crls))))

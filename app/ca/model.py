@@ -52,6 +52,14 @@ class Origin(Enum):
     PLUG_IN = "plug-in"
 
 
+class CrlOverSds(Enum):
+    """Whether sidecars get revocation lists. AUTO: while no root is trusted but our own, as others may issue there."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class OnTimeout(Enum):
     """What becomes of an activation that not everybody was ready for in time."""
 
@@ -88,7 +96,7 @@ class CaConfig:
     `default_ttl` is for callers that request none; `max_ttl` bounds what they may request without an entry. The
     control plane's own SVID has the server names and addresses, and no entry may have one of these names. An identity
     is issued `svids_per_hour` at this replica, and as many at once. Under `crl_url`, which SVIDs then name, are the
-    revocation lists by the id of their authority.
+    revocation lists by the id of their authority. By `crl_over_sds` sidecars get them with the trust bundle.
     """
 
     trust_domain: TrustDomain
@@ -101,6 +109,7 @@ class CaConfig:
     max_ttl: timedelta = timedelta(hours=24)
     svids_per_hour: int = 1000
     crl_url: str | None = None
+    crl_over_sds: CrlOverSds = CrlOverSds.AUTO
     rotation: RotationConfig = RotationConfig()
 
 
@@ -326,21 +335,27 @@ class Ban:
 
 @dataclass(frozen=True, slots=True)
 class CrlEntry:
-    """A certificate on a revocation list: revoked itself, or as one of a banned identity."""
+    """A certificate on a revocation list, until it ends: revoked itself, or as one of a banned identity."""
 
     serial: str
     revoked_at: datetime
     of_identity: bool
+    ends_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Crl:
-    """The revocation list of the signing authority `id`, DER. `number` grows with each that the authority signs."""
+    """The revocation list of the signing authority `id`, DER. `number` grows with each that the authority signs.
+
+    `lasting` has the same certificates and can be used as long as the authority, None if an older version signed the
+    list. It is signed again when other certificates are on it.
+    """
 
     id: str
     number: int
     this_update: datetime
     der: bytes
+    lasting: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

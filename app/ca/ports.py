@@ -345,6 +345,10 @@ class CaRepository(AuditTrail, Protocol):
         """
         ...
 
+    async def has_live_svids(self, signer_id: str, now: datetime) -> bool:
+        """Whether an SVID of an authority ends after `now`."""
+        ...
+
 
 CaTransactions = Callable[[], AbstractAsyncContextManager[CaRepository]]
 """Opens a transaction that commits when its block ends and rolls back when it raises."""

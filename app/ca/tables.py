@@ -150,7 +150,7 @@ class BanRevisionRow(Base):
 
 
 class CrlRow(Base):
-    """The newest revocation list of a signing authority, with its signature."""
+    """The newest revocation list of a signing authority, with its signature: for a day, and for sidecars `lasting`."""
 
     __tablename__ = "ca_crls"
 
@@ -158,6 +158,7 @@ class CrlRow(Base):
     number: Mapped[int] = mapped_column(BigInteger)
     this_update: Mapped[datetime]
     der: Mapped[bytes] = mapped_column(LargeBinary)
+    lasting: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class EntryRow(Base):

@@ -117,7 +117,7 @@ def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
 
 
 def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
-    """Return the `validation_context` secret of a trust bundle.
+    """Return the `validation_context` secret of a trust bundle, with its revocation lists.
 
     Raises InternalError if that has no root: Envoy would accept every certificate.
     """
@@ -125,6 +125,10 @@ def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
         raise InternalError("a trust bundle without roots is held back")
     secret = secret_pb2.Secret(name=name)
     secret.validation_context.trusted_ca.inline_bytes = "".join(bundle.roots).encode()
+    if bundle.crls:
+        secret.validation_context.crl.inline_bytes = "".join(bundle.crls).encode()
+        # The lists are those of the signing authorities. Envoy would want one of each root as well.
+        secret.validation_context.only_verify_leaf_cert_crl = True
     return Resource(name, bundle.version, _packed(secret))
 
 

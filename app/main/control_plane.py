@@ -13,7 +13,7 @@ import structlog
 from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
 from app.core.net import Address, UnixSocket
-from app.core.signals import Latest
+from app.core.signals import Latest, Signal
 from app.db.engine import HeldBack
 from app.db.migrate import upgrade
 from app.envoy.sds import SecretSession
@@ -40,6 +40,8 @@ REFRESH_SECONDS = 1.0
 MAX_RECONNECT_SECONDS = 15.0
 # How soon a ban of another replica is active here, with the time of a query in a second.
 BAN_REFRESH_SECONDS = 0.5
+# How soon a revocation list that another replica has signed is given to the sidecars of this one.
+CRL_REFRESH_SECONDS = 0.25
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
 SERVING_RETRY_SECONDS = 5.0
 # How long a connection to the TLS port may live, as on istiod. A call over one is refused once the SVID that opened it
@@ -169,7 +171,16 @@ class ControlPlane:
         )
         self._supervise(refreshing(keys.refresh, every=BAN_REFRESH_SECONDS), "api-keys")
         self._supervise(refreshing(keys.maintain), "ended-api-keys")
-        self._supervise(repeat(parts.ca.crls.maintain, failed="crl_not_signed", recovered="crl_recovered"), "crls")
+        self._supervise(
+            repeat(
+                parts.ca.maintain_crls,
+                failed="crl_not_signed",
+                recovered="crl_recovered",
+                every=CRL_REFRESH_SECONDS,
+                sleep=partial(_unless_fired, parts.ca.bans.changed),
+            ),
+            "crls",
+        )
         self._supervise(repeat(parts.audit.maintain, failed="refresh_failed", recovered="refresh_recovered"), "audit")
         await repeat(parts.last_good.save, failed="last_good_not_saved", recovered="last_good_saved")
 
@@ -251,24 +262,24 @@ class ControlPlane:
     async def _serve_tls(self) -> None:
         """Serve the TLS port with a certificate of our own CA.
 
-        The server is replaced when the certificate or the bundle changes, and in any case every MAX_CONNECTION_SECONDS:
+        The server is replaced when the certificate or the roots change, and in any case every MAX_CONNECTION_SECONDS:
         its clients then open new connections, with the certificates that they hold by then.
         """
         await self._parts.ca.authorities.ready.wait()
         session = self._parts.ca.secrets.serving()
-        failure = Latest("")
+        served: TlsMaterial | None = None
+        replace_at, failure = 0.0, Latest("")
         while True:
             try:
-                material = await _material(session)
-                if self._tls_served.is_set():
-                    await self._tls.rotate(material)
-                else:
-                    await self._tls.start(material)
-                self._tls_served.set()
+                material, now = await _material(session), self._parts.clock.monotonic()
+                if material != served or now >= replace_at:
+                    await (self._tls.start if served is None else self._tls.rotate)(material)
+                    self._tls_served.set()
+                    served, replace_at = material, now + MAX_CONNECTION_SECONDS
+                    log.info("serving_certificate_replaced", port=self._tls.port)
                 failure.set("")
-                log.info("serving_certificate_replaced", port=self._tls.port)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(MAX_CONNECTION_SECONDS):
+                    async with asyncio.timeout(replace_at - now):
                         await session.wait_for_change()
             except MeshwardError as error:
                 if failure.set(error.message):
@@ -298,6 +309,13 @@ def _plaintext_socket(settings: MeshSettings, sockets: ExitStack) -> socket.sock
 async def _material(session: SecretSession) -> TlsMaterial:
     svid, bundle = await session.svid(), await session.bundle()
     return TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
+
+
+async def _unless_fired(signal: Signal, seconds: float) -> None:
+    """Return after so many seconds, or when the signal fires."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await signal.wait_beyond(signal.count)
 
 
 async def _attempt(work: Work) -> str:

@@ -20,7 +20,7 @@ from app.authz.service.api_keys import ApiKeys
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.backends.plug_in_files import PlugInDirectory
-from app.ca.model import CaConfig, KeyAlgorithm, OnTimeout, RotationConfig
+from app.ca.model import CaConfig, CrlOverSds, KeyAlgorithm, OnTimeout, RotationConfig
 from app.ca.service import CaService
 from app.ca.service.forwarded_certificates import ForwardedCertificates
 from app.ca.service.jwt_bearer import JwtBearer
@@ -111,6 +111,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
             max_ttl=settings.ca.svid_max_ttl,
             svids_per_hour=settings.ca.svids_per_hour,
             crl_url=settings.ca.crl_url,
+            crl_over_sds=CrlOverSds(settings.ca.crl_over_sds),
             rotation=RotationConfig(
                 None if settings.ca.root_prepare_at == "off" else settings.ca.root_prepare_at,
                 settings.ca.root_activate_at,

@@ -142,7 +142,8 @@ class CaSettings(Area):
     next one is prepared and activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
     everybody has accepted the new root; `activation_on_timeout` is what happens then.
     `plugin_dir` has the files of a plug-in CA, as istiod takes them, whose authority signs instead of one of our own.
-    `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it.
+    `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it. `crl_over_sds`: whether
+    sidecars get the revocation lists with the trust bundle while anything is revoked.
     """
 
     secret_file: FilePath | None = None
@@ -155,6 +156,7 @@ class CaSettings(Area):
     streams_per_identity: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 1000
     streams_per_token: Annotated[int, Field(ge=1, le=MAX_BUDGET)] = 4
     crl_url: HttpUrl | None = None
+    crl_over_sds: Literal["auto", "on", "off"] = "auto"
     xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
     key_algorithm: Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"] = "ec-p256"

@@ -19,12 +19,15 @@ from app.spiffe.x509_svid import MALFORMED, authority_ids, parse_certificate
 MAX_ROOTS = 64
 # A bundle of that many roots with RSA keys is about 128 KB.
 MAX_BUNDLE_BYTES = 256 * 1024
+# The revocation lists of all signing authorities, PEM: some 15,000 certificates. Each stream is sent all of it.
+MAX_CRLS_BYTES = 1024 * 1024
 # How often a consumer is asked to look for changes. Keys are published several hints before they are used.
 REFRESH_HINT_SECONDS = 300
 # Hexadecimal digits of a version: 64 bits distinguish the few bundles of a trust domain.
 VERSION_DIGITS = 16
 
 _X509_USE = "x509-svid"
+_CRL_END = "-----END X509 CRL-----\n"
 _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": ("P-521", 66)}
 
 
@@ -32,18 +35,20 @@ _JWK_CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r
 class TrustBundle:
     """The roots (PEM, one each) that vouch for the SVIDs of a trust domain. `sequence` grows when they change.
 
-    `withdrawn` are the ids of signing authorities whose SVIDs are to be replaced.
+    `withdrawn` are the ids of signing authorities whose SVIDs are to be replaced. `crls` are the revocation lists (PEM)
+    of all signing authorities, or none of them: a verifier that has some refuses what other authorities have signed.
     """
 
     trust_domain: TrustDomain
     roots: tuple[str, ...]
     sequence: int = 0
     withdrawn: tuple[str, ...] = ()
+    crls: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
-        """A short name of exactly these roots, the same at every replica."""
-        return hashlib.sha256("".join(self.roots).encode()).hexdigest()[:VERSION_DIGITS]
+        """A short name of exactly these roots and lists, the same at every replica."""
+        return hashlib.sha256("".join((*self.roots, *self.crls)).encode()).hexdigest()[:VERSION_DIGITS]
 
 
 def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:
@@ -63,6 +68,23 @@ def parse_bundle(text: str) -> tuple[x509.Certificate, ...]:
     if not 1 <= len(roots) <= MAX_ROOTS:
         raise InvalidInputError(f"the trust bundle has {len(roots)} X.509 roots, not 1 to {MAX_ROOTS}")
     return tuple(roots)
+
+
+def parse_crls(text: str) -> tuple[str, ...]:
+    """Return the revocation lists (PEM) in a document of any number of them, each in the form that it is compared in.
+
+    Raises InvalidInputError if the document is too large or not well-formed.
+    """
+    if len(text) > MAX_CRLS_BYTES:
+        raise InvalidInputError(f"the revocation lists are longer than {MAX_CRLS_BYTES} bytes")
+    *parts, rest = text.split(_CRL_END)
+    try:
+        crls = [x509.load_pem_x509_crl(f"{part}{_CRL_END}".encode("ascii")) for part in parts]
+    except MALFORMED as error:
+        raise InvalidInputError("the trust bundle has a malformed revocation list") from error
+    if rest.strip():
+        raise InvalidInputError("the trust bundle has something else among its revocation lists")
+    return tuple(crl.public_bytes(Encoding.PEM).decode("ascii") for crl in crls)
 
 
 def trust_domain_of(roots: Sequence[x509.Certificate]) -> TrustDomain:

@@ -54,6 +54,13 @@ class Metrics:
             "meshward_ca_issuances", "Certificates asked for, by surface and result", ("surface", "result")
         )
         self.bans = Gauge("meshward_ca_bans", "Bans of identities and certificates")
+        self.crl_entries = Gauge("meshward_ca_crl_entries", "Certificates on the revocation lists that sidecars get")
+        self.crl_missing = Gauge(
+            "meshward_ca_crl_missing", "Signing authorities in use without a revocation list, so that none is sent"
+        )
+        self.crl_unlisted = Gauge(
+            "meshward_ca_crl_unlisted", "Banned certificates on no list, as no replica has their authority's key"
+        )
         self.authority_expiry = Gauge(
             "meshward_ca_authority_expiry_timestamp_seconds", "When an authority's certificate ends", ("authority",)
         )

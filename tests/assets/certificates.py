@@ -107,6 +107,15 @@ class Authority:
         } | changed
         return self._issue(subject, public_key, [one for one in extensions.values() if one], not_before, not_after)
 
+    def crl(self, *serials, now, end) -> str:
+        """A revocation list, PEM."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
+        builder = builder.last_update(now).next_update(end)
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
     def authority(self, name, not_before, not_after, *, path_length=0, key=None, uris=(), **changed):
         """A signing certificate beneath this one, but for the extensions that are `changed`."""
         key = key or new_key()

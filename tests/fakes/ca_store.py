@@ -271,6 +271,9 @@ class MemoryRepository:
         found = [svid for svid in self._svids if svid.signer_id == signer_id and svid.not_after > now and named(svid)]
         return found[:limit]
 
+    async def has_live_svids(self, signer_id, now):
+        return any(svid.signer_id == signer_id and svid.not_after > now for svid in self._svids)
+
     async def ban_revision(self):
         return self._ban_revision
 

@@ -53,3 +53,7 @@ class SvidQueries(CaQueries):
         )
         query = SVIDS.select().where(SvidRow.signer_id == signer_id, SvidRow.not_after > now, named).limit(limit)
         return await SVIDS.all(self._session, query)
+
+    async def has_live_svids(self, signer_id: str, now: datetime) -> bool:
+        query = select(SvidRow.number).where(SvidRow.signer_id == signer_id, SvidRow.not_after > now).limit(1)
+        return (await self._session.execute(query)).first() is not None

@@ -1,14 +1,18 @@
-"""Certificate revocation lists (RFC 5280, section 5): what is on them, and when they are signed again."""
+"""Certificate revocation lists (RFC 5280, section 5): what is on them, when they are signed again, who gets them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.model import Ban, CrlEntry, IssuedSvid
+from app.ca.model import Ban, Crl, CrlEntry, IssuedSvid
+from app.ca.rules.bans import SERIAL_DIGITS
 from app.ca.rules.profile import authority_key_identifier
 from app.ca.rules.rotation import BACKDATE
-from app.core.errors import InternalError
+from app.core.errors import InternalError, InvalidInputError
+from app.spiffe.bundle import MAX_CRLS_BYTES
 from app.spiffe.id import SCHEME
 from app.spiffe.keys import AuthorityKey
 from app.spiffe.x509_svid import MALFORMED
@@ -21,7 +25,8 @@ MAX_CRL_ENTRIES = 50_000
 
 def entry_of(svid: IssuedSvid, ban: Ban) -> CrlEntry:
     """Return the entry of a certificate that a ban is about."""
-    return CrlEntry(svid.serial, ban.created_at, of_identity=ban.subject.startswith(SCHEME))
+    of_identity = ban.subject.startswith(SCHEME)
+    return CrlEntry(svid.serial, ban.created_at, of_identity=of_identity, ends_at=svid.not_after)
 
 
 def crl_is_due(this_update: datetime, now: datetime) -> bool:
@@ -29,10 +34,15 @@ def crl_is_due(this_update: datetime, now: datetime) -> bool:
     return not this_update <= now < this_update + BACKDATE + CRL_TTL / 2
 
 
+def crl_end(now: datetime) -> datetime:
+    """Return until when a list that is signed at `now` can be used by verifiers that fetch it."""
+    return now + CRL_TTL
+
+
 def crl_builder(
-    issuer: x509.Certificate, number: int, entries: Sequence[CrlEntry], now: datetime
+    issuer: x509.Certificate, number: int, entries: Sequence[CrlEntry], now: datetime, end: datetime
 ) -> x509.CertificateRevocationListBuilder:
-    """Return the builder of the list of a signing authority (RFC 5280, sections 5.1 and 5.2).
+    """Return the builder of the list of a signing authority, until `end` (RFC 5280, sections 5.1 and 5.2).
 
     Raises InternalError if a value does not fit into it.
     """
@@ -42,7 +52,7 @@ def crl_builder(
             x509.CertificateRevocationListBuilder()
             .issuer_name(issuer.subject)
             .last_update(this_update)
-            .next_update(this_update + BACKDATE + CRL_TTL)
+            .next_update(end.replace(microsecond=0))
             .add_extension(authority_key_identifier(issuer), critical=False)
             .add_extension(x509.CRLNumber(number), critical=False)
         )
@@ -58,6 +68,79 @@ def check_crl(signed: x509.CertificateRevocationList, issuer: x509.Certificate) 
     key = issuer.public_key()
     if not isinstance(key, AuthorityKey) or not signed.is_signature_valid(key):
         raise InternalError("the revocation list that was signed is not valid and is held back")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCrl:
+    """A list that sidecars can get: PEM, and the serial numbers on it."""
+
+    pem: str
+    serials: frozenset[str]
+
+
+def read_lasting(crl: Crl, issuer: x509.Certificate) -> ReadCrl:
+    """Return the list of a signing authority for sidecars. Raises InvalidInputError if Envoy would not take it.
+
+    1. There is one, and it is well-formed;
+    2. its issuer is the authority, and so is its signature;
+    3. it can be used as long as the authority's certificate.
+    """
+    if crl.lasting is None:  # 1
+        raise InvalidInputError("an older version has signed the list")
+    read, serials = _read(crl.lasting)
+    key = issuer.public_key()
+    signed = read.issuer == issuer.subject and isinstance(key, AuthorityKey) and read.is_signature_valid(key)
+    if not signed:  # 2
+        raise InvalidInputError("the list is not signed by its authority")
+    if read.next_update_utc is None or read.next_update_utc < issuer.not_valid_after_utc:  # 3
+        raise InvalidInputError("the list ends before its authority")
+    return ReadCrl(read.public_bytes(Encoding.PEM).decode("ascii"), serials)
+
+
+def serials_on(der: bytes) -> frozenset[str]:
+    """Return the serial numbers on a list. Raises InvalidInputError if it is malformed."""
+    return _read(der)[1]
+
+
+def lists_to_send(lists: Mapping[str, ReadCrl]) -> Mapping[str, str]:
+    """Return the lists (PEM) that sidecars get if nothing is in the way, by their authorities.
+
+    While nothing is revoked there are none, so that nobody depends on lists then.
+    """
+    if not any(each.serials for each in lists.values()):
+        return {}
+    return {authority: lists[authority].pem for authority in sorted(lists)}
+
+
+def delivery_problem(
+    lists: Mapping[str, ReadCrl], missing: Collection[str], from_outside: Collection[str]
+) -> str | None:
+    """Return why sidecars get none of `lists`, None if they get all: a verifier that has some refuses what lacks one.
+
+    `missing` are authorities without a list, whose SVIDs are in use; `from_outside` roots under which others sign.
+    """
+    what = "sidecars get no revocation list, since"
+    if from_outside:
+        return (
+            f"{what} others may have issued certificates under the roots {', '.join(from_outside)}: set "
+            "ca.crl_over_sds to on if they have not"
+        )
+    if missing:
+        return (
+            f"{what} these signing authorities, whose certificates are in use, have none: {', '.join(missing)}; start "
+            "the replicas that have their keys"
+        )
+    if sum(len(each.pem) for each in lists.values()) > MAX_CRLS_BYTES:
+        return f"{what} too many certificates are revoked: lift bans, or wait until those certificates end"
+    return None
+
+
+def _read(der: bytes) -> tuple[x509.CertificateRevocationList, frozenset[str]]:
+    try:
+        read = x509.load_der_x509_crl(der)
+        return read, frozenset(f"{each.serial_number:0{SERIAL_DIGITS}x}" for each in read)
+    except MALFORMED as error:
+        raise InvalidInputError("the list is malformed") from error
 
 
 def _revoked(entry: CrlEntry) -> x509.RevokedCertificate:

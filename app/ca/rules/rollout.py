@@ -101,6 +101,11 @@ def acknowledgements(
     )
 
 
+def is_acknowledged(bundle: str, reports: Sequence[ReplicaReport]) -> bool:
+    """Whether every stream at every replica has accepted the bundle of the version `bundle`."""
+    return all(each.bundle == bundle and not each.behind_count for each in reports)
+
+
 def is_refused(found: Acknowledgements, since: datetime, rotation: RotationConfig, now: datetime) -> bool:
     """Whether an activation that was asked for at `since` is refused, as not everybody was ready in time."""
     late = not found.complete and now >= since + rotation.timeout

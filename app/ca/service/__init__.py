@@ -3,10 +3,11 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from app.ca.model import CaConfig, CaStatus
+from app.ca.model import CaConfig, CaStatus, CrlOverSds
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
+from app.ca.service.crl_delivery import CrlDelivery
 from app.ca.service.crls import RevocationLists
 from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
@@ -49,6 +50,18 @@ class CaService:
         self.crls = RevocationLists(transactions, self.authorities, self.bans, clock)
         self.records = Records(transactions, clock, metrics)
         replicas = Replicas(transactions, self.subscribers, clock)
+        self._crl_delivery: CrlDelivery | None = None
+        if config.crl_over_sds is not CrlOverSds.OFF:
+            self._crl_delivery = CrlDelivery(
+                transactions,
+                self.authorities,
+                self.crls,
+                replicas,
+                clock,
+                metrics,
+                only_issuer=config.crl_over_sds is CrlOverSds.ON,
+            )
+            self.authorities.begin = self.crls.begin
         self.rollout = Rollout(config, transactions, self.authorities, replicas, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
@@ -56,8 +69,10 @@ class CaService:
     def status(self) -> CaStatus:
         """Return the CA as an operator sees it. Raises UnavailableError before the first pass."""
         rotation = self.rollout.problem
-        problems = (f"the root cannot be replaced: {rotation}",) if rotation else ()
-        return replace(self.authorities.status(), problems=problems)
+        problems = [f"the root cannot be replaced: {rotation}"] if rotation else []
+        if self._crl_delivery is not None:
+            problems += self._crl_delivery.problems
+        return replace(self.authorities.status(), problems=tuple(problems))
 
     async def start(self) -> None:
         """Find or create the authorities, and read the bans. Raises as `Authorities.start` does."""
@@ -78,6 +93,14 @@ class CaService:
         await self.log.maintain()
         await self.records.maintain()
         await self.bans.maintain()
+
+    async def maintain_crls(self) -> None:
+        """Sign revocation lists, and give them to sidecars: a few times a second, and when bans have changed."""
+        try:
+            await self.crls.maintain()
+        finally:  # what others have signed is given out although nothing can be signed here
+            if self._crl_delivery is not None:
+                await self._crl_delivery.maintain()
 
     async def _prepared(self) -> None:
         if self._prepare is not None:

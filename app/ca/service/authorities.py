@@ -5,8 +5,8 @@ without a root's key requests its signing certificate through the database, and 
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -89,6 +89,11 @@ class Authorities:
         self._bundle: TrustBundle | None = None
         self._own: tuple[ActiveSigner, ...] = ()
         self._withdrawn: frozenset[str] = frozenset()
+        # Called with authorities before they are used: returns the ids of those that are held back.
+        self.begin: Callable[[Sequence[ActiveSigner]], Awaitable[Collection[str]]] | None = None
+        self._begun: set[str] = set()
+        self._held_back: dict[str, float] = {}
+        self._crls: Mapping[str, str] = {}
         self._logged: Latest[str | None] = Latest(None)
 
     @property
@@ -145,6 +150,30 @@ class Authorities:
         now = self._clock.now()
         return [each for each in self._own if valid_at(each.signer, now)]
 
+    def distribute(self, crls: Mapping[str, str]) -> None:
+        """Give revocation lists (PEM, by their authorities) out with the trust bundle, or none of them any more."""
+        if crls == self._crls:
+            return
+        self._crls = crls
+        if self._bundle is not None:
+            self._bundle = replace(self._bundle, crls=tuple(crls.values()))
+            self.changed.fire()
+        log.info("crls_distributed", authorities=list(crls))
+
+    def held_back(self) -> Mapping[str, float]:
+        """Return since when (monotonic) authorities of this replica wait until everybody has their revocation lists."""
+        return dict(self._held_back)
+
+    def is_accepted(self, authority_id: str) -> bool:
+        """Whether sidecars that have the trust bundle accept what an authority signs, by the lists that are in it."""
+        return not self._crls or authority_id in self._crls
+
+    def release(self, authority_id: str) -> None:
+        """Sign with an authority that was held back."""
+        del self._held_back[authority_id]
+        if self._known is not None:
+            self._announce(self._known)
+
     def is_withdrawn(self, chain: Sequence[str]) -> bool:
         """Whether the SVID with this chain (PEM, leaf first) is to be replaced, as its authority is tainted."""
         return not self._withdrawn.isdisjoint(chain)
@@ -167,6 +196,9 @@ class Authorities:
             problem = validity_problem("signing", own[0].signer, now)
         if problem is not None:
             raise PreconditionError(problem)
+        if self._held_back:
+            waiting = ", ".join(self._held_back)
+            raise UnavailableError(f"the signing authority {waiting} waits until sidecars have its revocation list")
         if self._plug_in is not None and root.origin is not None:
             raise UnavailableError(self._plug_in.waits(root))
         if root.origin is not None:
@@ -200,6 +232,7 @@ class Authorities:
             raise PreconditionError("no root of the CA was kept: start with the database")
         if self._plug_in is not None:
             await self._plug_in.restore(kept)
+        self._begun.update(signer.id for signer in kept.signers)  # they have been used before
         await self._use(Known.of(kept))
 
     async def maintain(self) -> None:
@@ -230,10 +263,20 @@ class Authorities:
 
     async def _use(self, known: Known) -> None:
         check_trust_domain(known.trust.roots, self._config.trust_domain)
-        self._own = await self._own_signers(known)
-        self._known = known
+        own = await self._own_signers(known)
+        await self._begin(own)
+        self._own, self._known = own, known
         await self._publish(known)
         self._announce(known)
+
+    async def _begin(self, own: Sequence[ActiveSigner]) -> None:
+        """Have the first revocation lists of authorities signed, and hold back those that wait."""
+        new = [each for each in own if each.signer.id not in self._begun]
+        if not new or self.begin is None:
+            return
+        for authority_id in await self.begin(new):
+            self._held_back[authority_id] = self._clock.monotonic()
+        self._begun.update(each.signer.id for each in new)
 
     async def _read(self, now: datetime) -> Known | None:
         """Return the authorities, None if this is a new database.
@@ -292,7 +335,7 @@ class Authorities:
 
     def _signing(self, trust: Trust, own: Sequence[ActiveSigner]) -> list[ActiveSigner]:
         """Return those that may sign, those of the active root first, and of these the one that is plugged in."""
-        may_sign = [each for each in own if trust.may_sign(each.signer)]
+        may_sign = [each for each in own if trust.may_sign(each.signer) and each.signer.id not in self._held_back]
         active = None if trust.active is None else trust.active.id
         plugged = None if self._plug_in is None else self._plug_in.signer_id
         return sorted(may_sign, key=lambda each: (each.signer.root_id != active, each.signer.id != plugged))
@@ -311,7 +354,8 @@ class Authorities:
             return
         withdrawn = [each for each in known.signers if known.trust.is_withdrawn(each)]
         ids = tuple(sorted(each.id for each in withdrawn))
-        bundle = TrustBundle(self._config.trust_domain, roots, known.trust.sequence, ids)
+        crls = tuple(self._crls.values())
+        bundle = TrustBundle(self._config.trust_domain, roots, known.trust.sequence, ids, crls)
         if bundle != self._bundle:
             await self._publisher.publish(bundle)
             self._bundle = bundle

@@ -32,13 +32,18 @@ class Replicas:
         # The beat that was seen last of each replica, and when it was seen first.
         self._seen: dict[str, tuple[int, float]] = {}
 
-    async def report(self, bundle: str, signers: Sequence[Signer], *, identities: bool) -> None:
-        """Write what is true of this replica, if that has changed or is long ago; forget replicas that are gone."""
+    async def report(
+        self, bundle: str, signers: Sequence[Signer], *, identities: bool = False, exact: bool = False
+    ) -> None:
+        """Write what is true of this replica, if that has changed or is long ago; forget replicas that are gone.
+
+        With `identities`, for a root that is to be active next, or if it is to be `exact`, changes of streams count.
+        """
         now, before = self._clock.monotonic(), self._written
         beat = 0 if before is None else before.beat
         report = report_of(self.id, beat, bundle, self._subscribers.of_bundles(), signers, identities=identities)
-        if not identities and before is not None:
-            # Streams come and go: what is behind matters while a root is to be activated.
+        if not (identities or exact) and before is not None:
+            # Streams come and go: what is behind matters while a root, or another signing authority, waits for them.
             unchanged = (report.bundle, report.signers) == (before.bundle, before.signers)
         else:
             unchanged = report == before

@@ -8,7 +8,7 @@ import structlog
 from app.ca.model import Acknowledgements, CaConfig, Root, Stage
 from app.ca.ports import CaTransactions
 from app.ca.rules.lifecycle import Trust
-from app.ca.rules.rollout import Due, acknowledgements, due, is_activated, is_refused
+from app.ca.rules.rollout import Due, acknowledgements, due, is_acknowledged, is_activated, is_refused
 from app.ca.service.authorities import Authorities
 from app.ca.service.replicas import Replicas
 from app.ca.service.roots import Roots
@@ -19,6 +19,11 @@ from app.spiffe.principal import Credential, Principal
 
 # How long after a root was stored certificates may have been issued with a bundle that does not have it yet.
 SPREADING = timedelta(seconds=5)
+# After so long other replicas have reported which revocation lists their sidecars get.
+SETTLING_SECONDS = 3.0
+# A signing authority waits no longer until sidecars have its revocation list: a stream that has ended is waited for as
+# long, and a sidecar that answers nothing for a minute must not keep a replica from issuing.
+MAX_WAIT_SECONDS = 60.0
 # Identities that are counted at most.
 MAX_IDENTITIES = 10_000
 
@@ -50,8 +55,11 @@ class Rollout:
         """Make one pass: report this replica's streams, do what the schedule asks for, activate who is ready."""
         trust = self._authorities.trust()
         signers = [each.signer for each in self._authorities.held()]
-        bundle = self._authorities.bundle().version
-        await self._replicas.report(bundle, signers, identities=trust.prepared is not None)
+        bundle = self._authorities.bundle()
+        await self._replicas.report(
+            bundle.version, signers, identities=trust.prepared is not None, exact=bool(bundle.crls)
+        )
+        await self._release()
         before, problem = self._problem.value, ""
         try:
             await self._advance(trust)
@@ -73,6 +81,22 @@ class Rollout:
         if root is None or root.id != root_id:
             raise NotFoundError(f"the root {root_id} is not to be activated")
         return await self._acknowledgements(root)
+
+    async def _release(self) -> None:
+        """Let signing authorities sign whose revocation lists everybody has, and those that have waited too long."""
+        now, waiting = self._clock.monotonic(), self._authorities.held_back()
+        if not waiting:
+            return
+        async with self._transactions() as repository:
+            reports = await self._replicas.present(repository)
+        acknowledged = is_acknowledged(self._authorities.bundle().version, reports)
+        for authority, since in waiting.items():
+            accepted = acknowledged and self._authorities.is_accepted(authority)
+            if accepted and now >= since + SETTLING_SECONDS:
+                self._authorities.release(authority)
+            elif now >= since + MAX_WAIT_SECONDS:
+                log.warning("ca_signer_not_acknowledged", authority=authority)
+                self._authorities.release(authority)
 
     async def _advance(self, trust: Trust) -> None:
         """Do what the schedule asks for, and activate the root that everybody waits for no longer."""

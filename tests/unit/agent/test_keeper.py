@@ -374,6 +374,21 @@ async def test_a_renewal_does_not_bring_back_the_bundle_from_before_the_pushed_o
     assert world.held.identity.bundle.roots == world.authority.ca.bundle.roots
 
 
+async def test_pushed_revocation_lists_stay_when_an_answer_brings_other_roots_and_go_when_that_is_pushed(world):
+    await world.keeper.obtain()
+    now = world.clock.now()
+    crl = world.authority.ca.signer.crl(7, now=now, end=now + timedelta(days=1))
+    world.keeper.trust(replace(roots_of(world), crls=(crl,)))
+    world.keeper.unfollowed()
+    world.authority.ca = MeshCa(now)
+    async with world.keeping(waits=61):
+        pass
+    assert world.held.identity.bundle == replace(roots_of(world), crls=(crl,))
+    assert world.memory.saved[-1] == world.held.identity
+    world.keeper.trust(roots_of(world))
+    assert world.held.identity.bundle.crls == ()
+
+
 async def test_an_svid_of_a_withdrawn_authority_is_renewed_at_once(world):
     first = await world.keeper.obtain()
     signer = key_id(world.authority.ca.signer.certificate.public_key()).hex()

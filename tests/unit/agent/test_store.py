@@ -1,6 +1,7 @@
 """The identity on disk."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -39,6 +40,22 @@ def test_the_identity_saved_last_is_loaded(store):
     assert store.load(NOW) == first
     store.save(second)
     assert store.load(NOW) == second
+
+
+def test_revocation_lists_are_kept_with_the_identity(store, directory):
+    saved = identity()
+    crls = tuple(CA.signer.crl(serial, now=NOW, end=NOW + timedelta(hours=1)) for serial in (7, 8))
+    saved = replace(saved, bundle=replace(saved.bundle, crls=crls))
+    store.save(saved)
+    assert store.load(NOW) == saved
+    path = directory / IDENTITY_FILE
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"crls": ["nonsense"]}))
+    with pytest.raises(PreconditionError):
+        store.load(NOW)
+    del content["crls"]  # as an older version writes it
+    path.write_text(json.dumps(content))
+    assert store.load(NOW).bundle.crls == ()
 
 
 def test_directory_and_file_are_accessible_only_to_their_owner(store, directory):

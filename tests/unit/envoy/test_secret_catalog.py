@@ -1,5 +1,7 @@
 """The secrets that a caller may subscribe to, and their messages."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.core.errors import InternalError, InvalidInputError
@@ -70,6 +72,17 @@ def test_a_bundle_is_a_validation_context_with_every_root():
     secret = secret_of(bundle_resource("ROOTCA", secrets.bundle("root 1\n", "root 2\n")).body)
     assert secret.name == "ROOTCA"
     assert secret.validation_context.trusted_ca.inline_bytes == b"root 1\nroot 2\n"
+
+
+def test_revocation_lists_are_in_the_validation_context_for_leaves_alone():
+    plain, listed = secrets.bundle("root 1\n"), replace(secrets.bundle("root 1\n"), crls=("list 1\n", "list 2\n"))
+    context = secret_of(bundle_resource("ROOTCA", listed).body).validation_context
+    assert context.crl.inline_bytes == b"list 1\nlist 2\n"
+    assert context.only_verify_leaf_cert_crl
+    assert bundle_resource("ROOTCA", listed).version != bundle_resource("ROOTCA", plain).version
+    context = secret_of(bundle_resource("ROOTCA", plain).body).validation_context
+    assert not context.HasField("crl")
+    assert not context.only_verify_leaf_cert_crl
 
 
 def test_a_version_depends_on_the_content_alone():

@@ -2,13 +2,24 @@
 
 import base64
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InvalidInputError
-from app.spiffe.bundle import MAX_BUNDLE_BYTES, MAX_ROOTS, TrustBundle, bundle_jwks, bundle_pem, parse_bundle
+from app.spiffe.bundle import (
+    MAX_BUNDLE_BYTES,
+    MAX_CRLS_BYTES,
+    MAX_ROOTS,
+    TrustBundle,
+    bundle_jwks,
+    bundle_pem,
+    parse_bundle,
+    parse_crls,
+)
 from app.spiffe.id import TrustDomain
 from tests.assets.certificates import HOUR, MeshCa, root_authority
 from tests.assets.csrs import csr
@@ -139,3 +150,32 @@ def test_roots_of_every_kind_of_key_have_a_jwk(key, named):
     numbers = key.public_key().public_numbers()
     assert int.from_bytes(value, "big") == getattr(numbers, parameter)
     assert jwk.get("e", "AQAB") == "AQAB"
+
+
+def crl(*serials):
+    return MeshCa(NOW).signer.crl(*serials, now=NOW, end=NOW + timedelta(hours=1))
+
+
+def test_revocation_lists_are_read_as_they_were_written_and_change_the_version():
+    first, second = crl(1, 2), crl()
+    assert parse_crls("") == ()
+    assert parse_crls(first + second) == (first, second)
+    bundle = MeshCa(NOW).bundle
+    versions = [replace(bundle, crls=crls).version for crls in ((), (first,), (second,), (first, second))]
+    assert len({bundle.version, *versions}) == 4
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[:-10],
+        lambda text: text + "and more",
+        lambda text: text.replace("MI", "??", 1),
+        lambda text: text.replace("X509 CRL", "CERTIFICATE"),
+        lambda text: text + "é",
+        lambda text: text + "\n" * MAX_CRLS_BYTES,
+    ],
+)
+def test_malformed_revocation_lists_are_refused(spoil):
+    with pytest.raises(InvalidInputError):
+        parse_crls(spoil(crl(7)))

@@ -59,16 +59,16 @@ async def test_an_authority_has_an_empty_list_until_something_is_banned(ca):
 async def test_the_certificates_of_banned_identities_are_on_the_list_and_no_others(ca):
     cart, again, other, upper = [await issue(ca, each) for each in (CART, CART, OTHER, UPPER)]
     await ca.bans.ban(OPERATOR, SHOP, "why", None)
-    assert await listed(ca) == (1, {cart: "privilege_withdrawn", again: "privilege_withdrawn"})
+    assert await listed(ca) == (2, {cart: "privilege_withdrawn", again: "privilege_withdrawn"})
     await ca.bans.ban(OPERATOR, UPPER, "why", None)
     assert set((await listed(ca))[1]) == {cart, again, upper}
     await ca.bans.revoke(OPERATOR, other, "lost")
     number, reasons = await listed(ca)
-    assert (number, reasons[other]) == (3, "key_compromise")
+    assert (number, reasons[other]) == (4, "key_compromise")
     for subject in (SHOP, UPPER):
         await ca.bans.unban(OPERATOR, subject)
     await ca.bans.unrevoke(OPERATOR, other)
-    assert await listed(ca) == (4, {})
+    assert await listed(ca) == (5, {})
 
 
 async def test_certificates_and_bans_that_have_ended_leave_the_list(ca, clock):
@@ -76,11 +76,11 @@ async def test_certificates_and_bans_that_have_ended_leave_the_list(ca, clock):
     await ca.bans.ban(OPERATOR, CART, "why", timedelta(hours=1))
     assert set((await listed(ca))[1]) == {cart}
     clock.advance(3600)
-    assert await listed(ca) == (2, {})
+    assert await listed(ca) == (3, {})
     await ca.bans.ban(OPERATOR, CART, "why", None)
     assert set((await listed(ca))[1]) == {cart}
     clock.advance(23 * 3600)
-    assert await listed(ca) == (4, {})
+    assert await listed(ca) == (5, {})
 
 
 async def test_a_list_is_signed_again_at_half_of_its_life_and_is_valid_until_then(ca, clock):
