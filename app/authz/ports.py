@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.audit.ports import AuditTrail
 from app.authz.model import AuthzOptions, CheckInput, Verdict
@@ -48,6 +48,26 @@ class Provider(Protocol):
 
     def __call__(self, request: CheckInput, /) -> Answer | Awaitable[Answer]:
         """Return the decision on a request in bounded time; what goes wrong is an answer that denies."""
+        ...
+
+
+class Plugin(Protocol):
+    """A policy engine of a third party, which its package's entry point in the group `meshward.providers` makes.
+
+    The entry point is a callable that takes the name of the provider and the options that the settings have for it, and
+    returns one of these; what it raises is reported at the start. It needs nothing of Meshward: what it is given and
+    what it returns is JSON as Python has it. It runs in the event loop that answers every check: what blocks belongs
+    into a thread, and what computes for long into another process.
+
+    It may have two further coroutine methods without arguments: `refresh`, called before the first decision and then
+    about once a second, raises while the plug-in has nothing to decide by; `close` ends what it has running.
+    """
+
+    async def decide(self, document: dict[str, Any], /) -> object:
+        """Return the decision on a request: a boolean or an object, as OPA-Envoy takes it (`rules.opa`).
+
+        `document` is OPA-Envoy's input document, a copy that the plug-in may change. What is raised denies.
+        """
         ...
 
 

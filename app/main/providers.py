@@ -7,6 +7,7 @@ from app.authz.backends.bundle_signature import KeyFile
 from app.authz.backends.cel import CelOptions, CelProvider
 from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.backends.opa import OpaOptions, OpaProvider
+from app.authz.backends.plugin import PluginOptions, PluginProvider
 from app.authz.backends.policy_source import BundleOptions, BundleUrl, PathSource, PolicySource
 from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.authz.ports import Provider
@@ -16,16 +17,18 @@ from app.core.errors import UnavailableError
 from app.core.last_good import LastGoodFile
 from app.main.last_good import DIRECTORY
 from app.settings import Settings
-from app.settings.authz import CelProviderSettings, OpaProviderSettings, RegoProviderSettings
+from app.settings.authz import CelProviderSettings, OpaProviderSettings, PluginProviderSettings, RegoProviderSettings
 from app.telemetry.metrics import Metrics
 
 
 def make_providers(settings: Settings, clock: Clock, metrics: Metrics) -> dict[str, Provider]:
-    """Return the providers by their names; nothing is started."""
+    """Return the providers by their names; nothing is started. Raises InvalidInputError if a plug-in cannot be used."""
     made: dict[str, Provider] = {}
     for name, each in settings.authz.providers.items():
         if isinstance(each, CelProviderSettings):
             made[name] = CelProvider(name, CelOptions(each.expression, each.path))
+        elif isinstance(each, PluginProviderSettings):
+            made[name] = PluginProvider(name, PluginOptions(each.plugin, each.options, each.timeout_ms / 1000))
         elif isinstance(each, OpaProviderSettings):
             made[name] = _opa(each, clock)
         else:

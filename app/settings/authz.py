@@ -1,6 +1,6 @@
 """The settings of how checks are answered, and of the providers that decide CUSTOM policies."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -129,6 +129,19 @@ class CelProviderSettings(Area):
         return self
 
 
+class PluginProviderSettings(Area):
+    """A provider that a third party's package decides.
+
+    `plugin`: the name of its entry point in the group `meshward.providers`. `options`: its own. `timeout_ms`: how long
+    a decision may take.
+    """
+
+    engine: Literal["plugin"]
+    plugin: ProviderName
+    options: dict[str, Any] = Field(default_factory=dict)
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_PROVIDER_TIMEOUT_MS)] = 100
+
+
 class AuthorizationServerSettings(Area):
     """An OAuth 2.0 authorization server that is asked about tokens (RFC 7662).
 
@@ -149,7 +162,7 @@ class AuthorizationServerSettings(Area):
     ca_file: FilePath | None = None
 
 
-ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSettings
+ProviderSettings = RegoProviderSettings | OpaProviderSettings | CelProviderSettings | PluginProviderSettings
 
 
 class AuthzSettings(Area):

@@ -51,7 +51,7 @@ def _plain(value: object) -> object:
             return value
         case Area():
             return {name: _plain(item) for name, item in value if item is not None}
-        case tuple():
+        case tuple() | list():
             return [_plain(item) for item in value]
         case dict():
             return {name: _plain(item) for name, item in value.items()}
