@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import CursorResult, Executable, Select, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from app.core.errors import InternalError
 from app.db.base import Base
@@ -25,6 +26,11 @@ class Rows(Generic[Record]):
         rows = Base.metadata.tables[table.__tablename__]
         self._insert, self._inserts = insert(rows), dict[tuple[str, ...], Prepared]()
         self._names = tuple(field.name for field in fields(record))
+        self._defaults = {
+            column.key: column.default.arg
+            for column in rows.c
+            if isinstance(column.default, ScalarElementColumnDefault)
+        }
         self.columns = [rows.c[name] for name in self._names]
 
     def select(self) -> Select[Any]:
@@ -41,13 +47,14 @@ class Rows(Generic[Record]):
         return None if row is None else self._record(**row)
 
     async def insert(self, session: AsyncSession, *records: Record, **more: object) -> None:
-        """Store records, and `more` columns beside their fields. What is None in all is left to the database."""
+        """Store records, and `more` columns beside their fields. What is None in all is left to its default."""
         await execute(session, self.insertion(*records, **more))
 
     def insertion(self, *records: Record, **more: object) -> Execution:
         """Return what `insert` executes."""
         given = [name for name in self._names if any(getattr(record, name) is not None for record in records)]
-        added = {name: value for name, value in more.items() if value is not None}
+        defaults = {name: value for name, value in self._defaults.items() if name not in given}
+        added = {**defaults, **{name: value for name, value in more.items() if value is not None}}
         names, last = (*given, *added), tuple(added.values())
         if names not in self._inserts:
             self._inserts[names] = Prepared(self._insert, names)
