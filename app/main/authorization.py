@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.authz.model import AuthzOptions, Matching, UnknownWorkload
+from app.authz.rpc.destination import Gateways
 from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND
@@ -55,6 +56,11 @@ def authz_options(settings: Settings) -> AuthzOptions:
         matching=Matching(settings.authz.matching),
         providers=frozenset(settings.authz.providers),
     )
+
+
+def gateways_of(settings: AuthzSettings) -> Gateways:
+    """Return which callers speak for which namespaces besides their own."""
+    return Gateways({caller: frozenset(namespaces) for caller, namespaces in settings.gateways.items()})
 
 
 def make_authentication(

@@ -10,6 +10,7 @@ from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.ca.rpc.istio import IstioCertificates
 from app.core.rates import RateLimit
 from app.envoy.sds import SecretDiscovery
+from app.main.authorization import gateways_of
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
@@ -46,7 +47,10 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     """Return every row. What is not here is UNIMPLEMENTED."""
     authz = parts.settings.authz
     authorization = AuthorizationRpc(
-        parts.policies, expose_decision=authz.expose_decision, trusted_hops=authz.trusted_hops
+        parts.policies,
+        expose_decision=authz.expose_decision,
+        trusted_hops=authz.trusted_hops,
+        gateways=gateways_of(authz),
     )
     limits = rate_limits(parts)
     secrets = SecretDiscovery(parts.ca.secrets, parts.metrics, parts.ca.subscribers)
@@ -92,6 +96,7 @@ def mount_table(parts: Parts) -> tuple[Mount, ...]:
         expose_decision=authz.expose_decision,
         trust_forwarded_client_cert=authz.trust_forwarded_client_cert,
         trusted_hops=authz.trusted_hops,
+        gateways=gateways_of(authz),
     )
     limitador = LimitadorHttp(parts.quotas, parts.quota_counters)
     return (

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.settings.area import MAX_NETWORKS, Area
 from app.settings.values import (
+    AnyNamespace,
     FilePath,
     HttpUrl,
     InputPath,
@@ -19,6 +20,7 @@ from app.settings.values import (
     ServerUrl,
     Table,
     TrustDomains,
+    WorkloadId,
 )
 from app.telemetry.decisions import Mode
 
@@ -34,6 +36,9 @@ MAX_CONNECTIONS = 1024
 MAX_CACHE_SECONDS = 3600.0
 MAX_CACHE_PARTS = 64
 MAX_POLL_SECONDS = 86_400.0
+# Gateways and waypoints of a large mesh, and the namespaces that one of them speaks for; beyond, it speaks for all.
+MAX_GATEWAYS = 1024
+MAX_GATEWAY_NAMESPACES = 1024
 MAX_BUNDLE_KEYS = 16
 MAX_KEY_ID = 256
 BundleAlgorithm = Literal[
@@ -179,7 +184,8 @@ class AuthzSettings(Area):
     other names of the trust domain in policies. `jwks_ca_file`: by which the servers of issuers' keys are verified,
     instead of the public authorities. `jwks_allowed_networks`: from which keys are fetched although they are blocked,
     such as loopback; so it is with authorization servers. `authorization_servers`: those that are asked about
-    tokens, a table for each. `providers`: those that CUSTOM policies name, a table for each.
+    tokens, a table for each. `providers`: those that CUSTOM policies name, a table for each. `gateways`: the namespaces
+    that a caller may ask for besides its own, by its SPIFFE ID, `*` for every one.
     """
 
     matching: Literal["istio", "strict"] = "istio"
@@ -200,4 +206,9 @@ class AuthzSettings(Area):
         dict[ProviderName, Annotated[ProviderSettings, Field(discriminator="engine")]],
         Table,
         Field(max_length=MAX_PROVIDERS),
+    ] = Field(default_factory=dict)
+    gateways: Annotated[
+        dict[WorkloadId, Annotated[tuple[AnyNamespace, ...], Field(min_length=1, max_length=MAX_GATEWAY_NAMESPACES)]],
+        Table,
+        Field(max_length=MAX_GATEWAYS),
     ] = Field(default_factory=dict)

@@ -97,6 +97,13 @@ def _check_database_url(value: str) -> str:
     return value
 
 
+def _check_workload_id(value: str) -> str:
+    try:
+        return str(SpiffeId.parse(value))
+    except InvalidInputError as error:
+        raise ValueError(error.message) from error
+
+
 def _check_http_url(value: str) -> str:
     if _HTTP_URL.fullmatch(value) is None:
         raise ValueError("must be a URL such as http://meshward.example:15014/crl, without a slash at the end")
@@ -272,6 +279,14 @@ OpaUrl = Annotated[
 Namespace = Annotated[
     str, _require(is_dns_label, "must be a Kubernetes namespace: up to 63 of a-z, 0-9 and dash, not at the ends")
 ]
+AnyNamespace = Annotated[
+    str,
+    _require(
+        lambda value: value == "*" or is_dns_label(value),
+        "must be a Kubernetes namespace, or * for every one",
+    ),
+]
+WorkloadId = Annotated[str, AfterValidator(_check_workload_id)]
 Jwks = Annotated[str | Path, BeforeValidator(_parse_jwks)]
 ServerUrl = Annotated[str, AfterValidator(_check_server_url)]
 ServerName = Annotated[

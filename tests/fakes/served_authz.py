@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from envoy.service.auth.v3 import external_auth_pb2
 
 from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rpc.destination import NO_GATEWAYS
 from app.authz.rpc.http import PREFIX, HttpAuthorization
 from app.spiffe.id import TrustDomain
 from app.telemetry.metrics import Metrics
@@ -20,7 +21,8 @@ from tests.support.listening import listening
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self, engine=None, options=None, providers=None, key_sets=None, clock=None):
+    def __init__(self, engine=None, options=None, providers=None, key_sets=None, clock=None, gateways=NO_GATEWAYS):
+        self.gateways = gateways
         self.clock = clock or ManualClock()
         self.metrics = Metrics()
         self.service = Policies(
@@ -37,7 +39,7 @@ class ServedAuthz:
         await self.service.apply(text)
 
     def application(self):
-        authorization = AuthorizationRpc(self.service, expose_decision=True)
+        authorization = AuthorizationRpc(self.service, expose_decision=True, gateways=self.gateways)
         rpc = Rpc(
             "envoy.service.auth.v3.Authorization",
             "Check",
@@ -52,13 +54,16 @@ class ServedAuthz:
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)
         grpc = GrpcApplication([rpc], authenticator=authenticator, limiter=limiter, metrics=self.metrics)
-        http = HttpAuthorization(self.service, expose_decision=True, trust_forwarded_client_cert=True)
+        http = HttpAuthorization(
+            self.service, expose_decision=True, trust_forwarded_client_cert=True, gateways=self.gateways
+        )
         return MeshApplication(grpc, [Mount(PREFIX, http, Authentication.MESH)], authenticator)
 
 
 @asynccontextmanager
-async def served_authz(text: str = "", engine=None, options=None, providers=None, key_sets=None, clock=None):
-    served = ServedAuthz(engine, options, providers, key_sets, clock)
+async def served_authz(text: str = "", **given):
+    """`given` is what `ServedAuthz` is made of."""
+    served = ServedAuthz(**given)
     await served.service.refresh()
     if text:
         await served.apply(text)

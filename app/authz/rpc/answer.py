@@ -1,8 +1,16 @@
 """The body and header for a client: what was denied, and by which rule only where that is exposed."""
 
+import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from app.core.decision import Decision, Watch
+
+# What may stand in a query as it is (RFC 3986, section 3.4), but for what servers part it by: `&` and `;`, and in a
+# name `=` and `+`. Envoy writes what it is sent into the path as it is.
+_IN_A_NAME = "!$'()*,/:?@~%"
+_IN_A_VALUE = f"{_IN_A_NAME}=+"
+_NO_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 DECISION_HEADER = "x-meshward-decision"
 CONTENT_TYPE = "text/plain; charset=utf-8"
@@ -22,6 +30,16 @@ def denial_body(decision: Decision, method: str, path: str, *, expose: bool, met
         return f"{request} was denied: {decision.reason}.\n"
     place = "The access log of the workload's proxy can name the rule: it is in the metadata of this check.\n"
     return f"{request} was denied by the mesh's authorization policy.\n{place if metadata else ''}"
+
+
+def query_name(text: str) -> str:
+    """Return the name of a query parameter as it stands in a path; what is escaped already stays so."""
+    return quote(_NO_ESCAPE.sub("%25", text), safe=_IN_A_NAME)
+
+
+def query_value(text: str) -> str:
+    """Return the value of a query parameter as it stands in a path; what is escaped already stays so."""
+    return quote(_NO_ESCAPE.sub("%25", text), safe=_IN_A_VALUE)
 
 
 def observed_metadata(decision: Decision) -> Iterator[tuple[str, str]]:

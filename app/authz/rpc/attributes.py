@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from app.authz.model import IpAddress, Labels, Matching, Workload
+from app.authz.model import IpAddress, Labels, Matching
 from app.authz.rules.addresses import read_address
 from app.authz.rules.hosts import is_authority
-from app.authz.rules.kubernetes import is_label_key, is_label_value, is_namespace
+from app.authz.rules.kubernetes import is_label_key, is_label_value
 from app.authz.rules.paths import read_path
 from app.authz.rules.values import MAX_PORT
 from app.core.errors import InvalidInputError
-from app.spiffe.id import SpiffeId
 
 # Identities and authorities that were read recently; bounds the memory that hostile input can take.
 READ_CACHE_SIZE = 4096
@@ -116,29 +115,6 @@ def remote_address(source: IpAddress | None, forwarded: tuple[str, ...] | None, 
         return source
     entries = ",".join(forwarded or ()).rsplit(",", hops + 1)
     return read_address(entries[-1 - hops].strip()) if len(entries) > hops else None
-
-
-@lru_cache(maxsize=READ_CACHE_SIZE)
-def namespace_of(spiffe_id: str) -> str | None:
-    """Return the namespace in a workload's SPIFFE id, None if it has not the form `/ns/NS/sa/SA`.
-
-    Raises InvalidInputError if the text is not a SPIFFE id.
-    """
-    return SpiffeId.parse(spiffe_id).namespace
-
-
-def read_workload(verified: str | None, named: str | None, labels: Labels | None) -> Workload | None:
-    """Return the destination: its namespace from its SPIFFE id, or else as the proxy's configuration names it.
-
-    None if both are missing. Raises InvalidInputError if they differ, or the name is not a namespace.
-    """
-    if named is not None:
-        if not is_namespace(named):
-            raise InvalidInputError("meshward.namespace is not a DNS label")
-        if verified is not None and verified != named:
-            raise InvalidInputError("meshward.namespace is not the namespace of the destination's SPIFFE id")
-    namespace = verified or named
-    return None if namespace is None else Workload(namespace, labels)
 
 
 def labels_of(given: Mapping[str, str]) -> Labels:

@@ -1,36 +1,40 @@
 """Envoy's external authorization over gRPC (envoy/service/auth/v3/external_auth.proto).
 
 The source is the peer that Envoy verified: `source.principal`, or the names in `source.certificate`, and where both are
-sent they must agree. The destination is `destination.principal`; or the context extension `meshward.namespace`; or
-the caller itself, if it proved an SVID. Its labels are `destination.labels`, or the context extension `meshward.labels`
-(`app=shop,version=v1`). The check has every header of the request, unless the context extension
-`meshward.forwarded_headers` says which ones. What filters of the proxy found is believed of those that the context
-extension `meshward.metadata` names.
+sent they must agree. The destination is the context extension `meshward.namespace`; or `destination.principal`; or the
+caller itself, if it proved an SVID; see `destination`. Its labels are `destination.labels` and those of the context
+extension `meshward.labels` (`app=shop,version=v1`). The check has every header of the request, unless the context
+extension `meshward.forwarded_headers` says which ones. What filters of the proxy found is believed of those that the
+context extension `meshward.metadata` names.
 """
 
 import json
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
-from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf import struct_pb2
 
-from app.authz.model import NO_CLAIMS, CheckInput, Headers, IpAddress, Joined, Labels, Workload
+from app.authz.model import NO_CLAIMS, CheckInput, Headers, Joined
 from app.authz.providers import HeaderValues, ProvidedDecision
-from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body, observed_metadata
+from app.authz.rpc.answer import (
+    CONTENT_TYPE,
+    DECISION_HEADER,
+    decision_header,
+    denial_body,
+    observed_metadata,
+    query_name,
+    query_value,
+)
 from app.authz.rpc.attributes import (
     READS,
     Reads,
-    labels_of,
-    namespace_of,
-    read_labels,
-    read_workload,
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
+from app.authz.rpc.destination import NO_GATEWAYS, Destinations, Gateways
 from app.authz.rpc.document import attributes_of
 from app.authz.rpc.metadata import METADATA_EXTENSION, read_metadata, verified_claims
 from app.authz.rpc.peers import reader_of_peers
@@ -38,7 +42,6 @@ from app.authz.rules.addresses import FORWARDED_FOR, read_address
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
-from app.spiffe.id import SpiffeId
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
@@ -50,13 +53,9 @@ _EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION, METADA
 _NO_EXTENSIONS = None, None, None, None
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
-# Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
-MAX_KNOWN_DESTINATIONS = 2048
-MAX_KNOWN_DESTINATION = 2048
 
 _FORBIDDEN = 403
 _PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
-_Peer: Any = attribute_context_pb2.AttributeContext.Peer
 _Response: Any = external_auth_pb2.CheckResponse
 _Struct: Any = struct_pb2.Struct
 _Header: Any = base_pb2.HeaderValue
@@ -67,12 +66,21 @@ class AuthorizationRpc:
 
     `expose_decision`: the client learns which rule decided, in `x-meshward-decision` and the body of a denial.
     `trusted_hops`: proxies in front of Envoy whose `x-forwarded-for` entries are believed, see `remote_address`.
+    `gateways`: the callers that speak for other namespaces.
     """
 
-    def __init__(self, service: PolicyService, *, expose_decision: bool = False, trusted_hops: int = 0) -> None:
+    def __init__(
+        self,
+        service: PolicyService,
+        *,
+        expose_decision: bool = False,
+        trusted_hops: int = 0,
+        gateways: Gateways = NO_GATEWAYS,
+    ) -> None:
         self._service = service
         self._expose_decision = expose_decision
         self._trusted_hops = trusted_hops
+        self._read_destination = Destinations(gateways).read
         self._reads, self._read_peer = READS[service.matching], reader_of_peers(service.matching)
         self._kept: dict[Decision, Any] = {}
 
@@ -118,7 +126,7 @@ class AuthorizationRpc:
         extensions = attributes.context_extensions
         named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
         metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
-        at = _destination(attributes, context, named, labels)
+        at = self._read_destination(attributes.destination, context.principal.spiffe_id, named, labels)
         forwarded_for = headers.get(FORWARDED_FOR) if trusted_hops else None
         return CheckInput(
             workload=at.workload,
@@ -145,7 +153,7 @@ class AuthorizationRpc:
         source = attributes.source
         source_ip = read_address(source.address.socket_address.address)
         named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
-        at = _destination(attributes, context, named, labels)
+        at = self._read_destination(attributes.destination, context.principal.spiffe_id, named, labels)
         return CheckInput(
             workload=at.workload,
             source=self._read_peer(source.principal, source.certificate),
@@ -186,8 +194,8 @@ class AuthorizationRpc:
             _give(answer.response_headers_to_add, changes.response_headers)
             answer.headers_to_remove.extend(changes.headers_to_remove)
             for key, value in changes.query_to_set:
-                answer.query_parameters_to_set.add(key=key, value=value)
-            answer.query_parameters_to_remove.extend(changes.query_to_remove)
+                answer.query_parameters_to_set.add(key=query_name(key), value=query_value(value))
+            answer.query_parameters_to_remove.extend(map(query_name, changes.query_to_remove))
             return response if changes.metadata else self._keep(decision, response)
         answer = response.denied_response
         answer.status.code = changes.status or _FORBIDDEN
@@ -258,43 +266,6 @@ def _server_name(attributes: Any, reads: Reads) -> str | None:
     source = attributes.source
     known = attributes.HasField("tls_session") or not (source.principal or source.certificate)
     return reads.no_server_name if known else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Destination:
-    """The destination of a check."""
-
-    workload: Workload | None
-    address: IpAddress | None
-    port: int | None
-
-
-def _destination(attributes: Any, context: CallContext, named: str | None, labels: str | None) -> _Destination:
-    # A sidecar's destination is the same on every call, and its bytes are read faster than its fields.
-    peer = attributes.destination.SerializePartialToString()
-    read = _known_destination if len(peer) <= MAX_KNOWN_DESTINATION else _read_destination
-    return read(peer, context.principal.spiffe_id, named, labels)
-
-
-def _read_destination(
-    serialized: bytes, caller: SpiffeId | None, named: str | None, listed: str | None
-) -> _Destination:
-    peer = _Peer.FromString(serialized)
-    verified = namespace_of(peer.principal) if peer.principal else None
-    if verified is None and named is None and caller is not None:
-        verified = caller.namespace
-    at = peer.address.socket_address
-    workload = read_workload(verified, named, _labels(peer.labels, listed))
-    return _Destination(workload, read_address(at.address), at.port_value or None)
-
-
-_known_destination = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(_read_destination)
-
-
-def _labels(given: Any, listed: str | None) -> Labels | None:
-    if not given:
-        return None if listed is None else read_labels(listed)
-    return labels_of(given)
 
 
 class _Headers:

@@ -6,7 +6,7 @@ those of a client:
 
 | header | value | what it is |
 |---|---|---|
-| `x-meshward-namespace` | the namespace | the destination, where the proxy has no SVID |
+| `x-meshward-namespace` | the namespace | the destination, where it is not the proxy's own |
 | `x-meshward-labels` | `app=shop,version=v1` | the destination's labels |
 | `x-meshward-destination-ip` | `%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%` | the destination's address |
 | `x-meshward-destination-port` | `%DOWNSTREAM_LOCAL_PORT%` | the destination's port |
@@ -14,11 +14,11 @@ those of a client:
 | `x-meshward-forwarded-headers` | `*, !connection, !upgrade` | the headers that `allowed_headers` lets through |
 | `x-meshward-source-ip` | `%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%` | the peer's address, see below |
 
-The destination is the caller itself if it proved an SVID. The peer is believed only if `trust_forwarded_client_cert`
-is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise (SANITIZE_SET) and allow, and its
-address from `x-meshward-source-ip`. Behind `trusted_hops` proxies the client's address comes from `x-forwarded-for`,
-which Envoy must then allow as well. What is missing never grants and always denies, and so does a rule about a header
-that is absent and not declared as forwarded.
+The destination is the caller itself if it proved an SVID and names no other. The peer is believed only if
+`trust_forwarded_client_cert` is set: its identity from `x-forwarded-client-cert`, which Envoy must then sanitise
+(SANITIZE_SET) and allow, and its address from `x-meshward-source-ip`. Behind `trusted_hops` proxies the client's
+address comes from `x-forwarded-for`, which Envoy must then allow as well. What is missing never grants and always
+denies, and so does a rule about a header that is absent and not declared as forwarded.
 
 `failure_mode_allow` must stay off for HTTP checks: the path of a request becomes the path of the check, and the server
 may refuse it (`/%zz`) by resetting the stream before this application is asked. A gRPC check has the path in a message.
@@ -34,12 +34,11 @@ from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
     READS,
-    read_labels,
     read_port,
-    read_workload,
     remote_address,
 )
 from app.authz.rpc.declared import read_forwarded
+from app.authz.rpc.destination import NO_GATEWAYS, Gateways, Named, read_workload
 from app.authz.rpc.document import http_attributes
 from app.authz.rpc.peers import read_identity
 from app.authz.rules.addresses import FORWARDED_FOR, read_address
@@ -87,12 +86,14 @@ class HttpAuthorization:
         expose_decision: bool = False,
         trust_forwarded_client_cert: bool = False,
         trusted_hops: int = 0,
+        gateways: Gateways = NO_GATEWAYS,
         prefix: str = PREFIX,
     ) -> None:
         self._service = service
         self._expose_decision = expose_decision
         self._trust_peer = trust_forwarded_client_cert
         self._trusted_hops = trusted_hops
+        self._gateways = gateways
         self._reads = READS[service.matching]
         self._prefix = prefix.encode()
 
@@ -138,7 +139,7 @@ class HttpAuthorization:
         forwarded = read_forwarded(f"{declared}{_NOT_OF_THE_REQUEST}")
         source = self._source(headers, forwarded)
         return CheckInput(
-            workload=_workload(scope, headers),
+            workload=_workload(scope, headers, self._gateways),
             source=source,
             method=method,
             path=path,
@@ -209,13 +210,10 @@ def _single(headers: Mapping[str, tuple[str, ...]], name: str) -> str | None:
     return values[0]
 
 
-def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]]) -> Workload | None:
+def _workload(scope: Mapping[str, Any], headers: Mapping[str, tuple[str, ...]], gateways: Gateways) -> Workload | None:
     principal: Principal = scope.get("state", {}).get(PRINCIPAL_KEY, NO_CALLER)
-    verified = principal.spiffe_id.namespace if principal.spiffe_id else None
-    labels = _single(headers, "x-meshward-labels")
-    return read_workload(
-        verified, _single(headers, "x-meshward-namespace"), None if labels is None else read_labels(labels)
-    )
+    named = Named(_single(headers, "x-meshward-namespace"), _single(headers, "x-meshward-labels"))
+    return read_workload(gateways, principal.spiffe_id, None, named, None)
 
 
 async def _read_body(receive: Receive) -> bytes | None:

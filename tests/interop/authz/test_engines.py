@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import json
 from contextlib import asynccontextmanager
 
 import httpx
@@ -15,6 +14,7 @@ from app.core.clock import SystemClock
 from tests.assets.descriptors import ITEM, descriptor_set, frame
 from tests.fakes.authz import policy
 from tests.fakes.served_authz import served_authz
+from tests.support.echo import echo
 from tests.support.envoy_process import EnvoyProcess, cluster
 
 # In the manner of OPA-Envoy's documentation: roles by user, an object with headers, a body that is looked into.
@@ -111,22 +111,6 @@ def bootstrap(authz_port, upstream_port, *, pack=False):
         cluster("upstream", upstream_port),
     ]
     return {"static_resources": {"listeners": [listener], "clusters": clusters}}
-
-
-async def echo(reader, writer):
-    """Answer each request with its target and headers."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            first, *lines = head.decode().strip().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines)
-            await reader.readexactly(int(headers.get("content-length", "0")))
-            body = json.dumps({"target": first.split(" ")[1], "headers": headers}).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
-            await writer.drain()
-    except asyncio.IncompleteReadError:
-        pass
-    finally:
-        writer.close()
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import pytest
 
 from app.authz.model import Cause, Verdict
 from app.authz.rpc import http as asgi
+from app.authz.rpc.destination import Gateways
 from app.authz.rpc.http import HttpAuthorization
 from app.core.decision import Decision, Outcome
 from app.spiffe.id import SpiffeId
@@ -113,6 +114,12 @@ async def test_without_an_svid_the_destination_comes_from_headers_that_the_proxy
     assert await status(DENY_ADMIN, "/hello", caller=None) == 403
     assert await status(DENY_ADMIN, "/hello", headers=[(b"x-meshward-namespace", b"other")]) == 403
     assert await status(DENY_ADMIN, "/hello", caller=None, headers=[*named, *named]) == 403
+
+
+async def test_a_caller_speaks_for_the_namespaces_of_the_settings():
+    named = [(b"x-meshward-namespace", b"other")]
+    assert await status(DENY_ADMIN, "/hello", headers=named, gateways=Gateways({API: frozenset({"other"})})) == 200
+    assert await status(DENY_ADMIN, "/hello", headers=named, gateways=Gateways({API: frozenset({"third"})})) == 403
 
 
 async def test_labels_come_from_a_header_that_the_proxy_sets():

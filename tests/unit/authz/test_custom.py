@@ -16,7 +16,7 @@ from app.core.decision import Decision
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
 from tests.fakes.authz import policy, request
-from tests.fakes.checks import Policies, check_request, context, policy_service
+from tests.fakes.checks import Policies, check_answer, check_request, context, policy_service
 from tests.fakes.documents import MemoryDocuments
 from tests.fakes.provider import DENIES, FakeProvider
 from tests.fakes.served_authz import ServedAuthz
@@ -284,3 +284,23 @@ async def test_over_http_a_provider_is_sent_the_request_with_its_body():
         "headers": {"host": "shop", "content-type": "application/json", "x-user": "alice"},
         "body": '{"a": 1}',
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("a-b_c.d~", "a-b_c.d~", "a-b_c.d~"),
+        ("a&b=c", "a%26b%3Dc", "a%26b=c"),
+        ("a b+c;d", "a%20b%2Bc%3Bd", "a%20b+c%3Bd"),
+        ("\r\nx: y#?", "%0D%0Ax:%20y%23?", "%0D%0Ax:%20y%23?"),
+        ("%20%zz%", "%20%25zz%25", "%20%25zz%25"),
+        ('é"<>\\^`{|}', "%C3%A9%22%3C%3E%5C%5E%60%7B%7C%7D", "%C3%A9%22%3C%3E%5C%5E%60%7B%7C%7D"),
+    ],
+)
+async def test_query_parameters_are_escaped_in_the_path(text, name, value):
+    changes = Changes(query_to_set=((text, text),), query_to_remove=(text,))
+    spec = policy("{action: CUSTOM, provider: {name: ext}, rules: [{}]}")
+    rpc = AuthorizationRpc(await policy_service(spec, providers={"ext": lambda _request: Answer(changes=changes)}))
+    answer = check_answer(rpc, check_request()).ok_response
+    assert [(each.key, each.value) for each in answer.query_parameters_to_set] == [(name, value)]
+    assert list(answer.query_parameters_to_remove) == [name]

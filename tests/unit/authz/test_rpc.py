@@ -1,6 +1,7 @@
 """Which parts of a CheckRequest are read, and what a CheckResponse contains."""
 
 import asyncio
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from app.authz.model import AuthzOptions, Cause, Matching, Verdict
 from app.authz.rpc import check as rpc_module
 from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rpc.destination import Gateways
 from app.core.decision import Decision, Outcome
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
@@ -157,6 +159,83 @@ async def test_a_missing_or_contradictory_destination_is_denied():
     assert not await allows("", check_request(destination="spiffe://td/other-form"))
 
 
+@pytest.mark.parametrize("principal", ["shop.example.org", "https://shop.example.org/", "CN=shop"])
+async def test_a_destination_whose_certificate_is_no_svid_is_named_or_the_callers(principal):
+    sidecar = Principal(Credential.SVID, SpiffeId.parse(API))
+    assert not await allows("", check_request(destination=principal))
+    named = {"meshward.namespace": "shop"}
+    for check, caller in (
+        (partial(check_request, destination=principal, extensions=named), None),
+        (partial(check_request, destination=principal), sidecar),
+    ):
+        assert not await allows(DENY_ADMIN, check("/admin"), caller=caller)
+        assert await allows(DENY_ADMIN, check("/"), caller=caller)
+
+
+EDGE = "spiffe://cluster.local/ns/edge/sa/gateway"
+GATEWAYS = Gateways({EDGE: frozenset({"shop"}), "spiffe://cluster.local/gateway": frozenset({"*"})})
+
+
+@pytest.mark.parametrize(
+    ("caller", "destination", "named", "expected"),
+    [
+        # By the SVID of the caller, of the listener, or of both.
+        (EDGE, "", "shop", "shop"),
+        (None, EDGE, "shop", "shop"),
+        (EDGE, EDGE, "shop", "shop"),
+        (EDGE, "shop.example.org", "shop", "shop"),
+        (EDGE, API, None, "shop"),
+        (EDGE, EDGE, None, "edge"),
+        (EDGE, EDGE, "edge", "edge"),
+        (EDGE, "", "stock", None),
+        (None, EDGE, "stock", None),
+        (EDGE, EDGE, "stock", None),
+        # A namespace of the listener that is not the caller's has to be named as well.
+        (API, EDGE, None, None),
+        (API, EDGE, "shop", None),
+        (EDGE, "spiffe://cluster.local/ns/stock/sa/x", None, None),
+        (API, "", "edge", None),
+        (API, "", "shop", "shop"),
+        ("spiffe://cluster.local/gateway", "", "anything", "anything"),
+        (None, "spiffe://cluster.local/gateway", "anything", "anything"),
+        ("spiffe://cluster.local/other", "", "shop", None),
+        ("spiffe://other.example.org/ns/edge/sa/gateway", "", "shop", None),
+        # Who proves nothing is on this machine, and is believed.
+        (None, "", "anything", "anything"),
+        (None, API, None, "shop"),
+    ],
+)
+async def test_a_caller_speaks_for_its_own_namespace_and_for_those_of_the_settings(
+    caller, destination, named, expected
+):
+    deny_all = "".join(
+        policy("{action: DENY, rules: [{}]}", namespace, namespace=namespace)
+        for namespace in ("shop", "edge", "anything")
+    )
+    extensions = {} if named is None else {"meshward.namespace": named}
+    who = None if caller is None else Principal(Credential.SVID, SpiffeId.parse(caller))
+    found = await answer(
+        deny_all, check_request(destination=destination, extensions=extensions), caller=who, gateways=GATEWAYS
+    )
+    assert metadata(found).get("meshward.policy") == (f"{expected}/{expected}" if expected else None)
+    if expected is None:
+        assert "does not speak for the namespace" in metadata(found)["meshward.reason"]
+
+
+async def test_labels_of_a_gateway_are_not_those_of_a_workload_that_it_speaks_for():
+    text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}")
+
+    async def passes(**extensions):
+        named = {f"meshward.{name}": value for name, value in extensions.items()}
+        check = check_request(destination=EDGE, labels={"app": "gateway"}, extensions=named)
+        return await allows(text, check, gateways=GATEWAYS)
+
+    assert not await passes(namespace="shop")
+    assert not await passes(namespace="shop", labels="app=shop")
+    assert await passes(namespace="shop", labels="app=other")
+    assert await passes()
+
+
 async def test_labels_come_from_the_destination_or_an_extension():
     text = policy("{selector: {matchLabels: {app: shop}}, action: DENY, rules: [{}]}")
     assert not await allows(text, check_request(labels={"app": "shop", "v": "1"}))
@@ -165,6 +244,11 @@ async def test_labels_come_from_the_destination_or_an_extension():
     assert await allows(text, check_request(labels={}, extensions={"meshward.labels": "app=other"}))
     assert await allows(text, check_request(labels={}, extensions={"meshward.labels": ""}))
     assert not await allows(text, check_request(labels={}))
+    both = {"meshward.labels": "meshward.io/service=cart,v=2"}
+    assert not await allows(text, check_request(labels={"app": "shop", "v": "1"}, extensions=both))
+    of_service = policy("{targetRef: {kind: Service, name: cart}, action: DENY, rules: [{}]}")
+    assert not await allows(of_service, check_request(labels={"app": "shop"}, extensions=both))
+    assert await allows(of_service, check_request(labels={"app": "shop"}))
 
 
 @pytest.mark.parametrize("labels", ["app", "app=shop,", "app=a,app=b", " app=shop", "=x", "app=a b", "a=" + "x" * 64])
