@@ -30,7 +30,7 @@ async def check_no_difference(pairs, sets, filters, directory):
 async def test_recorded_filters_decide_as_our_engine_does(tmp_path):
     sets, filters = recorded()
     assert len(sets) >= 300
-    pairs = random_pairs(len(sets), REQUESTS, CONNECTIONS, seed=1)
+    pairs = random_pairs(sets, REQUESTS, CONNECTIONS, seed=1)
     await check_no_difference(pairs, sets, filters, tmp_path)
 
 
@@ -47,7 +47,7 @@ async def test_a_difference_is_found_and_made_small(tmp_path, monkeypatch):
     builder = ISTIO_BUILDER.required()
     monkeypatch.setattr("app.authz.rules.patterns.StringPatterns.__contains__", lambda self, text: text in self.exact)
     sets = random_sets(60, seed=5)
-    pairs = random_pairs(len(sets), 300, 0, seed=5)
+    pairs = random_pairs(sets, 300, 0, seed=5)
     judged = await judge(pairs, dict(enumerate(sets)), dict(enumerate(translate(builder, sets))), tmp_path)
     pair = next(pair for pair, each in zip(pairs, judged, strict=True) if each is not None and not each.is_right)
     policies, request, last = await shrunk(sets[pair.number], pair.request, builder, tmp_path / "shrunk")

@@ -34,7 +34,7 @@ async def main() -> int:
     sent = int(number * REFUSED)
     sets = random_sets(max(1, sent // PAIRS_OF_A_SET), seed)
     filters = translate(ISTIO_BUILDER.path, sets)
-    pairs = random_pairs(len(sets), int(sent * (1 - CONNECTIONS)), int(sent * CONNECTIONS), seed)
+    pairs = random_pairs(sets, int(sent * (1 - CONNECTIONS)), int(sent * CONNECTIONS), seed)
     with tempfile.TemporaryDirectory() as directory:
         started = time.monotonic()
         judged = await judge(pairs, dict(enumerate(sets)), dict(enumerate(filters)), Path(directory))

@@ -9,6 +9,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.assets.certificates import MeshCa, key_pem, new_key, pem
 from tests.support.differential import policies
+from tests.support.differential.traffic import CLAIMS_HEADER, FOUND_HEADER
 
 EXT = "type.googleapis.com/envoy.extensions"
 HTTP_RBAC, TCP_RBAC = "envoy.filters.http.rbac", "envoy.filters.network.rbac"
@@ -57,6 +58,18 @@ class Certificates:
             key.public_key(), datetime.now(UTC), timedelta(hours=1), uris=uris, dns=dns, subject=name, **changed
         )
         return key_pem(key).decode(), pem(leaf) + self._ca.signer.pem
+
+
+def _metadata_rule(header, namespace, key):
+    found = {"metadata_namespace": namespace, "key": key, "type": "PROTOBUF_VALUE", "encode": "BASE64"}
+    return {"header": header, "on_header_present": found, "remove": True}
+
+
+FILTERS = (policies.TOKENS_FILTER, policies.FOUND_FILTER)
+_METADATA_RULES = [
+    _metadata_rule(CLAIMS_HEADER, policies.TOKENS_FILTER, "payload"),
+    _metadata_rule(FOUND_HEADER, policies.FOUND_FILTER, "k"),
+]
 
 
 def shadow(filters, ports):
@@ -118,6 +131,7 @@ def _http_listener(name, sets, ports, certificates):
             ],
         },
         http_filters=[
+            _filter("found", "filters.http.header_to_metadata.v3.Config", request_rules=_METADATA_RULES),
             *(_filter(place, "filters.http.rbac.v3.RBAC", shadow_rules_stat_prefix=f"{place}_") for place in PLACES),
             _filter("ext_authz", "filters.http.ext_authz.v3.ExtAuthz", encode_raw_headers=True, **_check(HTTP_RBAC)),
             _filter("router", "filters.http.router.v3.Router"),
@@ -142,7 +156,7 @@ def _route(number, rules):
     }
     per_route["ext_authz"] = _any(
         "filters.http.ext_authz.v3.ExtAuthzPerRoute",
-        check_settings={"context_extensions": {SET_EXTENSION: str(number)}},
+        check_settings={"context_extensions": {SET_EXTENSION: str(number), "meshward.metadata": ",".join(FILTERS)}},
     )
     is_set = {"name": SET_HEADER, "string_match": {"exact": str(number)}}
     return {
@@ -199,7 +213,7 @@ def _check(namespace, number=None):
         "grpc_service": service,
         "include_peer_certificate": True,
         "include_tls_session": True,
-        "metadata_context_namespaces": [namespace],
+        "metadata_context_namespaces": [namespace, *FILTERS],
     }
 
 

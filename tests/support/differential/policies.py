@@ -82,6 +82,27 @@ HEADERS = {
 }
 SERVER_NAMES = ("shop.example.org", "SHOP.example.org", "*.example.org", "shop.*", "*", "x.example.org", "*.", "*org")
 
+REQUEST_PRINCIPALS = (
+    *("https://issuer.example.org/alice", "https://issuer.example.org/*", "https://issuer.example.org/al*", "*"),
+    *("*/alice", "*.example.org/alice", "*ice", "https*", "alice", "https://issuer.example.org", "*/", "/alice", "/"),
+    *("https://issuer.example.org/", "*a*", "other/bob", "other/team/bob", "*/team/bob", "oth*", "*b"),
+)
+CLAIMS = ("shop", "api", "sh*", "*op", "*", "other", "shop api", "shop,api", "*a*", "Shop", "[shop]", "true", "3")
+FOUND = ("shop", "[shop]", "sh*", "[sh*]", "*", "[*]", "*op", "[*op]", "[]", "[shop", "shop]", "[[shop]]", "3")
+CLAIM_KEYS = (
+    "[sub]",
+    "[scope]",
+    "[realm][roles]",
+    "[realm][name]",
+    "[realm]",
+    "[level]",
+    "[a.b]",
+    "[missing]",
+    "[aud]",
+)
+# What the proxy is configured to let a check have of other filters.
+TOKENS_FILTER, FOUND_FILTER = "envoy.filters.http.jwt_authn", "envoy.filters.http.found"
+
 _SOURCE = {
     "principals": PRINCIPALS,
     "namespaces": NAMESPACES,
@@ -89,6 +110,7 @@ _SOURCE = {
     "trustDomains": DOMAINS,
     "ipBlocks": BLOCKS,
     "remoteIpBlocks": BLOCKS,
+    "requestPrincipals": REQUEST_PRINCIPALS,
 }
 _OPERATION = {"hosts": HOSTS, "methods": METHODS, "paths": PATHS, "ports": PORTS}
 _CONDITIONS = {
@@ -102,6 +124,11 @@ _CONDITIONS = {
     "destination.port": PORTS,
     "connection.sni": SERVER_NAMES,
     **{f"request.headers[{name}]": values for name, values in HEADERS.items()},
+    "request.auth.principal": REQUEST_PRINCIPALS,
+    "request.auth.audiences": CLAIMS,
+    "request.auth.presenter": CLAIMS,
+    **{f"request.auth.claims{key}": CLAIMS for key in CLAIM_KEYS},
+    **{f"experimental.{FOUND_FILTER}[{key}]": FOUND for key in ("k", "missing")},
 }
 # Istio refuses these beside service accounts.
 _BESIDE_NO_ACCOUNT = {"principals", "namespaces"}
@@ -159,7 +186,16 @@ def _rule(rng: random.Random) -> Document:
         rule["to"] = [{"operation": _fields(rng, _OPERATION)} for _ in range(rng.choice([1, 1, 2]))]
     if rng.random() < 0.5:
         rule["when"] = [_condition(rng) for _ in range(rng.choice([1, 1, 2]))]
+    # An empty list is as none.
+    for name in ("from", "to", "when"):
+        if name not in rule and rng.random() < 0.05:
+            rule[name] = []
     return rule
+
+
+def is_about_metadata(policies: list[Document]) -> bool:
+    """Whether they have conditions on what a filter found, which a check of a connection does not have."""
+    return f"experimental.{FOUND_FILTER}" in documents(policies)
 
 
 def _fields(rng: random.Random, known: dict[str, tuple[str, ...]]) -> Document:

@@ -108,11 +108,14 @@ OPTIONS = AuthzOptions(
 
 
 def random_pairs(sets, requests, connections, seed):
-    """Return so many requests and connections to workloads with so many sets of policies."""
-    with_listeners = min(sets, MAX_TCP_SETS)
+    """Return so many requests and connections to workloads with these sets of policies."""
+    over_tcp = [number for number, found in enumerate(sets) if not policies.is_about_metadata(found)][:MAX_TCP_SETS]
     return [
-        *(Pair(index % sets, each) for index, each in enumerate(random_requests(requests, seed))),
-        *(Pair(index % with_listeners, each) for index, each in enumerate(random_connections(connections, seed))),
+        *(Pair(index % len(sets), each) for index, each in enumerate(random_requests(requests, seed))),
+        *(
+            Pair(over_tcp[index % len(over_tcp)], each)
+            for index, each in enumerate(random_connections(connections, seed))
+        ),
     ]
 
 

@@ -1,7 +1,13 @@
 """Requests and connections at random: peers of every kind, and every odd spelling of what policies are about."""
 
 import random
+from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import struct_pb2
+from google.protobuf.json_format import ParseDict
 
 from tests.support.differential import policies as vocabulary
 
@@ -27,6 +33,9 @@ class Request:
     host: str = ""
     headers: tuple[tuple[str, bytes], ...] = ()
 
+
+# Envoy makes metadata of these, in the place of filters that verify tokens or look at requests, and removes them.
+CLAIMS_HEADER, FOUND_HEADER = "x-claims", "x-found"
 
 SVID, NO_CERTIFICATE = "web", ""
 CERTIFICATES = ("web", "old", "other", "deep", "named", "two", "dns", "subject", "url", "bare", "slash", "upper", "odd")
@@ -60,6 +69,7 @@ HOSTS = (
         "[::1]",
         "[::1]:8080",
         "127.0.0.1",
+        "",
         "shop.example.org:",
         "shop.example.orgx",
         "Shop.Example.Org:8080",
@@ -99,6 +109,50 @@ _OTHERS: dict[str, tuple[bytes, ...]] = {
 }
 
 
+TEXTS = ("shop", "api", "Shop", "", "shop api", "shop,api", "other", "ashop", "shopa", "true")
+ISSUERS = ("https://issuer.example.org", "https://issuer.example.org", "other", "other/team", "", "https://other")
+SUBJECTS = ("alice", "alice", "bob", "", "team/bob", "malice")
+
+
+def metadata_header(value: Any) -> bytes:
+    """Return the value as a header that Envoy makes metadata of."""
+    found = struct_pb2.Value()
+    ParseDict(value, found)
+    return b64encode(found.SerializeToString())
+
+
+def _value(rng: random.Random) -> Any:
+    """A claim: mostly a text or a list of some."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(TEXTS)
+    if kind < 0.8:
+        return [rng.choice((*TEXTS, 3, True)) for _ in range(rng.randint(0, 3))]
+    return rng.choice([3, True, None, {"shop": "shop"}, [["shop"]], [{"shop": "shop"}]])
+
+
+def _claims(rng: random.Random) -> Any:
+    if rng.random() < 0.05:
+        return rng.choice(["shop", ["shop"], 3, None])
+    found: dict[str, Any] = {}
+    for name, values in (("iss", ISSUERS), ("sub", SUBJECTS)):
+        if rng.random() < 0.9:
+            found[name] = rng.choice(values) if rng.random() < 0.9 else _value(rng)
+    for name in rng.sample(["aud", "azp", "scope", "level", "a.b"], rng.randint(0, 4)):
+        found[name] = _value(rng)
+    if rng.random() < 0.5:
+        realm = {name: _value(rng) for name in rng.sample(["roles", "name"], rng.randint(0, 2))}
+        found["realm"] = realm if rng.random() < 0.9 else _value(rng)
+    return found
+
+
+def _found_by_filters(rng: random.Random) -> Iterator[tuple[str, bytes]]:
+    if rng.random() < 0.6:
+        yield CLAIMS_HEADER, metadata_header(_claims(rng))
+    if rng.random() < 0.5:
+        yield FOUND_HEADER, metadata_header(_value(rng))
+
+
 def random_requests(number: int, seed: int) -> list[Request]:
     """Return so many requests over HTTP."""
     rng = random.Random(seed)
@@ -117,6 +171,7 @@ def _request(rng: random.Random) -> Request:
     headers = [(rng.choice(["x-role", "X-Role"]), rng.choice(ROLES)) for _ in range(rng.choice([0, 1, 1, 2]))]
     for name in rng.sample(list(_OTHERS), rng.choice([0, 0, 1, 2])):
         headers += [(name, rng.choice(_OTHERS[name])) for _ in range(rng.choice([1, 1, 1, 2]))]
+    headers += _found_by_filters(rng)
     return Request(
         peer,
         rng.choice(HTTP2_METHODS if peer.http2 else METHODS),
