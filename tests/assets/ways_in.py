@@ -5,6 +5,9 @@ What protects it is `POLICIES`, written as the guide says for `authz.matching = 
 
 from dataclasses import dataclass
 
+from tests.assets.jwts import AUDIENCE, ISSUER, STRANGER, SUBJECT, hostile, jwk, spelled, token
+from tests.assets.request_authentications import jwt_rule, request_authentication
+
 POLICIES = """
 DENY [{to: [{operation: {paths: ['/admin*']}}]}]
 DENY [{to: [{operation: {hosts: ['admin.example.org*']}}]}]
@@ -150,3 +153,77 @@ FORBIDDEN_HEADERS = (
     *("x-http-method-override", "x-http-method", "x-method-override"),
     *("x-original-url", "x-rewrite-url", "x-envoy-original-path"),
 )
+
+
+# The same for tokens: whose requests these policies let pass has one of `ISSUER`, for `SUBJECT`.
+TOKEN_POLICIES = f"""
+ALLOW [{{from: [{{source: {{requestPrincipals: ['{ISSUER}/{SUBJECT}']}}}}], to: [{{operation: {{paths: [/token]}}}}]}}]
+ALLOW [{{to: [{{operation: {{paths: [/role]}}}}], when: [{{key: 'request.headers[x-role]', values: [admin]}}]}}]
+DENY [{{to: [{{operation: {{paths: [/public]}}}}], from: [{{source: {{notRequestPrincipals: ['*']}}}}]}}]
+"""
+AUTHENTICATION = request_authentication(
+    jwt_rule(
+        audiences=[AUDIENCE],
+        forwardOriginalToken=True,
+        fromHeaders=[{"name": "authorization", "prefix": "Bearer "}],
+        fromParams=["token"],
+        outputClaimToHeaders=[{"header": "x-role", "claim": "role"}],
+    )
+)
+# Tokens that Envoy's own filter takes, too: they have a good signature, and nothing that it looks at is wrong.
+GOOD_TO_ENVOY = {"no end", "issued later", "another type", "too many audiences"}
+
+
+def _bearing(text: str) -> tuple[str, ...]:
+    return (f"Authorization: Bearer {text}",)
+
+
+def token_ways(now):
+    """Tokens that prove nothing, and requests that have a good one where it does not count."""
+    good, other = token(now), token(now, sub="other")
+    stranger = {"alg": "RS256", "kid": "rsa", "jwk": jwk(STRANGER), "jku": "https://evil.example.org/keys"}
+    yield from (
+        Way(f"token: {name}", "/token", _bearing(text))
+        for name, (text, _) in hostile(now).items()
+        if name not in GOOD_TO_ENVOY
+    )
+    yield Way("token: keys of its own", "/token", _bearing(token(now, key=STRANGER, headers=stranger)))
+    yield Way("token: x5u of its own", "/token", _bearing(token(now, key=STRANGER, headers={"x5u": "https://evil/"})))
+    yield Way("token: empty signature", "/token", _bearing(f"{good.rpartition('.')[0]}."))
+    yield Way("token: of another issuer", "/token", _bearing(token(now, iss=f"{ISSUER}/")))
+    yield Way("token: subject with the issuer in it", "/token", _bearing(token(now, iss="https:", sub=f"x/{SUBJECT}")))
+    yield Way("token: two headers", "/token", (*_bearing(good), *_bearing(spelled({"alg": "none"}, {"sub": SUBJECT}))))
+    yield Way("token: good and expired", f"/token?token={token(now, exp=1)}", _bearing(good))
+    yield Way("token: good and another's", "/token", (*_bearing(other), *_bearing(good)))
+    yield Way("token: in a place that is none", "/token", (f"x-token: {good}", f"cookie: token={good}"))
+    yield Way("token: in lower case", "/token", (f"Authorization: bearer {good}",))
+    yield Way("token: list", "/token", (f"Authorization: Bearer {other}, Bearer {good}",))
+    yield Way("token: in the path", f"/token/{good}")
+    yield Way("token: none at all", "/token")
+    yield Way("token: preflight", "/token", (*_PREFLIGHT, *_bearing(good)), method="OPTIONS")
+    yield Way("token: preflight without one", "/token", _PREFLIGHT, method="OPTIONS")
+    yield Way("token: a claim's header that the client sends", "/role", ("x-role: admin", *_bearing(good)))
+    yield Way("token: a claim's header without a token", "/role", ("x-role: admin",))
+    yield Way("token: a claim's header beside another", "/role", ("X-Role: admin", *_bearing(token(now, role="user"))))
+    yield Way("token: metadata that the client sends", "/token", ("x-envoy-dynamic-metadata: x", "x-jwt-payload: e30"))
+    yield Way("token: none where all but none pass", "/public", ("Authorization: Basic eDp4",))
+
+
+def tokens_that_pass(now):
+    """Requests with good tokens, which reach the workload."""
+    good = token(now)
+    yield Way("token", "/token", _bearing(good))
+    yield Way("token", f"/token?token={good}")
+    yield Way("token", f"/token?token={good}", _bearing(good))
+    yield from (Way(f"token: {name}", "/token", _bearing(hostile(now)[name][0])) for name in GOOD_TO_ENVOY)
+    yield Way("token", "/role", _bearing(token(now, role="admin")))
+
+
+_PREFLIGHT = ("Origin: https://x.org", "Access-Control-Request-Method: GET")
+
+# The same for connections, by the certificate of the peer: whether it reaches the workload.
+TCP_POLICIES = """
+DENY [{from: [{source: {principals: ['*/sa/cart']}}], to: [{operation: {paths: [/admin]}}]}]
+DENY [{from: [{source: {namespaces: ['w.*']}}]}]
+"""
+CONNECTIONS = {"web": True, "cart2": True, "cart": False, "two": False, "dotted": False}

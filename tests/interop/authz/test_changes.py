@@ -32,6 +32,8 @@ def provider(request):
                     metadata='{"role": "guest"}',
                 )
             )
+        case "/tier":
+            return Answer(changes=Changes(headers=(("x-tier", "gold"),)))
         case "/login":
             location = (("location", "https://login.example.org/?from=a"), ("set-cookie", "a=1"), ("set-cookie", "b=2"))
             return Answer("no session", Changes(headers=location, status=302, body="log in"))
@@ -78,7 +80,9 @@ def route(prefix, override=None):
 
 
 NAMED = {"context_extensions": {"meshward.namespace": "shop"}}
+GOLD = {"name": "x-tier", "string_match": {"exact": "gold"}}
 ROUTES = [
+    {"match": {"prefix": "/", "headers": [GOLD]}, "direct_response": {"status": 207}},
     route("/unbuffered", {"check_settings": NAMED | {"disable_request_body_buffering": True}}),
     route("/smaller", {"check_settings": NAMED | {"with_request_body": {"max_request_bytes": 4}}}),
     route("/elsewhere", {"check_settings": {"context_extensions": {"meshward.namespace": "other"}}}),
@@ -159,6 +163,14 @@ async def test_a_denial_has_status_headers_and_body(tmp_path, kind):
         own = await client.get("/own")
         assert own.status_code == 403
         assert "policy shop/p" in own.text
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+async def test_a_request_goes_where_it_was_checked_for(tmp_path, kind):
+    """A header that is set after the route was chosen chooses no other one, whose check would be another one."""
+    async with asking(tmp_path, kind) as client:
+        passed = await client.get("/tier")
+        assert (passed.status_code, passed.json()["headers"]["x-tier"]) == (200, "gold")
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])

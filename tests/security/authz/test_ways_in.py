@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 
@@ -9,13 +10,28 @@ import pytest
 from cryptography import x509
 
 from app.authz.model import AuthzOptions, Matching
+from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.envoy.bootstrap import bootstrap
 from app.envoy.sidecar import ControlPlane, Inbound, Sidecar
 from app.spiffe.id import SpiffeId
 from tests.assets.certificates import MeshCa, key_pem, new_key, pem
-from tests.assets.ways_in import FORBIDDEN_HEADERS, OVERRIDES, PASSING, POLICIES, WAYS
+from tests.assets.ways_in import (
+    AUTHENTICATION,
+    CONNECTIONS,
+    FORBIDDEN_HEADERS,
+    OVERRIDES,
+    PASSING,
+    POLICIES,
+    TCP_POLICIES,
+    TOKEN_POLICIES,
+    WAYS,
+    Way,
+    token_ways,
+    tokens_that_pass,
+)
 from tests.fakes.authz import policy
+from tests.fakes.engine import WaitingEngine
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess
 from tests.support.sidecar import client_tls_of
@@ -123,30 +139,93 @@ async def send(way, port, peers):
         return None
 
 
+def documents(lines):
+    """Policies, each written as its action and its rules."""
+    specs = (line.partition(" ") for line in lines.strip().splitlines())
+    return "".join(
+        policy(f"{{action: {action}, rules: {rules}}}", f"p{number}") for number, (action, _, rules) in enumerate(specs)
+    )
+
+
+@asynccontextmanager
+async def protected(directory, text="", change=lambda made: made, **given):
+    """A workload behind a real Envoy: what reaches it, the port, the peers, and the service that Envoy asks."""
+    workload, peers = Workload(), Peers()
+    server = await asyncio.start_server(workload.serve, "127.0.0.1", 0)
+    async with server, served_authz(text, **given) as served:
+        made = change(recommended(served.port, server.sockets[0].getsockname()[1], peers))
+        async with EnvoyProcess.started(made, directory) as envoy:
+            yield workload, await envoy.port_of("inbound"), peers, served
+
+
+async def reached(ways, workload, port, peers):
+    """Return those of the requests that reach the workload, with what it got."""
+    found = []
+    for way in ways:
+        await send(way, port, peers)
+        found += [(way, head) for head in workload.heads]
+        workload.heads.clear()
+    return found
+
+
 @pytest.mark.parametrize("matching", Matching)
 @pytest.mark.timeout(240)
 async def test_no_way_in_reaches_the_workload(tmp_path, matching):
-    specs = (line.partition(" ") for line in POLICIES.strip().splitlines())
-    text = "".join(
-        policy(f"{{action: {action}, rules: {rules}}}", f"p{number}") for number, (action, _, rules) in enumerate(specs)
-    )
-    workload, peers = Workload(), Peers()
-    server = await asyncio.start_server(workload.serve, "127.0.0.1", 0)
-    async with server, served_authz(text, options=AuthzOptions(matching=matching)) as served:
-        made = recommended(served.port, server.sockets[0].getsockname()[1], peers)
-        async with EnvoyProcess.started(made, tmp_path) as envoy:
-            port = await envoy.port_of("inbound")
-            for way in PASSING:
-                assert await send(way, port, peers) == 200, way
-            assert len(workload.heads) == len(PASSING)
-            workload.heads.clear()
-            reached = []
-            for way in WAYS:
-                await send(way, port, peers)
-                if workload.heads:
-                    reached.append((way, workload.heads[0]))
-                    workload.heads.clear()
-            assert reached == []
-            for way in OVERRIDES:
-                await send(way, port, peers)
-            assert [head for head in workload.heads if any(name in head for name in FORBIDDEN_HEADERS)] == []
+    options = AuthzOptions(matching=matching)
+    async with protected(tmp_path, documents(POLICIES), options=options) as (workload, port, peers, _):
+        assert len(await reached(PASSING, workload, port, peers)) == len(PASSING)
+        assert await reached(WAYS, workload, port, peers) == []
+        overriding = await reached(OVERRIDES, workload, port, peers)
+        assert [head for _, head in overriding if any(name in head for name in FORBIDDEN_HEADERS)] == []
+
+
+@pytest.mark.parametrize("matching", Matching)
+@pytest.mark.timeout(240)
+async def test_no_token_that_proves_nothing_reaches_the_workload(tmp_path, matching):
+    text, options = AUTHENTICATION + documents(TOKEN_POLICIES), AuthzOptions(matching=matching)
+    async with protected(tmp_path, text, options=options) as (workload, port, peers, served):
+        now = served.clock.now()
+        passing = [*tokens_that_pass(now)]
+        assert len(await reached(passing, workload, port, peers)) == len(passing)
+        assert await reached(token_ways(now), workload, port, peers) == []
+
+
+async def test_a_check_that_is_not_answered_in_time_denies(tmp_path):
+    """The context of a call whose time is over is no reason to let the request pass."""
+    engine = WaitingEngine()
+    async with protected(tmp_path, engine=engine) as (workload, port, peers, _):
+        assert await send(Way("late"), port, peers) == 403
+        assert (len(engine.requests), workload.heads) == (1, [])
+
+
+async def test_a_document_with_a_name_twice_is_refused_and_changes_nothing(tmp_path):
+    async with protected(tmp_path, policy("{action: DENY, rules: [{}]}", "all")) as (workload, port, peers, served):
+        for twice in ('"action": "DENY", "action": "ALLOW"', '"rules": [{}], "rules": []'):
+            metadata = '"metadata": {"name": "all", "namespace": "shop"}, "apiVersion": "security.istio.io/v1"'
+            with pytest.raises(InvalidInputError, match="twice"):
+                await served.apply(f'{{"kind": "AuthorizationPolicy", {metadata}, "spec": {{{twice}}}}}')
+        assert await reached([Way("plain", "/hello")], workload, port, peers) == []
+
+
+def over_tcp(made):
+    """Have the listener ask about connections alone, and hand them on."""
+    chain = made["static_resources"]["listeners"][0]["filter_chains"][0]
+    http = chain["filters"][0]["typed_config"]
+    check = next(each["typed_config"] for each in http["http_filters"] if "grpc_service" in each["typed_config"])
+    kept = {name: check[name] for name in ("transport_api_version", "grpc_service", "include_peer_certificate")}
+    extensions = "type.googleapis.com/envoy.extensions.filters.network"
+    asking = {"@type": f"{extensions}.ext_authz.v3.ExtAuthz", "stat_prefix": "check", **kept}
+    cluster = http["route_config"]["virtual_hosts"][0]["routes"][-1]["route"]["cluster"]
+    handing = {"@type": f"{extensions}.tcp_proxy.v3.TcpProxy", "stat_prefix": "on", "cluster": cluster}
+    chain["filters"] = [{"name": "check", "typed_config": asking}, {"name": "on", "typed_config": handing}]
+    return made
+
+
+@pytest.mark.parametrize("matching", Matching)
+async def test_no_connection_that_is_denied_reaches_the_workload(tmp_path, matching):
+    options = AuthzOptions(matching=matching)
+    async with protected(tmp_path, documents(TCP_POLICIES), over_tcp, options=options) as (workload, port, peers, _):
+        ways = [Way("connection", "/hello", peer=peer) for peer in CONNECTIONS]
+        found = {way.peer for way, _ in await reached(ways, workload, port, peers)}
+        expected = {peer for peer, passes in CONNECTIONS.items() if passes}
+        assert found == expected
