@@ -98,6 +98,16 @@ async def test_nothing_is_read_without_a_change_but_everything_each_minute(repli
     assert not accepts(two, created.text)
 
 
+async def test_what_is_read_again_is_the_same_object_as_long_as_it_is_the_same(keys, clock):
+    created = await keys.create(OPERATOR, PARTNER, None)
+    before, known = keys.outcome(ANY, created.text, SHOP), keys.known()
+    clock.advance(REREAD_SECONDS)
+    await keys.refresh()
+    assert keys.outcome(ANY, created.text, SHOP) is before
+    assert keys.known() == known
+    assert keys.known() is keys.known()
+
+
 async def test_a_database_that_went_back_is_read_whole_at_once(replicas, store):
     one, two = replicas
     created = await one.create(OPERATOR, PARTNER, None)
