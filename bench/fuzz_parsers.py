@@ -27,6 +27,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from app.authz.model import CheckInput
 from app.authz.rules.authentication import Accepted, TokenRules
+from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND, TokenReviewSource
+from app.authz.rules.credentials import Proven
+from app.authz.rules.introspection import read_answer
 from app.authz.rules.jwt_rules import ACCESS_TOKEN, REQUEST_AUTHENTICATION_KIND, JwtRule, KeysFrom
 from app.ca.rules.csr import parse_csr
 from app.core.errors import MeshwardError, UnauthenticatedError
@@ -106,6 +109,26 @@ _DOCUMENT = {
         ]
     },
 }
+_CREDENTIALS = {
+    "apiVersion": "meshward.io/v1",
+    "kind": "CredentialAuthentication",
+    "metadata": {"name": "a", "namespace": "b"},
+    "spec": {
+        "rules": [
+            {
+                "apiKey": {"selector": {"matchLabels": {"a": "b"}}},
+                "fromParams": ["k"],
+                "forwardOriginalCredential": True,
+            },
+            {"oauth2Introspection": {"authorizationServer": "a", "audiences": ["b"]}, "fromCookies": ["c"]},
+            {
+                "kubernetesTokenReview": {"audiences": ["b"], "cluster": "c"},
+                "fromHeaders": [{"name": "x", "prefix": "y "}],
+            },
+        ]
+    },
+}
+_INTROSPECTION = {"active": True, "iss": "https://a", "sub": "x", "aud": ["a"], "exp": 4e9, "scope": "a b"}
 _XFCC = b'By=spiffe://a/b;Hash=0f;Subject="CN=x,O=\\"y\\";OU=z";URI=spiffe://cluster.local/ns/shop/sa/cart;DNS=a'
 _REVIEW = {
     "status": {
@@ -201,6 +224,23 @@ def _read_document(content: bytes) -> bool:
     return True
 
 
+def _read_credentials(content: bytes) -> bool:
+    (found,) = CREDENTIAL_AUTHENTICATION_KIND.parse(parse_documents(content))
+    assert found.rules, "a document asks for nothing"
+    for rule in found.rules:
+        assert rule.headers or rule.params or rule.cookies, "a rule looks nowhere"
+        assert not isinstance(rule.source, TokenReviewSource) or rule.source.audiences, "any token is taken"
+    return True
+
+
+def _read_introspection(content: bytes) -> bool:
+    outcome, _ = read_answer(content, "https://a", 1e9)
+    if not isinstance(outcome, Proven):
+        raise UnauthenticatedError(outcome.reason)
+    assert outcome.claims["iss"] == "https://a", "a token of another issuer is accepted"
+    return True
+
+
 def _read_xfcc(content: bytes) -> bool:
     uri = peer_uri(content.decode("latin-1"), alone=True)
     assert uri.encode("latin-1") in content, "what is read is not in the header"
@@ -226,6 +266,8 @@ TARGETS: Mapping[str, Target] = {
     "JWT": Target(_make_jwt, _read_jwt),
     "token of a request": Target(_make_token, _read_token),
     "RequestAuthentication": Target(lambda random: json_body(random, _DOCUMENT), _read_document),
+    "CredentialAuthentication": Target(lambda random: json_body(random, _CREDENTIALS), _read_credentials),
+    "introspection": Target(lambda random: json_body(random, _INTROSPECTION), _read_introspection),
     "x-forwarded-client-cert": Target(lambda random: mutated(random, _XFCC), _read_xfcc),
     "TokenReview": Target(lambda random: json_body(random, _REVIEW), _read_review),
 }

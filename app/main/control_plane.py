@@ -38,8 +38,8 @@ from app.transport.unix_socket import listening
 REFRESH_SECONDS = 1.0
 # A database that was away at the start is tried again after a second, then after twice as long each time, up to this.
 MAX_RECONNECT_SECONDS = 15.0
-# How soon a ban of another replica is active here, with the time of a query in a second.
-BAN_REFRESH_SECONDS = 0.5
+# How soon a ban, or the revocation of an API key, of another replica is active here: with a query, within a second.
+REVOCATION_REFRESH_SECONDS = 0.5
 # How soon a revocation list that another replica has signed is given to the sidecars of this one.
 CRL_REFRESH_SECONDS = 0.25
 # How soon a failed attempt to renew the serving certificate is repeated; it is due at half of its life.
@@ -164,12 +164,12 @@ class ControlPlane:
         maintenance = partial(repeat, failed="ca_maintenance_failed", recovered="ca_maintenance_recovered")
         self._supervise(maintenance(parts.ca.maintain), "ca")
         self._supervise(maintenance(self._settle_tokens), "join-tokens")
-        self._supervise(maintenance(parts.ca.bans.refresh, every=BAN_REFRESH_SECONDS), "bans")
+        self._supervise(maintenance(parts.ca.bans.refresh, every=REVOCATION_REFRESH_SECONDS), "bans")
         keys, refreshing = (
             parts.api_keys,
             partial(repeat, failed="refresh_failed", recovered="refresh_recovered"),
         )
-        self._supervise(refreshing(keys.refresh, every=BAN_REFRESH_SECONDS), "api-keys")
+        self._supervise(refreshing(keys.refresh, every=REVOCATION_REFRESH_SECONDS), "api-keys")
         self._supervise(refreshing(keys.maintain), "ended-api-keys")
         self._supervise(
             repeat(

@@ -21,7 +21,9 @@ from tests.support.listening import listening
 class ServedAuthz:
     """What a test needs to know of the served service."""
 
-    def __init__(self, engine=None, options=None, providers=None, key_sets=None, clock=None, gateways=NO_GATEWAYS):
+    def __init__(  # as many as `Policies` takes, and the gateways
+        self, engine=None, options=None, providers=None, key_sets=None, clock=None, servers=None, gateways=NO_GATEWAYS
+    ):
         self.gateways = gateways
         self.clock = clock or ManualClock()
         self.metrics = Metrics()
@@ -32,6 +34,7 @@ class ServedAuthz:
             options=options,
             providers=providers,
             key_sets=key_sets,
+            servers=servers,
         )
         self.port = 0
 
