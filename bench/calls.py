@@ -1,6 +1,6 @@
 """The calls that the benchmarks make, as sidecars send them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,13 +15,14 @@ DOMAIN = "bench"
 
 @dataclass(frozen=True)
 class Method:
-    """An RPC, and a constant in the place of its answer."""
+    """An RPC, a constant in the place of its answer, and whether an answer is a yes, as each that is measured is."""
 
     service: str
     name: str
     request: type[Message]
     response: type[Message]
     constant: Message
+    is_yes: Callable[[Any], bool]
 
     @property
     def path(self) -> str:
@@ -84,11 +85,19 @@ def _within_limits() -> Any:
     return message
 
 
-CHECK = Method("envoy.service.auth.v3.Authorization", "Check", CheckRequest, CheckResponse, _allowed())
+CHECK = Method(
+    "envoy.service.auth.v3.Authorization",
+    "Check",
+    CheckRequest,
+    CheckResponse,
+    _allowed(),
+    lambda answer: answer.HasField("ok_response"),
+)
 SHOULD_RATE_LIMIT = Method(
     "envoy.service.ratelimit.v3.RateLimitService",
     "ShouldRateLimit",
     RateLimitRequest,
     RateLimitResponse,
     _within_limits(),
+    lambda answer: answer.overall_code == RateLimitResponse.OK,
 )

@@ -40,8 +40,9 @@ async def loaded_parts(counters_url: str = "memory://", database_url: str | None
         parts = make_parts(settings, SystemClock())
         await upgrade(parts.engine)
         await parts.ca.start()
-        for documents in (parts.authentication.requests.documents, parts.authentication.peers.documents):
-            await documents.refresh()
+        authentication = parts.authentication
+        for each in (authentication.requests, authentication.credentials, authentication.peers):
+            await each.documents.refresh()
         await parts.policies.documents.refresh()
         await parts.quotas.documents.refresh()
         counting = asyncio.create_task(parts.counters.run())

@@ -14,6 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+
+from bench.calls import Method
 from bench.http2 import Load, run
 from bench.servers import SERVERS
 
@@ -73,8 +76,18 @@ def started(name: str, *arguments: str) -> Iterator[Contestant]:
         port = process.stdout.readline()
         if not port:
             raise RuntimeError(f"the server did not start: python -m bench.servers {name!r} shows why")
-        yield Contestant(name, Load(int(port), server.method.path, server.requests()), process.pid)
+        requests = server.requests()
+        _check_answer(name, server.method, int(port), requests[0])
+        yield Contestant(name, Load(int(port), server.method.path, requests), process.pid)
         process.stdin.close()
+
+
+def _check_answer(name: str, method: Method, port: int, request: bytes) -> None:
+    """Raise RuntimeError if the server refuses what it is to be measured with: a refusal may cost less."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = channel.unary_unary(method.path, response_deserializer=method.response.FromString)(request)
+    if not method.is_yes(answer):
+        raise RuntimeError(f"the server {name!r} refuses the call: {answer}")
 
 
 async def take_turns(contestants: Sequence[Contestant], rounds: int, calls: int = CALLS_PER_ROUND) -> None:
