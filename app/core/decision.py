@@ -10,6 +10,9 @@ class Outcome(Enum):
     ALLOW = "allow"
     DENY = "deny"
 
+    # An enumeration hashes the name of a member, in Python; decisions are hashed on every call.
+    __hash__ = object.__hash__
+
 
 class Watch(Enum):
     """Policies that decide nothing: an AUDIT policy, and a policy's dry run."""

@@ -33,7 +33,8 @@ class DecisionLog:
         With the denials go the requests that an AUDIT policy matches and those that a dry run would deny.
         """
         if decision.outcome is _ALLOW and not self._allowed:
-            return self._denied and any(each.notable for each in decision.observed)
+            observed = decision.observed
+            return bool(observed) and self._denied and any(each.notable for each in observed)
         return self._denied
 
     def write(self, decision: Decision, facts: Mapping[str, str]) -> None:

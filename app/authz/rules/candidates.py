@@ -111,7 +111,15 @@ class Candidates:
         found = self._rest.copy()
         if not self._lookups:
             return found
-        names = names_of(request)
+        path = request.path if request.reading is None else request.reading
+        source, host = request.source, request.host
+        # In the order of DIMENSIONS, None where it is missing.
+        names = (
+            None if path is None else (path,),
+            None if source is None else source.principals,
+            None if host is None else authority_readings(host),
+            None if source is None else source.namespaces,
+        )
         for lookup in self._lookups:
             texts = names[lookup.dimension]
             if texts is None:
@@ -127,18 +135,6 @@ class Candidates:
                     if cut in prefixes:
                         found.append(prefixes[cut])
         return found
-
-
-def names_of(request: CheckInput) -> tuple[Iterable[str] | None, ...]:
-    """Return what the request has for each of DIMENSIONS, None where that is missing."""
-    path = request.path if request.reading is None else request.reading
-    source, host = request.source, request.host
-    return (
-        None if path is None else (path,),
-        None if source is None else source.principals,
-        None if host is None else authority_readings(host),
-        None if source is None else source.namespaces,
-    )
 
 
 def first(candidates: Iterable[Bucket], role: int, request: CheckInput) -> CompiledRule | None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
-from app.authz.model import AuthzOptions, Cause, CheckInput, Matching, UnknownWorkload, Verdict
+from app.authz.model import AuthzOptions, Cause, CheckInput, Matching, UnknownWorkload, Verdict, Workload
 from app.authz.providers import Ask, Changes
 from app.authz.rules.candidates import ALLOW, DENY, first
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
@@ -72,9 +72,14 @@ class NativeEngine:
 
         It is to be awaited where a CUSTOM policy matches under any reading.
         """
-        rules = self._rules_for(request)
-        if isinstance(rules, Verdict):
-            return rules
+        workload = request.workload
+        if workload is not None and workload.labels is not None:
+            rules = self.index.rules_for(workload)
+        else:
+            known = self._rules_for(workload)
+            if isinstance(known, Verdict):
+                return known
+            rules = known
         if rules.has_custom_policy:
             others = _other_readings(request, methods=rules.looks_at_methods) if self._strict else ()
             asking = rules_that_ask(rules, (request, *others))
@@ -93,13 +98,14 @@ class NativeEngine:
             return with_changes(self._decide(rules, request), found)
         return self._observed(found, rules, (request, rules.candidates.of(request))) if rules.watches else found
 
-    def _rules_for(self, request: CheckInput) -> WorkloadRules | Verdict:
-        index, workload = self.index, request.workload
+    def _rules_for(self, workload: Workload | None) -> WorkloadRules | Verdict:
+        """Return the rules for a workload of which not everything is known, or the denial if they depend on that."""
+        index = self.index
         if workload is None:
             if self.options.unknown_workload is UnknownWorkload.DENY:
                 return _UNKNOWN
             return index.root_rules()
-        if workload.labels is None and index.selects_by_labels(workload.namespace):
+        if index.selects_by_labels(workload.namespace):
             return _UNKNOWN_LABELS
         return index.rules_for(workload)
 
@@ -112,7 +118,11 @@ class NativeEngine:
                 if denial.decision.outcome is Outcome.DENY:
                     verdict = denial
                     break
-        return self._observed(verdict, rules, reading) if rules.watches else verdict
+        if not rules.watches:
+            return verdict
+        if self._strict:
+            return self._observed(verdict, rules, reading)
+        return with_observations(verdict, rules.watches, (reading,))
 
     def _observed(self, verdict: Verdict, rules: WorkloadRules, reading: Reading) -> Verdict:
         readings = [reading]

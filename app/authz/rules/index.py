@@ -132,7 +132,7 @@ class PolicyIndex:
 
     def rules_for(self, workload: Workload) -> WorkloadRules:
         """Return the rules for `workload`; without labels, only those of policies without a selector."""
-        scope = self._scope(workload.namespace)
+        scope = self._scopes.get(workload.namespace) or self._scope(workload.namespace)
         labels = (workload.labels or ()) if scope.pairs else ()
         rules = scope.made.get(labels)
         return self._make(scope, labels) if rules is None else rules

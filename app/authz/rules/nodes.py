@@ -151,12 +151,17 @@ class HeaderMatch:
     wide: bool = False
     if_missing: bool = False
     as_envoy: bool = False
+    _is_pseudo: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_is_pseudo", self.name.startswith(":"))
 
     def holds(self, request: CheckInput) -> bool:
         """Whether `request` matches; an absent header matches no values."""
         found = request.headers.get(self.name)
         if found is None:
-            return self._without(request)
+            known = request.forwarded_headers is None and not request.is_tcp and not self._is_pseudo
+            return self.negated if known else self._without(request)
         return self._matches(found) is not self.negated
 
     def _without(self, request: CheckInput) -> bool:

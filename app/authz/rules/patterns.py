@@ -301,20 +301,20 @@ class AddressBlocks:
 
     blocks: tuple[IpNetwork, ...]
     wide: bool = False
-    _tables: tuple[tuple[int, int, frozenset[int]], ...] = field(init=False, repr=False, compare=False)
+    _tables: tuple[tuple[type[IpAddress], int, frozenset[int]], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        tables: dict[tuple[int, int], set[int]] = {}
+        tables: dict[tuple[type[IpAddress], int], set[int]] = {}
         others = filter(None, map(other_form, self.blocks)) if self.wide else ()
         for block in (*self.blocks, *others):
             shift = block.max_prefixlen - block.prefixlen
-            tables.setdefault((block.version, shift), set()).add(int(block.network_address) >> shift)
+            tables.setdefault((type(block.network_address), shift), set()).add(int(block.network_address) >> shift)
         object.__setattr__(self, "_tables", tuple((*key, frozenset(table)) for key, table in tables.items()))
 
     def __contains__(self, address: IpAddress) -> bool:
-        number, version = int(address), address.version
+        number, kind = int(address), type(address)
         for each, shift, table in self._tables:
-            if each == version and number >> shift in table:
+            if each is kind and number >> shift in table:
                 return True
         return False
 

@@ -131,7 +131,8 @@ class PolicyService:
             sender = self._authenticate(request)
             if sender is not None and not isinstance(sender, Authenticated | Verdict):
                 return self._check_sender(sender, snapshot.index, request)
-            verdict = _evaluate(snapshot.index, request, sender)
+            engine = snapshot.index
+            verdict = engine.evaluate(request) if sender is None else _evaluate(engine, request, sender)
         except Exception:  # noqa: BLE001 - the sidecar would decide on an error, and may let the request pass
             return self.failed()
         return self._record(verdict, request) if isinstance(verdict, Verdict) else self._check_later(verdict, request)
@@ -167,7 +168,7 @@ class PolicyService:
         return self._record(_FAILED)
 
     def _record(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
-        self._metrics.decisions.add(verdict.labels)
+        self._metrics.decisions.series(verdict.labels).count += 1
         decision = verdict.decision
         if decision.observed:
             for each in decision.observed:

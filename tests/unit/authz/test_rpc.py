@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from itertools import product
 from urllib.parse import quote
 
 import pytest
@@ -122,10 +123,13 @@ async def test_an_answer_is_never_given_for_another_decision_that_has_its_reason
 
 async def test_the_answers_that_are_kept_are_bounded(monkeypatch):
     monkeypatch.setattr(rpc_module, "MAX_KEPT_ANSWERS", 2)
-    rpc = AuthorizationRpc(await policy_service())
-    for number in range(5):
-        assert check_answer(rpc, check_request(principal=f"CN={number}")).status.code == 7
-    assert len(rpc._kept) <= 2
+    service = await policy_service()
+    rpc = AuthorizationRpc(service)
+    for outcome, number in product(Outcome, range(5)):
+        decision = Decision(outcome, "because", f"shop/{number}")
+        monkeypatch.setattr(service, "check", lambda _request, decision=decision: decision)
+        assert metadata(check_answer(rpc, check_request()))["meshward.policy"] == f"shop/{number}"
+    assert max(len(rpc._ready), len(rpc._denials)) <= 2
 
 
 @pytest.mark.parametrize(
