@@ -125,6 +125,7 @@ class AuthorizationRpc:
         path, other_paths = reads.target(http.path, method)
         raw = http.HasField("header_map") and http.header_map.headers
         headers: Headers = _RawHeaders(http) if raw else _Headers(http)
+        principal, certificate = source.principal, source.certificate
         source_ip = read_address(source.address.socket_address.address)
         extensions = attributes.context_extensions
         named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
@@ -133,7 +134,7 @@ class AuthorizationRpc:
         # By position, in the order of CheckInput's fields: so many keywords take longer than all else of making one.
         return CheckInput(
             at.workload,
-            self._read_peer(source.principal, source.certificate),
+            self._read_peer(principal, certificate),
             method,
             path,
             reads.authority(http.host),
@@ -146,7 +147,7 @@ class AuthorizationRpc:
             hops,
             at.address,
             at.port,
-            _server_name(attributes, reads),
+            _server_name(attributes, reads, is_encrypted=bool(principal or certificate)),
             claims=verified_claims(metadata) if metadata else NO_CLAIMS,
             metadata=metadata,
             attributes=partial(attributes_of, attributes),
@@ -155,12 +156,13 @@ class AuthorizationRpc:
     def _read_connection(self, attributes: Any, context: CallContext) -> CheckInput:
         """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
         source = attributes.source
+        principal, certificate = source.principal, source.certificate
         source_ip = read_address(source.address.socket_address.address)
         named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
         at = self._read_destination(attributes.destination, context.principal.spiffe_id, named, labels)
         return CheckInput(
             workload=at.workload,
-            source=self._read_peer(source.principal, source.certificate),
+            source=self._read_peer(principal, certificate),
             method=None,
             path=None,
             host=None,
@@ -168,7 +170,7 @@ class AuthorizationRpc:
             remote_ip=source_ip,
             destination_ip=at.address,
             destination_port=at.port,
-            sni=_server_name(attributes, self._reads),
+            sni=_server_name(attributes, self._reads, is_encrypted=bool(principal or certificate)),
             is_tcp=True,
             claims=None,
             attributes=partial(attributes_of, attributes),
@@ -265,18 +267,16 @@ def _give(options: Any, headers: HeaderValues) -> None:
         options.add().header.MergeFrom(_Header(key=key, value=value))
 
 
-def _server_name(attributes: Any, reads: Reads) -> str | None:
+def _server_name(attributes: Any, reads: Reads, *, is_encrypted: bool) -> str | None:
     """Return the server name of the TLS connection; None if the check does not have it.
 
     Without `include_tls_session` it has none. A connection over plaintext has no server name, and is known by its peer,
     which has no identity.
     """
+    if not attributes.HasField("tls_session"):
+        return None if is_encrypted else reads.no_server_name
     name = attributes.tls_session.sni
-    if name:
-        return reads.server_name(name)
-    source = attributes.source
-    known = attributes.HasField("tls_session") or not (source.principal or source.certificate)
-    return reads.no_server_name if known else None
+    return reads.server_name(name) if name else reads.no_server_name
 
 
 class _Headers:

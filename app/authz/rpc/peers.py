@@ -40,28 +40,20 @@ def reader_of_peers(matching: Matching) -> ReadPeer:
     return _strict_peer if matching is Matching.STRICT else _named_peer
 
 
+@lru_cache(maxsize=MAX_KNOWN_NAMES)
 def read_identity(spiffe_id: str) -> Identity:
     """Return the peer's identity from its verified SPIFFE id; the empty text is a peer without one.
 
     Raises InvalidInputError if the text is not a SPIFFE id: a name of another kind is no identity in this mesh.
     """
-    return _identity(spiffe_id) if spiffe_id else ANONYMOUS
+    return Identity.of((str(SpiffeId.parse(spiffe_id)),)) if spiffe_id else ANONYMOUS
 
 
+@lru_cache(maxsize=MAX_KNOWN_NAMES)
 def read_name(name: str) -> Identity:
     """Return the peer's identity from the one name of it that is known; the empty text is a peer without one."""
-    return _identity_named(name) if name else ANONYMOUS
-
-
-@lru_cache(maxsize=MAX_KNOWN_NAMES)
-def _identity(spiffe_id: str) -> Identity:
-    return Identity.of((str(SpiffeId.parse(spiffe_id)),))
-
-
-@lru_cache(maxsize=MAX_KNOWN_NAMES)
-def _identity_named(name: str) -> Identity:
     _check_name(name)
-    return Identity.of((name,))
+    return Identity.of((name,)) if name else ANONYMOUS
 
 
 def _strict_peer(principal: str, certificate: str) -> Identity:

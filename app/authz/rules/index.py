@@ -29,7 +29,7 @@ _ELSEWHERE = "*"
 class WorkloadRules:
     """The rules that apply to one workload; `allow_headers` are the request headers that those of ALLOW look at.
 
-    `watches` are there of policies that decide nothing, also of those without a rule.
+    `watches` are those of policies that decide nothing, also of such without a rule, each with its role.
     """
 
     candidates: Candidates
@@ -37,7 +37,7 @@ class WorkloadRules:
     has_allow_policy: bool
     looks_at_methods: bool
     allow_headers: frozenset[str]
-    watches: tuple[Watch, ...]
+    watches: tuple[tuple[Watch, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,5 +179,5 @@ def _rules_of(selected: list[_Selected]) -> WorkloadRules:
         ALLOW in roles,
         any(each.looking_at_methods for each in selected),
         frozenset(chain.from_iterable(each.allow_headers for each in selected)),
-        tuple(watch for watch, role in WATCHES.items() if role in roles),
+        tuple((watch, role) for watch, role in WATCHES.items() if role in roles),
     )

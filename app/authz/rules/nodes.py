@@ -23,6 +23,7 @@ from app.authz.rules.patterns import (
     StringPatterns,
     Strings,
     WideHosts,
+    matcher_of,
     spelled,
 )
 
@@ -90,14 +91,17 @@ class PathMatch:
     read: Paths
     negated: bool = False
     if_missing: bool = False
+    _matches: Callable[[str], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_matches", matcher_of(self.patterns))
 
     def holds(self, request: CheckInput) -> bool:
         """Whether the reading of `request` that is being evaluated matches."""
         if request.reading is not None:
             return (request.reading in self.read) is not self.negated
-        if request.path is None:
-            return self.if_missing
-        return (request.path in self.patterns) is not self.negated
+        path = request.path
+        return self.if_missing if path is None else self._matches(path) is not self.negated
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from app.authz.model import CheckInput, Verdict
-from app.authz.rules.candidates import WATCHES, Bucket, first
+from app.authz.rules.candidates import Bucket, first
 from app.authz.rules.compile import CompiledRule
 from app.core.decision import Observation, Watch
 
@@ -16,18 +16,21 @@ Reading = tuple[CheckInput, list[Bucket]]
 """A reading of a request, and the rules that can match it."""
 
 
-def with_observations(verdict: Verdict, watches: Iterable[Watch], readings: Sequence[Reading]) -> Verdict:
-    """Return the verdict, and in its decision what the rules found, which have to be seen under each of `readings`."""
+def with_observations(verdict: Verdict, watches: Iterable[tuple[Watch, int]], readings: Sequence[Reading]) -> Verdict:
+    """Return the verdict, and in its decision what the rules found, which have to be seen under each of `readings`.
+
+    `watches` have the role of the rules of each.
+    """
     observed: list[Observation] = []
-    for watch in watches:
-        found = _observe(watch, readings)
+    for watch, role in watches:
+        found = _observe(watch, role, readings)
         if found is not None:
             observed.append(found)
     return replace(verdict, decision=replace(verdict.decision, observed=tuple(observed))) if observed else verdict
 
 
-def _observe(watch: Watch, readings: Iterable[Reading]) -> Observation | None:
-    role, rule = WATCHES[watch], None
+def _observe(watch: Watch, role: int, readings: Iterable[Reading]) -> Observation | None:
+    rule = None
     for request, candidates in readings:
         found = first(candidates, role, request)
         if found is None and watch is Watch.DRY_RUN_ALLOW:
