@@ -117,10 +117,10 @@ class AuthorizationRpc:
 
     def _read(self, attributes: Any, context: CallContext) -> CheckInput:
         """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
-        source = attributes.source
-        if not attributes.request.HasField("http"):
+        source, request = attributes.source, attributes.request
+        if not request.HasField("http"):
             return self._read_connection(attributes, context)
-        http, reads, hops = attributes.request.http, self._reads, self._trusted_hops
+        http, reads, hops = request.http, self._reads, self._trusted_hops
         method = reads.method(http.method)
         path, other_paths = reads.target(http.path, method)
         raw = http.HasField("header_map") and http.header_map.headers

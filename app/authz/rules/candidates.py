@@ -130,7 +130,10 @@ class Candidates:
                 if text in exact:
                     found.append(exact[text])
                 # A text is cut once a length, not compared once a prefix.
+                size = len(text)
                 for length in lookup.lengths:
+                    if length > size:
+                        break
                     cut = text[:length]
                     if cut in prefixes:
                         found.append(prefixes[cut])
