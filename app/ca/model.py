@@ -334,31 +334,6 @@ class Ban:
 
 
 @dataclass(frozen=True, slots=True)
-class CrlEntry:
-    """A certificate on a revocation list, until it ends: revoked itself, or as one of a banned identity."""
-
-    serial: str
-    revoked_at: datetime
-    of_identity: bool
-    ends_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Crl:
-    """The revocation list of the signing authority `id`, DER. `number` grows with each that the authority signs.
-
-    `lasting` has the same certificates and can be used as long as the authority, None if an older version signed the
-    list. It is signed again when other certificates are on it.
-    """
-
-    id: str
-    number: int
-    this_update: datetime
-    der: bytes
-    lasting: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class PlugInStatus:
     """The plug-in CA at this replica: the authority of the files in `directory` that were accepted last, at `read_at`.
 

@@ -13,7 +13,6 @@ from app.audit.ports import AuditTrail
 from app.ca.model import (
     AuthorityStage,
     Ban,
-    Crl,
     Entry,
     EntrySpec,
     IssuedSvid,
@@ -26,6 +25,7 @@ from app.ca.model import (
     SigningRequest,
     Surface,
 )
+from app.ca.rules.crl import Crl
 from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import Frontier, Node, Tile
 from app.ca.rules.plug_in import PlugInFiles

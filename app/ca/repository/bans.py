@@ -5,8 +5,9 @@ from datetime import datetime
 
 from sqlalchemy import delete, select, text
 
-from app.ca.model import Ban, Crl
+from app.ca.model import Ban
 from app.ca.repository.authentic import CaQueries
+from app.ca.rules.crl import Crl
 from app.ca.tables import BanRevisionRow, BanRow, CrlRow
 from app.db.base import Base
 from app.db.prepared import Prepared, execute

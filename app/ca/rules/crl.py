@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.model import Ban, Crl, CrlEntry, IssuedSvid
+from app.ca.model import Ban, IssuedSvid
 from app.ca.rules.bans import SERIAL_DIGITS
 from app.ca.rules.profile import authority_key_identifier
 from app.ca.rules.rotation import BACKDATE
@@ -21,6 +21,31 @@ from app.spiffe.x509_svid import MALFORMED
 CRL_TTL = timedelta(hours=24)
 # An entry takes some 40 bytes: a list is 2 MB at most.
 MAX_CRL_ENTRIES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class CrlEntry:
+    """A certificate on a revocation list, until it ends: revoked itself, or as one of a banned identity."""
+
+    serial: str
+    revoked_at: datetime
+    of_identity: bool
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """The revocation list of the signing authority `id`, DER. `number` grows with each that the authority signs.
+
+    `lasting` has the same certificates and can be used as long as the authority, None if an older version signed the
+    list. It is signed again when other certificates are on it.
+    """
+
+    id: str
+    number: int
+    this_update: datetime
+    der: bytes
+    lasting: bytes | None = None
 
 
 def entry_of(svid: IssuedSvid, ban: Ban) -> CrlEntry:

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 
 import structlog
 
-from app.ca.model import Crl, Root, Signer
+from app.ca.model import Root, Signer
 from app.ca.ports import CaTransactions
 from app.ca.rules.authority import check_stored
-from app.ca.rules.crl import ReadCrl, delivery_problem, lists_to_send, read_lasting
+from app.ca.rules.crl import Crl, ReadCrl, delivery_problem, lists_to_send, read_lasting
 from app.ca.service.authorities import Authorities
 from app.ca.service.crls import RevocationLists
 from app.ca.service.replicas import Replicas

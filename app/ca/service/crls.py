@@ -8,11 +8,12 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.ca.model import Crl, CrlEntry
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.bans import BanIndex
 from app.ca.rules.crl import (
     MAX_CRL_ENTRIES,
+    Crl,
+    CrlEntry,
     ReadCrl,
     check_crl,
     crl_builder,
