@@ -68,16 +68,21 @@ async def closed_loop(rpc: IstioCertificates, request: IstioCertificateRequest, 
     print(f"{at_once} at once: {min(cpu):8.0f} µs CPU a call, {1 / min(wall):8,.0f} calls/s, {share:.0%} of the floor")
 
 
-async def measure() -> None:
-    """Print the table."""
+def request() -> IstioCertificateRequest:
+    """Return a request for a new key."""
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    request = IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())
+    return IstioCertificateRequest(csr=csr.public_bytes(serialization.Encoding.PEM).decode())
+
+
+async def measure() -> None:
+    """Print the table."""
+    message = request()
     print(f"CreateCertificate, P-256, recorded on SQLite; one verification and one signature: {floor():.0f} µs CPU")
     async with loaded_parts() as parts:
         rpc = IstioCertificates(parts.ca.issuance)
-        await closed_loop(rpc, request, 1, CALLS // 8)
-        await closed_loop(rpc, request, 32, CALLS)
+        await closed_loop(rpc, message, 1, CALLS // 8)
+        await closed_loop(rpc, message, 32, CALLS)
 
 
 def main() -> None:

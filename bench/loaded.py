@@ -27,9 +27,14 @@ OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 
 @asynccontextmanager
-async def loaded_parts(counters_url: str = "memory://", database_url: str | None = None) -> AsyncIterator[Parts]:
-    """Yield the parts over a new database, SQLite without a URL, ready to decide, with counters at `counters_url`."""
-    with tempfile.TemporaryDirectory(prefix="meshward-bench-") as directory:
+async def loaded_parts(
+    counters_url: str = "memory://", database_url: str | None = None, place: Path | None = None
+) -> AsyncIterator[Parts]:
+    """Yield the parts over a new database, SQLite without a URL, ready to decide, with counters at `counters_url`.
+
+    Their files are in a directory of their own, below `place` if there is one.
+    """
+    with tempfile.TemporaryDirectory(prefix="meshward-bench-", dir=place) as directory:
         unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
         counters = CountersSettings(url=parse_store_url(counters_url))
         rego = Path(directory) / "policy.rego"
