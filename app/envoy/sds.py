@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Protocol
 
 import structlog
@@ -35,6 +35,8 @@ WILDCARD_NAMES = frozenset({SVID_NAME, BUNDLE_NAME})
 
 # A caller has four names and the wildcard; the rest is room for repetition. Bounds the work of one request.
 MAX_NAMES = 16
+# Trust bundles that are encoded once for all streams: the current one and the one before, by either name.
+CACHED_BUNDLES = 4
 # How much of a name that was refused is repeated to the caller.
 MAX_QUOTED = 128
 # How much of a peer's own text (its node id, its error) goes into a log line.
@@ -71,6 +73,14 @@ class SecretKind(Enum):
     WITHDRAWN = "withdrawn"
 
 
+# The names that every caller has.
+_KINDS = {
+    SVID_NAME: SecretKind.SVID,
+    BUNDLE_NAME: SecretKind.BUNDLE,
+    WITHDRAWN_NAME: SecretKind.WITHDRAWN,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class SecretCatalog:
     """The secrets that `owner`, and no other caller, may subscribe to. An implementation of `Catalog`."""
@@ -85,12 +95,13 @@ class SecretCatalog:
 
     def kind(self, name: str) -> SecretKind:
         """Return which secret is behind `name`. Raises as `check` does."""
-        if name in {SVID_NAME, str(self.owner)}:
+        kind = _KINDS.get(name)
+        if kind is not None:
+            return kind
+        if name == str(self.owner):
             return SecretKind.SVID
-        if name in {BUNDLE_NAME, str(self.owner.trust_domain.id)}:
+        if name == str(self.owner.trust_domain.id):
             return SecretKind.BUNDLE
-        if name == WITHDRAWN_NAME:
-            return SecretKind.WITHDRAWN
         raise InvalidInputError(
             f"there is no secret {_quoted(name)} for {self.owner}: ask for {SVID_NAME} or {self.owner} (its SVID), "
             f"{BUNDLE_NAME} or {self.owner.trust_domain.id} (the trust bundle)",
@@ -116,6 +127,7 @@ def svid_resource(name: str, svid: WorkloadSvid) -> Resource:
     return Resource(name, content_version([chain]), _packed(secret))
 
 
+@lru_cache(maxsize=CACHED_BUNDLES)
 def bundle_resource(name: str, bundle: TrustBundle) -> Resource:
     """Return the `validation_context` secret of a trust bundle, with its revocation lists.
 

@@ -13,7 +13,7 @@ import structlog
 from app.core.clock import Sleep
 from app.core.errors import MeshwardError, UnavailableError
 from app.core.net import Address, UnixSocket
-from app.core.signals import Latest, Signal
+from app.core.signals import Latest
 from app.db.engine import HeldBack
 from app.db.migrate import upgrade
 from app.envoy.sds import SecretSession
@@ -177,7 +177,7 @@ class ControlPlane:
                 failed="crl_not_signed",
                 recovered="crl_recovered",
                 every=CRL_REFRESH_SECONDS,
-                sleep=partial(_unless_fired, parts.ca.bans.changed),
+                sleep=parts.ca.bans.changed.wait,
             ),
             "crls",
         )
@@ -309,13 +309,6 @@ def _plaintext_socket(settings: MeshSettings, sockets: ExitStack) -> socket.sock
 async def _material(session: SecretSession) -> TlsMaterial:
     svid, bundle = await session.svid(), await session.bundle()
     return TlsMaterial("".join(svid.chain), svid.private_key, "".join(bundle.roots))
-
-
-async def _unless_fired(signal: Signal, seconds: float) -> None:
-    """Return after so many seconds, or when the signal fires."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await signal.wait_beyond(signal.count)
 
 
 async def _attempt(work: Work) -> str:

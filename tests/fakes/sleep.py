@@ -22,6 +22,15 @@ class ManualSleep:
         finally:
             self._sleepers.remove((end, woken))
 
+    async def wait(self, signal, count, seconds):
+        """A `Wait` whose time is the test's."""
+        waiting = {asyncio.ensure_future(signal.wait_beyond(count)), asyncio.ensure_future(self(seconds))}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+
     async def advance(self, seconds):
         """Wait until somebody sleeps, move the clock, and wake those whose time has come."""
         await self.somebody_sleeps()

@@ -1,6 +1,5 @@
 """The secrets that the control plane serves over SDS and on its own listeners: SVIDs with keys generated here."""
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -10,8 +9,9 @@ import structlog
 from app.ca.model import Surface
 from app.ca.service.authorities import Authorities
 from app.ca.service.issuance import Issuance
-from app.core.clock import Clock, Sleep
+from app.core.clock import Clock
 from app.core.errors import InternalError, PreconditionError, ResourceExhaustedError, UnavailableError
+from app.core.signals import Wait, wait_beyond
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.renewal import renewal_time
@@ -39,11 +39,11 @@ class IssuedSecrets:
         issuance: Issuance,
         authorities: Authorities,
         clock: Clock,
-        sleep: Sleep = asyncio.sleep,
+        wait: Wait = wait_beyond,
         jitter: Callable[[], float] = _random_jitter,
     ) -> None:
         self._issuance, self._authorities, self._clock = issuance, authorities, clock
-        self._sleep, self._jitter = sleep, jitter
+        self._wait, self._jitter = wait, jitter
 
     def open(self, caller: Principal, *, once: bool = False) -> "IssuedSecretSession":
         """Return the session of a stream that `caller` opened, `once` of one call. Nothing is issued until it asks."""
@@ -63,7 +63,7 @@ class IssuedSecrets:
         return self._session(self._issuance.issue_serving)
 
     def _session(self, issue: Issue) -> "IssuedSecretSession":
-        return IssuedSecretSession(issue, self._authorities, self._clock, self._sleep, self._jitter)
+        return IssuedSecretSession(issue, self._authorities, self._clock, self._wait, self._jitter)
 
 
 class IssuedSecretSession:
@@ -74,11 +74,11 @@ class IssuedSecretSession:
         issue: Issue,
         authorities: Authorities,
         clock: Clock,
-        sleep: Sleep,
+        wait: Wait,
         jitter: Callable[[], float],
     ) -> None:
         self._issue, self._authorities = issue, authorities
-        self._clock, self._sleep, self._jitter = clock, sleep, jitter
+        self._clock, self._wait, self._jitter = clock, wait, jitter
         self._svid: WorkloadSvid | None = None
         self._renew_at: datetime | None = None
         self._wake_at: datetime | None = None
@@ -116,16 +116,9 @@ class IssuedSecretSession:
 
         A due SVID wakes the caller once; one that does not ask for the next SVID is not woken again.
         """
-        changed = asyncio.ensure_future(self._authorities.changed.wait_beyond(self._seen))
-        try:
-            while not changed.done() and (seconds := self._seconds_left()) > 0:
-                due = asyncio.ensure_future(self._sleep(min(seconds, MAX_WAIT_SECONDS)))
-                try:
-                    await asyncio.wait({changed, due}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    due.cancel()
-        finally:
-            changed.cancel()
+        changed = self._authorities.changed
+        while changed.count <= self._seen and (seconds := self._seconds_left()) > 0:
+            await self._wait(changed, self._seen, min(seconds, MAX_WAIT_SECONDS))
         if self._seconds_left() <= 0:
             self._wake_at = None
 

@@ -31,6 +31,17 @@ async def test_an_event_that_was_seen_is_not_waited_for_again():
     await asyncio.wait_for(waiter, 5)
 
 
+async def test_a_wait_with_a_time_limit_ends_with_the_next_event_or_at_the_limit():
+    signal = Signal()
+    waiter = asyncio.ensure_future(signal.wait(3600))
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    signal.fire()
+    await asyncio.wait_for(waiter, 5)
+    await asyncio.wait_for(signal.wait(0.001), 5)
+    assert signal.count == 1
+
+
 def test_only_a_change_is_reported():
     latest = Latest("")
     assert [latest.set(value) for value in ("", "away", "away", "locked", "", "")] == [

@@ -30,7 +30,7 @@ def sleep(clock):
 @pytest.fixture
 def open_session(ca, clock, sleep):
     def make(caller=HOLDER, jitter=0.0):
-        return IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: jitter).open(caller)
+        return IssuedSecrets(ca.issuance, ca.authorities, clock, sleep.wait, lambda: jitter).open(caller)
 
     return make
 
@@ -229,7 +229,7 @@ async def test_a_short_life_from_an_entry_is_renewed_in_time(ca, open_session, c
 
 
 async def test_the_listeners_own_svid_is_renewed_as_any_other(ca, clock, sleep):
-    source = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0)
+    source = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep.wait, lambda: 0.0)
     session = source.serving()
     first = await session.svid()
     assert str(first.spiffe_id) == "spiffe://example.org/meshward/server"
@@ -245,9 +245,9 @@ async def test_an_svid_is_kept_while_the_identity_has_no_budget_left(
     ca = CaService(replace(config, svids_per_hour=1), transactions, keys, publisher, clock, metrics)
     await ca.start()
     await ca.entries.create(OPERATOR, EntrySpec(CART, x509_svid_ttl=timedelta(minutes=40)))
-    session = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0).open(HOLDER)
+    session = IssuedSecrets(ca.issuance, ca.authorities, clock, sleep.wait, lambda: 0.0).open(HOLDER)
     first = await session.svid()
     clock.advance(20 * 60)
     assert await session.svid() is first
     with pytest.raises(ResourceExhaustedError):
-        await IssuedSecrets(ca.issuance, ca.authorities, clock, sleep, lambda: 0.0).open(HOLDER).svid()
+        await IssuedSecrets(ca.issuance, ca.authorities, clock, sleep.wait, lambda: 0.0).open(HOLDER).svid()
