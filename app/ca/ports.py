@@ -189,6 +189,10 @@ class CaRepository(AuditTrail, Protocol):
 
     # Issued SVIDs
 
+    async def hold_for_issuance(self, spiffe_ids: Collection[SpiffeId]) -> tuple[int, Sequence[Entry], Frontier]:
+        """Return what SVIDs of identities are recorded by: as `hold_bans`, their entries, and as `log_frontier`."""
+        ...
+
     async def add_svids(self, svids: Sequence[IssuedSvid]) -> None:
         """Record SVIDs. The transaction ends with ConflictError if a serial number is taken."""
 
@@ -278,9 +282,6 @@ class CaRepository(AuditTrail, Protocol):
 
     async def entry_of(self, spiffe_id: SpiffeId) -> Entry | None:
         """Return the entry of a SPIFFE ID, if there is one."""
-
-    async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
-        """Return the entries of the SPIFFE IDs, of each that has one."""
 
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
         """Return at most `limit` entries whose SPIFFE IDs are above `after`, in the database's order."""

@@ -1,6 +1,7 @@
 """Rows that carry a MAC: what was not written with the secret of the replicas is not read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy import Executable, Select, select, update
@@ -9,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.errors import InternalError, InvalidInputError
 from app.db.base import Base
 from app.db.macs import RowMacs
-from app.db.prepared import Execution, execute
 from app.db.rows import Rows, affected, values_of
 
 if TYPE_CHECKING:
@@ -56,11 +56,23 @@ class AuthenticRows(Generic[Record]):
     async def all(
         self,
         session: AsyncSession,
-        statement: Executable | Execution,
+        statement: Executable,
         trusted: Callable[[Record], bool] = lambda _: False,
     ) -> Sequence[Record]:
         """Return the authentic records of a query from `select`, and those that are `trusted` without a MAC."""
         return self._authentic(await self._read(session, statement), trusted)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise InternalError if the block, which reads rows, finds a value that is none of its column's type."""
+        try:
+            yield
+        except (ValueError, TypeError, InvalidInputError) as error:
+            raise InternalError(f"the table {self.name} has a value that cannot be read") from error
+
+    def authentic(self, rows: Sequence[Sequence[Any]]) -> Sequence[Record]:
+        """Return the authentic records of rows that a query from `select` has found."""
+        return self._authentic([self._of_columns(row) for row in rows])
 
     async def unauthentic(self, session: AsyncSession, statement: Executable) -> Sequence[Record]:
         """Return the records of a query from `select` that are not authentic."""
@@ -165,17 +177,13 @@ class AuthenticRows(Generic[Record]):
     def _of(self, row: Row) -> Record:
         return self._record(**{name: value for name, value in row.items() if name not in self._more})
 
-    async def _read(
-        self, session: AsyncSession, statement: Executable | Execution
-    ) -> Sequence[tuple[Row, bytes | None]]:
-        try:
-            if isinstance(statement, Execution):
-                (rows,) = await execute(session, statement)
-            else:
-                rows = [tuple(row) for row in await session.execute(statement)]
-        except (ValueError, TypeError, InvalidInputError) as error:
-            raise InternalError(f"the table {self.name} has a value that cannot be read") from error
-        return [(dict(zip(self._names, row, strict=False)), row[-1]) for row in rows]
+    async def _read(self, session: AsyncSession, statement: Executable) -> Sequence[tuple[Row, bytes | None]]:
+        with self.reading():
+            found = (await session.execute(statement)).all()
+        return [self._of_columns(row) for row in found]
+
+    def _of_columns(self, row: Sequence[Any]) -> tuple[Row, bytes | None]:
+        return dict(zip(self._names, row, strict=False)), row[-1]
 
     async def _write(self, session: AsyncSession, row: Row) -> None:
         by_id = update(self._table).where(self._table.c.id == row["id"])

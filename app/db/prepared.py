@@ -3,15 +3,21 @@
 Values are converted by the types of their columns, as always.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Delete, Dialect, Insert, Select, Update
+from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+
+from app.db.sqlite_driver import SqliteConnection, Step
 
 Row = tuple[Any, ...]
+
 Statement = Select[Any] | Insert | Update | Delete
 
 
@@ -47,13 +53,28 @@ async def execute(session: AsyncSession, *executions: Execution) -> list[list[Ro
 
 
 def _execute(session: Session, executions: Sequence[Execution]) -> list[list[Row]]:
-    connection, found = session.connection(), list[list[Row]]()
-    for statement, rows in executions:
-        compiled = statement.compiled(connection.dialect)
-        parameters = _converted(compiled.given, rows)
-        result = connection.exec_driver_sql(compiled.text, parameters if len(parameters) > 1 else parameters[0])
-        found.append(_converted(compiled.returned, result.fetchall()) if compiled.returned else [])
+    connection = session.connection()
+    compiled = [statement.compiled(connection.dialect) for statement, _ in executions]
+    given = (_converted(each.given, rows) for each, (_, rows) in zip(compiled, executions, strict=True))
+    steps = [Step(each.text, rows) for each, rows in zip(compiled, given, strict=True)]
+    driver = connection.connection.driver_connection
+    found = _in_one_turn(driver, steps) if isinstance(driver, SqliteConnection) else _in_turn(connection, steps)
+    return [_converted(each.returned, rows) for each, rows in zip(compiled, found, strict=True)]
+
+
+def _in_turn(connection: Connection, steps: Sequence[Step]) -> list[list[Row]]:
+    found = []
+    for text, rows in steps:
+        result = connection.exec_driver_sql(text, rows if len(rows) > 1 else rows[0])
+        found.append([tuple(row) for row in result] if result.returns_rows else [])
     return found
+
+
+def _in_one_turn(driver: SqliteConnection, steps: Sequence[Step]) -> list[list[Row]]:
+    try:
+        return await_only(driver.execute_steps(steps))
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(None, None, error, sqlite3.Error) from error
 
 
 class Column(NamedTuple):

@@ -4,12 +4,14 @@ A turn costs about as much as a small statement: opening a cursor, executing, fe
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiosqlite
 from aiosqlite.context import contextmanager
+
+_Row = tuple[Any, ...]
 
 
 def connect(database: str, **options: Any) -> "SqliteConnection":
@@ -19,8 +21,21 @@ def connect(database: str, **options: Any) -> "SqliteConnection":
     return connection
 
 
+class Step(NamedTuple):
+    """A statement, and the parameters of each time that it is executed."""
+
+    text: str
+    rows: Sequence[_Row]
+
+
 class SqliteConnection(aiosqlite.Connection):
     """A connection whose cursors are opened and closed here, for that touches no file."""
+
+    async def execute_steps(self, steps: Sequence[Step]) -> list[list[_Row]]:
+        """Execute statements one after the other in one turn, and return the rows that each finds."""
+        turn = self._execute(_rows_of_each, self._conn, steps)  # type: ignore[no-untyped-call]
+        found: list[list[_Row]] = await turn
+        return found
 
     @contextmanager
     async def cursor(self) -> "SqliteCursor":  # type: ignore[override]
@@ -54,3 +69,15 @@ class SqliteCursor(aiosqlite.Cursor):
 def _rows_of(cursor: sqlite3.Cursor, sql: str, parameters: Any) -> list[Any]:
     cursor.execute(sql, parameters)
     return cursor.fetchall() if cursor.description else []
+
+
+def _rows_of_each(connection: sqlite3.Connection, steps: Sequence[Step]) -> list[list[_Row]]:
+    cursor, found = connection.cursor(), list[list[_Row]]()
+    for text, rows in steps:
+        if len(rows) > 1:
+            cursor.executemany(text, rows)
+        else:
+            cursor.execute(text, rows[0])
+        found.append(cursor.fetchall() if cursor.description else [])
+    cursor.close()
+    return found

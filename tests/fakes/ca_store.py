@@ -221,8 +221,9 @@ class MemoryRepository:
     async def entry(self, entry_id):
         return self._entries.get(entry_id)
 
-    async def entries_of(self, spiffe_ids):
-        return [entry for entry in self._entries.values() if entry.spiffe_id in spiffe_ids]
+    async def hold_for_issuance(self, spiffe_ids):
+        entries = [entry for entry in self._entries.values() if entry.spiffe_id in spiffe_ids]
+        return await self.hold_bans(), entries, self.frontier
 
     async def entry_of(self, spiffe_id):
         return next((entry for entry in self._entries.values() if entry.spiffe_id == spiffe_id), None)

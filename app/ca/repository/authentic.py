@@ -1,5 +1,7 @@
 """The tables whose rows carry MACs, and the base of the CA's queries, which have them beside the session."""
 
+from collections.abc import Collection
+
 from sqlalchemy import bindparam
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -8,8 +10,9 @@ from app.ca.model import AuthorityStage, Ban, Entry, JoinToken, ReplicaReport, R
 from app.ca.tables import AuthorityStageRow, BanRow, EntryRow, JoinTokenRow, ReplicaRow, RootRow, SignerRow
 from app.db.authentic import AuthenticRows, Refused
 from app.db.macs import RowMacs
-from app.db.prepared import Prepared
+from app.db.prepared import Execution, Prepared
 from app.db.types import SPIFFE_ID
+from app.spiffe.id import SpiffeId
 
 
 class AuthenticTables:
@@ -30,13 +33,18 @@ class AuthenticTables:
         self._entries_of: dict[int, Prepared] = {}
         self.all = (self.roots, self.stages, self.reports, self.requests, self.tokens, self.entries, self.bans)
 
-    def entries_of(self, count: int) -> Prepared:
-        """Return the query of the entries of so many SPIFFE IDs."""
+    def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Execution:
+        """Return the query of the entries of SPIFFE IDs, of which there is at least one.
+
+        It names the last one again until their number is a power of two, so that few queries are compiled.
+        """
+        wanted = tuple(spiffe_ids)
+        count = 1 << (len(wanted) - 1).bit_length()
         if count not in self._entries_of:
             names = [f"id_{number}" for number in range(count)]
             ids = [bindparam(name, type_=SPIFFE_ID) for name in names]
             self._entries_of[count] = Prepared(self.entries.select().where(EntryRow.spiffe_id.in_(ids)), names)
-        return self._entries_of[count]
+        return self._entries_of[count]((*wanted, *wanted[-1:] * (count - len(wanted))))
 
 
 class CaQueries(SqlAuditTrail):

@@ -10,14 +10,14 @@ from app.ca.repository.authentic import CaQueries
 from app.ca.rules.crl import Crl
 from app.ca.tables import BanRevisionRow, BanRow, CrlRow
 from app.db.base import Base
-from app.db.prepared import Prepared, execute
+from app.db.prepared import Prepared, Row, execute
 from app.db.rows import Rows, affected
 
 BANS = Rows(BanRow, Ban)
 CRLS = Rows(CrlRow, Crl)
 
 _REVISION = select(Base.metadata.tables[BanRevisionRow.__tablename__].c.revision)
-BAN_REVISION, HELD_REVISION = Prepared(_REVISION), Prepared(_REVISION.with_for_update(read=True))
+BAN_REVISION, HELD_REVISION = Prepared(_REVISION)(), Prepared(_REVISION.with_for_update(read=True))()
 # One statement on both databases, so that the first two writers ever cannot both insert the row.
 NEXT_BAN_REVISION = text(
     "INSERT INTO ca_ban_revisions (id, revision) VALUES (1, 1) "
@@ -29,12 +29,10 @@ class BanQueries(CaQueries):
     """What `CaRepository` has under "Bans" and "Revocation lists"."""
 
     async def ban_revision(self) -> int:
-        (found,) = await execute(self._session, BAN_REVISION())
-        return found[0][0] if found else 0
+        return revision_of(*await execute(self._session, BAN_REVISION))
 
     async def hold_bans(self) -> int:
-        (found,) = await execute(self._session, HELD_REVISION())
-        return found[0][0] if found else 0
+        return revision_of(*await execute(self._session, HELD_REVISION))
 
     async def next_ban_revision(self) -> int:
         return int((await self._session.execute(NEXT_BAN_REVISION)).scalar_one())
@@ -67,3 +65,8 @@ class BanQueries(CaQueries):
     async def put_crl(self, crl: Crl) -> None:
         await self._session.execute(delete(CrlRow).where(CrlRow.id == crl.id, CrlRow.number < crl.number))
         await CRLS.insert(self._session, crl)
+
+
+def revision_of(rows: Sequence[Row]) -> int:
+    """Return the revision that a query of it has found; there is no row before the first change."""
+    return rows[0][0] if rows else 0

@@ -59,12 +59,6 @@ class IdentityQueries(CaQueries):
         entries = self._tables.entries
         return await entries.first(self._session, entries.select().where(EntryRow.spiffe_id == spiffe_id))
 
-    async def entries_of(self, spiffe_ids: Collection[SpiffeId]) -> Sequence[Entry]:
-        wanted = tuple(spiffe_ids)
-        size = 1 << max(len(wanted) - 1, 0).bit_length()
-        padded = (*wanted, *wanted[-1:] * (size - len(wanted)))
-        return await self._tables.entries.all(self._session, self._tables.entries_of(size)(padded))
-
     async def entries(self, after: str | None, limit: int) -> Sequence[Entry]:
         return await self._tables.entries.page(self._session, "spiffe_id", after, limit)
 

@@ -9,7 +9,7 @@ from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import HASH_BYTES, TILE_WIDTH, Frontier, Node, Tile
 from app.ca.tables import LogHeadRow, LogNodeRow, LogRow, LogStateRow
 from app.db.base import Base
-from app.db.prepared import Prepared, execute
+from app.db.prepared import Prepared, Row, execute
 from app.db.rows import Rows
 
 LEAVES = Rows(LogRow, LogLeaf)
@@ -20,7 +20,9 @@ LOG_STATE_ID = 1
 _NODES, _STATE = (Base.metadata.tables[row.__tablename__] for row in (LogNodeRow, LogStateRow))
 _INSERT_NODES = Prepared(insert(_NODES), ("level", "index", "hash"))
 _IS_STATE = _STATE.c.id == bindparam("state", type_=_STATE.c.id.type)
-_LOG_STATE = Prepared(select(_STATE.c.size, _STATE.c.peaks).where(_IS_STATE).with_for_update(), ("state",))
+LOG_STATE = Prepared(select(_STATE.c.size, _STATE.c.peaks).where(_IS_STATE).with_for_update(), ("state",))(
+    (LOG_STATE_ID,)
+)
 _GROW_LOG = Prepared(update(_STATE).where(_IS_STATE), ("size", "peaks", "state"))
 
 
@@ -28,11 +30,14 @@ class LogQueries(CaQueries):
     """What `CaRepository` has under "Transparency log"."""
 
     async def log_frontier(self) -> Frontier:
-        (found,) = await execute(self._session, _LOG_STATE((LOG_STATE_ID,)))
-        if not found:  # until something is appended
+        return await self.frontier_of(*await execute(self._session, LOG_STATE))
+
+    async def frontier_of(self, rows: Sequence[Row]) -> Frontier:
+        """Return the frontier that LOG_STATE has found."""
+        if not rows:  # until something is appended
             await self._session.execute(insert(LogStateRow), {"id": LOG_STATE_ID, "size": 0, "peaks": b""})
             return Frontier()
-        ((size, peaks),) = found
+        ((size, peaks),) = rows
         return Frontier(size, tuple(peaks[start : start + HASH_BYTES] for start in range(0, len(peaks), HASH_BYTES)))
 
     async def extend_log(self, leaves: Sequence[LogLeaf], nodes: Mapping[Node, bytes], frontier: Frontier) -> None:

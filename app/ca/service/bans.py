@@ -125,7 +125,10 @@ class Bans:
 
     async def held(self, repository: CaRepository) -> BanIndex:
         """Return the bans as a transaction finds them, in which they do not change until it ends."""
-        revision = await repository.hold_bans()
+        return await self.at(repository, await repository.hold_bans())
+
+    async def at(self, repository: CaRepository, revision: int) -> BanIndex:
+        """Return the bans of the revision that a transaction holds."""
         if self._index is not None and revision == self._revision:
             return self._index
         return BanIndex.of(await repository.bans())

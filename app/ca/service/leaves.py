@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from app.ca.ports import CaRepository
 from app.ca.rules.log import LogEntry, LogLeaf, entry_hash
+from app.ca.rules.merkle import Frontier
 
 
 async def append(repository: CaRepository, entries: Sequence[LogEntry]) -> None:
@@ -11,7 +12,11 @@ async def append(repository: CaRepository, entries: Sequence[LogEntry]) -> None:
 
     The transaction ends with ConflictError if there are leaves in the place of the new ones.
     """
-    frontier = await repository.log_frontier()
+    await extend(repository, await repository.log_frontier(), entries)
+
+
+async def extend(repository: CaRepository, frontier: Frontier, entries: Sequence[LogEntry]) -> None:
+    """Append entries in a transaction that has read the log's frontier. Ends as `append`."""
     leaves = [entry_hash(entry) for entry in entries]
     grown, nodes = frontier.grown(leaves)
     numbered = zip(range(frontier.size, grown.size), entries, leaves, strict=True)

@@ -11,7 +11,7 @@ from app.ca.rules.bans import BanIndex
 from app.ca.rules.log import svid_entry
 from app.ca.service.bans import Bans
 from app.ca.service.join_tokens import TOKEN_REFUSED
-from app.ca.service.leaves import append
+from app.ca.service.leaves import extend
 from app.core.clock import Clock
 from app.core.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 from app.spiffe.id import SpiffeId
@@ -115,8 +115,8 @@ class Recorder:
     async def _store(self, drafts: Sequence[Draft]) -> list[Outcome | Exception]:
         """Write what can be recorded in one transaction, and return the outcome of each draft."""
         async with self._transactions() as repository:
-            bans, now = await self._bans.held(repository), self._clock.now()
-            found = await repository.entries_of({draft.svid.spiffe_id for draft in drafts})
+            revision, found, frontier = await repository.hold_for_issuance({draft.svid.spiffe_id for draft in drafts})
+            bans, now = await self._bans.at(repository, revision), self._clock.now()
             entries = {entry.spiffe_id: entry for entry in found}
             obstacles = [_ban_of(draft, bans, now) or _change_of(draft, entries) for draft in drafts]
             free = [draft.svid for draft, obstacle in zip(drafts, obstacles, strict=True) if obstacle is None]
@@ -135,7 +135,7 @@ class Recorder:
             recorded = [draft.svid for draft, outcome in zip(drafts, outcomes, strict=True) if outcome is _RECORDED]
             if recorded:
                 await repository.add_svids(recorded)
-                await append(repository, [svid_entry(svid) for svid in recorded])
+                await extend(repository, frontier, [svid_entry(svid) for svid in recorded])
         return outcomes
 
 

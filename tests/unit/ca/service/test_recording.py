@@ -154,10 +154,10 @@ async def test_an_entry_that_changes_all_the_time_is_unavailable_and_uses_no_tok
     versions = iter(range(100))
 
     async def restless(_ids):
-        return [replace(entry, version=next(versions))]
+        return 0, [replace(entry, version=next(versions))], transactions.state.frontier
 
     with monkeypatch.context() as patch:
-        patch.setattr(transactions.state, "entries_of", restless)
+        patch.setattr(transactions.state, "hold_for_issuance", restless)
         with pytest.raises(UnavailableError, match="retry"):
             await issue(ca, caller)
     assert await issue(ca, caller)
