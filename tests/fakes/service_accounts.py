@@ -5,11 +5,11 @@ from app.spiffe.service_account import BoundPod, ServiceAccount
 
 
 class Reviewer:
-    """Accepts `eyJh.a.b` as the account's token; while it is `away` it reviews none. `asked` is what was asked."""
+    """Accepts `token` as the account's; while it is `away` it reviews none. `asked` is what was asked."""
 
-    def __init__(self, cluster, namespace, name):
+    def __init__(self, cluster, namespace, name, token):
         self.account = ServiceAccount(cluster, namespace, name, BoundPod("cart-1", "uid", "node-1"))
-        self.away = False
+        self.token, self.away = token, False
         self.asked, self._known = [], {}
 
     def known(self, token, audiences):
@@ -19,7 +19,7 @@ class Reviewer:
         self.asked.append((token, audiences))
         if self.away:
             raise UnavailableError("the API server cannot be asked")
-        if token != "eyJh.a.b":
+        if token != self.token:
             raise UnauthenticatedError("the service account token is refused", reason="kubernetes_refused")
         self._known[token, audiences] = self.account
         return self.account

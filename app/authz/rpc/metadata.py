@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from app.authz.model import NO_CLAIMS, Claims
+from app.authz.rules.tokens import is_reserved
 from app.core.errors import InvalidInputError
 
 METADATA_EXTENSION = "meshward.metadata"
@@ -36,9 +37,12 @@ def read_metadata(declared: str, context: Any) -> Mapping[str, Mapping[str, Any]
 
 
 def verified_claims(metadata: Mapping[str, Mapping[str, Any]]) -> Claims:
-    """Return the claims that the proxy verified, none if it is not declared to, or found no token."""
+    """Return the claims that the proxy verified, none if it is not declared to, or found no token.
+
+    A token that claims to be of another source, such as an API key, is none.
+    """
     claims = metadata.get(JWT_FILTER, NO_CLAIMS).get(PAYLOAD)
-    return claims if isinstance(claims, dict) else NO_CLAIMS
+    return claims if isinstance(claims, dict) and not is_reserved(claims.get("iss")) else NO_CLAIMS
 
 
 @lru_cache(maxsize=MAX_KNOWN_DECLARATIONS)

@@ -7,7 +7,7 @@ from typing import Any
 from app.authz.model import Claims
 from app.authz.rules.credentials import CredentialProblem, Outcome, Proven, Rejected
 from app.authz.rules.jwt_rules import SPACE_DELIMITED
-from app.authz.rules.tokens import RESERVED_ISSUER, normalised
+from app.authz.rules.tokens import is_reserved, normalised
 from app.core.errors import UnauthenticatedError
 from app.spiffe.jwt import LEEWAY, read_object
 
@@ -61,7 +61,7 @@ def _with_issuer(claims: Claims, issuer: str) -> Outcome:
         given = issuer or None
     if not isinstance(subject, str) or not isinstance(given, str | None):
         return _invalid("its 'iss' or 'sub' is no text")
-    if given is not None and (given.startswith(RESERVED_ISSUER) or (issuer and given != issuer)):
+    if given is not None and (is_reserved(given) or (issuer and given != issuer)):
         return _invalid("it is of another issuer")
     read = {name: value for name, value in claims.items() if name != "active"}
     return Proven(normalised(read if given is None else read | {"iss": given}, SPACE_DELIMITED))

@@ -78,6 +78,11 @@ class Token:
     audiences: tuple[str, ...]
 
 
+def is_reserved(issuer: object) -> bool:
+    """Whether an issuer is one of principals that are no tokens'."""
+    return isinstance(issuer, str) and issuer.startswith(RESERVED_ISSUER)
+
+
 def read_token(text: str) -> Token | TokenProblem:
     """Return the token that the text is, or what is wrong with it."""
     if len(text) > MAX_TOKEN_BYTES:
@@ -112,7 +117,7 @@ def read_token(text: str) -> Token | TokenProblem:
 
 def problem_before_keys(token: Token, rule: JwtRule, now: float) -> TokenProblem | None:
     """Return why the token is not accepted whatever keys there are; `now` is in seconds since the epoch."""
-    if rule.issuer not in {"", token.issuer} or token.issuer.startswith(RESERVED_ISSUER):
+    if rule.issuer not in {"", token.issuer} or is_reserved(token.issuer):
         return TokenProblem.ISSUER
     if token.begins > now + _LEEWAY:
         return TokenProblem.NOT_YET

@@ -17,8 +17,8 @@ from app.authz.service.api_keys import ApiKeys
 from app.authz.service.credentials import CredentialVerifier
 from app.authz.service.introspection import Introspection
 from app.core.errors import UnauthenticatedError, UnavailableError
-from app.spiffe.jwt import is_jwt
-from app.spiffe.service_account import SUBJECT_PREFIX, ServiceAccount, TokenReviewer
+from app.spiffe.jwt import is_jwt, parse
+from app.spiffe.service_account import SUBJECT_PREFIX, ServiceAccount, TokenReviewer, refused
 
 # Service accounts whose claims are made once; a large cluster has so many.
 MAX_ACCOUNTS = 10_000
@@ -98,6 +98,9 @@ async def _review(reviewer: TokenReviewer, text: str, audiences: tuple[str, ...]
     if not is_jwt(text):  # which is not sent on
         return _NO_TOKEN
     try:
+        # An API server takes one without an audience, which never ends, for any that it is asked about.
+        if not parse(text).has_audience:
+            raise refused("legacy", "has no audience: have the pod project one with an audience")
         return proven_by(await reviewer.review(text, audiences), audiences)
     except UnauthenticatedError as error:
         return Rejected(CredentialProblem.INVALID, error.message)

@@ -8,6 +8,9 @@ from app.core.clock import SystemClock
 from app.core.errors import MeshwardError, UnauthenticatedError, UnavailableError
 from app.kube.token_review import TokenReviews
 from app.spiffe.service_account import BoundPod, ServiceAccount
+from tests.assets.request_authentications import credential_authentication
+from tests.fakes.authz import policy, request
+from tests.fakes.checks import policy_service
 from tests.support.kube import NOBODY
 
 pytestmark = pytest.mark.peer
@@ -65,6 +68,24 @@ async def test_a_legacy_token_is_good_for_the_api_server(reviews, cluster):
     token = cluster.legacy_token("shop", "cart")
     assert await reviews.review(token, ()) == CART
     assert await reviews.review(token, AUDIENCES) == CART
+
+
+async def test_a_request_with_a_token_for_its_audience_has_the_service_account_as_principal(reviews, cluster, clock):
+    service = await policy_service("", clock=clock, reviewers={"main": reviews})
+    rule = {"kubernetesTokenReview": {"audiences": ["shop"]}}
+    principal = "meshward.io/kubernetes/Kubernetes/system:serviceaccount:shop:cart"
+    carts = policy(f"{{rules: [{{from: [{{source: {{requestPrincipals: ['{principal}']}}}}]}}]}}")
+    await service.apply(credential_authentication(rule) + carts)
+
+    async def passes(text):
+        decision = service.check(request(headers={"authorization": (f"Bearer {text}",)}))
+        return (decision if hasattr(decision, "outcome") else await decision).allowed
+
+    token = cluster.token("shop", "cart", audiences=("shop",), pod="cart-1")
+    assert await passes(token)
+    assert service.check(request(headers={"authorization": (f"Bearer {token}",)})).allowed
+    assert not await passes(cluster.token("shop", "cart"))
+    assert not await passes(cluster.legacy_token("shop", "cart"))
 
 
 async def test_a_user_that_may_not_review_tokens_is_told_so(make_api, cluster):

@@ -8,6 +8,8 @@ import pytest
 
 from app.authz.model import Workload
 from app.authz.providers import Changes, ProvidedDecision
+from app.authz.rpc.check import AuthorizationRpc
+from app.authz.rpc.metadata import JWT_FILTER, METADATA_EXTENSION
 from app.authz.rules.api_keys import ApiKeySpec
 from app.authz.rules.credentials import MAX_CREDENTIALS, CredentialProblem, Proven, Rejected
 from app.authz.service import credentials
@@ -16,7 +18,7 @@ from app.telemetry.metrics import Metrics
 from tests.assets.jwts import token
 from tests.assets.request_authentications import URL, credential_authentication, jwt_rule, request_authentication
 from tests.fakes.authz import connection, policy, request, workload
-from tests.fakes.checks import Policies, policy_service
+from tests.fakes.checks import Policies, check_answer, check_request, policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.credentials import FakeVerifier
 from tests.fakes.key_set_source import FakeKeySetSource
@@ -314,3 +316,13 @@ async def test_one_of_several_sources_of_a_place_has_to_accept(make):
     for tier, passes in (("gold", True), ("silver", True), ("bronze", False)):
         key = (await key_of(service, labels=(("tier", tier),))).text
         assert service.check(sent(key)).allowed is passes
+
+
+@pytest.mark.parametrize(("issuer", "believed"), [("https://other", True), ("meshward.io/api-keys", False)])
+async def test_a_token_that_envoy_verified_cannot_pass_for_an_api_key_either(make, issuer, believed):
+    rpc = AuthorizationRpc(await make(PARTNERS.replace("meshward.io/api-keys/partner-*", "*")), expose_decision=False)
+    check = check_request(extensions={METADATA_EXTENSION: JWT_FILTER})
+    check.attributes.metadata_context.filter_metadata[JWT_FILTER].update(
+        {"payload": {"iss": issuer, "sub": "partner-a"}}
+    )
+    assert (check_answer(rpc, check).status.code == 0) is believed

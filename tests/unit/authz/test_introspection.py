@@ -10,6 +10,7 @@ from app.authz.rules.credentials import CredentialProblem, Proven, Rejected
 from app.authz.rules.introspection import for_audiences, read_answer
 from app.authz.service.introspection import Introspection
 from app.core.errors import UnavailableError
+from tests.assets.jwts import token
 from tests.assets.request_authentications import credential_authentication
 from tests.fakes.authz import policy, request
 from tests.fakes.checks import policy_service
@@ -130,8 +131,8 @@ def make(introspection, clock, metrics):
     return lambda text: policy_service(text, clock=clock, metrics=metrics, servers={"idp": introspection})
 
 
-async def decided(service, token):
-    decision = service.check(request(headers={"authorization": (f"Bearer {token}",)}))
+async def decided(service, text):
+    decision = service.check(request(headers={"authorization": (f"Bearer {text}",)}))
     return decision if hasattr(decision, "outcome") else await decision
 
 
@@ -205,19 +206,32 @@ CARTS = policy(
 
 
 async def test_a_service_accounts_token_that_its_cluster_reviews_is_the_requests_principal(clock):
-    reviewer = Reviewer("main", "shop", "cart")
+    good = token(clock.now(), aud=["shop"])
+    reviewer = Reviewer("main", "shop", "cart", good)
     service = await policy_service(credential_authentication(), clock=clock, reviewers={"main": reviewer})
     await service.apply(credential_authentication(REVIEWED) + CARTS)
     for _ in range(2):
-        assert (await decided(service, "eyJh.a.b")).allowed
-    assert reviewer.asked == [("eyJh.a.b", ("shop",))]
-    refused = await decided(service, "eyJh.c.d")
+        assert (await decided(service, good)).allowed
+    assert reviewer.asked == [(good, ("shop",))]
+    refused = await decided(service, token(clock.now(), sub="other"))
     assert (refused.changes.status, refused.changes.body) == (401, "The credential is not valid")
-    assert not (await decided(service, "opaque")).allowed
+    for malformed in ("opaque", "eyJh.a.b"):
+        assert not (await decided(service, malformed)).allowed
     assert len(reviewer.asked) == 2
     reviewer.away = True
-    away = await decided(service, "eyJh.e.f")
+    away = await decided(service, token(clock.now(), sub="another"))
     assert (away.changes.status, away.changes.body) == (401, "The credential cannot be verified now")
+
+
+async def test_a_token_without_an_audience_is_shown_to_no_api_server_which_would_take_it_for_any(clock):
+    legacy = token(clock.now(), aud=None)
+    reviewer = Reviewer("main", "shop", "cart", legacy)
+    service = await policy_service("", clock=clock, reviewers={"main": reviewer})
+    await service.apply(credential_authentication(REVIEWED))
+    denied = await decided(service, legacy)
+    assert denied.changes.status == 401
+    assert "has no audience" in denied.reason
+    assert reviewer.asked == []
 
 
 def test_times_are_infinite_only_where_there_are_none():

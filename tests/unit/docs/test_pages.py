@@ -1,6 +1,7 @@
 """What the documents say of names is compared with the code, so that they cannot drift apart unseen."""
 
 import ast
+import asyncio
 import re
 import shlex
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
+from app.authz.rules.opa import read_decision
 from app.authz.rules.parse import POLICY_KIND
 from app.cli import cli
 from app.core.clock import SystemClock
@@ -226,7 +229,7 @@ def test_each_part_of_an_envoy_configuration_is_one_that_the_generator_writes(te
 
 def known_fields(error):
     (violation,) = [item for item in error.violations if "zzz" in item.path]
-    return set(re.findall(r"[A-Za-z_]+", re.split(r"known are |the fields are ", violation.problem)[1]))
+    return set(re.findall(r"[A-Za-z_]\w*", re.split(r"known are |the fields are ", violation.problem)[1]))
 
 
 def test_the_policy_page_has_each_field_of_a_source_and_of_an_operation():
@@ -279,3 +282,38 @@ def test_the_image_installs_the_versions_that_are_tested():
 
     assert versions("docker/requirements.lock")
     assert versions("docker/requirements.lock") <= versions("requirements.lock")
+
+
+def test_the_page_of_credentials_has_each_field_and_valid_documents():
+    page = GUIDE / "credential-authentication.md"
+    told = set(re.findall(r"\w+", prose(page)))
+    for source in ("apiKey", "oauth2Introspection", "kubernetesTokenReview"):
+        for rule in ({source: {"zzz": 1}}, {source: {}, "zzz": 1}):
+            document = {"apiVersion": "meshward.io/v1", "kind": "CredentialAuthentication", "metadata": {"name": "a"}}
+            with pytest.raises(InvalidInputError) as refused:
+                CREDENTIAL_AUTHENTICATION_KIND.parse([document | {"spec": {"rules": [rule]}}])
+            assert known_fields(refused.value) <= told
+    (shown,) = blocks(page, "yaml")
+    credentials, policy = parse_documents(shown.encode())
+    assert CREDENTIAL_AUTHENTICATION_KIND.parse([credentials])[0].rules
+    assert POLICY_KIND.parse([policy])[0].rules
+
+
+@pytest.mark.parametrize("page", ["credential-authentication.md", "engines.md"])
+def test_the_settings_that_a_page_shows_are_valid(page, tmp_path):
+    for number, text in enumerate(blocks(GUIDE / page, "toml")):
+        if "[project]" not in text:  # a package's own
+            file = tmp_path / f"{number}.toml"
+            file.write_text(text)
+            load({}, file)
+
+
+def test_the_plugin_that_the_page_shows_decides():
+    space: dict[str, Any] = {}
+    (shown,) = blocks(GUIDE / "engines.md", "python")
+    exec(shown, space)
+    plugin = space["Relations"]("relations", {"store": "shop"})
+    for method, allowed in (("GET", True), ("POST", False)):
+        document = {"attributes": {"request": {"http": {"method": method}}}}
+        decision = asyncio.run(plugin.decide(document))
+        assert read_decision(decision).denial == "" if allowed else read_decision(decision).changes.status == 403
