@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -26,11 +26,13 @@ from app.core.errors import (
 )
 from app.core.net import Address
 from app.proto.istio import ca_pb2
+from app.proto.meshward import downstream_pb2
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
 from app.spiffe.x509_svid import MALFORMED, read_leaf
 
 SECRETS_METHOD = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+SIGN_METHOD = "/meshward.ca.v1.DownstreamAuthorities/SignAuthority"
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 # Connecting, both handshakes and the answer together; a control plane that needs longer counts as unreachable.
 CALL_TIMEOUT_SECONDS = 10.0
@@ -66,16 +68,36 @@ class MeshAuthority:
         metadata = {"authorization": f"Bearer {proof.secret}"} if isinstance(proof, JoinToken) else {}
         bundle = self._bootstrap if isinstance(proof, JoinToken) else proof.bundle
         with self._errors():
-            context = _tls(bundle, proof)
-            async with (
-                _ServerChannel(self._server, self._server_name, bundle.trust_domain.server_id, context) as channel,
-                asyncio.timeout(self._timeout),
-            ):
+            async with self._calling(bundle, proof) as channel:
                 create = UnaryUnaryMethod(
                     channel, METHOD, ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse
                 )
                 answer = await create(ca_pb2.IstioCertificateRequest(csr=csr), metadata=metadata)
         return tuple(answer.cert_chain)
+
+    async def sign_authority(self, csr: str, seconds: int, identity: Identity) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the chain of a signing authority, for a PEM request, and the roots. Raises as `certify` does."""
+        request = downstream_pb2.SignAuthorityRequest(csr=csr, validity_seconds=seconds)
+        with self._errors():
+            async with self._calling(identity.bundle, identity) as channel:
+                sign = UnaryUnaryMethod(
+                    channel,
+                    SIGN_METHOD,
+                    downstream_pb2.SignAuthorityRequest,
+                    downstream_pb2.SignAuthorityResponse,
+                )
+                answer = await sign(request)
+        return tuple(answer.cert_chain), tuple(answer.roots)
+
+    @asynccontextmanager
+    async def _calling(self, bundle: TrustBundle, proof: Proof) -> AsyncIterator[Channel]:
+        """Open a channel for the call in the block, which has the time limit."""
+        context, expected = _tls(bundle, proof), bundle.trust_domain.server_id
+        async with (
+            _ServerChannel(self._server, self._server_name, expected, context) as channel,
+            asyncio.timeout(self._timeout),
+        ):
+            yield channel
 
     @asynccontextmanager
     async def secrets(self, identity: Identity) -> AsyncIterator[Stream[Any, Any]]:

@@ -1,6 +1,7 @@
 """Following the trust bundle: the control plane pushes it on an SDS stream, and gets it acknowledged."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -13,11 +14,11 @@ from app.agent.identity import Identity
 from app.agent.secrets import HeldSecrets
 from app.core.clock import Sleep
 from app.core.errors import InvalidInputError, MeshwardError
-from app.core.signals import Latest
+from app.core.signals import Latest, Signal
 from app.envoy.sds import BUNDLE_NAME, SECRET_TYPE, WITHDRAWN_NAME
 from app.spiffe.bundle import TrustBundle, parse_bundle, parse_crls
 from app.spiffe.id import TrustDomain
-from app.spiffe.subscribers import Subscribers
+from app.spiffe.subscribers import Subscriber
 from app.spiffe.x509_svid import authority_ids, pem
 
 # A stream is opened again after this long, with the SVID of then: one whose server has gone without a word ends too.
@@ -43,6 +44,18 @@ class Trusting(Protocol):
         """Take note that no bundle is pushed any more."""
 
 
+class Subscribed(Protocol):
+    """Who the bundle is passed on to; `changed` fires when one of them has answered."""
+
+    @property
+    def changed(self) -> Signal:
+        """Fires when one comes, goes, or answers differently than before."""
+
+    def of_bundles(self) -> Sequence[Subscriber]:
+        """Return those that ask for the bundle."""
+        ...
+
+
 class TrustFollower:
     """Keeps an SDS stream to the control plane open, and acknowledges a bundle once the sidecars of this agent have it.
 
@@ -54,7 +67,7 @@ class TrustFollower:
         self,
         authority: MeshAuthority,
         held: HeldSecrets,
-        subscribers: Subscribers,
+        subscribers: Subscribed,
         trusting: Trusting,
         sleep: Sleep = asyncio.sleep,
     ) -> None:

@@ -50,6 +50,7 @@ class Origin(Enum):
     """Where an authority is from whose key is not made here."""
 
     PLUG_IN = "plug-in"
+    UPSTREAM = "upstream"
 
 
 class CrlOverSds(Enum):
@@ -90,6 +91,15 @@ class Surface(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class DownstreamPolicy:
+    """What another Meshward may have: a signing certificate for so long, with so many authorities beneath it."""
+
+    spiffe_id: SpiffeId
+    max_ttl: timedelta
+    max_path_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class CaConfig:
     """The CA's settings.
 
@@ -97,6 +107,7 @@ class CaConfig:
     control plane's own SVID has the server names and addresses, and no entry may have one of these names. An identity
     is issued `svids_per_hour` at this replica, and as many at once. Under `crl_url`, which SVIDs then name, are the
     revocation lists by the id of their authority. By `crl_over_sds` sidecars get them with the trust bundle.
+    `downstreams` are the Meshwards that may have a signing certificate of this one.
     """
 
     trust_domain: TrustDomain
@@ -111,6 +122,7 @@ class CaConfig:
     crl_url: str | None = None
     crl_over_sds: CrlOverSds = CrlOverSds.AUTO
     rotation: RotationConfig = RotationConfig()
+    downstreams: tuple[DownstreamPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +273,14 @@ class IssuedChain:
 
 
 @dataclass(frozen=True, slots=True)
+class IssuedAuthority:
+    """A signing authority of another Meshward: `chain` is PEM, its certificate, then each one up to the root."""
+
+    chain: tuple[str, ...]
+    bundle: TrustBundle
+
+
+@dataclass(frozen=True, slots=True)
 class JoinToken:
     """A token that proves one identity once. Only the SHA-256 of its secret is stored."""
 
@@ -331,49 +351,6 @@ class Ban:
         """Why a caller is refused."""
         what = "is banned" if self.subject.startswith(SCHEME) else "is the serial number of a revoked certificate"
         return PermissionDeniedError(f"{self.subject} {what}: {self.reason}", reason=BANNED)
-
-
-@dataclass(frozen=True, slots=True)
-class PlugInStatus:
-    """The plug-in CA at this replica: the authority of the files in `directory` that were accepted last, at `read_at`.
-
-    `problem` is why the files that are there now are refused, None if they are not.
-    """
-
-    directory: str
-    layout: str | None = None
-    signer_id: str | None = None
-    root_id: str | None = None
-    read_at: datetime | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CaStatus:
-    """The state of the CA at this replica. `signer_id` is the authority it uses; if None, `waiting_for` is why.
-
-    `root_id` is the active root, None if there is none; `stages` has that of each root, and of the signing authorities
-    that are tainted. `problems` have to be put right by an operator, although SVIDs are issued.
-    """
-
-    trust_domain: TrustDomain
-    roots: tuple[Root, ...]
-    signers: tuple[Signer, ...]
-    stages: tuple[AuthorityStage, ...]
-    unapproved: tuple[SigningRequest, ...]
-    root_id: str | None
-    root_key_held: bool
-    signer_id: str | None
-    waiting_for: str | None
-    default_ttl: timedelta
-    max_ttl: timedelta
-    problems: tuple[str, ...] = ()
-    plug_in: PlugInStatus | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether this replica can issue."""
-        return self.waiting_for is None
 
 
 @dataclass(frozen=True, slots=True)

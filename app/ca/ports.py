@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -97,6 +97,33 @@ class PlugInSource(Protocol):
         ...
 
 
+class UpstreamCa(Protocol):
+    """Another Meshward, which signs certificates of signing authorities for this one."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as messages name it."""
+
+    @property
+    def spiffe_id(self) -> SpiffeId | None:
+        """Who this control plane is there, None before it has enrolled."""
+
+    @property
+    def svid_not_after(self) -> datetime | None:
+        """When the SVID ends that it is known by there."""
+
+    def bundle(self) -> TrustBundle | None:
+        """Return the trust bundle as the upstream has it now, None before this control plane has enrolled."""
+
+    async def sign(self, csr: str, ttl: timedelta) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the chain (PEM, the certificate for the request first) and the roots.
+
+        Raises PermissionDeniedError, UnauthenticatedError or InvalidInputError if it is refused, PreconditionError if
+        the server is not trusted, and UnavailableError if it may work later.
+        """
+        ...
+
+
 class Pods(Protocol):
     """The pods of a Kubernetes cluster."""
 
@@ -162,6 +189,10 @@ class CaRepository(AuditTrail, Protocol):
 
     async def signer(self, signer_id: str) -> Signer | None:
         """Return a signing authority, None if there is none with this id."""
+        ...
+
+    async def roots_above_others(self, now: datetime) -> Collection[str]:
+        """Return the roots above signing authorities that were not requested here, and end after `now`."""
         ...
 
     async def put_signer(self, signer: Signer, now: datetime) -> None:

@@ -28,8 +28,9 @@ def ca_show(*, output: Output = Form.TABLE, config: Config = None, server: Serve
     if output is Form.JSON:
         show_item({**state, **authorities}, output)
         return
-    plug_in = state.pop("plug_in")
-    show_item(state | {f"plug_in_{name}": value for name, value in (plug_in or {}).items()}, output)
+    for part in ("plug_in", "upstream"):
+        state |= {f"{part}_{name}": value for name, value in (state.pop(part) or {}).items()}
+    show_item(state, output)
     rows = [{"kind": kind, **item} for kind in ("root", "signer") for item in authorities[f"{kind}s"]]
     typer.echo()
     show_items(rows, COLUMNS, output)

@@ -101,14 +101,11 @@ class ControlPlane:
 
         Without the database it starts with what is kept, and goes on as usual once the database is back.
         """
-        parts, held = self._parts, None
-        try:
-            await upgrade(parts.engine)
-            await parts.ca.start()
-            await parts.api_keys.refresh()
-        except UnavailableError as error:
-            held = HeldBack(parts.engine, error.message)
-            await parts.last_good.restore(error)
+        parts = self._parts
+        if parts.upstream is not None:
+            await parts.upstream.start()
+            self._supervise(parts.upstream.run(), "upstream")
+        held = await self._read_database()
         await parts.last_good.load_keys()
         authentication = parts.authentication
         documents = {
@@ -154,6 +151,19 @@ class ControlPlane:
             admin=self._admin.port,
             trust_domain=str(parts.settings.trust_domain),
         )
+
+    async def _read_database(self) -> HeldBack | None:
+        """Start the CA with the database, or with what was last good if that is away, which is then held back."""
+        parts = self._parts
+        try:
+            await upgrade(parts.engine)
+            await parts.ca.start()
+            await parts.api_keys.refresh()
+        except UnavailableError as error:
+            held = HeldBack(parts.engine, error.message)
+            await parts.last_good.restore(error)
+            return held
+        return None
 
     async def _work_on_database(self, held: HeldBack | None) -> None:
         """Do what is done on the database now and then, once it is back and up to date if it was `held` back."""
@@ -214,6 +224,8 @@ class ControlPlane:
         await asyncio.gather(*(provider.close() for provider in self._parts.providers.values()))
         self._parts.authentication.key_sets.close()
         await self._parts.authentication.sources.close()
+        if self._parts.upstream is not None:
+            self._parts.upstream.close()
         self._sockets.close()
 
     def _plaintext_at(self) -> int | str:

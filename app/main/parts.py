@@ -20,7 +20,7 @@ from app.authz.service.api_keys import ApiKeys
 from app.ca.backends.disk import BundleFile
 from app.ca.backends.kept import KeptAuthorities, KeptBans
 from app.ca.backends.plug_in_files import PlugInDirectory
-from app.ca.model import CaConfig, CrlOverSds, KeyAlgorithm, OnTimeout, RotationConfig
+from app.ca.model import CaConfig, CrlOverSds, DownstreamPolicy, KeyAlgorithm, OnTimeout, RotationConfig
 from app.ca.service import CaService
 from app.ca.service.forwarded_certificates import ForwardedCertificates
 from app.ca.service.jwt_bearer import JwtBearer
@@ -47,6 +47,7 @@ from app.main.last_good import DIRECTORY, KeptDocuments, LastGood, is_stale
 from app.main.providers import check_providers, make_providers
 from app.main.quota_configs import make_config_stream, make_quota_source
 from app.main.row_secret import adopt_rows, api_key_transactions, ca_transactions, replica_secret
+from app.main.upstream import UpstreamMeshward, make_upstream
 from app.main.write_probe import PROBE_KIND, WriteProbe
 from app.quota.model import Modes
 from app.quota.ports import CounterStore
@@ -89,6 +90,7 @@ class Parts:
     kubernetes: Kubernetes | None
     write_probe: WriteProbe
     last_good: LastGood
+    upstream: UpstreamMeshward | None
 
 
 def make_parts(settings: Settings, clock: Clock) -> Parts:
@@ -118,6 +120,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
                 settings.ca.activation_timeout,
                 OnTimeout(settings.ca.activation_on_timeout),
             ),
+            downstreams=tuple(
+                DownstreamPolicy(each.spiffe_id, each.max_ttl, each.max_path_length) for each in settings.ca.downstreams
+            ),
         ),
         transactions,
         make_key_store(settings),
@@ -128,6 +133,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
     )
     if settings.ca.plugin_dir is not None:
         ca.authorities.use_plug_in(PlugInDirectory(settings.ca.plugin_dir))
+    upstream = make_upstream(settings, ca, clock)
+    if upstream is not None:
+        ca.authorities.use_upstream(upstream)
     options = authz_options(settings)
     decisions = DecisionLog(settings.authz.decision_log, clock.monotonic)
     counters = make_counters(settings.counters, clock, metrics)
@@ -232,6 +240,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         kubernetes,
         write_probe,
         last_good,
+        upstream,
     )
 
 

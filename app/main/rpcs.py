@@ -7,12 +7,14 @@ from envoy.service.secret.v3 import sds_pb2
 
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.http import PREFIX, HttpAuthorization
+from app.ca.rpc.downstream import DownstreamAuthorities
 from app.ca.rpc.istio import IstioCertificates
 from app.core.rates import RateLimit
 from app.envoy.sds import SecretDiscovery
 from app.main.authorization import gateways_of
 from app.main.parts import Parts
 from app.proto.istio.ca_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from app.proto.meshward.downstream_pb2 import SignAuthorityRequest, SignAuthorityResponse
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.http import JSON_PATH, JsonRateLimit
 from app.quota.rpc.limitador import LIMITADOR_PATHS, LimitadorHttp
@@ -28,12 +30,15 @@ RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"
 # From its descriptor, which reflection answers with and nothing else loads: its messages are those of every discovery.
 SECRETS: str = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 ISTIO_CA = "istio.v1.auth.IstioCertificateService"
+DOWNSTREAMS = "meshward.ca.v1.DownstreamAuthorities"
 # The name that envoyproxy/ratelimit reports its health by.
 RATELIMIT_HEALTH = "ratelimit"
-SERVICES = frozenset({AUTHORIZATION, RATE_LIMIT, SECRETS, ISTIO_CA, HEALTH})
+SERVICES = frozenset({AUTHORIZATION, RATE_LIMIT, SECRETS, ISTIO_CA, DOWNSTREAMS, HEALTH})
 
 # A caller asks for a certificate at half of its life; a node agent asks for a few hundred workloads at once.
 SIGNING = RateLimit(per_second=100, burst=500)
+# Each control plane beneath this one asks once in days, and after a failure every ten seconds.
+CERTIFYING = RateLimit(per_second=1, burst=20)
 # Streams are opened once for each Envoy and opened again when the server drains.
 SUBSCRIBING = RateLimit(per_second=100, burst=500)
 # Probes and people.
@@ -73,6 +78,17 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
             certificates.create_certificate,
             IDENTITY,
             SIGNING,
+            audited=True,
+        ),
+        Rpc(
+            DOWNSTREAMS,
+            "SignAuthority",
+            UNARY,
+            SignAuthorityRequest,
+            SignAuthorityResponse,
+            DownstreamAuthorities(parts.ca.downstreams).sign_authority,
+            IDENTITY,
+            CERTIFYING,
             audited=True,
         ),
         *health.rpcs(PUBLIC, ASKING),

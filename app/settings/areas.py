@@ -14,6 +14,7 @@ from app.settings.authz import AuthzSettings
 from app.settings.keys import KeySettings
 from app.settings.kubernetes import KubernetesSettings
 from app.settings.quota import CountersSettings, QuotaSettings
+from app.settings.upstream import UpstreamSettings
 from app.settings.values import (
     Bind,
     DatabaseUrl,
@@ -28,6 +29,7 @@ from app.settings.values import (
     PlaintextBind,
     ServerNames,
     SocketMode,
+    SpiffeIdValue,
     TrustDomainValue,
     Uids,
 )
@@ -104,6 +106,10 @@ class LogSettings(Area):
 
 # Lives of SVIDs in that of a signing certificate, of which two thirds are over before it is replaced.
 MIN_LIVES = 3
+# Chains of at most six certificates have a root, a leaf and the authority of a workload's control plane.
+MAX_PATH_LENGTH = 3
+# Control planes directly beneath one.
+MAX_DOWNSTREAMS = 256
 # Of the life of a certificate.
 Share = Annotated[float, Field(gt=0, lt=1)]
 JwtName = Annotated[str, Field(min_length=1, max_length=MAX_JWT_NAME_LENGTH)]
@@ -127,6 +133,17 @@ class JwtIssuerSettings(Area):
         return self
 
 
+class DownstreamSettings(Area):
+    """A Meshward that may have a signing certificate of this one, by its SPIFFE ID.
+
+    `max_ttl` is the longest life of it, `max_path_length` how many authorities may stand beneath it.
+    """
+
+    spiffe_id: SpiffeIdValue
+    max_ttl: Duration = timedelta(days=7)
+    max_path_length: Annotated[int, Field(ge=0, le=MAX_PATH_LENGTH)] = 0
+
+
 class CaSettings(Area):
     """How long SVIDs live, how many an identity may have, and how many streams.
 
@@ -142,6 +159,7 @@ class CaSettings(Area):
     next one is prepared and activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
     everybody has accepted the new root; `activation_on_timeout` is what happens then.
     `plugin_dir` has the files of a plug-in CA, as istiod takes them, whose authority signs instead of one of our own.
+    `downstreams` are the Meshwards that may have a signing certificate of this one.
     `crl_url` is where verifiers reach `/crl` of the admin port; SVIDs then name it. `crl_over_sds`: whether
     sidecars get the revocation lists with the trust bundle while anything is revoked.
     """
@@ -167,6 +185,7 @@ class CaSettings(Area):
     activation_timeout: Duration = timedelta(hours=24)
     activation_on_timeout: Literal["refuse", "proceed"] = "refuse"
 
+    downstreams: Annotated[tuple[DownstreamSettings, ...], Json, Field(max_length=MAX_DOWNSTREAMS)] = ()
     jwt_issuers: Annotated[tuple[JwtIssuerSettings, ...], Json, Field(max_length=MAX_JWT_ISSUERS)] = ()
 
     @field_validator("jwt_issuers")
@@ -209,6 +228,7 @@ class Settings(Area):
     counters: CountersSettings = CountersSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     keys: KeySettings = KeySettings()
+    upstream: UpstreamSettings = UpstreamSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -217,6 +237,12 @@ class Settings(Area):
         if "database_url" in values or not isinstance(data_dir, str | Path):
             return values
         return {**values, "database_url": sqlite_url(Path(data_dir).expanduser() / "meshward.db")}
+
+    @model_validator(mode="after")
+    def _one_is_above(self) -> "Settings":
+        if self.ca.plugin_dir is not None and self.upstream.server is not None:
+            raise ValueError("ca.plugin_dir and upstream.server are both set: the signing authority is from one alone")
+        return self
 
     @model_validator(mode="after")
     def _binds_differ(self) -> "Settings":

@@ -261,8 +261,9 @@ HeaderName = Annotated[
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 CountersUrl = Annotated[InstanceOf[StoreUrl], _from_text(StoreUrl, parse_store_url, FORMS)]
 KeyPrefix = Annotated[str, AfterValidator(_check_prefix)]
+CertificateName = Annotated[str, AfterValidator(_check_server_name)]
 ServerNames = Annotated[
-    tuple[Annotated[str, AfterValidator(_check_server_name)], ...],
+    tuple[CertificateName, ...],
     BeforeValidator(_split_names),
     _require(bool, "must have at least one name"),
 ]
@@ -303,6 +304,10 @@ Network = Annotated[
     InstanceOf[ipaddress.IPv4Network] | InstanceOf[ipaddress.IPv6Network], BeforeValidator(_parse_network)
 ]
 Json = BeforeValidator(_parse_json)
+SpiffeIdValue = Annotated[
+    InstanceOf[SpiffeId],
+    _from_text(SpiffeId, SpiffeId.parse, "a SPIFFE ID, such as spiffe://cluster.local/ns/mesh/sa/a"),
+]
 Table = BeforeValidator(_parse_table)
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]

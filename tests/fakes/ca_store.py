@@ -40,6 +40,7 @@ class MemoryTransactions:
 class MemoryRepository:
     def __init__(self) -> None:
         self._roots, self._signers, self._requests = {}, {}, {}
+        self._given = set()
         self._svids, self._tokens, self._hashes, self._entries = [], {}, {}, {}
         self._numbers = 0
         self._bans, self._ban_revision = {}, 0
@@ -105,6 +106,11 @@ class MemoryRepository:
 
     async def put_signer(self, signer, now):
         self._signers[signer.id] = signer
+        self._given.add(signer.id)
+
+    async def roots_above_others(self, now):
+        given = (self._signers[each] for each in self._given)
+        return {signer.root_id for signer in given if signer.not_after > now}
 
     async def signing_requests(self, root_id, limit):
         found = [request for request in self._requests.values() if request.root_id == root_id]

@@ -1,6 +1,6 @@
 """Queries of roots, signing authorities, their requests and stages, and of the reports of replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -89,6 +89,10 @@ class AuthorityQueries(CaQueries):
     async def signer(self, signer_id: str) -> Signer | None:
         with_certificate = SIGNERS.select().where(SignerRow.id == signer_id, SignerRow.certificate.is_not(None))
         return await SIGNERS.first(self._session, with_certificate)
+
+    async def roots_above_others(self, now: datetime) -> Collection[str]:
+        given = select(SignerRow.root_id).where(SignerRow.request == "", SignerRow.not_after > now).distinct()
+        return (await self._session.scalars(given)).all()
 
     async def put_signer(self, signer: Signer, now: datetime) -> None:
         stored = update(SignerRow).where(SignerRow.id == signer.id)

@@ -55,11 +55,20 @@ class PlugInView(View):
     problem: str | None
 
 
+class UpstreamView(View):
+    """The Meshward above, and who this one is there; `problem` is why it has not signed, or is not followed."""
+
+    server: str
+    spiffe_id: Text | None
+    svid_not_after: datetime | None
+    problem: str | None
+
+
 class CaView(View):
     """The state of the CA as this replica sees it. `signer_id` is null while `waiting_for` has a reason.
 
-    `plug_in` is null without a plug-in CA. `problems` have to be put right by an operator, although certificates are
-    issued.
+    `plug_in` is null without a plug-in CA, `upstream` without an upstream. `problems` have to be put right by an
+    operator, although certificates are issued.
     """
 
     trust_domain: Text
@@ -72,6 +81,7 @@ class CaView(View):
     default_svid_ttl_seconds: Seconds = Field(validation_alias="default_ttl")
     max_svid_ttl_seconds: Seconds = Field(validation_alias="max_ttl")
     plug_in: PlugInView | None
+    upstream: UpstreamView | None
 
 
 class AuthoritiesView(View):

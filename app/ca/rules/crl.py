@@ -138,11 +138,15 @@ def lists_to_send(lists: Mapping[str, ReadCrl]) -> Mapping[str, str]:
 
 
 def delivery_problem(
-    lists: Mapping[str, ReadCrl], missing: Collection[str], from_outside: Collection[str]
+    lists: Mapping[str, ReadCrl],
+    missing: Collection[str],
+    from_outside: Collection[str],
+    of_others: Collection[str] = (),
 ) -> str | None:
     """Return why sidecars get none of `lists`, None if they get all: a verifier that has some refuses what lacks one.
 
-    `missing` are authorities without a list, whose SVIDs are in use; `from_outside` roots under which others sign.
+    `missing` are authorities without a list, whose SVIDs are in use; `from_outside` roots under which others sign,
+    and `of_others` those under which control planes beneath this one do.
     """
     what = "sidecars get no revocation list, since"
     if from_outside:
@@ -150,6 +154,9 @@ def delivery_problem(
             f"{what} others may have issued certificates under the roots {', '.join(from_outside)}: set "
             "ca.crl_over_sds to on if they have not"
         )
+    if of_others:
+        roots = ", ".join(of_others)
+        return f"{what} control planes beneath this one, which have lists of their own, issue under the roots {roots}"
     if missing:
         return (
             f"{what} these signing authorities, whose certificates are in use, have none: {', '.join(missing)}; start "

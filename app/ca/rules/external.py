@@ -96,7 +96,19 @@ def read_external(
         not_after=life[1],
         intermediates=tuple(pem(each.certificate) for each in path[1:-1]),
     )
-    return ExternalAuthority(signer, anchor, _others(roots, anchor, origin, trust_domain, now))
+    others = others_of(roots, origin, trust_domain, now)
+    return ExternalAuthority(signer, anchor, tuple(each for each in others if each.id != anchor.id))
+
+
+def others_of(roots: Sequence[Found], origin: Origin, trust_domain: TrustDomain, now: datetime) -> tuple[Root, ...]:
+    """Return the roots that are not over, each once, as yet without a generation. Raises InvalidInputError."""
+    others: dict[str, Root] = {}
+    for found in roots:
+        if now <= found.certificate.not_valid_after_utc:
+            _check(found, 0, trust_domain, is_root=True)
+            root = _root(found, origin, trust_domain, now)
+            others[root.id] = root
+    return tuple(others.values())
 
 
 def shown(certificate: x509.Certificate) -> str:
@@ -178,20 +190,6 @@ def _check_period(found: Found, now: datetime) -> None:
         raise _refused(found, f"it is not valid before {start.isoformat()}", "check the clock, or wait")
     if now > end:
         raise _refused(found, f"it expired at {end.isoformat()}", "issue it again")
-
-
-def _others(
-    roots: Sequence[Found], anchor: Root, origin: Origin, trust_domain: TrustDomain, now: datetime
-) -> tuple[Root, ...]:
-    others: dict[str, Root] = {}
-    for found in roots:
-        if now > found.certificate.not_valid_after_utc:
-            continue
-        _check(found, 0, trust_domain, is_root=True)
-        root = _root(found, origin, trust_domain, now)
-        if root.id != anchor.id:
-            others[root.id] = root
-    return tuple(others.values())
 
 
 def _root(found: Found, origin: Origin, trust_domain: TrustDomain, now: datetime) -> Root:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.ca.model import AuthorityStage, Root, Signer, Stage
+from app.ca.model import AuthorityStage, Origin, Root, Signer, Stage
 from app.core.errors import NotFoundError, PreconditionError
 from app.spiffe.bundle import MAX_ROOTS
 
@@ -188,6 +188,23 @@ def adopted(
             return (*changes, *activated(trust, anchor_id, now))
         case Stage.TAINTED | Stage.REVOKED as stage:
             raise PreconditionError(f"its root {anchor_id} is {_shown(stage)}: have it signed by another root")
+    return tuple(changes)
+
+
+def followed(trust: Trust, origin: Origin, present_ids: Collection[str], now: datetime) -> tuple[AuthorityStage, ...]:
+    """Return the changes by which the roots of one origin are trusted that are present there, and others no more.
+
+    One that was active is tainted first; the active one stays until another is.
+    """
+    changes = [_next(trust, each, Stage.VERIFY_ONLY, now) for each in present_ids if trust.stage(each) is None]
+    for root in trust.roots:
+        if root.origin is not origin or root.id in present_ids:
+            continue
+        match trust.stage(root.id):
+            case Stage.OLD:
+                changes.append(_next(trust, root.id, Stage.TAINTED, now))
+            case Stage.VERIFY_ONLY | Stage.PREPARED | Stage.ACTIVATING | Stage.TAINTED:
+                changes.append(_next(trust, root.id, Stage.REVOKED, now))
     return tuple(changes)
 
 

@@ -19,7 +19,7 @@ from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.profile import signing_hash
 from app.core.errors import InvalidInputError
 from app.spiffe.bundle import parse_bundle
-from app.spiffe.id import TrustDomain
+from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.x509_svid import MALFORMED, authority_life
 
 # The first line of what is signed: no certificate and no request, which the same key signs, begins with it.
@@ -99,6 +99,12 @@ def signer_entry(signer: Signer) -> LogEntry:
     """Return the entry of a signing authority that has its certificate, with what is between it and its root."""
     certificate = "".join(signer.chain)
     return _entry(signer.id, "signer", id=signer.id, root_id=signer.root_id, certificate=certificate)
+
+
+def downstream_entry(signer: Signer, spiffe_id: SpiffeId) -> LogEntry:
+    """Return the entry of a signing authority of another Meshward, which is the SPIFFE ID."""
+    certificate, holder = "".join(signer.chain), str(spiffe_id)
+    return _entry(signer.id, "downstream", id=signer.id, root_id=signer.root_id, holder=holder, certificate=certificate)
 
 
 def stage_entry(stage: AuthorityStage) -> LogEntry:

@@ -57,13 +57,16 @@ def authority_builder(
     serial: int,
     lifetime: tuple[datetime, datetime],
     issuer: x509.Certificate | None,
+    path_length: int = SIGNER_PATH_LENGTH,
 ) -> x509.CertificateBuilder:
-    """Return the builder of an authority under `issuer`, None for a root; `lifetime` is from and to (X509-SVID 3.2)."""
+    """Return the builder of an authority under `issuer`, None for a root; `lifetime` is from and to (X509-SVID 3.2).
+
+    `path_length` is how many authorities may stand beneath it, for a root any number.
+    """
     subject = _authority_subject(trust_domain, SIGNER_TITLE if issuer else ROOT_TITLE, public_key)
     identifier = x509.SubjectKeyIdentifier(key_id(public_key))
     own_key = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
     spiffe_id = x509.UniformResourceIdentifier(str(trust_domain.id))
-    path_length = SIGNER_PATH_LENGTH if issuer else None
     return (
         x509.CertificateBuilder()
         .serial_number(serial)
@@ -73,7 +76,7 @@ def authority_builder(
         .not_valid_after(lifetime[1])
         .public_key(public_key)
         .add_extension(_AUTHORITY_USAGE, critical=True)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length if issuer else None), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(authority_key_identifier(issuer) if issuer else own_key, critical=False)
         .add_extension(x509.SubjectAlternativeName([spiffe_id]), critical=False)

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from app.ca.model import CaConfig, CaStatus, CrlOverSds
+from app.ca.model import CaConfig, CrlOverSds
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
 from app.ca.service.crl_delivery import CrlDelivery
 from app.ca.service.crls import RevocationLists
+from app.ca.service.downstreams import Downstreams
 from app.ca.service.entries import Entries
 from app.ca.service.issuance import Issuance
 from app.ca.service.join_tokens import JoinTokens
@@ -17,6 +18,7 @@ from app.ca.service.records import Records
 from app.ca.service.replicas import Replicas
 from app.ca.service.rollout import Rollout
 from app.ca.service.secrets import IssuedSecrets
+from app.ca.status import CaStatus
 from app.core.clock import Clock
 from app.spiffe.subscribers import Subscribers
 from app.telemetry.metrics import Metrics
@@ -64,6 +66,7 @@ class CaService:
             self.authorities.begin = self.crls.begin
         self.rollout = Rollout(config, transactions, self.authorities, replicas, clock)
         self.log = TransparencyLog(config, transactions, self.authorities, clock)
+        self.downstreams = Downstreams(config, transactions, self.authorities, self.bans, clock)
         self.secrets = IssuedSecrets(self.issuance, self.authorities, clock)
 
     def status(self) -> CaStatus:

@@ -13,9 +13,10 @@ from typing import TypeVar
 import structlog
 from cryptography import x509
 
-from app.ca.model import AuthorityStage, CaConfig, CaStatus, KnownAuthorities, Root, Signer
-from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, PlugInSource, SigningKey
+from app.ca.model import AuthorityStage, CaConfig, KnownAuthorities, Root, Signer
+from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, PlugInSource, SigningKey, UpstreamCa
 from app.ca.rules.authority import check_stored, check_trust_domain, valid_at, validity_problem
+from app.ca.rules.downstream import may_sign_authorities
 from app.ca.rules.lifecycle import NO_ACTIVE_ROOT, Trust
 from app.ca.rules.profile import ROOT_TITLE, SIGNER_TITLE, signs_crls
 from app.ca.rules.rotation import signer_is_due
@@ -24,6 +25,8 @@ from app.ca.service.known import Known, read_known
 from app.ca.service.plug_in import PlugIn
 from app.ca.service.roots import ROOT_GONE, Roots
 from app.ca.service.signing_requests import SigningRequests
+from app.ca.service.upstream import Upstream
+from app.ca.status import CaStatus
 from app.core.clock import Clock
 from app.core.errors import InternalError, InvalidInputError, MeshwardError, PreconditionError, UnavailableError
 from app.core.signals import Latest, Signal
@@ -33,8 +36,8 @@ from app.telemetry.metrics import Metrics
 
 Value = TypeVar("Value")
 
-NO_PLUG_IN = "there is no plug-in CA, and the active root is one's:"
-PLUG_IN_AGAIN = "set ca.plugin_dir, or prepare a root of our own and activate it"
+NOT_OURS = "nothing here signs under the active root, which is from outside:"
+AGAIN = "set ca.plugin_dir or upstream.server again, or prepare a root of our own and activate it"
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +86,7 @@ class Authorities:
         self.roots = Roots(config, transactions, self._keys, clock, self.maintain)
         self.requests = SigningRequests(config, transactions, self._keys, clock, metrics)
         self._plug_in: PlugIn | None = None
+        self._upstream: Upstream | None = None
         # Passes one after the other, so that what was read before a change never replaces what was read after it.
         self._passing = asyncio.Lock()
         self._known: Known | None = None
@@ -122,6 +126,7 @@ class Authorities:
             default_ttl=self._config.default_ttl,
             max_ttl=self._config.max_ttl,
             plug_in=None if self._plug_in is None else self._plug_in.status,
+            upstream=None if self._upstream is None else self._upstream.status,
         )
 
     def trust(self) -> Trust:
@@ -201,13 +206,34 @@ class Authorities:
             raise UnavailableError(f"the signing authority {waiting} waits until sidecars have its revocation list")
         if self._plug_in is not None and root.origin is not None:
             raise UnavailableError(self._plug_in.waits(root))
+        if self._upstream is not None and root.origin is not None:
+            raise UnavailableError(self._upstream.refusal)
         if root.origin is not None:
-            raise PreconditionError(f"{NO_PLUG_IN} {root.id}: {PLUG_IN_AGAIN}")
+            raise PreconditionError(f"{NOT_OURS} {root.id}: {AGAIN}")
         raise UnavailableError(
             f"the signing certificate waits for the replica that holds the key of root {root.id}: "
             f"start it, or put its file keys/{root.id}.pem into this data directory; if it has another secret, approve "
             f"there the signing request {self.requests.waiting(root.id)}; if the key is lost, prepare and activate "
             "another root"
+        )
+
+    async def issuer(self) -> ActiveSigner:
+        """Return the authority that may sign other authorities: the active root, or the one that signs, if it may.
+
+        Raises UnavailableError if neither can here, or as `active` does.
+        """
+        root, now = self._require(self._known).trust.active, self._clock.now()
+        key = None if root is None else await self._keys.find(root.id)
+        if root is not None and key is not None and validity_problem("root", root, now) is None:
+            certificate = parse_certificate(root.certificate)
+            itself = Signer(root.id, root.id, root.certificate, root.not_before, root.not_after)
+            return ActiveSigner(itself, (certificate,), key, certificate)
+        active = self.active()
+        if may_sign_authorities(active.certificate):
+            return active
+        raise UnavailableError(
+            "the signing certificate here allows no authority beneath it: ask the replica that holds the root's key "
+            "(root_key_held in `meshward ca show`), or plug in a certificate with a longer path length"
         )
 
     async def start(self) -> None:
@@ -221,6 +247,10 @@ class Authorities:
     def use_plug_in(self, source: PlugInSource) -> None:
         """Have the authority in an operator's files sign. To be called before the first pass."""
         self._plug_in = PlugIn(self._config, source, self.roots, self._keys, self._clock, self._metrics)
+
+    def use_upstream(self, source: UpstreamCa) -> None:
+        """Have an upstream certify the signing authority of this replica. To be called before the first pass."""
+        self._upstream = Upstream(self._config, source, self.roots, self._keys, self._clock, self._metrics)
 
     async def restore(self, kept: KnownAuthorities) -> None:
         """Use authorities that were kept in a file, without the database, until the first pass.
@@ -242,12 +272,11 @@ class Authorities:
         """
         async with self._passing:
             now = self._clock.now()
-            if self._plug_in is not None:
-                await self._plug_in.maintain()
+            await self._maintain_external(now)
             known = await self._read(now)
             await self.roots.settle(known.trust.roots if known else ())
-            if known is None and self._plug_in is not None:
-                raise PreconditionError(self._plug_in.refusal)
+            if known is None and (external := self._plug_in or self._upstream) is not None:
+                raise PreconditionError(external.refusal)
             if known is None:
                 await self.roots.create_first(now)
                 known = await self._read(now)
@@ -260,6 +289,14 @@ class Authorities:
             if await self.requests.answer(known, now):
                 known = await self._read(now) or known
             await self._use(known)
+
+    async def _maintain_external(self, now: datetime) -> None:
+        if self._plug_in is not None:
+            await self._plug_in.maintain()
+        if self._upstream is not None:
+            known = await self._read(now)
+            own = () if known is None else await self._own_signers(known)
+            await self._upstream.maintain(own, Trust((), {}) if known is None else known.trust)
 
     async def _use(self, known: Known) -> None:
         check_trust_domain(known.trust.roots, self._config.trust_domain)

@@ -65,7 +65,7 @@ class CrlDelivery:
         lists = {each.id: read for each in signers if (read := self._list_of(each)) is not None}
         self._in_use = {each: looked for each, looked in self._in_use.items() if each not in lists}
         missing = [each.id for each in signers if each.id not in lists and await self._is_in_use(each.id)]
-        problem = delivery_problem(lists, missing, self._from_outside())
+        problem = delivery_problem(lists, missing, self._from_outside(), await self._of_others())
         sent = lists_to_send(lists) if problem is None else {}
         self._authorities.distribute(sent)
         await self._look_for_unlisted(signers)
@@ -149,6 +149,12 @@ class CrlDelivery:
         if self._only_issuer:
             return []
         return [root.id for root in self._authorities.trust().trusted if root.origin is not None]
+
+    async def _of_others(self) -> list[str]:
+        """Return the trusted roots of our own under which a control plane beneath this one issues."""
+        async with self._transactions() as repository:
+            found = await repository.roots_above_others(self._clock.now())
+        return sorted(root.id for root in self._authorities.trust().trusted if root.origin is None and root.id in found)
 
     def _problems_of(self, problem: str | None) -> tuple[str, ...]:
         problems = [] if problem is None else [problem]

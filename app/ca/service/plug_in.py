@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import structlog
 
-from app.ca.model import CaConfig, KnownAuthorities, PlugInStatus, Root
+from app.ca.model import CaConfig, KnownAuthorities, Root
 from app.ca.ports import PlugInSource
 from app.ca.rules.external import ExternalAuthority
 from app.ca.rules.plug_in import read_plug_in
 from app.ca.service.authority_keys import AuthorityKeys
 from app.ca.service.roots import Roots
+from app.ca.status import PlugInStatus
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InvalidInputError, PreconditionError
 from app.telemetry.metrics import Metrics

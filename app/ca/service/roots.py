@@ -1,6 +1,6 @@
 """The roots of the trust domain: the first one, and their changes from prepared to revoked."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 
 from app.audit.model import record_of, state_of
-from app.ca.model import AuthorityStage, CaConfig, Root, Stage
+from app.ca.model import AuthorityStage, CaConfig, Origin, Root, Stage
 from app.ca.ports import CaRepository, CaTransactions
 from app.ca.rules.authority import root_builder, root_of
 from app.ca.rules.bans import BanIndex
@@ -20,6 +20,7 @@ from app.ca.rules.lifecycle import (
     adopted,
     check_prepare,
     completed,
+    followed,
     held_back,
     prepared,
     revoked,
@@ -122,22 +123,47 @@ class Roots:
             stored, now = await read_trust(repository), self._clock.now()
             before = await repository.signer(authority.signer.id)
             new = before is None or before.not_before < authority.signer.not_before
-            known = {root.id: root for root in stored.roots}
-            added = [root for root in authority.roots if root.id not in known]
-            generation = max((root.generation for root in stored.roots), default=0)
-            numbered = [replace(root, generation=generation + place) for place, root in enumerate(added, 1)]
-            trust = Trust((*stored.roots, *numbered), stored.stages)
+            trust, added = _with(stored, authority.roots)
             others = [root.id for root in authority.others]
             changes = adopted(trust, authority.anchor.id, others, now, changed=new)
-            for root in numbered:
+            for root in added:
                 await self._add(repository, root)
                 log.info("ca_root_adopted", root=root.id)
-            await _renew(repository, known, authority.roots)
+            await _renew(repository, {root.id: root for root in stored.roots}, authority.roots)
             if changes:
                 await self._store(repository, caller, "authority.adopt", trust, changes)
             if new:
                 await repository.put_signer(authority.signer, now)
                 await append(repository, [signer_entry(authority.signer)])
+
+    async def follow(self, origin: Origin, roots: Sequence[Root], withdrawn: Collection[str]) -> bool:
+        """Trust the roots that an origin trusts, and no others of it; taint signing authorities that it withdrew.
+
+        Returns whether anything was changed, as it is in steps: a root is tainted before it is revoked. Raises
+        UnavailableError if the log cannot be verified without a root that leaves yet.
+        """
+        caller = Principal(Credential.INTERNAL, self._config.trust_domain.server_id)
+        async with self._transactions() as repository:
+            await repository.hold_authorities()
+            now = self._clock.now()
+            known = await read_known(repository, now)
+            stored = Trust((), {}) if known is None else known.trust
+            trust, added = _with(stored, roots)
+            for root in added:
+                await self._add(repository, root)
+                log.info("ca_root_adopted", root=root.id)
+            await _renew(repository, {root.id: root for root in stored.roots}, roots)
+            changes = list(followed(trust, origin, {root.id for root in roots}, now))
+            signers = () if known is None else known.signers
+            for signer in signers:
+                if signer.id in withdrawn and trust.stage(signer.id) is None:
+                    changes += tainted(trust, signer.id, now, signers)
+            leaving = {each.id for each in changes if each.stage is Stage.REVOKED}
+            if leaving:
+                await _check_log(repository, [root for root in trust.trusted if root.id not in leaving])
+            for change in changes:
+                await self._store(repository, caller, "authority.follow", trust, (change,))
+            return bool(changes)
 
     async def activate(self, caller: Principal, root_id: str, *, force: bool = False) -> None:
         """Have the prepared root sign once everybody has accepted the trust bundle, or an old one again, at once.
@@ -241,6 +267,15 @@ class Roots:
         )
         await repository.record(record)
         await append(repository, [stage_entry(change) for change in changes])
+
+
+def _with(trust: Trust, roots: Sequence[Root]) -> tuple[Trust, Sequence[Root]]:
+    """Return the trust with roots from outside that are not known yet, and these, with their generations."""
+    known = {root.id for root in trust.roots}
+    generation = max((root.generation for root in trust.roots), default=0)
+    new = (root for root in roots if root.id not in known)
+    added = [replace(root, generation=generation + place) for place, root in enumerate(new, 1)]
+    return Trust((*trust.roots, *added), trust.stages), added
 
 
 async def _renew(repository: CaRepository, known: Mapping[str, Root], roots: Sequence[Root]) -> None:

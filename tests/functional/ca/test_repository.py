@@ -140,6 +140,8 @@ async def test_an_authority_from_outside_takes_the_place_of_the_one_with_its_key
         await repository.put_signer(first, NOW)
         assert list(await repository.signing_requests(ROOT.id, 10)) == []
         assert list(await repository.unapproved_requests(ROOT.id, 10)) == []
+        assert set(await repository.roots_above_others(NOW)) == {ROOT.id}
+        assert not await repository.roots_above_others(first.not_after)
     again, renewed = replace(first, certificate="again", intermediates=()), replace(root, certificate="renewed")
     async with store() as repository:
         assert await repository.signer(first.id) == first

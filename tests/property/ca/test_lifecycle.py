@@ -13,6 +13,7 @@ from app.ca.rules.lifecycle import (
     activating,
     adopted,
     completed,
+    followed,
     held_back,
     prepared,
     revoked,
@@ -118,7 +119,10 @@ def test_a_root_without_a_stage_is_not_trusted_unless_it_is_the_only_root(steps)
 EXTERNAL = tuple(replace(root(number), origin=Origin.PLUG_IN) for number in range(1, 5))
 GIVEN = st.tuples(st.integers(0, 3), st.sets(st.integers(0, 3)), st.booleans())
 GIVEN_STEPS = st.lists(
-    st.one_of(st.tuples(st.just("adopt"), GIVEN), st.tuples(st.sampled_from([*ALLOWED]), st.integers(0, 3))),
+    st.one_of(
+        st.tuples(st.sampled_from(["adopt", "follow"]), GIVEN),
+        st.tuples(st.sampled_from([*ALLOWED]), st.integers(0, 3)),
+    ),
     max_size=30,
 )
 
@@ -130,7 +134,13 @@ def test_the_laws_hold_whatever_roots_an_operator_gives_beside(steps, own):
     withdrawn = {Stage.TAINTED, Stage.REVOKED}
     gone = set()
     for step, what in steps:
-        if step != "adopt":
+        if step == "follow":
+            present = {trust.roots[place].id for place in what[1]}
+            changes = followed(trust, Origin.PLUG_IN, present, NOW)
+            assert not any(each.id == (trust.active and trust.active.id) for each in changes)
+            assert not any(each.id in present and each.stage is not Stage.VERIFY_ONLY for each in changes)
+            trust = Trust(trust.roots, {**trust.stages, **{each.id: each for each in changes}})
+        elif step != "adopt":
             trust = taken(trust, step, what)[0] or trust
         else:
             place, beside, changed = what
@@ -150,7 +160,7 @@ def test_the_laws_hold_whatever_roots_an_operator_gives_beside(steps, own):
             assert all(trust.stage(each) is not None for each in others)
             assert len({each.id for each in changes}) == len(changes)
         at = {stage: {each.id for each in trust.roots if trust.stage(each.id) is stage} for stage in Stage}
-        assert len(at[Stage.ACTIVE]) == bool(trust.stages)
+        assert len(at[Stage.ACTIVE]) <= 1
         assert len(at[Stage.PREPARED] | at[Stage.ACTIVATING]) <= 1
         assert gone <= at[Stage.REVOKED]
         gone = at[Stage.REVOKED]

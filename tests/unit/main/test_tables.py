@@ -25,8 +25,8 @@ def rows(parts):
 
 def test_whatever_hands_out_or_signs_an_identity_asks_for_one(rows):
     for path, row in rows.items():
-        words = path.lower()
-        assert (row.authentication is Authentication.IDENTITY) == ("secret" in words or "certificate" in words), path
+        signs = any(each in path.lower() for each in ("secret", "certificate", "signauthority"))
+        assert (row.authentication is Authentication.IDENTITY) == signs, path
 
 
 def test_only_checks_are_without_a_rate_limit(rows):

@@ -397,7 +397,7 @@ async def test_a_later_start_with_such_files_waits_for_others(plugged, replica, 
 async def test_without_the_setting_a_replica_says_that_it_is_missing(plugged, replica):
     ca = replica()
     await ca.start()
-    assert "set ca.plugin_dir, or prepare a root of our own" in ca.authorities.waiting_for
+    assert "set ca.plugin_dir or upstream.server again" in ca.authorities.waiting_for
 
 
 async def test_without_the_database_the_authority_of_the_files_goes_on(plugged, replica, files, transactions, signer):

@@ -1,0 +1,81 @@
+"""Signing certificates for other Meshwards: who may have one, how long, and how deep it may sign."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from app.ca.model import CaConfig, DownstreamPolicy
+from app.ca.rules.csr import parse_csr
+from app.ca.rules.profile import authority_builder
+from app.ca.rules.rotation import validity
+from app.core.errors import InvalidInputError, PermissionDeniedError, UnauthenticatedError, Violation
+from app.spiffe.keys import AuthorityKey
+from app.spiffe.principal import Credential, Principal
+
+REFUSED = "downstream"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityProfile:
+    """What is asked for and granted: the key, the life, and how many authorities may stand beneath."""
+
+    public_key: AuthorityKey
+    not_before: datetime
+    not_after: datetime
+    path_length: int
+
+
+def policy_of(caller: Principal, policies: Sequence[DownstreamPolicy]) -> DownstreamPolicy:
+    """Return what a caller may have. Raises UnauthenticatedError without an SVID, PermissionDeniedError without one."""
+    if caller.credential is not Credential.SVID or caller.spiffe_id is None:
+        raise UnauthenticatedError("a signing certificate is for callers with an SVID", reason=REFUSED)
+    for policy in policies:
+        if policy.spiffe_id == caller.spiffe_id:
+            return policy
+    raise PermissionDeniedError(
+        f"{caller.spiffe_id} may not have a signing certificate: it is not in ca.downstreams of this control plane",
+        reason=REFUSED,
+    )
+
+
+def authority_profile(
+    csr: str, seconds: int, policy: DownstreamPolicy, issuer: Sequence[x509.Certificate], now: datetime
+) -> AuthorityProfile:
+    """Return what is granted for a request (PEM) under the certificates of an issuer, its own first.
+
+    A life of zero seconds or less, or one above the policy's, is the policy's; it ends with the issuer's. Raises
+    InvalidInputError for the request.
+    """
+    public_key = parse_csr(csr).public_key
+    if not isinstance(public_key, AuthorityKey):
+        problem = "its key is neither an EC nor an RSA key"
+        raise InvalidInputError(f"the request is refused: {problem}", Violation("csr", problem))
+    longest = policy.max_ttl.total_seconds()
+    ttl = timedelta(seconds=min(seconds, longest) if seconds > 0 else longest)
+    start = max(each.not_valid_before_utc for each in issuer)
+    end = min(each.not_valid_after_utc for each in issuer)
+    not_before, not_after = validity(now, ttl, start, end)
+    limit = path_limit(issuer[0])
+    depth = policy.max_path_length if limit is None else min(policy.max_path_length, limit - 1)
+    return AuthorityProfile(public_key, not_before, not_after, depth)
+
+
+def downstream_builder(
+    profile: AuthorityProfile, issuer: x509.Certificate, config: CaConfig, serial: int
+) -> x509.CertificateBuilder:
+    """Return the builder of the signing certificate."""
+    life = (profile.not_before, profile.not_after)
+    return authority_builder(config.trust_domain, profile.public_key, serial, life, issuer, profile.path_length)
+
+
+def path_limit(authority: x509.Certificate) -> int | None:
+    """Return how many authorities may stand beneath one, None if any number (RFC 5280, section 4.2.1.9)."""
+    return authority.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+
+
+def may_sign_authorities(authority: x509.Certificate) -> bool:
+    """Whether other authorities may stand beneath one."""
+    limit = path_limit(authority)
+    return limit is None or limit > 0

@@ -1,0 +1,135 @@
+"""An upstream Meshward as authority: it certifies this replica's signing authority, and its roots are trusted here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from app.ca.model import CaConfig, Origin, Signer
+from app.ca.ports import UpstreamCa
+from app.ca.rules.authority import authority_request
+from app.ca.rules.external import Found, others_of, read_external
+from app.ca.rules.lifecycle import Trust
+from app.ca.rules.profile import authority_id
+from app.ca.rules.rotation import signer_is_due
+from app.ca.service.authority_keys import AuthorityKeys
+from app.ca.service.roots import Roots
+from app.ca.status import UpstreamStatus
+from app.core.clock import Clock
+from app.core.errors import InvalidInputError, MeshwardError
+from app.spiffe.bundle import TrustBundle
+from app.spiffe.x509_svid import parse_certificate, pem
+from app.telemetry.metrics import Metrics
+
+# A request that failed is repeated this often, while the signing certificate in use is good.
+RETRY_SECONDS = 10.0
+TITLE = "upstream"
+ANSWER = "the upstream's answer"
+
+log = structlog.get_logger(__name__)
+
+
+class OwnAuthority(Protocol):
+    """A signing authority of this replica."""
+
+    @property
+    def signer(self) -> Signer:
+        """What is stored of it."""
+
+
+class Upstream:
+    """Requests signing certificates in time, and follows the trust bundle of the upstream.
+
+    Its roots take the stages of our own: a new one is trusted at once, and signs here once everybody has accepted it.
+    What the upstream withdraws is replaced, what it trusts no more is not trusted here either.
+    """
+
+    def __init__(
+        self, config: CaConfig, source: UpstreamCa, roots: Roots, keys: AuthorityKeys, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._config, self._source, self._roots, self._keys = config, source, roots, keys
+        self._clock, self._metrics = clock, metrics
+        self.status = UpstreamStatus(source.place)
+        self._retry_at = float("-inf")
+        self._followed: TrustBundle | None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no CA."""
+        return f"the upstream {self._source.place} has not signed: {self.status.problem or 'it has not been asked yet'}"
+
+    async def maintain(self, own: Sequence[OwnAuthority], trust: Trust) -> None:
+        """Make one pass; `own` are the signing authorities of this replica, the last to end first.
+
+        A failure is reported in `status`, and tried again.
+        """
+        bundle, now = self._source.bundle(), self._clock.now()
+        self.status = replace(self.status, spiffe_id=self._source.spiffe_id, svid_not_after=self._source.svid_not_after)
+        if self.status.svid_not_after is not None:
+            self._metrics.authority_expiry.set((TITLE,), self.status.svid_not_after.timestamp())
+        if bundle is None:
+            self._failed("this control plane has not enrolled there yet")
+            return
+        roots = {root.id: root for root in trust.roots if root.origin is Origin.UPSTREAM}
+        good = [each.signer for each in own if each.signer.root_id in roots and trust.stage(each.signer.id) is None]
+        good = [each for each in good if each.not_before <= now <= each.not_after and each.id not in bundle.withdrawn]
+        current = good[0] if good else None
+        try:
+            if current is None or signer_is_due(
+                now, current.not_before, current.not_after, roots[current.root_id].not_after
+            ):
+                await self._renew()
+            elif bundle != self._followed:
+                await self._follow(current, bundle)
+        except MeshwardError as error:
+            self._failed(error.message)
+
+    async def _renew(self) -> None:
+        """Have the upstream certify a new key. Raises a MeshwardError with the reason why it is not."""
+        if self._clock.monotonic() < self._retry_at:
+            return
+        key, csr = await self._keys.create(lambda _: authority_request())
+        own_id = authority_id(key.public_key)
+        try:
+            chain, roots = await self._source.sign(pem(csr), self._config.signer_ttl)
+            authority = read_external(
+                Origin.UPSTREAM, _found(chain), _found(roots), self._config.trust_domain, self._clock.now()
+            )
+            if authority.signer.id != own_id:
+                raise InvalidInputError(f"{ANSWER}: the certificate is of another key")
+            await self._roots.adopt(authority)
+        except MeshwardError:
+            await self._keys.remove(own_id)
+            raise
+        log.info(
+            "ca_upstream_signed",
+            authority=own_id,
+            root=authority.anchor.id,
+            not_after=authority.signer.not_after.isoformat(),
+        )
+        self._succeeded()
+
+    async def _follow(self, current: Signer, bundle: TrustBundle) -> None:
+        """Trust the roots that the upstream trusts, and no others of its; have what it withdrew be replaced."""
+        now, domain = self._clock.now(), self._config.trust_domain
+        roots = others_of(_found(bundle.roots), Origin.UPSTREAM, domain, now)
+        withdrawn = [each for each in bundle.withdrawn if each != current.id]
+        if not await self._roots.follow(Origin.UPSTREAM, roots, withdrawn):
+            self._followed = bundle
+        self._succeeded()
+
+    def _succeeded(self) -> None:
+        if self.status.problem is not None:
+            log.info("ca_upstream_recovered", server=self._source.place)
+        self.status = replace(self.status, problem=None)
+
+    def _failed(self, reason: str) -> None:
+        if reason != self.status.problem:
+            log.error("ca_upstream_failed", server=self._source.place, reason=reason)
+        self.status = replace(self.status, problem=reason)
+        self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+
+
+def _found(certificates: Sequence[str]) -> list[Found]:
+    return [Found(parse_certificate(each), ANSWER) for each in certificates]
