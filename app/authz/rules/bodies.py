@@ -40,7 +40,7 @@ _BOUNDARY = re.compile(
     r"|([0-9A-Za-z'+_.-]{1,70}))[ \t]*(?=;|$)",
     re.IGNORECASE,
 )
-_HEADER = re.compile(rb"[0-9A-Za-z-]+")
+_HEADER = re.compile(rb"([0-9A-Za-z-]+):([^\r\n]*)")
 _DISPOSITION = re.compile(
     rb'form-data;[ \t]*name="([^"\\\r\n]*)"(?:;[ \t]*filename="(?:[^"\\\r\n]|\\.)*")?', re.IGNORECASE
 )
@@ -154,8 +154,10 @@ def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[str, object]]:
     _, *pieces = (end + body).split(end + delimiter, MAX_FIELDS + 2)
     if len(pieces) > MAX_FIELDS + 1:
         raise InvalidInputError(f"the form has more than {MAX_FIELDS} parts")
-    if not body.startswith(delimiter) or not pieces[-1].startswith(b"--"):
+    if not body.startswith(delimiter) or pieces[-1] not in {b"--", b"--" + end}:
         raise InvalidInputError("the body is a form in parts, and does not begin and end with its boundary")
+    if end == b"\n" and b"\r" in body:
+        raise InvalidInputError("the body is a form in parts, whose lines do not all end in the same way")
     if body.count(delimiter) != len(pieces) or not all(piece.startswith(end) for piece in pieces[:-1]):
         raise InvalidInputError("the body is a form in parts, and has its boundary where servers do not read it alike")
     for piece in pieces[:-1]:
@@ -164,8 +166,8 @@ def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[str, object]]:
 
 def _part(piece: bytes, end: bytes) -> tuple[str, object]:
     head, found, value = piece.partition(end + end)
-    lines = [line.partition(b":") for line in head.split(end)]
-    headers = {name.lower(): text.strip() for name, _, text in lines if _HEADER.fullmatch(name)}
+    lines = head.split(end)
+    headers = {line[1].lower(): line[2].strip() for line in map(_HEADER.fullmatch, lines) if line is not None}
     name = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
     if not found or len(head) > MAX_PART_HEAD or len(headers) != len(lines) or name is None or not name[1]:
         raise InvalidInputError("the form has a part that is not headers and a value, with one name in quotes")
