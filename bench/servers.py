@@ -14,9 +14,11 @@ from typing import Any
 import grpc
 import grpc.aio
 from starlette.types import ASGIApp
+from valkey.asyncio.connection import Connection
 
 from app.core.clock import SystemClock
 from app.core.net import Address
+from app.core.store_url import parse_store_url
 from app.main.rpcs import SERVICES, rpc_table
 from app.spiffe.id import TrustDomain
 from app.telemetry import logs
@@ -26,7 +28,7 @@ from app.transport.grpc.application import GrpcApplication
 from app.transport.grpc.connection import Connections, Drain
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.health import Health
-from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc
+from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared, Rpc, Soon
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
@@ -70,13 +72,49 @@ async def serve_bare(method: Method) -> None:
 
 async def serve_constant(method: Method) -> None:
     """Serve the same constant through the route table, authentication, deadline and metrics of Meshward."""
+    constant = Prepared(method.constant.SerializeToString())
+    await _serve_answer(method, lambda _request, _context: constant)
+
+
+class RoundTrips:
+    """Has calls wait for a Valkey that is asked for nothing: once for all that have come since the last time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: list[asyncio.Future[Prepared]] = []
+        self._called = asyncio.Event()
+
+    def join(self) -> "asyncio.Future[Prepared]":
+        """Return what the next answer resolves."""
+        future: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._called.set()
+        return future
+
+    async def run(self, answer: Prepared) -> None:
+        """Ask until cancelled, and resolve with `answer`."""
+        while True:
+            await self._called.wait()
+            self._called.clear()
+            waiting, self._waiting = self._waiting, []
+            await self._connection.send_packed_command(b"*1\r\n$4\r\nPING\r\n")
+            await self._connection.read_response()
+            for future in waiting:
+                future.set_result(answer)
+
+
+async def serve_round_trip(counters_url: str, *, method: Method) -> None:
+    """Serve the constant after a round trip to Valkey: what is left where counting costs nothing."""
+    server = parse_store_url(counters_url).servers[0]
+    trips = RoundTrips(Connection(host=server.host, port=server.port))
+    running = asyncio.create_task(trips.run(Prepared(method.constant.SerializeToString())))
+    await _serve_answer(method, lambda _request, _context: Soon(trips.join(), 1.0))
+    running.cancel()
+
+
+async def _serve_answer(method: Method, answer: Callable[[Any, CallContext], Prepared | Soon]) -> None:
     clock = SystemClock()
     authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=clock, attestors=())
-    constant = Prepared(method.constant.SerializeToString())
-
-    def answer(_request: Any, _context: CallContext) -> Prepared:
-        return constant
-
     row = Rpc(
         method.service,
         method.name,
@@ -188,6 +226,7 @@ SERVERS = {
     "1,000 tokens seen before": _tokens(1_000),
     "bare limit": _limit(partial(serve_bare, SHOULD_RATE_LIMIT)),
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
+    "constant limit after a round trip": _limit(partial(serve_round_trip, method=SHOULD_RATE_LIMIT)),
     "10 limits": _limit(partial(serve_loaded, limits=10)),
     "10,000 limits": _limit(partial(serve_loaded, limits=10_000)),
     "10,000 limits, Valkey": _limit(partial(serve_loaded, limits=10_000)),

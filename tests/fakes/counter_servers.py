@@ -14,14 +14,14 @@ class FakeServers:
         self.late = False
         self.batches = []
 
-    def add(self, hits):
+    def add(self, hits, finish):
         if not self.available:
             return None
         self.batches.append([hit for hit, _, _ in hits])
-        return self._count(self.batches[-1])
+        return self._count(self.batches[-1], finish)
 
-    async def _count(self, hits):
-        return [None] * len(hits) if self.late else self.counters.add(hits)
+    async def _count(self, hits, finish):
+        return finish([None] * len(hits) if self.late else self.counters.add(hits))
 
     async def run(self):
         """There is nothing to keep."""

@@ -238,18 +238,19 @@ class AnswerWriter:
 
 def write_within(heads: Sequence[StatusHead], outcomes: Sequence[Outcome]) -> bytes | None:
     """Return the serialized RateLimitResponse to a request that is within every limit; None if it is not."""
-    written = [_CODES[Code.OK]]
+    written = _CODES[Code.OK]
     place = 0
     for head, is_whole in heads:
         if is_whole:
-            written.append(head)
+            written += head
             continue
         allowed, remaining, reset_seconds, _ = outcomes[place]
         if not allowed:
             return None
         place += 1
-        written.append(_status(head + _remaining(remaining) + _duration(reset_seconds)))
-    return b"".join(written)
+        body = head + _remaining(remaining) + _duration(reset_seconds)
+        written += b"\x12" + varint(len(body)) + body
+    return written
 
 
 _CODES = {Code.OK: b"\x08\x01", Code.OVER_LIMIT: b"\x08\x02"}

@@ -32,10 +32,10 @@ from app.transport.grpc.status import RpcError
 
 # Requests that are known, of up to MAX_PLAIN_REQUEST bytes: a sidecar sends the same ones again, whose bytes are
 # compared faster than read and matched.
-MAX_KNOWN_REQUESTS = 2048
-# The same of the descriptors of one domain.
-MAX_KNOWN_DESCRIPTORS = 2048
-# Domains whose descriptors are remembered, a few megabytes each at most. With more, all are read again.
+MAX_KNOWN_REQUESTS = 16_384
+# The same of descriptors, each with its domain.
+MAX_KNOWN_DESCRIPTORS = 16_384
+# Domains that are known by their bytes. With more, all are read again.
 MAX_KNOWN_DOMAINS = 64
 
 _WITHIN = Code.OK
@@ -58,11 +58,13 @@ class _Known(NamedTuple):
 
 
 class _Domain(NamedTuple):
-    """A domain that is configured, and its descriptors by what they are serialized as."""
+    """A domain that is configured; `within` counts its requests that are within their limits."""
 
     config: CompiledConfig
     within: CounterSeries
-    descriptors: Recurring[tuple[MatchedDescriptor, PreparedHits, StatusHead]]
+
+
+_KnownDescriptor = tuple[MatchedDescriptor, PreparedHits, StatusHead]
 
 
 class RateLimitRpc:
@@ -88,7 +90,8 @@ class RateLimitRpc:
         self._writer = AnswerWriter()
         # What was matched since the last change of the configurations, by the serialized request and domain.
         self._changes = 0
-        self._known: Recurring[_Known] = Recurring(MAX_KNOWN_REQUESTS)
+        self._known: Recurring[bytes, _Known] = Recurring(MAX_KNOWN_REQUESTS)
+        self._descriptors: Recurring[tuple[bytes, bytes], _KnownDescriptor] = Recurring(MAX_KNOWN_DESCRIPTORS)
         self._domains: dict[bytes, _Domain] = {}
 
     def ShouldRateLimit(self, request: bytes, context: CallContext) -> Prepared | Soon:  # noqa: N802 - the RPC's name
@@ -121,6 +124,7 @@ class RateLimitRpc:
     def _forget(self) -> None:
         self._changes = self._service.changes
         self._known.clear()
+        self._descriptors.clear()
         self._domains.clear()
 
     def _match(self, request: bytes) -> _Known:
@@ -149,7 +153,8 @@ class RateLimitRpc:
         prepared: list[Any] = []
         heads: list[StatusHead] = []
         for serialized in split[1]:
-            known = domain.descriptors.get(serialized) or self._match_descriptor(domain, serialized)
+            key = split[0], serialized
+            known = self._descriptors.get(key) or self._match_descriptor(domain, key)
             if known is None:
                 return None
             matched.append(known[0])
@@ -165,22 +170,20 @@ class RateLimitRpc:
         config = self._service.independent(name)
         if config is None:
             return None
-        domain = _Domain(config, self._decisions.series((name, "ok")), Recurring(MAX_KNOWN_DESCRIPTORS))
+        domain = _Domain(config, self._decisions.series((name, "ok")))
         if len(self._domains) >= MAX_KNOWN_DOMAINS:
             self._domains.clear()
         self._domains[serialized] = domain
         return domain
 
-    def _match_descriptor(
-        self, domain: _Domain, serialized: bytes
-    ) -> tuple[MatchedDescriptor, PreparedHits, StatusHead] | None:
-        descriptor = read_descriptor(serialized)
+    def _match_descriptor(self, domain: _Domain, key: tuple[bytes, bytes]) -> _KnownDescriptor | None:
+        descriptor = read_descriptor(key[1])
         if descriptor is None:
             return None
         matched = self._service.match_descriptor(domain.config, descriptor)
         hits = (matched.counts[0],) if matched.counts else ()
         known = matched, self._service.prepare(hits), self._writer.head(matched)
-        domain.descriptors.offer(serialized, known)
+        self._descriptors.offer(key, known)
         return known
 
     async def _respond_later(self, request: bytes, known: _Known, outcomes: Awaitable[list[Outcome]]) -> Prepared:

@@ -1,24 +1,26 @@
-"""What is remembered of bytes that come again and again, and nothing of those that come once."""
+"""What is remembered of keys that come again and again, and nothing of those that come once."""
 
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Recurring(Generic[Value]):
-    """Values by bytes that came twice, without many others in between: to keep each one costs more than it saves.
+class Recurring(Generic[Key, Value]):
+    """Values by keys that came twice, without many others in between: to keep each one costs more than it saves.
 
     `get` returns the value, None if there is none. At most `size` values are kept.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: dict[bytes, Value] = {}
+        self._values: dict[Key, Value] = {}
         # By the lower digits of a hash: the hash of the last one that came.
         self._last = [0] * size
         self.get = self._values.get
 
-    def offer(self, key: bytes, value: Value) -> None:
+    def offer(self, key: Key, value: Value) -> None:
         """Keep `value` if `key` was offered before."""
         digest = hash(key)
         place = digest % self._size

@@ -8,7 +8,7 @@ from app.quota.backends.memory import MAX_CELLS, MAX_PLAIN_BYTES, MemoryCounters
 from app.quota.model import MAX_DESCRIPTORS, MAX_ENTRIES, MAX_KEY_LENGTH, MAX_VALUE_LENGTH
 from app.quota.rpc.headers import HeaderFamily, HeaderOptions
 from app.quota.rpc.messages import MAX_PLAIN_REQUEST
-from app.quota.rpc.ratelimit import MAX_KNOWN_REQUESTS, RateLimitRpc
+from app.quota.rpc.ratelimit import MAX_KNOWN_DESCRIPTORS, MAX_KNOWN_REQUESTS, RateLimitRpc
 from app.telemetry.families import MAX_SERIES
 from tests.fakes.context import call_context
 from tests.fakes.quota import Quota, respond
@@ -115,10 +115,10 @@ async def test_a_flood_of_requests_is_not_remembered_beyond_a_bound(rpc):
         for size in (1, MAX_PLAIN_REQUEST):
             for _ in range(2):
                 ask(rpc, request(("path", f"{number}" + "x" * size)))
-    (domain,) = rpc._domains.values()
-    for known in (rpc._known, domain.descriptors):
-        assert 0 < len(known._values) <= MAX_KNOWN_REQUESTS
-        assert max(map(len, known._values)) <= MAX_PLAIN_REQUEST
+    for known, bound in ((rpc._known, MAX_KNOWN_REQUESTS), (rpc._descriptors, MAX_KNOWN_DESCRIPTORS)):
+        assert 0 < len(known._values) <= bound
+    assert max(map(len, rpc._known._values)) <= MAX_PLAIN_REQUEST
+    assert max(len(descriptor) for _, descriptor in rpc._descriptors._values) <= MAX_PLAIN_REQUEST
 
 
 async def test_a_flood_of_domains_makes_no_series_and_no_counters(rpc, counters, metrics):

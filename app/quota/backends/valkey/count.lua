@@ -4,8 +4,8 @@
 -- algorithm, requests, three parameters, 1 if refused hits count, the lifetime of an untouched state in milliseconds
 -- (0: it never expires). ARGV[4]: the hits, each the numbers of its counter and its limit in two bytes each, and a
 -- double.
--- Returns for each hit three doubles: 1 if allowed, 0 if refused, -1 if the key has something else in it; the requests
--- that remain; the milliseconds to the reset.
+-- Returns for each hit a byte, 1 if allowed, 0 if refused, 2 if the key has something else in it; the requests that
+-- remain, in eight bytes; the seconds to the reset, rounded up, at least 1, in four.
 -- Each counter is read once and written once, however many hits it has in the batch.
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local MAX_COUNT, MAX_RESET, LIMB, SLOT_PARTS = 2 ^ 52, (2 ^ 32 - 1) * 1000, 65536, 32
@@ -228,7 +228,7 @@ local function write(key, lifetime)
 end
 
 local hits_of, results, count = ARGV[4], {}, #ARGV[4] / 12
-local unusable = struct.pack('>ddd', -1, 0, 0)
+local unusable = struct.pack('>BI8I4', 2, 0, 1)
 for place = 1, count do
   local key, number, hits = struct.unpack('>HHd', hits_of, place * 12 - 11)
   local limit = limits[number]
@@ -242,7 +242,7 @@ for place = 1, count do
     if hits ~= 0 and after and (allowed or counts_refused) then
       states[key], lifetimes[key] = after, limit[7]
     end
-    results[place] = struct.pack('>ddd', allowed and 1 or 0, remaining, reset)
+    results[place] = struct.pack('>BI8I4', allowed and 1 or 0, remaining, max(1, ceil(min(reset, MAX_RESET) / 1000)))
   end
 end
 for key, lifetime in pairs(lifetimes) do

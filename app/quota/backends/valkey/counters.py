@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
@@ -98,11 +99,13 @@ class ValkeyCounters:
             if hit.away is _LEASE:
                 leases = self._leases_for(sent)
                 break
-        counted = self._servers.add((*sent, *leases) if leases else sent) if sent else None
-        if counted is None:
-            outcomes = [self._away.answer(hit) for hit, _, _ in sent]
-            return _merge(over, outcomes) if over else outcomes
-        return self._settle(sent, leases, over, counted, now)
+        if sent:
+            finish = partial(self._settle, sent, leases, over, now)
+            counted = self._servers.add((*sent, *leases) if leases else sent, finish)
+            if counted is not None:
+                return counted
+        outcomes = [self._away.answer(hit) for hit, _, _ in sent]
+        return _merge(over, outcomes) if over else outcomes
 
     def _prepared(self, hit: Hit) -> PreparedHit:
         algorithm = hit.algorithm
@@ -161,7 +164,7 @@ class ValkeyCounters:
             hits = [prepare_named(key, Hit(name[0], (), usage_probe(limits[name[0]]), 0)) for key, name in batch]
             # In the slot of each counter another one can always be read, so that None of it is that of a server.
             beside = [prepare_named(beside_of(self._prefix, key), _LOOK) for key, _ in batch]
-            counted = self._servers.add((*hits, *beside))
+            counted = self._servers.add((*hits, *beside), list)
             outcomes: Outcomes | None = None if counted is None else await counted
             if outcomes is None or None in outcomes[len(hits) :]:
                 raise UnavailableError("the counters cannot be read: their store does not answer")
@@ -192,7 +195,7 @@ class ValkeyCounters:
             changed, known = number != known, number
 
     async def _count_resets(self, hit: Hit) -> int | None:
-        counted = self._servers.add([self._prepared(hit)])
+        counted = self._servers.add([self._prepared(hit)], list)
         (outcome,) = [None] if counted is None else await counted
         return None if outcome is None else outcome.remaining
 
@@ -202,18 +205,19 @@ class ValkeyCounters:
             return name_of(self._prefix, limit_id, key.hex())
         return key_of(self._prefix, limit_id, key)
 
-    async def _settle(
+    def _settle(
         self,
         hits: Sequence[PreparedHit],
         leases: Sequence[PreparedHit],
         over: list[Outcome | None],
-        counted: Awaitable[Outcomes],
         now: float,
+        results: Outcomes,
     ) -> list[Outcome]:
-        results = await counted
-        for (lease, _, _), result in zip(leases, results[len(hits) :], strict=True):
-            if result is not None:
-                self._away.note_lease(lease, result, now)
+        """Return the outcomes of a request from the results of its `hits` that were sent, and of its leases."""
+        if leases:
+            for (lease, _, _), result in zip(leases, results[len(hits) :], strict=True):
+                if result is not None:
+                    self._away.note_lease(lease, result, now)
         outcomes = [
             result if result is not None and result[0] else self._refused(prepared, result, now)
             for prepared, result in zip(hits, results, strict=False)

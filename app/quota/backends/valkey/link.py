@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 from valkey.asyncio.connection import AbstractConnection
@@ -41,6 +42,16 @@ PROBE = Hit("probe", (), FixedWindow(0, 1), 1)
 
 log = structlog.get_logger(__name__)
 
+Value = TypeVar("Value")
+Finish = Callable[[list[Result]], Value]
+"""Returns what the results of a request's hits come to. It is called once they are known, before its caller goes on."""
+
+
+def unchanged(results: list[Result]) -> list[Result]:
+    """Return the results themselves."""
+    return results
+
+
 OpenConnection = Callable[[], Awaitable[AbstractConnection]]
 """Makes a connection, unconnected, to wherever the server is now. Raises ValkeyError or OSError if nobody knows."""
 
@@ -68,25 +79,28 @@ class LinkOptions:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Hits that are sent together, with the future that each request waits for and where its hits end.
+    """Hits that are sent together, with the future that each request waits for, where its hits end, and its `Finish`.
 
     `ways` are those of the places whose hits are not sent TOGETHER.
     """
 
     hits: list[PreparedHit] = field(default_factory=list)
     ways: dict[int, Way] = field(default_factory=dict)
-    waiting: list[tuple[asyncio.Future[list[Result]], int]] = field(default_factory=list)
+    waiting: list[tuple[asyncio.Future[Any], int, Finish[Any]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     guard: asyncio.Timeout | None = None
 
     def settle(self, results: list[Result] | None = None) -> None:
-        """Give each request its results, None for all of them if there are no `results`."""
+        """Give each request what its results come to, None for all of them if there are no `results`."""
         if self.timer is not None:
             self.timer.cancel()
         start = 0
-        for future, end in self.waiting:
+        for future, end, finish in self.waiting:
             if not future.done():
-                future.set_result(results[start:end] if results else [None] * (end - start))
+                try:
+                    future.set_result(finish(results[start:end] if results else [None] * (end - start)))
+                except Exception as error:  # noqa: BLE001 - of one request, whose caller is told
+                    future.set_exception(error)
             start = end
 
 
@@ -119,8 +133,13 @@ class Link:
         self._reason = ""
         self.available = False
 
-    def add(self, hits: Sequence[PreparedHit], way: Way = Way.TOGETHER) -> "asyncio.Future[list[Result]] | None":
-        """Send `hits` with the next batch and return the future of their results; None if the server is away."""
+    def add(
+        self, hits: Sequence[PreparedHit], finish: Finish[Value], way: Way = Way.TOGETHER
+    ) -> "asyncio.Future[Value] | None":
+        """Send `hits` with the next batch and return the future of what `finish` makes of their results.
+
+        None if the server is away.
+        """
         if not self.available:
             return None
         batch = self._waiting[-1] if self._waiting else None
@@ -131,8 +150,8 @@ class Link:
         if way is not Way.TOGETHER:
             batch.ways |= dict.fromkeys(range(len(batch.hits), len(batch.hits) + len(hits)), way)
         batch.hits += hits
-        future: asyncio.Future[list[Result]] = self._loop.create_future()
-        batch.waiting.append((future, len(batch.hits)))
+        future: asyncio.Future[Value] = self._loop.create_future()
+        batch.waiting.append((future, len(batch.hits), finish))
         return future
 
     async def run(self) -> None:
@@ -267,7 +286,7 @@ class Link:
             await asyncio.wait({failed}, timeout=CHECK_SECONDS)
             if failed.done():
                 raise AwayError(failed.result())
-            self.add([self._probe])
+            self.add([self._probe], unchanged)
 
     async def _work(self, connection: AbstractConnection) -> None:
         """Exchange batches over `connection`, or another one after a late answer, until the server is away."""

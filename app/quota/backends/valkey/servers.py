@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.core.store_url import StoreKind, StoreUrl
 from app.quota.backends.valkey.exchange import Redirect, Result, Way, close, reason_of
-from app.quota.backends.valkey.link import GRACE_SECONDS, Link, LinkOptions, OpenConnection
+from app.quota.backends.valkey.link import GRACE_SECONDS, Link, LinkOptions, OpenConnection, Value, unchanged
 from app.quota.backends.valkey.wire import Key, PreparedHit
 from app.quota.model import Outcome
 
@@ -50,8 +50,11 @@ class Servers(Protocol):
         """The longest that outcomes take."""
         ...
 
-    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
-        """Count `hits` and return an awaitable of their outcomes; None if no server counts now."""
+    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
+        """Count `hits` and return an awaitable of what `finish` makes of their outcomes; None if no server counts now.
+
+        `finish` may change the list.
+        """
         ...
 
     def nodes(self) -> Mapping[str, OpenConnection]:
@@ -148,9 +151,9 @@ class Server:
         host, port = await self._sentinel.discover_master(self._url.service)
         return self._connector.to(Address(host, int(port)))
 
-    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
+    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
         """Count `hits`; see Servers."""
-        return self._link.add(hits)  # type: ignore[return-value]  # only nodes of a cluster redirect
+        return self._link.add(hits, finish)  # type: ignore[arg-type]  # only nodes of a cluster redirect
 
     def nodes(self) -> Mapping[str, OpenConnection]:
         """Return the one server; see Servers."""
@@ -191,13 +194,13 @@ class Cluster:
         self._named: dict[Address, float] = {}
         self._stale = asyncio.Event()
 
-    def add(self, hits: Sequence[PreparedHit]) -> Awaitable[Outcomes] | None:
+    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
         """Count `hits`; see Servers."""
         by_node: dict[Address | None, list[int]] = {}
         for place, (_, key, _) in enumerate(hits):
             by_node.setdefault(self._owners[key_slot(key)], []).append(place)
         sent = [each for node, places in by_node.items() if (each := self._send(node, Way.TOGETHER, hits, places))]
-        return self._collect(hits, sent) if sent else None
+        return self._finish(hits, sent, finish) if sent else None
 
     def nodes(self) -> Mapping[str, OpenConnection]:
         """Return the primaries; see Servers."""
@@ -211,11 +214,16 @@ class Cluster:
     def _send(self, node: Address | None, way: Way, hits: Sequence[PreparedHit], places: Sequence[int]) -> _Sent | None:
         """Send the hits at `places` to a node; None if it is not connected."""
         link = self._nodes[node][0] if node in self._nodes else None
-        results = link.add([hits[place] for place in places], way) if link else None
+        results = link.add([hits[place] for place in places], unchanged, way) if link else None
         if node is None or results is None:
             self._stale.set()
             return None
         return _Sent(node, places, results)
+
+    async def _finish(
+        self, hits: Sequence[PreparedHit], sent: Sequence[_Sent], finish: Callable[[Outcomes], Value]
+    ) -> Value:
+        return finish(await self._collect(hits, sent))
 
     async def _collect(self, hits: Sequence[PreparedHit], sent: Sequence[_Sent]) -> Outcomes:
         """Return the outcomes of what was sent; a hit whose counter has moved is sent on, while there is time."""

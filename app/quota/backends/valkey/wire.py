@@ -24,7 +24,7 @@ from app.quota.model import (
     TokenBucket,
     Total,
 )
-from app.quota.rules.counting import MAX_COUNT, MILLISECONDS, lifetime, outcome_of
+from app.quota.rules.counting import MAX_COUNT, MILLISECONDS, lifetime
 from app.quota.rules.window import calendar_bounds
 
 SCRIPT: Final = (files(__package__) / "count.lua").read_bytes()
@@ -41,8 +41,8 @@ _KNOWN_ALGORITHMS = 16_384
 
 _PARAMETERS = Struct(">7d")
 _HIT = Struct(">HHd")
-_RESULT = Struct(">3d")
-_DECIDED = (0, 1)
+_RESULT = Struct(">BQI")
+_REFUSED, _ALLOWED, _UNUSABLE = 0, 1, 2
 _CODES: dict[type, int] = {
     FixedWindow: 1,
     CalendarWindow: 2,
@@ -173,11 +173,16 @@ def outcomes_of(reply: object, count: int) -> list[Outcome | None]:
     if not isinstance(reply, bytes) or len(reply) != count * _RESULT.size:
         raise WrongAnswerError
     outcomes: list[Outcome | None] = []
-    for allowed, remaining, reset in _RESULT.iter_unpack(reply):
-        if allowed in _DECIDED and 0 <= remaining <= MAX_COUNT and -MAX_COUNT <= reset <= MAX_COUNT:
-            outcomes.append(outcome_of(allowed == 1, int(remaining), int(reset)))
-        elif allowed == -1:
-            outcomes.append(None)
+    append, new = outcomes.append, tuple.__new__
+    for decided, remaining, reset_seconds in _RESULT.iter_unpack(reply):
+        if remaining > MAX_COUNT or reset_seconds == 0:
+            raise WrongAnswerError
+        if decided == _ALLOWED:  # without the frame of a named tuple's constructor: there are two in each call
+            append(new(Outcome, (True, remaining, reset_seconds, True)))
+        elif decided == _REFUSED:
+            append(Outcome(False, remaining, reset_seconds))
+        elif decided == _UNUSABLE:
+            append(None)
         else:
             raise WrongAnswerError
     return outcomes
