@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from app.quota.model import Algorithm, CounterName, CounterPage, Hit, LimitId, LiveCounter, Outcome
+from app.quota.rules.joint import AllOrNone
 
 PreparedHits = Sequence[Any]
 """Hits as a store has prepared them: what they are made of is its own."""
@@ -33,7 +34,7 @@ class CounterStore(Protocol):
         """Count `hits` that are not prepared; see `count`."""
         ...
 
-    def count(self, hits: "PreparedHits") -> list[Outcome] | Awaitable[list[Outcome]]:
+    def count(self, hits: "PreparedHits", joint: AllOrNone | None = None) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count all `hits` in one step and return the outcome of each, in their order.
 
         The outcomes themselves where they are known at once, else an awaitable of them. Hits for the same counter are
@@ -41,6 +42,9 @@ class CounterStore(Protocol):
         there is no room for a counter of its own, a key is counted together with others: its count is at least that of
         its hits, for as long as the window lasts, so that nothing is granted that an exact count would refuse.
         What cannot be counted in time is answered by the limit's own `away`.
+
+        With `joint` all hits are counted, or none: then what remains of each limit is what remains without them. It is
+        one step but in a cluster, whose counters are asked first and counted then.
         """
         ...
 

@@ -49,9 +49,9 @@ class FetchedCounters:
     def add(self, hits):
         return self.count(self.prepare(hits))
 
-    async def count(self, hits):
+    async def count(self, hits, joint=None):
         await asyncio.sleep(0)
-        return self._counters.count(hits)
+        return self._counters.count(hits, joint)
 
     async def retain(self, limits):
         await self._counters.retain(limits)
@@ -78,7 +78,7 @@ class AwayCounters:
     def prepare(self, hits):
         return hits
 
-    def add(self, hits):
+    def add(self, hits, joint=None):
         raise UnavailableError("the counters are away; try again")
 
     count = add
@@ -101,7 +101,7 @@ class BrokenCounters:
     def prepare(self, hits):
         return hits
 
-    def add(self, hits):
+    def add(self, hits, joint=None):
         raise ZeroDivisionError
 
     count = add

@@ -8,11 +8,13 @@ import pytest
 
 from app.core.errors import InvalidInputError
 from app.quota.model import Concurrency, FixedWindow, Hit, SlidingLog, SlidingWindow, TokenBucket, Total
+from app.quota.rules.joint import AllOrNone
 from tests.fakes.quota import settled
 
 DAY = 86_400
 MINUTE = 60
 LIMIT = 100
+WIDE = FixedWindow(LIMIT, MINUTE)
 
 
 def hit(name="k", hits=1, seconds=MINUTE, limit_id="domain", requests=LIMIT):
@@ -62,6 +64,33 @@ class CounterStoreContract:
         outcomes = await settled(counters.add([hit(hits=2, requests=3), hit(hits=1, requests=3), hit(requests=3)]))
         assert [(outcome.allowed, outcome.remaining) for outcome in outcomes] == [(True, 1), (True, 0), (False, 0)]
         assert await counted(counters, hit(hits=0)) == [4]
+
+    async def test_hits_that_go_together_are_counted_all_or_none(self, counters):
+        async def ask(*hits, refusing=(True, True), counts=True):
+            prepared = counters.prepare(hits)
+            outcomes = await settled(counters.count(prepared, AllOrNone(refusing, counts)))
+            return [(outcome.allowed, outcome.remaining) for outcome in outcomes]
+
+        few, many = hit("few", requests=2), hit("many", requests=9)
+        assert await ask(few, many, counts=False) == [(True, 2), (True, 9)]
+        assert await ask(few, many) == [(True, 1), (True, 8)]
+        assert await ask(few._replace(hits=2), many) == [(False, 0), (True, 8)]
+        assert await ask(many, few) == [(True, 7), (True, 0)]
+        assert await ask(many, few) == [(True, 7), (False, 0)]
+        assert await ask(few._replace(hits=0), many._replace(hits=0)) == [(True, 0), (True, 7)]
+        # What refuses nothing is counted as it is without the others.
+        assert await ask(few, many, refusing=(False, True)) == [(False, 0), (True, 6)]
+        assert await counted(counters, *(each._replace(hits=0, algorithm=WIDE) for each in (few, many))) == [3, 3]
+
+    async def test_hits_for_one_counter_that_go_together_fit_as_a_whole(self, counters):
+        async def ask(number):
+            prepared = counters.prepare([hit(requests=3)] * number)
+            return [each.allowed for each in await settled(counters.count(prepared, AllOrNone([True] * number)))]
+
+        assert await ask(4) == [True, True, True, False]
+        assert await ask(2) == [True, True]
+        assert await ask(2) == [True, False]
+        assert await counted(counters, hit(hits=0)) == [2]
 
     async def test_the_reset_is_the_rest_of_the_window(self, counters, advance):
         (first,) = await settled(counters.add([hit()]))

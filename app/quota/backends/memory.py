@@ -27,6 +27,7 @@ from app.quota.model import (
     Outcome,
 )
 from app.quota.rules.counting import MILLISECONDS, count, lifetime
+from app.quota.rules.joint import AllOrNone, admit, refuses
 from app.quota.rules.names import read_name, write_name
 from app.quota.rules.usage import live_counter, usage_probe
 from app.quota.rules.window import count_hits, count_until, steady_offset, window_end
@@ -121,8 +122,16 @@ class MemoryCounters:
         """Count `hits` in one step; see CounterStore."""
         return self.count(self.prepare(hits))
 
-    def count(self, hits: Sequence[tuple[Hit, Window | None, Kept]]) -> list[Outcome]:
+    def count(self, hits: Sequence[tuple[Hit, Window | None, Kept]], joint: AllOrNone | None = None) -> list[Outcome]:
         """Count `hits` in one step; see CounterStore."""
+        if joint is not None:
+            probes = self._count([(hit._replace(hits=0), window, kept) for hit, window, kept in hits])
+            admitted = admit([hit for hit, _, _ in hits], probes)
+            if not joint.counts or refuses(joint, admitted):
+                return admitted
+        return self._count(hits)
+
+    def _count(self, hits: Sequence[tuple[Hit, Window | None, Kept]]) -> list[Outcome]:
         now = self._free_ended()
         rooms = self._rooms
         outcomes = []

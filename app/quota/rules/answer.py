@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.quota.model import MAX_UINT32, Answer, Code, Hit, Modes, Outcome, RateLimit, Status
+from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
+from app.quota.rules.joint import AllOrNone
 from app.quota.rules.match import NO_MODES, CountedLimit, MatchedRequest
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
@@ -37,20 +38,9 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes
     return Answer(_OK if shadowed else code, tuple(statuses), request.domain_known, tuple(violations), shadowed)
 
 
-def admit(hits: Sequence[Hit], probes: Sequence[Outcome]) -> list[Outcome]:
-    """Return what `hits` would come to that go together, from the outcomes of asking for none: nothing is counted."""
-    return [
-        probe if probe.allowed and hit.hits <= probe.remaining else probe._replace(allowed=False, remaining=0)
-        for hit, probe in zip(hits, probes, strict=True)
-    ]
-
-
-def refuses(counted: Sequence[CountedLimit], outcomes: Sequence[Outcome], modes: Modes) -> bool:
-    """Return whether a limit refuses the request: one that its hits are over, in neither shadow nor quota mode."""
-    return not modes.quota and any(
-        not outcome.allowed and not limit.shadow_mode and not limit.quota_mode
-        for (limit, _, _), outcome in zip(counted, outcomes, strict=True)
-    )
+def all_or_none(counted: Sequence[CountedLimit], modes: Modes, *, counts: bool) -> AllOrNone:
+    """Return how hits under these limits go together: one in shadow or quota mode refuses nothing."""
+    return AllOrNone([not (modes.quota or limit.shadow_mode or limit.quota_mode) for limit, _, _ in counted], counts)
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:

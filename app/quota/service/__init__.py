@@ -12,7 +12,7 @@ from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, LimitId, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore, PreparedHits
-from app.quota.rules.answer import admit, answer_of, refuses
+from app.quota.rules.answer import all_or_none, answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
 from app.quota.rules.explain import Explanation, explain
@@ -163,9 +163,10 @@ class QuotaService:
         """
         if self._callers and request.domain_known:
             self.check_caller(principal, request.domain)
-        if request.together and request.hits:
-            return self._count_together(request, counts=counts)
-        return self._counters.count(prepared) if prepared else []
+        if not prepared:
+            return []
+        joint = all_or_none(request.counted, self._modes, counts=counts) if request.together else None
+        return self._counters.count(prepared, joint)
 
     def check_caller(self, principal: Principal, domain: str) -> None:
         """Raise PermissionDeniedError if `principal` may not count in the domain."""
@@ -204,24 +205,6 @@ class QuotaService:
         outcomes = self._counters.add(probes.hits) if probes.hits else []
         answer = answer_of(probes, outcomes if isinstance(outcomes, list) else await outcomes)
         return list(zip(explain(config, descriptors), answer.statuses, strict=True))
-
-    def _count_together(self, request: MatchedRequest, *, counts: bool) -> list[Outcome] | Awaitable[list[Outcome]]:
-        probes = self._counters.add([hit._replace(hits=0) for hit in request.hits])
-        if not isinstance(probes, list):
-            return self._count_together_later(request, probes, counts=counts)
-        admitted = admit(request.hits, probes)
-        if counts and not refuses(request.counted, admitted, self._modes):
-            return self._counters.add(request.hits)
-        return admitted
-
-    async def _count_together_later(
-        self, request: MatchedRequest, probes: Awaitable[list[Outcome]], *, counts: bool
-    ) -> list[Outcome]:
-        admitted = admit(request.hits, await probes)
-        if not counts or refuses(request.counted, admitted, self._modes):
-            return admitted
-        outcomes = self._counters.add(request.hits)
-        return outcomes if isinstance(outcomes, list) else await outcomes
 
     def answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
         """Return the answer to a request whose hits have these outcomes, which metrics count once."""

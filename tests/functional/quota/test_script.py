@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.quota.backends.valkey.wire import SCRIPT, arguments_of, outcomes_of, prepare_named
+from app.quota.backends.valkey.wire import SCRIPT, arguments_of, outcomes_of, parts_of, prepare_named
 from app.quota.model import FixedWindow, Hit
 from app.quota.rules.counting import count
+from app.quota.rules.joint import AllOrNone
 from tests.support.algorithms import START, sequences
 
 _numbers = itertools.count()
@@ -16,11 +17,12 @@ _numbers = itertools.count()
 MUCH = 10**9
 
 
-def evaluate(client, hits, now):
+def evaluate(client, hits, now, joint=None):
     """The outcomes of `hits`, each with the name of its counter, in one call of the script."""
     prepared = [prepare_named(key, hit) for key, hit in hits]
     keys, limits, counted = arguments_of(prepared, now // 1000)
-    return outcomes_of(client.eval(SCRIPT, len(keys), *keys, now, MUCH, limits, counted), len(hits))
+    parts = parts_of({0: joint}, len(hits)) if joint else b""
+    return outcomes_of(client.eval(SCRIPT, len(keys), *keys, now, MUCH, limits, counted, parts), len(hits))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,36 @@ def test_hits_of_one_call_are_counted_one_after_another(client, counters, data):
             if hit.hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
                 states[place] = step.state
         assert evaluate(client, hits, now) == expected
+
+
+@settings(max_examples=200)
+@given(st.lists(sequences(), min_size=1, max_size=3), st.booleans(), st.data())
+def test_hits_that_go_together_are_counted_as_the_functions_do_or_not_at_all(client, counters, counts, data):
+    keys = [b"j%d" % next(_numbers) for _ in counters]
+    states: list[tuple[int, ...] | None] = [None] * len(counters)
+    for now in (START, START + 700):
+        places = data.draw(st.lists(st.integers(0, len(counters) - 1), min_size=1, max_size=4))
+        refusing = [data.draw(st.booleans()) for _ in places]
+        hits, after, steps = [], list(states), []
+        for place in places:
+            algorithm, numbers = counters[place]
+            hit = Hit("l", ("k",), algorithm, data.draw(st.sampled_from([number for _, number in numbers] or [1])))
+            step = count(algorithm, after[place], now, hit.hits)
+            hits.append((keys[place], hit))
+            steps.append(step)
+            if hit.hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
+                after[place] = step.state
+        refused = any(refuses and not step.allowed for refuses, step in zip(refusing, steps, strict=True))
+        expected = [step.outcome() for step in steps]
+        if refused or not counts:
+            probes = [count(counters[place][0], states[place], now, 0).outcome() for place in places]
+            expected = [
+                probe._replace(allowed=step.allowed, remaining=probe.remaining if step.allowed else 0)
+                for probe, step in zip(probes, steps, strict=True)
+            ]
+        else:
+            states = after
+        assert evaluate(client, hits, now, AllOrNone(refusing, counts)) == expected
 
 
 def test_a_call_may_have_many_counters(client):

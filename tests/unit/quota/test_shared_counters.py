@@ -4,6 +4,7 @@ import pytest
 
 from app.quota.backends.valkey.counters import ValkeyCounters
 from app.quota.model import Away, CalendarWindow, Concurrency, FixedWindow, Hit, SlidingWindow, TokenBucket, Total, Unit
+from app.quota.rules.joint import AllOrNone
 from tests.fakes.counter_servers import FakeServers
 from tests.fakes.quota import settled
 
@@ -50,6 +51,32 @@ class TestAway:
         setattr(servers, how, how == "late")
         assert await ask(counters, hit(away=away)) == [allowed]
         assert metrics.counters_bypassed.value(away.value, "allowed" if allowed else "denied") == 1
+
+    @pytest.mark.parametrize("counts_jointly", [True, False])
+    @pytest.mark.parametrize("how", ["available", "late"])
+    async def test_the_policy_answers_for_hits_that_go_together(self, how, counts_jointly, counters, servers):
+        servers.counts_jointly = counts_jointly
+        setattr(servers, how, how == "late")
+
+        async def together(*hits):
+            prepared = counters.prepare(hits)
+            return [each.allowed for each in await settled(counters.count(prepared, AllOrNone([True] * len(hits))))]
+
+        assert await together(hit(3, Away.ALLOW), hit(0, Away.ALLOW)) == [True, True]
+        assert (await together(hit(1, Away.ALLOW), hit(1, Away.DENY)))[1] is False
+        assert await together(hit(SHARE, Away.LEASE, key="l"), hit(1, Away.ALLOW)) == [True, True]
+        assert (await together(hit(1, Away.LEASE, key="l"), hit(1, Away.ALLOW)))[0] is False
+
+    async def test_what_a_lease_grants_goes_together_with_others(self, counters, servers):
+        limited, other = lease(algorithm=FixedWindow(SHARE, MINUTE * 60)), hit(key="other")
+        joint = AllOrNone([True, True])
+        assert (await ask(counters, limited)) == [True]
+        while servers.counters.add([limited._replace(hits=1)])[0].allowed:
+            pass
+        prepared = counters.prepare([limited, other])
+        assert [each.allowed for each in await settled(counters.count(prepared, joint))] == [True, True]
+        assert [each.allowed for each in await settled(counters.count(prepared, joint))] == [False, True]
+        assert servers.counters.add([other._replace(hits=0)])[0].remaining == LIMIT - 1
 
     async def test_nobody_waits_for_servers_that_are_away(self, counters, servers):
         servers.available = False

@@ -3,7 +3,8 @@
 -- lifetime is added to that of what is written, 0 to 1, up to five minutes. ARGV[3]: the limits, each seven doubles:
 -- algorithm, requests, three parameters, 1 if refused hits count, the lifetime of an untouched state in milliseconds
 -- (0: it never expires). ARGV[4]: the hits, each the numbers of its counter and its limit in two bytes each, and a
--- double.
+-- double. ARGV[5]: "", or a byte for each hit, of these: 1 it is counted with others, all or none; 2 it is the last of
+-- those; 4 they are refused if it is; 8, in the last one: they are not counted in any case.
 -- Returns for each hit a byte, 1 if allowed, 0 if refused, 2 if the key has something else in it; the requests that
 -- remain, in eight bytes; the seconds to the reset, rounded up, at least 1, in four.
 -- Each counter is read once and written once, however many hits it has in the batch.
@@ -227,23 +228,67 @@ local function write(key, lifetime)
   return redis.call(unpack(arguments))
 end
 
-local hits_of, results, count = ARGV[4], {}, #ARGV[4] / 12
+local hits_of, parts, results, count = ARGV[4], ARGV[5], {}, #ARGV[4] / 12
 local unusable = struct.pack('>BI8I4', 2, 0, 1)
-for place = 1, count do
+
+local function result(allowed, remaining, reset)
+  return struct.pack('>BI8I4', allowed and 1 or 0, remaining, max(1, ceil(min(reset, MAX_RESET) / 1000)))
+end
+
+-- Counts the hit at `place`, and returns whether it was allowed.
+local function count_hit(place)
   local key, number, hits = struct.unpack('>HHd', hits_of, place * 12 - 11)
   local limit = limits[number]
   local state = state_of(key, limit[1], hits)
   if state == false then
     results[place] = unusable
-  else
-    local counts_refused = limit[6] == 1
-    local after, allowed, remaining, reset =
-      steps[limit[1]](state, hits, limit[2], limit[3], limit[4], limit[5], counts_refused)
-    if hits ~= 0 and after and (allowed or counts_refused) then
-      states[key], lifetimes[key] = after, limit[7]
-    end
-    results[place] = struct.pack('>BI8I4', allowed and 1 or 0, remaining, max(1, ceil(min(reset, MAX_RESET) / 1000)))
+    return false
   end
+  local counts_refused = limit[6] == 1
+  local after, allowed, remaining, reset =
+    steps[limit[1]](state, hits, limit[2], limit[3], limit[4], limit[5], counts_refused)
+  if hits ~= 0 and after and (allowed or counts_refused) then
+    states[key], lifetimes[key] = after, limit[7]
+  end
+  results[place] = result(allowed, remaining, reset)
+  return allowed
+end
+
+-- Counts the hits from `first` on that go together, all or none, and returns the place of the last one.
+local function count_jointly(first)
+  local before, refused, allowed_at, place = {}, false, {}, first - 1
+  local part
+  repeat
+    place = place + 1
+    part = parts:byte(place)
+    local number = struct.unpack('>H', hits_of, place * 12 - 11)
+    if not before[number] then before[number] = { states[number], lifetimes[number] } end
+    allowed_at[place] = count_hit(place)
+    if not allowed_at[place] and part % 8 >= 4 then refused = true end
+  until part % 4 >= 2
+  if refused or part >= 8 then
+    for key, kept in pairs(before) do states[key], lifetimes[key] = kept[1], kept[2] end
+    for each = first, place do
+      if results[each] ~= unusable then
+        local key, number = struct.unpack('>HH', hits_of, each * 12 - 11)
+        local limit = limits[number]
+        local _, _, remaining, reset =
+          steps[limit[1]](state_of(key, limit[1], 0), 0, limit[2], limit[3], limit[4], limit[5], limit[6] == 1)
+        results[each] = result(allowed_at[each], allowed_at[each] and remaining or 0, reset)
+      end
+    end
+  end
+  return place
+end
+
+local place = 1
+while place <= count do
+  if parts ~= '' and parts:byte(place) % 2 == 1 then
+    place = count_jointly(place)
+  else
+    count_hit(place)
+  end
+  place = place + 1
 end
 for key, lifetime in pairs(lifetimes) do
   if not write(key, lifetime) then

@@ -8,7 +8,7 @@ from functools import partial
 
 from app.core.clock import Clock
 from app.core.errors import UnavailableError
-from app.quota.backends.valkey.away import AwayAnswers
+from app.quota.backends.valkey.away import RETRY_SECONDS, AwayAnswers
 from app.quota.backends.valkey.browser import CounterBrowser
 from app.quota.backends.valkey.servers import Outcomes, Servers
 from app.quota.backends.valkey.wire import Key, PreparedHit, beside_of, key_of, name_of, pack_limit, prepare_named
@@ -26,6 +26,7 @@ from app.quota.model import (
     Outcome,
     Total,
 )
+from app.quota.rules.joint import AllOrNone, admit, refuses
 from app.quota.rules.usage import live_counter, usage_probe
 from app.telemetry.metrics import Metrics
 
@@ -82,11 +83,15 @@ class ValkeyCounters:
         """Count `hits` in one round trip; see CounterStore."""
         return self.count(self.prepare(hits))
 
-    def count(self, hits: Sequence[PreparedHit]) -> list[Outcome] | Awaitable[list[Outcome]]:
+    def count(
+        self, hits: Sequence[PreparedHit], joint: AllOrNone | None = None
+    ) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count `hits` in one round trip; see CounterStore.
 
         What the servers do not count in time is answered by the policy of its limit, so that nothing is raised.
         """
+        if joint is not None:
+            return self._count_jointly(hits, joint)
         now = self._clock.monotonic()
         over = [self._find_over(hit, now) for hit in hits] if self._over else []
         sent = hits
@@ -106,6 +111,60 @@ class ValkeyCounters:
                 return counted
         outcomes = [self._away.answer(hit) for hit, _, _ in sent]
         return _merge(over, outcomes) if over else outcomes
+
+    def _count_jointly(self, hits: Sequence[PreparedHit], joint: AllOrNone) -> list[Outcome] | Awaitable[list[Outcome]]:
+        """Count all `hits` or none: in two steps where one cannot do it, or a lease may grant what servers refuse."""
+        if not self._servers.counts_jointly or any(hit.away is _LEASE for hit, _, _ in hits):
+            return self._ask_then_count(hits, joint)
+        now = self._clock.monotonic()
+        over = [self._find_over(hit, now) for hit in hits]
+        refused = any(refusing and known for refusing, known in zip(joint.refusing, over, strict=True))
+        places = [place for place, known in enumerate(over) if known is None]
+        sent = [hits[place] for place in places]
+        if sent:
+            rest = AllOrNone([joint.refusing[place] for place in places], joint.counts and not refused)
+            counted = self._servers.add(sent, partial(self._settle_jointly, sent, over), rest)
+            if counted is not None:
+                return counted
+        return self._settle_jointly(sent, over, [None] * len(sent))
+
+    def _settle_jointly(
+        self, hits: Sequence[PreparedHit], over: Sequence[Outcome | None], results: Outcomes
+    ) -> list[Outcome]:
+        """Return the outcomes of a request. No window is known to be used up by what was refused and not counted."""
+        outcomes = [
+            self._away.answer(hit) if result is None else result
+            for (hit, _, _), result in zip(hits, results, strict=True)
+        ]
+        return _merge(over, outcomes)
+
+    async def _ask_then_count(self, hits: Sequence[PreparedHit], joint: AllOrNone) -> list[Outcome]:
+        now = self._clock.monotonic()
+        asked = [each._replace(hit=each.hit._replace(hits=0)) for each in hits]
+        counted = self._servers.add(asked, list)
+        results: Outcomes = [None] * len(hits) if counted is None else await counted
+        over = [self._find_over(each, now) for each in hits]
+        asked_for = sum(max(hit.hits, 0) for hit, _, _ in hits)
+        probes = [
+            self._probed(hit, known or result, asked_for)
+            for (hit, _, _), known, result in zip(hits, over, results, strict=True)
+        ]
+        admitted = admit([each.hit for each in hits], probes)
+        if not joint.counts or refuses(joint, admitted):
+            return admitted
+        outcomes = self.count(hits)
+        return outcomes if isinstance(outcomes, list) else await outcomes
+
+    def _probed(self, hit: Hit, result: Outcome | None, asked_for: int) -> Outcome:
+        """Return what is left for `hit` of its limit or of a lease; all that is `asked_for` where that may pass."""
+        asked = hit._replace(hits=0)
+        if result is None and hit.away is Away.ALLOW:
+            return Outcome(True, asked_for, RETRY_SECONDS)
+        if result is None:
+            return self._away.answer(asked)
+        if result.allowed and hit.hits <= result.remaining:
+            return result
+        return self._away.spend_lease(asked, result._replace(allowed=False, remaining=0))
 
     def _prepared(self, hit: Hit) -> PreparedHit:
         algorithm = hit.algorithm

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from ssl import SSLError
+from types import MappingProxyType
+from typing import Any
 
 from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import (
@@ -34,10 +36,13 @@ from app.quota.backends.valkey.wire import (
     arguments_of,
     outcomes_of,
     packed,
+    parts_of,
 )
 from app.quota.model import Outcome
+from app.quota.rules.joint import AllOrNone
 
 _ASKING = packed(b"ASKING")
+NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 
 class AwayError(Exception):
@@ -88,20 +93,26 @@ class Exchange:
         self._clock, self._time, self._slot_of = clock, time, slot_of
 
     async def run(
-        self, connection: AbstractConnection, hits: Sequence[PreparedHit], ways: Mapping[int, Way]
+        self,
+        connection: AbstractConnection,
+        hits: Sequence[PreparedHit],
+        ways: Mapping[int, Way] = NOTHING,
+        joints: Mapping[int, AllOrNone] = NOTHING,
     ) -> list[Result]:
         """Have the server count `hits`; `ways` are those of the places whose hits are not sent TOGETHER.
 
-        Raises AwayError if it does not: then what of them was counted is unknown.
+        At the places of `joints`, which no node of a cluster is given, hits begin that are counted all or none. Raises
+        AwayError if the server does not count: then what of them was counted is unknown.
         """
         groups = self._groups(hits, ways)
         results: list[Result] = [None] * len(hits)
         try:
-            replies = await self._evaluate(connection, hits, groups, (b"EVALSHA", SCRIPT_SHA))
+            parts = parts_of(joints, len(hits)) if joints else b""
+            replies = await self._evaluate(connection, hits, groups, parts, (b"EVALSHA", SCRIPT_SHA))
             unknown = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
                 again = [groups[place] for place in unknown]
-                loaded = await self._evaluate(connection, hits, again, (b"EVAL", SCRIPT))
+                loaded = await self._evaluate(connection, hits, again, parts, (b"EVAL", SCRIPT))
                 for place, reply in zip(unknown, loaded, strict=True):
                     replies[place] = reply
             for (places, _), reply in zip(groups, replies, strict=True):
@@ -130,6 +141,7 @@ class Exchange:
         connection: AbstractConnection,
         hits: Sequence[PreparedHit],
         groups: Sequence[tuple[Sequence[int], bool]],
+        parts: bytes,
         script: tuple[bytes, bytes],
     ) -> list[object]:
         """Return the reply of the script for each of `groups`: an exception where that was an error."""
@@ -141,7 +153,7 @@ class Exchange:
             keys, limits, counted = arguments_of(chosen, now)
             if asking:
                 sent.append(_ASKING)
-            sent.append(packed(*script, b"%d" % len(keys), *keys, time, jitter, limits, counted))
+            sent.append(packed(*script, b"%d" % len(keys), *keys, time, jitter, limits, counted, parts))
         await connection.send_packed_command(b"".join(sent))
         replies: list[object] = []
         for _, asking in groups:

@@ -14,6 +14,7 @@ from app.core.clock import Clock, Sleep
 from app.quota.backends.valkey.exchange import AwayError, Exchange, Result, Way, close, reason_of
 from app.quota.backends.valkey.wire import Key, PreparedHit, prepare_named
 from app.quota.model import FixedWindow, Hit
+from app.quota.rules.joint import AllOrNone
 from app.telemetry.metrics import Metrics
 
 # Connections to one server. While one batch is counted the next is sent; more make smaller batches, not faster ones.
@@ -81,11 +82,13 @@ class LinkOptions:
 class _Batch:
     """Hits that are sent together, with the future that each request waits for, where its hits end, and its `Finish`.
 
-    `ways` are those of the places whose hits are not sent TOGETHER.
+    `ways` are those of the places whose hits are not sent TOGETHER, `joints` those of the places where hits begin that
+    are counted all or none.
     """
 
     hits: list[PreparedHit] = field(default_factory=list)
     ways: dict[int, Way] = field(default_factory=dict)
+    joints: dict[int, AllOrNone] = field(default_factory=dict)
     waiting: list[tuple[asyncio.Future[Any], int, Finish[Any]]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     guard: asyncio.Timeout | None = None
@@ -134,7 +137,11 @@ class Link:
         self.available = False
 
     def add(
-        self, hits: Sequence[PreparedHit], finish: Finish[Value], way: Way = Way.TOGETHER
+        self,
+        hits: Sequence[PreparedHit],
+        finish: Finish[Value],
+        way: Way = Way.TOGETHER,
+        joint: AllOrNone | None = None,
     ) -> "asyncio.Future[Value] | None":
         """Send `hits` with the next batch and return the future of what `finish` makes of their results.
 
@@ -147,6 +154,8 @@ class Link:
             if len(self._waiting) >= MAX_WAITING:
                 return None
             batch = self._new_batch()
+        if joint is not None:
+            batch.joints[len(batch.hits)] = joint
         if way is not Way.TOGETHER:
             batch.ways |= dict.fromkeys(range(len(batch.hits), len(batch.hits) + len(hits)), way)
         batch.hits += hits
@@ -253,7 +262,7 @@ class Link:
         connection = await self._opened()
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                (result,) = await self._exchange.run(connection, [self._probe], {})
+                (result,) = await self._exchange.run(connection, [self._probe])
         except TimeoutError:
             await close(connection)
             raise AwayError("timeout") from None
@@ -295,7 +304,7 @@ class Link:
                 batch = await self._next()
                 try:
                     async with asyncio.timeout(None) as batch.guard:
-                        results = await self._exchange.run(connection, batch.hits, batch.ways)
+                        results = await self._exchange.run(connection, batch.hits, batch.ways, batch.joints)
                 except TimeoutError:
                     await close(connection)
                     connection = await self._opened()

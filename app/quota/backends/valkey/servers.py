@@ -22,6 +22,7 @@ from app.quota.backends.valkey.exchange import Redirect, Result, Way, close, rea
 from app.quota.backends.valkey.link import GRACE_SECONDS, Link, LinkOptions, OpenConnection, Value, unchanged
 from app.quota.backends.valkey.wire import Key, PreparedHit
 from app.quota.model import Outcome
+from app.quota.rules.joint import AllOrNone
 
 SLOTS = 16_384
 # How often a cluster is asked for its slots at most and at least; each up to a half later, so that replicas do not ask
@@ -50,8 +51,17 @@ class Servers(Protocol):
         """The longest that outcomes take."""
         ...
 
-    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
+    @property
+    def counts_jointly(self) -> bool:
+        """Whether hits can be counted all or none: not where their counters are at several servers."""
+        ...
+
+    def add(
+        self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value], joint: AllOrNone | None = None
+    ) -> Awaitable[Value] | None:
         """Count `hits` and return an awaitable of what `finish` makes of their outcomes; None if no server counts now.
+
+        `joint` is given only where it `counts_jointly`.
 
         `finish` may change the list.
         """
@@ -139,6 +149,8 @@ class Connector:
 class Server:
     """One server, or the primary behind sentinels: all hits of a request, and of those with it, are one step."""
 
+    counts_jointly = True
+
     def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
         self._url, self._connector = url, connector
         self.answer_seconds = options.timeout + GRACE_SECONDS
@@ -151,9 +163,11 @@ class Server:
         host, port = await self._sentinel.discover_master(self._url.service)
         return self._connector.to(Address(host, int(port)))
 
-    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
+    def add(
+        self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value], joint: AllOrNone | None = None
+    ) -> Awaitable[Value] | None:
         """Count `hits`; see Servers."""
-        return self._link.add(hits, finish)  # type: ignore[arg-type]  # only nodes of a cluster redirect
+        return self._link.add(hits, finish, joint=joint)  # type: ignore[arg-type]  # only nodes of a cluster redirect
 
     def nodes(self) -> Mapping[str, OpenConnection]:
         """Return the one server; see Servers."""
@@ -183,6 +197,8 @@ class _Sent(NamedTuple):
 class Cluster:
     """The nodes of a cluster. Each counter has a slot of its own, so that each hit is a step of its own."""
 
+    counts_jointly = False
+
     def __init__(self, url: StoreUrl, connector: Connector, options: LinkOptions) -> None:
         self._connector, self._options = connector, options
         # A hit may be sent on to another node, while there is time.
@@ -194,7 +210,12 @@ class Cluster:
         self._named: dict[Address, float] = {}
         self._stale = asyncio.Event()
 
-    def add(self, hits: Sequence[PreparedHit], finish: Callable[[Outcomes], Value]) -> Awaitable[Value] | None:
+    def add(
+        self,
+        hits: Sequence[PreparedHit],
+        finish: Callable[[Outcomes], Value],
+        joint: AllOrNone | None = None,  # noqa: ARG002 - see `counts_jointly`
+    ) -> Awaitable[Value] | None:
         """Count `hits`; see Servers."""
         by_node: dict[Address | None, list[int]] = {}
         for place, (_, key, _) in enumerate(hits):

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from struct import Struct
@@ -25,6 +25,7 @@ from app.quota.model import (
     Total,
 )
 from app.quota.rules.counting import MAX_COUNT, MILLISECONDS, lifetime
+from app.quota.rules.joint import AllOrNone
 from app.quota.rules.window import calendar_bounds
 
 SCRIPT: Final = (files(__package__) / "count.lua").read_bytes()
@@ -43,6 +44,7 @@ _PARAMETERS = Struct(">7d")
 _HIT = Struct(">HHd")
 _RESULT = Struct(">BQI")
 _REFUSED, _ALLOWED, _UNUSABLE = 0, 1, 2
+_JOINT, _LAST, _REFUSING, _ASKED = 1, 2, 4, 8
 _CODES: dict[type, int] = {
     FixedWindow: 1,
     CalendarWindow: 2,
@@ -158,6 +160,16 @@ def pack_limit(algorithm: Algorithm, bounds: tuple[int, int, int] | None = None)
         counts_refused,
         lifetime(algorithm) or 0,
     )
+
+
+def parts_of(joints: Mapping[int, AllOrNone], count: int) -> bytes:
+    """Return the script's flags of `count` hits, where those from a place in `joints` on are counted all or none."""
+    parts = bytearray(count)
+    for first, (refusing, counts) in joints.items():
+        for place, refuses in enumerate(refusing, first):
+            parts[place] = _JOINT | (_REFUSING if refuses else 0)
+        parts[first + len(refusing) - 1] |= _LAST | (0 if counts else _ASKED)
+    return bytes(parts)
 
 
 def packed(*command: bytes) -> bytes:
