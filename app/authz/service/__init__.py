@@ -11,6 +11,7 @@ from app.authz.ports import MakeEngine, PolicyEngine
 from app.authz.providers import NO_CHANGES
 from app.authz.rules.authentication import principal_of
 from app.authz.rules.compile import CompiledPolicy, compile_policy
+from app.authz.rules.concealed import concealing
 from app.authz.rules.custom import with_changes
 from app.authz.rules.parse import policy_kind
 from app.authz.service.authentication import Authenticated, Sender, with_note
@@ -69,6 +70,8 @@ def _evaluate(engine: PolicyEngine, request: CheckInput, sender: Sender) -> Verd
         object.__setattr__(request, "claims", sender.claims)
     if sender.changes is not NO_CHANGES:
         object.__setattr__(request, "headers", sender.headers_of(request))
+    if sender.concealed is not NO_CHANGES and request.attributes is not None:
+        object.__setattr__(request, "attributes", concealing(request.attributes, sender.concealed))
     verdict = engine.evaluate(request)
     if not isinstance(verdict, Verdict):
         return _later(verdict, sender)

@@ -71,12 +71,14 @@ class Authenticated:
     """What is known of who sends a request.
 
     `claims` are what to believe, None if it is not known whether there is a token. `changes` are made in the request
-    if it passes. `note` says what is missing, for the reason of a denial.
+    if it passes. `note` says what is missing, for the reason of a denial. `concealed` are those of the changes that are
+    made for providers as well.
     """
 
     claims: Claims | None
     changes: Changes = NO_CHANGES
     note: str = ""
+    concealed: Changes = NO_CHANGES
     _changed: dict[int, tuple[Verdict, Verdict]] = field(
         default_factory=dict[int, tuple[Verdict, Verdict]], init=False, repr=False, compare=False
     )

@@ -183,7 +183,8 @@ class CredentialAuthenticator:
             return kept[1]
         if len(self._kept) >= MAX_KEPT_SENDERS:
             self._kept.clear()
-        sender = Authenticated(outcome.proven.claims, changes_of(request, found, outcome.forward))
+        changes = changes_of(request, found, outcome.forward)
+        sender = Authenticated(outcome.proven.claims, changes, concealed=changes)
         self._kept[key] = outcome.proven, sender
         return sender
 
@@ -230,12 +231,13 @@ def _without_credential(rules: CredentialRules, request: CheckInput, tokens: Aut
 def _together(tokens: Authenticated | None, request: CheckInput, claims: Claims, changes: Changes) -> Authenticated:
     """Return who sends a request whose credentials are accepted."""
     if tokens is None:
-        return Authenticated(claims, changes)
+        return Authenticated(claims, changes, concealed=changes)
+    concealed = changes
     if tokens.changes is not NO_CHANGES:
         changes = tokens.changes + changes
     verified = _verified(tokens, request)
     # Where it is not known whether there is a token, which would come first, it is not known who sends the request.
-    return Authenticated(None if tokens.claims is None else verified or claims, changes)
+    return Authenticated(None if tokens.claims is None else verified or claims, changes, concealed=concealed)
 
 
 def _verified(tokens: Authenticated | None, request: CheckInput) -> Claims | None:

@@ -12,17 +12,19 @@ from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.metadata import JWT_FILTER, METADATA_EXTENSION
 from app.authz.rules.api_keys import ApiKeySpec
 from app.authz.rules.credentials import MAX_CREDENTIALS, CredentialProblem, Proven, Rejected
+from app.authz.rules.opa import input_document
 from app.authz.service import credentials
 from app.core.decision import Outcome
 from app.telemetry.metrics import Metrics
 from tests.assets.jwts import token
 from tests.assets.request_authentications import URL, credential_authentication, jwt_rule, request_authentication
 from tests.fakes.authz import connection, policy, request, workload
-from tests.fakes.checks import Policies, check_answer, check_request, policy_service
+from tests.fakes.checks import Policies, check_answer, check_request, context, policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.credentials import FakeVerifier
 from tests.fakes.key_set_source import FakeKeySetSource
 from tests.fakes.principals import OPERATOR
+from tests.fakes.provider import FakeProvider
 
 PARTNERS = policy("{rules: [{from: [{source: {requestPrincipals: ['meshward.io/api-keys/partner-*']}}]}]}")
 KEYS = {URL: FakeKeySetSource()}
@@ -316,6 +318,28 @@ async def test_one_of_several_sources_of_a_place_has_to_accept(make):
     for tier, passes in (("gold", True), ("silver", True), ("bronze", False)):
         key = (await key_of(service, labels=(("tier", tier),))).text
         assert service.check(sent(key)).allowed is passes
+
+
+async def test_a_provider_gets_the_request_without_the_credentials_that_are_taken_out(make):
+    places = {"fromHeaders": [{"name": "x-api-key"}], "fromParams": ["k"], "fromCookies": ["c"]}
+    provider = FakeProvider()
+    custom = policy("{action: CUSTOM, provider: {name: mine}, rules: [{}]}")
+    service = await make(custom, providers={"mine": provider})
+    key = (await key_of(service)).text
+    rpc = AuthorizationRpc(service, expose_decision=False)
+    raw = [(":path", b"/"), ("x-api-key", key.encode()), ("cookie", f"a=b; c={key}".encode()), ("x-b", b"1")]
+    for headers in ({"headers": {"x-api-key": key, "cookie": f"a=b; c={key}"}}, {"raw_headers": raw}):
+        for forward in (False, True):
+            rule = {"apiKey": {}, **places, "forwardOriginalCredential": forward}
+            await service.apply(credential_authentication(rule))
+            check = check_request(f"/a?x=1&k={key}#f", **headers)
+            assert (await rpc.Check(check, context())).SerializeToString()
+            document = input_document(provider.requests.pop())
+            assert (key in str(document)) is forward
+            http = document["attributes"]["request"]["http"]
+            if not forward:
+                assert http["path"] == "/a?x=1#f"
+                assert http["headers"]["cookie"] == "a=b"
 
 
 @pytest.mark.parametrize(("issuer", "believed"), [("https://other", True), ("meshward.io/api-keys", False)])
