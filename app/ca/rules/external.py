@@ -47,10 +47,16 @@ _AGAIN = "issue it again with basicConstraints CA:TRUE and keyUsage keyCertSign,
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A certificate, and where it was found, such as a file."""
+    """A certificate, and where it was found, such as a file. Raises InvalidInputError if its names cannot be read."""
 
     certificate: x509.Certificate
     place: str
+
+    def __post_init__(self) -> None:
+        try:
+            str((self.certificate.subject, self.certificate.issuer))
+        except ValueError as error:  # a certificate is read, and its names are not until they are looked at
+            raise InvalidInputError(f"{self.place}: a certificate has a name that cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

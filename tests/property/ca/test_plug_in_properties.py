@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from cryptography import x509
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.ca.rules.plug_in import CACERTS, PlugInFiles, read_plug_in
@@ -77,6 +77,7 @@ def _allows(authority, beneath):
     return limit is None or beneath <= limit
 
 
+@example(b"I", "ca-cert.pem", 122)  # in the issuer's name
 @given(
     st.binary(max_size=200), st.sampled_from(["ca-cert.pem", "cert-chain.pem", "root-cert.pem"]), st.integers(0, 900)
 )
