@@ -41,8 +41,11 @@ _BOUNDARY = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(rb"([0-9A-Za-z-]+):([^\r\n]*)")
+# A name in quotes, without what is escaped in one; or without, as .NET writes it. The names of a file decide nothing.
 _DISPOSITION = re.compile(
-    rb'form-data;[ \t]*name="([^"\\\r\n]*)"(?:;[ \t]*filename="(?:[^"\\\r\n]|\\.)*")?', re.IGNORECASE
+    rb'form-data;[ \t]*name=(?:"([^"\\\r\n]+)"|([0-9A-Za-z._-]+))'
+    rb"""(?:;[ \t]*filename\*?=(?:"(?:[^"\\\r\n]|\\[^\r\n])*"|[0-9A-Za-z!#$%&'*+.^_`|~-]+)){0,2}""",
+    re.IGNORECASE,
 )
 _PLAIN_ENCODINGS = frozenset({b"7bit", b"8bit", b"binary"})
 # What stands before a message: whether it is compressed, and its length.
@@ -169,12 +172,14 @@ def _part(piece: bytes, end: bytes) -> tuple[str, object]:
     lines = head.split(end)
     headers = {line[1].lower(): line[2].strip() for line in map(_HEADER.fullmatch, lines) if line is not None}
     name = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
-    if not found or len(head) > MAX_PART_HEAD or len(headers) != len(lines) or name is None or not name[1]:
-        raise InvalidInputError("the form has a part that is not headers and a value, with one name in quotes")
+    if not found or len(head) > MAX_PART_HEAD or len(headers) != len(lines) or name is None:
+        raise InvalidInputError("the form has a part that is not headers and a value, with one plain name")
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN_ENCODINGS:
         raise InvalidInputError("the form has a part in an encoding of mail, which servers do not read alike")
     is_json = b"application/json" in headers.get(b"content-type", b"").lower()
-    return name[1].decode("utf-8", "replace"), _json(value) if is_json else value.decode("utf-8", "replace")
+    return (name[1] or name[2]).decode("utf-8", "replace"), _json(value) if is_json else value.decode(
+        "utf-8", "replace"
+    )
 
 
 _KINDS: tuple[tuple[str, Callable[[bytes, str], object]], ...] = (

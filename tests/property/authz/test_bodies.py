@@ -16,6 +16,7 @@ LINES = st.sampled_from(
         *(b"--xYz", b"--xYz--", b"--xYz ", b"--xY", b"--xYz\t--", b" --xYz", b"", b"", b"1", b"--", b"x: y", b"x"),
         *(NAME, b'content-disposition:form-data;name="b"', b'Content-Disposition: form-data; name="a"; name="b"'),
         *(b'Content-Disposition: form-data; name="a"; filename="--xYz"', b"Content-Disposition: form-data; name=a"),
+        *(b"Content-Disposition: form-data; name=c; filename=x; filename*=utf-8''y", b"Content-Disposition: form-data"),
         *(b'Content-Disposition: attachment; name="a"', b"Content-Type: text/plain", b"Content-Type: application/json"),
         *(b"Content-Transfer-Encoding: base64", b"Content-Type: multipart/mixed; boundary=b", b" folded", b"--b"),
     ]
