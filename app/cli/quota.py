@@ -53,18 +53,19 @@ def explain(
     """
     entries = [_entry(each) for each in entry]
     if files:
-        found = _explain_files(files, domain, entries)
+        found = [_explain_files(files, domain, entries)]
     else:
         fields = [{"key": key, "value": value} for key, value in entries]
         body = {"domain": domain, "descriptors": [{"entries": fields}]}
-        (found,) = admin_client(config, server).post("/v1/quota/explain", body)["items"]
+        found = admin_client(config, server).post("/v1/quota/explain", body)["items"]
     if output is Form.JSON:
         import json
 
         typer.echo(json.dumps(found, indent=2))
         return
-    for line in _lines(found):
-        typer.echo(_printable(line))
+    for each in found:
+        for line in _lines(each):
+            typer.echo(_printable(line))
 
 
 @quota.command("counters")

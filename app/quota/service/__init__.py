@@ -12,10 +12,11 @@ from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, LimitId, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore, PreparedHits
-from app.quota.rules.answer import all_or_none, answer_of
+from app.quota.rules.answer import NOT_LIMITED, all_or_none, answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
 from app.quota.rules.explain import Explanation, explain
+from app.quota.rules.explain_limits import explain_limits
 from app.quota.rules.limitador import (
     LIMIT_KIND,
     CompiledLimit,
@@ -134,8 +135,11 @@ class QuotaService:
 
     def limits_of(self, domain: str) -> list[ConditionalLimit]:
         """Return the limits in limitador's schema of a domain."""
-        namespace = self.limits.snapshot.index.namespaces.get(domain) if self.limits and self.limits.snapshot else None
+        namespace = self._namespace(domain)
         return [each.limit for each in namespace.all()] if namespace else []
+
+    def _namespace(self, domain: str) -> Namespace | None:
+        return self.limits.snapshot.index.namespaces.get(domain) if self.limits and self.limits.snapshot else None
 
     def prepare(self, hits: Sequence[Hit]) -> PreparedHits:
         """Return the hits of a request as `count` takes them, where a request is counted again and again."""
@@ -195,16 +199,23 @@ class QuotaService:
     async def explain(self, domain: str, descriptors: Sequence[Descriptor]) -> list[tuple[Explanation, Status]]:
         """Return which limit applies to each descriptor, and why not the others, and what its counter is at.
 
-        Nothing is counted. Raises NotFoundError if the domain is not configured.
+        Of limits in limitador's schema, each that applies to the request. Nothing is counted. Raises NotFoundError if
+        the domain has no limits.
         """
         snapshot = self.documents.snapshot
         config = snapshot.index.get(domain) if snapshot else None
-        if config is None:
-            raise NotFoundError(f"the domain {domain!r} has no configuration: every request passes")
-        probes = match_request(domain, config, [each._replace(hits=0) for each in descriptors], 0, self._max_hits)
+        namespace = self._namespace(domain)
+        if config is not None:
+            probes = match_request(domain, config, [each._replace(hits=0) for each in descriptors], 0, self._max_hits)
+            explanations = explain(config, descriptors)
+        elif namespace is not None:
+            probes = match_limits(domain, namespace, descriptors, 0, self._max_hits)
+            explanations = explain_limits(namespace, descriptors, probes)
+        else:
+            raise NotFoundError(f"the domain {domain!r} has no limits: every request passes")
         outcomes = self._counters.add(probes.hits) if probes.hits else []
         answer = answer_of(probes, outcomes if isinstance(outcomes, list) else await outcomes)
-        return list(zip(explain(config, descriptors), answer.statuses, strict=True))
+        return list(zip(explanations, answer.statuses or (NOT_LIMITED,), strict=True))
 
     def answer(self, request: MatchedRequest, outcomes: list[Outcome]) -> Answer:
         """Return the answer to a request whose hits have these outcomes, which metrics count once."""

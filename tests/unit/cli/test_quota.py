@@ -45,7 +45,7 @@ def test_files_are_explained_without_a_server(meshward):
 
 def test_an_explanation_is_printed_for_programs(meshward):
     _, out, _ = meshward("explain", "limits.yaml", "--domain", "shop", "-e", "usr=ann", "-o", "json")
-    found = json.loads(out)
+    (found,) = json.loads(out)
     assert (found["limit"], found["steps"][0]["matched"]) == (None, None)
 
 

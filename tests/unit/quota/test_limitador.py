@@ -7,7 +7,7 @@ from envoy.service.ratelimit.v3 import rls_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.errors import InvalidInputError
+from app.core.errors import InvalidInputError, NotFoundError
 from app.documents.parser import parse_documents
 from app.documents.sources import DirectorySource
 from app.quota.backends.memory import MemoryCounters
@@ -274,6 +274,42 @@ async def test_conditions_and_variables_in_the_form_of_limitador_1_are_of_the_fi
 @pytest.mark.parametrize("text", ["req.method = 'GET'", "method == GET", "method == 'GET' || true", "a b", "-a"])
 def test_what_is_in_neither_form_is_refused(text):
     assert violations(f"{{namespace: n, max_value: 1, seconds: 1, conditions: [{json.dumps(text)}]}}")
+
+
+async def test_limits_are_explained_with_what_is_left_of_them(service):
+    await ask(service, ANN)
+    found = await service.explain("shop", [Descriptor(tuple(ANN.items()))])
+    assert [(each.rule, each.counter, status.remaining) for each, status in found] == [
+        ("shop.per-user", ("ann",), 1),
+        (found[1][0].rule, (), 2),
+    ]
+    ((explanation, status),) = await service.explain("other", [Descriptor(())])
+    assert (explanation.reason, status.remaining) == ("its conditions hold, and its variables have values", 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"req.method": "GET", "user": "ann"}, "descriptors[0]['req.method'] == 'POST' is not true"),
+        ({"user": "ann"}, "descriptors[0]['req.method'] == 'POST' has no value: a key or an element is missing"),
+        ({"req.method": "POST"}, "descriptors[0].user has no value: a key or an element is missing: 'user'"),
+    ],
+)
+async def test_it_is_explained_why_a_limit_does_not_apply(service, values, reason):
+    ((explanation, _),) = await service.explain("shop", [Descriptor(tuple(values.items()))])
+    ((miss,),) = (step.misses for step in explanation.steps)
+    assert (miss.descriptor, miss.reason.startswith(reason)) == ("shop.per-user", True), miss
+
+
+async def test_it_is_explained_that_no_limit_applies_and_which_are_too_costly(directory, clock):
+    (directory / "limits.yaml").write_text(f"{{namespace: shop, max_value: 5, seconds: 60, {COSTLY[1]}}}")
+    service = await loaded(directory, clock)
+    ((explanation, status),) = await service.explain("shop", [Descriptor(())])
+    assert (explanation.limit, explanation.reason, status.code) == (None, "no limit of the namespace applies", Code.OK)
+    ((explanation, status),) = await service.explain("shop", [Descriptor((("path", "x" * 40_000),))])
+    assert ("too costly" in explanation.reason, status.code) == (True, Code.OVER_LIMIT)
+    with pytest.raises(NotFoundError, match="every request passes"):
+        await service.explain("unknown", [Descriptor(())])
 
 
 async def test_a_changed_limit_is_seen_by_a_request_that_is_known(directory, clock):
