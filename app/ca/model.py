@@ -24,6 +24,8 @@ class KeyAlgorithm(Enum):
 
     P256 = "ec-p256"
     P384 = "ec-p384"
+    P521 = "ec-p521"
+    ED25519 = "ed25519"
     RSA_2048 = "rsa-2048"
     RSA_3072 = "rsa-3072"
     RSA_4096 = "rsa-4096"

@@ -5,10 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-
 from app.audit.ports import AuditTrail
 from app.ca.model import (
     AuthorityStage,
@@ -29,9 +25,10 @@ from app.ca.rules.crl import Crl
 from app.ca.rules.log import LogLeaf, SignedTreeHead
 from app.ca.rules.merkle import Frontier, Node, Tile
 from app.ca.rules.plug_in import PlugInFiles
+from app.ca.rules.signatures import PrivateKey, SigningHash
 from app.spiffe.bundle import TrustBundle
 from app.spiffe.id import SpiffeId
-from app.spiffe.keys import AuthorityKey
+from app.spiffe.keys import SubjectKey
 
 # How certificates are requested by those who hold no SDS stream, on which the trust bundle would follow.
 WITHOUT_STREAM = frozenset({Surface.ISTIO_CA, Surface.SDS_FETCH})
@@ -43,7 +40,7 @@ Document_co = TypeVar("Document_co", covariant=True)
 class Unsigned(Protocol[Document_co]):
     """A document before its signature: a builder of certificates or certificate requests of `cryptography`."""
 
-    def sign(self, private_key: EllipticCurvePrivateKey | RSAPrivateKey, algorithm: SHA256 | SHA384, /) -> Document_co:
+    def sign(self, private_key: PrivateKey, algorithm: SigningHash, /) -> Document_co:
         """Return the document signed with the key over the hash."""
 
 
@@ -51,7 +48,7 @@ class SigningKey(Protocol):
     """The private key of an authority, which signs inside its backend and is never handed out."""
 
     @property
-    def public_key(self) -> AuthorityKey:
+    def public_key(self) -> SubjectKey:
         """The public key."""
 
     async def sign(self, document: Unsigned[Document]) -> Document:

@@ -177,7 +177,7 @@ class CaSettings(Area):
     crl_over_sds: Literal["auto", "on", "off"] = "auto"
     xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
-    key_algorithm: Literal["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"] = "ec-p256"
+    key_algorithm: Literal["ec-p256", "ec-p384", "ec-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"] = "ec-p256"
     root_ttl: Duration = timedelta(days=3650)
     signer_ttl: Duration = timedelta(days=365)
     root_prepare_at: Share | Literal["off"] = 0.8
@@ -237,6 +237,12 @@ class Settings(Area):
         if "database_url" in values or not isinstance(data_dir, str | Path):
             return values
         return {**values, "database_url": sqlite_url(Path(data_dir).expanduser() / "meshward.db")}
+
+    @model_validator(mode="after")
+    def _the_store_makes_such_keys(self) -> "Settings":
+        if self.keys.store == "pkcs11" and self.ca.key_algorithm == "ed25519":
+            raise ValueError("ca.key_algorithm = ed25519 is not for keys.store = pkcs11: few tokens make such keys")
+        return self
 
     @model_validator(mode="after")
     def _one_is_above(self) -> "Settings":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InternalError, InvalidInputError
@@ -132,6 +132,8 @@ def _key_parameters(root: x509.Certificate) -> dict[str, str]:
             numbers, size = key.public_numbers(), key.key_size // 8
             exponent_size = (numbers.e.bit_length() + 7) // 8
             return {"kty": "RSA", "n": _base64url(numbers.n, size), "e": _base64url(numbers.e, exponent_size)}
+        case ed25519.Ed25519PublicKey() as key:
+            return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(int.from_bytes(key.public_bytes_raw()), 32)}
         case _:
             raise InternalError("a root has a key of a kind that has no JWK form here")
 

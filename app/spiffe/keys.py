@@ -19,7 +19,6 @@ MAX_RSA_EXPONENT = 2**32
 # RFC 7093, section 2, method 1: the leftmost 160 bits of the SHA-256 of the key.
 KEY_ID_BYTES = 20
 
-AuthorityKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SubjectKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -84,7 +85,7 @@ def certificate(*, subject, issuer, public_key, signing_key, extensions, not_bef
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    return builder.sign(signing_key, hashes.SHA256())
+    return builder.sign(signing_key, None if isinstance(signing_key, Ed25519PrivateKey) else hashes.SHA256())
 
 
 class Authority:

@@ -19,10 +19,11 @@ from pkcs11.util.ec import encode_named_curve_parameters
 
 from app.ca.model import KeyAlgorithm
 from app.ca.ports import Document, KeyStore, SigningKey, Unsigned
-from app.ca.rules.profile import authority_id, signing_hash
+from app.ca.rules.profile import authority_id
+from app.ca.rules.signatures import signing_hash
 from app.core.errors import InternalError, InvalidInputError, NotFoundError, PreconditionError, UnavailableError
 from app.core.private_files import read_private_file
-from app.spiffe.keys import AuthorityKey
+from app.spiffe.keys import SubjectKey
 from app.spiffe.x509_svid import MALFORMED
 
 # What our keys are called on the token; each has the id of its authority as its CKA_ID.
@@ -34,12 +35,13 @@ GENERATE_SECONDS = 180.0
 MAX_PIN_BYTES = 256
 
 _AUTHORITY_ID = re.compile(r"[0-9a-f]{40}")
-_CURVES = {KeyAlgorithm.P256: "secp256r1", KeyAlgorithm.P384: "secp384r1"}
+_CURVES = {KeyAlgorithm.P256: "secp256r1", KeyAlgorithm.P384: "secp384r1", KeyAlgorithm.P521: "secp521r1"}
 _RSA_BITS = {KeyAlgorithm.RSA_2048: 2048, KeyAlgorithm.RSA_3072: 3072, KeyAlgorithm.RSA_4096: 4096}
 # As the token has it: the DER of the curve's name.
 _CURVE_OF = {
     encode_named_curve_parameters("secp256r1"): ec.SECP256R1(),
     encode_named_curve_parameters("secp384r1"): ec.SECP384R1(),
+    encode_named_curve_parameters("secp521r1"): ec.SECP521R1(),
 }
 _PRIVATE = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
 
@@ -157,12 +159,12 @@ class TokenKeyStore(KeyStore):
 class TokenKey(SigningKey):
     """A SigningKey whose private key is on the token."""
 
-    def __init__(self, store: TokenKeyStore, public_key: AuthorityKey) -> None:
+    def __init__(self, store: TokenKeyStore, public_key: SubjectKey) -> None:
         self._store, self._public_key = store, public_key
         self._authority, self._hash = authority_id(public_key), signing_hash(public_key)
 
     @property
-    def public_key(self) -> AuthorityKey:
+    def public_key(self) -> SubjectKey:
         return self._public_key
 
     async def sign(self, document: Unsigned[Document]) -> Document:
@@ -226,7 +228,7 @@ class _RsaKey(_StaysOnToken, rsa.RSAPrivateKey):
     decrypt = private_numbers = private_bytes = __copy__ = __deepcopy__ = _STAYS
 
 
-def _generated(session: Any, algorithm: KeyAlgorithm) -> AuthorityKey:
+def _generated(session: Any, algorithm: KeyAlgorithm) -> SubjectKey:
     """Make a key pair on the token, name it after its authority, and return its public key."""
     if algorithm in _CURVES:
         parameters = {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVES[algorithm])}
@@ -243,7 +245,7 @@ def _generated(session: Any, algorithm: KeyAlgorithm) -> AuthorityKey:
     return public_key
 
 
-def _found(session: Any, authority: str) -> AuthorityKey | None:
+def _found(session: Any, authority: str) -> SubjectKey | None:
     public = _object(session, ObjectClass.PUBLIC_KEY, authority)
     private = _object(session, ObjectClass.PRIVATE_KEY, authority)
     if public is None or private is None:
@@ -269,10 +271,11 @@ def _object(session: Any, kind: ObjectClass, authority: str) -> Any:
     return next(iter(list(session.get_objects(wanted))), None)
 
 
-def _public_key(public: Any) -> AuthorityKey:
+def _public_key(public: Any) -> SubjectKey:
     if public.key_type is KeyType.RSA:
         modulus, exponent = (int.from_bytes(public[name]) for name in (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT))
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     point = bytes(public[Attribute.EC_POINT])
-    # An OCTET STRING around the point: tag, length in one octet up to P-384.
-    return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE_OF[bytes(public[Attribute.EC_PARAMS])], point[2:])
+    curve = _CURVE_OF[bytes(public[Attribute.EC_PARAMS])]
+    # An OCTET STRING, whose header has another length for longer curves, with an uncompressed point (SEC 1, 2.3.3).
+    return ec.EllipticCurvePublicKey.from_encoded_point(curve, point[-(1 + 2 * -(-curve.key_size // 8)) :])

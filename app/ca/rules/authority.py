@@ -11,11 +11,11 @@ from app.ca.rules.profile import authority_builder, authority_id
 from app.ca.rules.rotation import BACKDATE, validity
 from app.core.errors import InvalidInputError, PreconditionError
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import AuthorityKey, accepted_key
+from app.spiffe.keys import SubjectKey, accepted_key
 from app.spiffe.x509_svid import authority_life, check_authority, parse_certificate, pem
 
 
-def root_builder(config: CaConfig, public_key: AuthorityKey, serial: int, now: datetime) -> x509.CertificateBuilder:
+def root_builder(config: CaConfig, public_key: SubjectKey, serial: int, now: datetime) -> x509.CertificateBuilder:
     """Return the builder of a root of the trust domain, to be signed with the root's own key."""
     lifetime = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
     return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
@@ -85,10 +85,10 @@ def has_certificate(root: Root, sha256: str) -> bool:
     return same and certificate.fingerprint(hashes.SHA256()).hex() == sha256
 
 
-def check_request(request: SigningRequest) -> AuthorityKey:
+def check_request(request: SigningRequest) -> SubjectKey:
     """Return the key that a signing request is for. Raises InvalidInputError if it is not the one it is named after."""
     public_key = parse_csr(request.request).public_key
-    if not isinstance(public_key, AuthorityKey) or authority_id(public_key) != request.id:
+    if authority_id(public_key) != request.id:
         raise InvalidInputError(f"the signing request {request.id} is not for the key that it is named after")
     return public_key
 

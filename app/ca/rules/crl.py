@@ -14,7 +14,7 @@ from app.ca.rules.rotation import BACKDATE
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.bundle import MAX_CRLS_BYTES
 from app.spiffe.id import SCHEME
-from app.spiffe.keys import AuthorityKey
+from app.spiffe.keys import SubjectKey
 from app.spiffe.x509_svid import MALFORMED
 
 # How long a list can be used. It is signed again at half of it, so that verifiers outlive an outage of some hours.
@@ -91,7 +91,7 @@ def crl_builder(
 def check_crl(signed: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
     """Check a list that was signed as its readers will. Raises InternalError."""
     key = issuer.public_key()
-    if not isinstance(key, AuthorityKey) or not signed.is_signature_valid(key):
+    if not isinstance(key, SubjectKey) or not signed.is_signature_valid(key):
         raise InternalError("the revocation list that was signed is not valid and is held back")
 
 
@@ -114,7 +114,7 @@ def read_lasting(crl: Crl, issuer: x509.Certificate) -> ReadCrl:
         raise InvalidInputError("an older version has signed the list")
     read, serials = _read(crl.lasting)
     key = issuer.public_key()
-    signed = read.issuer == issuer.subject and isinstance(key, AuthorityKey) and read.is_signature_valid(key)
+    signed = read.issuer == issuer.subject and isinstance(key, SubjectKey) and read.is_signature_valid(key)
     if not signed:  # 2
         raise InvalidInputError("the list is not signed by its authority")
     if read.next_update_utc is None or read.next_update_utc < issuer.not_valid_after_utc:  # 3

@@ -10,8 +10,8 @@ from app.ca.model import CaConfig, DownstreamPolicy
 from app.ca.rules.csr import parse_csr
 from app.ca.rules.profile import authority_builder
 from app.ca.rules.rotation import validity
-from app.core.errors import InvalidInputError, PermissionDeniedError, UnauthenticatedError, Violation
-from app.spiffe.keys import AuthorityKey
+from app.core.errors import PermissionDeniedError, UnauthenticatedError
+from app.spiffe.keys import SubjectKey
 from app.spiffe.principal import Credential, Principal
 
 REFUSED = "downstream"
@@ -21,7 +21,7 @@ REFUSED = "downstream"
 class AuthorityProfile:
     """What is asked for and granted: the key, the life, and how many authorities may stand beneath."""
 
-    public_key: AuthorityKey
+    public_key: SubjectKey
     not_before: datetime
     not_after: datetime
     path_length: int
@@ -49,9 +49,6 @@ def authority_profile(
     InvalidInputError for the request.
     """
     public_key = parse_csr(csr).public_key
-    if not isinstance(public_key, AuthorityKey):
-        problem = "its key is neither an EC nor an RSA key"
-        raise InvalidInputError(f"the request is refused: {problem}", Violation("csr", problem))
     longest = policy.max_ttl.total_seconds()
     ttl = timedelta(seconds=min(seconds, longest) if seconds > 0 else longest)
     start = max(each.not_valid_before_utc for each in issuer)

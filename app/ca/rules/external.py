@@ -25,7 +25,7 @@ from app.ca.rules.profile import authority_id
 from app.core.errors import InvalidInputError
 from app.spiffe.bundle import MAX_ROOTS
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import AuthorityKey, accepted_key
+from app.spiffe.keys import accepted_key
 from app.spiffe.x509_svid import (
     MALFORMED,
     MAX_CHAIN_LENGTH,
@@ -157,13 +157,11 @@ def _path_to_root(chain: Sequence[Found], roots: Sequence[Found]) -> list[Found]
 def _check(found: Found, beneath: int, trust_domain: TrustDomain, *, is_root: bool) -> None:
     certificate = found.certificate
     try:
-        key = accepted_key(certificate)
+        accepted_key(certificate)
     except InvalidInputError as error:
         raise _refused(found, f"{error.message}", "issue it for another key") from error
     except MALFORMED as error:
         raise _refused(found, "its key is not well-formed", "issue it again") from error
-    if not isinstance(key, AuthorityKey):
-        raise _refused(found, "its key is neither an EC nor an RSA key", "issue it for a P-256, P-384 or RSA key")
     if certificate.subject.public_bytes() not in certificate.tbs_certificate_bytes:
         problem = "the encoding of its name is not one that leaves can repeat"
         raise _refused(found, problem, "issue it with names in UTF8String or PrintableString")

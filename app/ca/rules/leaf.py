@@ -14,13 +14,13 @@ from ssl import DER_cert_to_PEM_cert
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from app.ca.rules import der
 from app.ca.rules.profile import MAX_NAME_LENGTH, authority_key_identifier, key_usage
+from app.ca.rules.signatures import PrivateKey, SigningHash, signature_of
 from app.core.errors import InternalError, InvalidInputError
 from app.spiffe.id import SpiffeId
 from app.spiffe.keys import KEY_ID_BYTES, SubjectKey, key_id
@@ -33,11 +33,14 @@ ISSUERS_CACHE_SIZE = 16
 
 # The tags of names (RFC 5280, section 4.2.1.6).
 _DNS_NAME, _URI, _IP_ADDRESS = 2, 6, 7
-# The algorithms of signatures, by the hash: ecdsa-with-SHA256 and -SHA384 (RFC 5758, section 3.2), and
-# sha256WithRSAEncryption (RFC 4055, section 5).
-_ECDSA = {
+# The algorithms of signatures, by the hash: ecdsa-with-SHA256, -SHA384 and -SHA512 (RFC 5758, section 3.2),
+# id-Ed25519 (RFC 8410, section 3), and sha256WithRSAEncryption (RFC 4055, section 5).
+_ED25519 = "ed25519"
+_ELLIPTIC = {
     hashes.SHA256.name: bytes.fromhex("300a06082a8648ce3d040302"),
     hashes.SHA384.name: bytes.fromhex("300a06082a8648ce3d040303"),
+    hashes.SHA512.name: bytes.fromhex("300a06082a8648ce3d040304"),
+    _ED25519: bytes.fromhex("300506032b6570"),
 }
 _RSA = {hashes.SHA256.name: bytes.fromhex("300d06092a864886f70d01010b0500")}
 
@@ -75,22 +78,17 @@ class UnsignedLeaf:
     profile: LeafProfile
     issuer: x509.Certificate
 
-    def sign(
-        self, private_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, algorithm: hashes.SHA256 | hashes.SHA384, /
-    ) -> Leaf:
-        """Return the leaf with its signature, ECDSA or RSASSA-PKCS1-v1_5 by the kind of the key.
+    def sign(self, private_key: PrivateKey, algorithm: SigningHash, /) -> Leaf:
+        """Return the leaf with its signature, by the kind of the key.
 
         Raises ValueError if a value does not fit into a certificate.
         """
-        is_rsa = isinstance(private_key, rsa.RSAPrivateKey)
-        identifier = (_RSA if is_rsa else _ECDSA).get(algorithm.name)
+        name = _ED25519 if algorithm is None else algorithm.name
+        identifier = (_RSA if isinstance(private_key, rsa.RSAPrivateKey) else _ELLIPTIC).get(name)
         if identifier is None:
-            raise ValueError(f"no signature over {algorithm.name} is known for the key")
+            raise ValueError(f"no signature over {name} is known for the key")
         content = _to_be_signed(self.profile, self.issuer, identifier)
-        if isinstance(private_key, rsa.RSAPrivateKey):
-            signature = private_key.sign(content, PKCS1v15(), algorithm)
-        else:
-            signature = private_key.sign(content, ec.ECDSA(algorithm))
+        signature = signature_of(private_key, content, algorithm)
         encoded = der.sequence(content, identifier, der.value(der.BIT_STRING, b"\0" + signature))
         return Leaf(DER_cert_to_PEM_cert(encoded), sha256(encoded).hexdigest())
 

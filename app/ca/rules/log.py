@@ -11,15 +11,14 @@ from hashlib import sha256
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from app.ca.model import AuthorityStage, Ban, IssuedSvid, Root, Signer
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
-from app.ca.rules.profile import signing_hash
+from app.ca.rules.signatures import PrivateKey, SigningHash, signature_of, verify_signature
 from app.core.errors import InvalidInputError
 from app.spiffe.bundle import parse_bundle
 from app.spiffe.id import SpiffeId, TrustDomain
+from app.spiffe.keys import accepted_key
 from app.spiffe.x509_svid import MALFORMED, authority_life
 
 # The first line of what is signed: no certificate and no request, which the same key signs, begins with it.
@@ -140,15 +139,10 @@ class UnsignedHead:
     head: TreeHead
     certificate: str
 
-    def sign(
-        self, private_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, algorithm: hashes.SHA256 | hashes.SHA384, /
-    ) -> SignedTreeHead:
-        """Return the head with its signature, ECDSA or RSASSA-PKCS1-v1_5 by the kind of the key."""
-        head, content = self.head, head_bytes(self.head)
-        if isinstance(private_key, rsa.RSAPrivateKey):
-            signature = private_key.sign(content, PKCS1v15(), algorithm)
-        else:
-            signature = private_key.sign(content, ec.ECDSA(algorithm))
+    def sign(self, private_key: PrivateKey, algorithm: SigningHash, /) -> SignedTreeHead:
+        """Return the head with its signature, by the kind of the key."""
+        head = self.head
+        signature = signature_of(private_key, head_bytes(head), algorithm)
         return SignedTreeHead(head.trust_domain, head.size, head.root_hash, head.signed_at, self.certificate, signature)
 
 
@@ -169,14 +163,8 @@ def check_head(head: SignedTreeHead, roots: Sequence[x509.Certificate]) -> None:
         raise InvalidInputError("the tree head was signed by an authority that no root of the trust bundle vouches for")
     if not life[0] <= head.signed_at <= life[1]:
         raise InvalidInputError("the tree head was signed at a time at which its authority was not valid")
-    key, content = chain[0].public_key(), head_bytes(head)
     try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(head.signature, content, PKCS1v15(), signing_hash(key))
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(head.signature, content, ec.ECDSA(signing_hash(key)))
-        else:
-            raise InvalidInputError("the tree head's authority has neither an EC nor an RSA key")
+        verify_signature(accepted_key(chain[0]), head.signature, head_bytes(head))
     except MALFORMED as error:
         raise InvalidInputError("the tree head's signature is not valid") from error
 

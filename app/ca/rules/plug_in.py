@@ -11,7 +11,7 @@ from app.ca.rules.external import ExternalAuthority, Found, read_external, shown
 from app.core.errors import InvalidInputError
 from app.spiffe.bundle import MAX_ROOTS
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import AuthorityKey
+from app.spiffe.keys import SubjectKey
 from app.spiffe.x509_svid import MALFORMED
 
 # Of certificates in a file: as many as a bundle has.
@@ -63,7 +63,7 @@ class PlugInFiles:
     certificates: bytes
     chain: bytes
     roots: bytes
-    public_key: AuthorityKey
+    public_key: SubjectKey
 
 
 def read_plug_in(files: PlugInFiles, trust_domain: TrustDomain, now: datetime) -> ExternalAuthority:

@@ -3,12 +3,10 @@
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import AuthorityKey, SubjectKey, accepted_key, key_id
+from app.spiffe.keys import SubjectKey, accepted_key, key_id
 
 ROOT_TITLE = "root"
 SIGNER_TITLE = "signer"
@@ -39,13 +37,6 @@ def authority_id(public_key: SubjectKey) -> str:
     return key_id(public_key).hex()
 
 
-def signing_hash(public_key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
-    """Return the hash that goes with a key's strength (FIPS 186-5, section 6.1.1)."""
-    if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, ec.SECP384R1):
-        return hashes.SHA384()
-    return hashes.SHA256()
-
-
 def signs_crls(authority: x509.Certificate) -> bool:
     """Whether the key usage of an authority has cRLSign (RFC 5280, section 4.2.1.3)."""
     return authority.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
@@ -53,7 +44,7 @@ def signs_crls(authority: x509.Certificate) -> bool:
 
 def authority_builder(
     trust_domain: TrustDomain,
-    public_key: AuthorityKey,
+    public_key: SubjectKey,
     serial: int,
     lifetime: tuple[datetime, datetime],
     issuer: x509.Certificate | None,

@@ -75,7 +75,12 @@ class CaService:
         problems = [f"the root cannot be replaced: {rotation}"] if rotation else []
         if self._crl_delivery is not None:
             problems += self._crl_delivery.problems
-        return replace(self.authorities.status(), problems=tuple(problems))
+        status = self.authorities.status()
+        if status.plug_in is not None and status.plug_in.problem is not None:
+            problems.append(f"the files in {status.plug_in.directory} are refused: {status.plug_in.problem}")
+        if status.upstream is not None and status.upstream.problem is not None:
+            problems.append(f"the upstream {status.upstream.server} is not followed: {status.upstream.problem}")
+        return replace(status, problems=tuple(problems))
 
     async def start(self) -> None:
         """Find or create the authorities, and read the bans. Raises as `Authorities.start` does."""

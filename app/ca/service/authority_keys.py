@@ -6,7 +6,7 @@ from app.ca.model import CaConfig
 from app.ca.ports import Document, KeyStore, SigningKey, Unsigned
 from app.ca.rules.profile import authority_id
 from app.core.errors import MeshwardError
-from app.spiffe.keys import AuthorityKey
+from app.spiffe.keys import SubjectKey
 
 
 class AuthorityKeys:
@@ -34,7 +34,7 @@ class AuthorityKeys:
         """Use a key that is kept elsewhere, for as long as this process runs."""
         self._held[authority] = key
 
-    async def create(self, builder: Callable[[AuthorityKey], Unsigned[Document]]) -> tuple[SigningKey, Document]:
+    async def create(self, builder: Callable[[SubjectKey], Unsigned[Document]]) -> tuple[SigningKey, Document]:
         """Create a key and sign its first document; a key that cannot sign is removed again."""
         key = await self._store.create(self._config.key_algorithm)
         try:

@@ -33,6 +33,7 @@ NOW = ManualClock().now()
 ALGORITHMS = [
     (KeyAlgorithm.P256, 256, "sha256"),
     (KeyAlgorithm.P384, 384, "sha384"),
+    (KeyAlgorithm.P521, 521, "sha512"),
     (KeyAlgorithm.RSA_2048, 2048, "sha256"),
     (KeyAlgorithm.RSA_3072, 3072, "sha256"),
 ]
@@ -107,8 +108,23 @@ async def test_a_signing_key_is_not_shown_where_it_is_printed_or_logged(store):
         assert len(text) < 200
 
 
-@pytest.mark.parametrize("algorithm", [KeyAlgorithm.P384, KeyAlgorithm.RSA_2048])
+async def test_ed25519_keys_sign_over_no_hash_of_their_own_choice(store):
+    if isinstance(store, TokenKeyStore):
+        pytest.skip("the settings refuse Ed25519 for tokens")
+    key = await store.create(KeyAlgorithm.ED25519)
+    loaded = await store.load(authority_id(key.public_key))
+    certificate = await loaded.sign(certificate_for(key))
+    assert certificate.signature_hash_algorithm is None
+    certificate.verify_directly_issued_by(certificate)
+    assert (await loaded.sign(authority_request())).is_signature_valid
+
+
+@pytest.mark.parametrize(
+    "algorithm", [KeyAlgorithm.P384, KeyAlgorithm.P521, KeyAlgorithm.RSA_2048, KeyAlgorithm.ED25519]
+)
 async def test_a_ca_runs_on_the_store(store, algorithm):
+    if algorithm is KeyAlgorithm.ED25519 and isinstance(store, TokenKeyStore):
+        pytest.skip("the settings refuse Ed25519 for tokens")
     ca = CaService(
         CaConfig(DOMAIN, key_algorithm=algorithm),
         MemoryTransactions(),

@@ -24,6 +24,8 @@ DOMAIN = TrustDomain("example.org")
 SIGNERS: dict[str, tuple[Any, Any]] = {
     "P-256": (ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()),
     "P-384": (ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()),
+    "P-521": (ec.generate_private_key(ec.SECP521R1()), hashes.SHA512()),
+    "Ed25519": (ed25519.Ed25519PrivateKey.generate(), None),
     "RSA": (rsa.generate_private_key(65_537, 2048), hashes.SHA256()),
 }
 KEYS = [

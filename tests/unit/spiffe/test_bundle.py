@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.core.errors import InvalidInputError
@@ -130,6 +130,15 @@ def test_the_jwk_has_the_key_of_its_certificate():
         assert base64.urlsafe_b64decode(jwk[parameter] + "=") == number.to_bytes(32, "big")
     assert (jwk["kty"], jwk["crv"], jwk["use"]) == ("EC", "P-256", "x509-svid")
     assert "kid" not in jwk
+
+
+def test_an_ed25519_root_has_one_too():
+    """RFC 8037, section 2."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    root = root_authority("root", NOW, NOW + HOUR, key=key)
+    (jwk,) = bundle_jwks(TrustBundle(BUNDLE.trust_domain, (root.pem,)))["keys"]
+    assert (jwk["kty"], jwk["crv"]) == ("OKP", "Ed25519")
+    assert base64.urlsafe_b64decode(jwk["x"] + "=") == key.public_key().public_bytes_raw()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def test_the_authority_is_valid_no_longer_than_what_is_above_it():
     assert (signer.not_before, signer.not_after) == (NOW - timedelta(hours=1), NOW + timedelta(hours=1))
 
 
+@pytest.mark.parametrize(
+    "key", [ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()], ids=["P-521", "Ed25519"]
+)
+def test_every_kind_of_key_that_certificates_have_may_sign(key):
+    root = enterprise_root(key=key)
+    assert read(cacerts(mesh_ca(root, key=key), roots=[root])).signer.id == authority_id(key.public_key())
+
+
 def test_a_root_that_signs_itself_is_plugged_in_as_both():
     found = read(cacerts(ROOT, roots=[ROOT]))
     assert found.signer.id == found.anchor.id == found.signer.root_id
@@ -142,7 +150,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a small RSA key": ({"key": rsa.generate_private_key(65537, 1024)}, "RSA key of 1024 bits"),
     "another curve": ({"key": ec.generate_private_key(ec.SECP256K1())}, "secp256k1 is not accepted"),
-    "Ed25519": ({"key": ed25519.Ed25519PrivateKey.generate()}, "neither an EC nor an RSA key"),
     "DSA": ({"key": dsa.generate_private_key(2048)}, "type of its key is not accepted"),
 }
 

@@ -324,6 +324,7 @@ async def test_files_that_are_refused_change_nothing_and_are_reported(plugged, f
     found = status(plugged)
     assert found.signer_id == id_of(signer)
     assert found.problem.startswith("ca-cert.pem: no root vouches for 'CN=Mesh CA'")
+    assert plugged.status().problems == (f"the files in /etc/cacerts are refused: {found.problem}",)
     assert b"meshward_ca_plug_in_refused 1" in metrics.render()
     files.put(cacerts(signer, roots=[root]))
     await passes(clock, plugged)

@@ -211,6 +211,7 @@ async def test_while_the_upstream_is_away_it_goes_on_and_asks_now_and_then(benea
     clock.advance(21 * DAY)
     await passes(clock, beneath, count=30)
     assert upstream_status(beneath).problem == "it is away"
+    assert beneath.status().problems == ("the upstream above:15012 is not followed: it is away",)
     assert beneath.authorities.active().signer == first
     assert 3 <= source.asked - 1 <= 4
     source.away = None
