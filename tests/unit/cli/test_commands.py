@@ -9,6 +9,7 @@ from app.ca.backends.disk import DiskKeyStore
 from app.ca.model import KeyAlgorithm
 from app.cli import cli
 from app.cli.failures import guarded
+from tests.assets.request_authentications import credential_authentication, request_authentication
 
 
 @pytest.fixture
@@ -119,6 +120,26 @@ def test_valid_documents_are_listed(meshward, tmp_path):
     (tmp_path / "q.yaml").write_text(LIMITS)
     assert meshward("policy", "check", "a.yaml")[:2] == (0, "a.yaml: shop/cart is valid\n")
     assert meshward("quota", "check", "q.yaml")[:2] == (0, "q.yaml: mesh is valid\n")
+
+
+def test_documents_of_every_kind_can_be_in_one_file(meshward, tmp_path):
+    (tmp_path / "a.yaml").write_text(POLICY + request_authentication() + credential_authentication())
+    status, out, _ = meshward("policy", "check", "a.yaml")
+    assert (status, sorted(out.splitlines())) == (
+        0,
+        ["a.yaml: shop/c is valid", "a.yaml: shop/cart is valid", "a.yaml: shop/r is valid"],
+    )
+    (tmp_path / "b.yaml").write_text(credential_authentication({"apiKeys": {}}))
+    status, _, err = meshward("policy", "check", "b.yaml")
+    assert status == 1
+    assert "spec.rules[0].apiKeys: is not a field here" in err
+
+
+def test_a_label_of_an_api_key_is_a_pair(meshward):
+    status, _, err = meshward("api-key", "create", "--subject", "a", "--label", "gold")
+    assert (status, "--label: 'gold' is not KEY=VALUE" in err) == (1, True)
+    status, _, err = meshward("api-key", "create", "--subject", "a", "--ttl", "soon")
+    assert (status, "--ttl" in err) == (1, True)
 
 
 def test_a_value_that_matches_nothing_is_warned_of(meshward, tmp_path):

@@ -293,10 +293,9 @@ def test_the_page_of_credentials_has_each_field_and_valid_documents():
             with pytest.raises(InvalidInputError) as refused:
                 CREDENTIAL_AUTHENTICATION_KIND.parse([document | {"spec": {"rules": [rule]}}])
             assert known_fields(refused.value) <= told
-    (shown,) = blocks(page, "yaml")
-    credentials, policy = parse_documents(shown.encode())
-    assert CREDENTIAL_AUTHENTICATION_KIND.parse([credentials])[0].rules
-    assert POLICY_KIND.parse([policy])[0].rules
+    credentials, policy = (parse_documents(text.encode()) for text in blocks(page, "yaml"))
+    assert CREDENTIAL_AUTHENTICATION_KIND.parse(credentials)[0].rules
+    assert POLICY_KIND.parse(policy)[0].rules
 
 
 @pytest.mark.parametrize("page", ["credential-authentication.md", "engines.md"])
