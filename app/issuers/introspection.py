@@ -88,8 +88,9 @@ class HttpIntrospection:
         except MeshwardError as error:
             raise self._failed(error.message) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError, ValueError) as error:
-            # A library's message may have what was sent.
-            raise self._failed(type(error).__name__) from error
+            # What was not connected has sent nothing; another message of a library's may have what was sent.
+            told = str(error) if isinstance(error, httpx.ConnectError | OSError) else ""
+            raise self._failed(told or type(error).__name__) from error
         finally:
             self._asking -= 1
         return self._read(status, content)
