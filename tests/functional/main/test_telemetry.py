@@ -16,6 +16,7 @@ from tests.support.callers import (
 from tests.support.serving import Serving, eventually
 
 LIMIT = "{domain: mesh, descriptors: [{key: key, rate_limit: {unit: year, requests_per_unit: 1}}]}"
+OTHER = "spiffe://cluster.local/ns/other/sa/x"
 ALLOW_NOTHING = """
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -42,11 +43,12 @@ async def test_each_thing_done_is_a_sample_of_the_metrics(server):
     cart = await join(server, CART)
     async with tls_channel(server, cart) as channel:
         assert not await check(channel)
-        assert await check(channel, destination="spiffe://cluster.local/ns/other/sa/x")
         await rate_limit(channel, "mesh")
         await rate_limit(channel, "mesh")
         await rate_limit(channel, "unknown")
         await certify(channel)
+    async with tls_channel(server, await join(server, OTHER)) as channel:
+        assert await check(channel, destination=OTHER)
     async with tls_channel(server) as channel:
         assert await code_of(certify(channel, token="guessed")) is grpc.StatusCode.UNAUTHENTICATED
     samples = server.metrics()
@@ -54,13 +56,13 @@ async def test_each_thing_done_is_a_sample_of_the_metrics(server):
     expected = {
         'meshward_rpcs_total{code="OK",method="/envoy.service.auth.v3.Authorization/Check"}': 2,
         'meshward_rpcs_total{code="OK",method="/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"}': 3,
-        f'meshward_rpcs_total{{code="OK",method="{create}"}}': 2,
+        f'meshward_rpcs_total{{code="OK",method="{create}"}}': 3,
         f'meshward_rpcs_total{{code="UNAUTHENTICATED",method="{create}"}}': 1,
-        f'meshward_rpc_duration_seconds_count{{method="{create}"}}': 3,
+        f'meshward_rpc_duration_seconds_count{{method="{create}"}}': 4,
         'meshward_authz_decisions_total{cause="no_match",outcome="deny"}': 1,
         'meshward_authz_decisions_total{cause="no_policy",outcome="allow"}': 1,
         "meshward_authz_policies": 1,
-        'meshward_ca_issuances_total{result="issued",surface="istio_ca"}': 2,
+        'meshward_ca_issuances_total{result="issued",surface="istio_ca"}': 3,
         'meshward_ca_issuances_total{result="issued",surface="serving"}': 1,
         'meshward_quota_decisions_total{code="ok",domain="mesh"}': 1,
         'meshward_quota_decisions_total{code="over_limit",domain="mesh"}': 1,
