@@ -10,15 +10,16 @@ import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.ca.model import CaConfig, Entry, IssuedChain, IssuedSvid, Surface
+from app.ca.model import CaConfig, Entry, IssuedChain, Surface
 from app.ca.ports import CaTransactions
 from app.ca.rules.csr import CertificateRequest, parse_csr
-from app.ca.rules.leaf import Leaf, LeafProfile, UnsignedLeaf, check_leaf
+from app.ca.rules.leaf import Leaf, LeafProfile
 from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.rotation import granted_ttl, validity
 from app.ca.service.authorities import ActiveSigner, Authorities
 from app.ca.service.bans import Bans
 from app.ca.service.recording import Draft, EntryChanged, Recorder
+from app.ca.service.signing import ToSign, sign_one
 from app.ca.service.signing_requests import new_serial
 from app.core.clock import Clock
 from app.core.errors import (
@@ -129,7 +130,8 @@ class Issuance:
         request = CertificateRequest(key.public_key(), wants_common_name=False)
         ttl = min(UNRECORDED_TTL, self._config.default_ttl)
         profile = self._profile(subject, request, None, int(ttl.total_seconds()), active)
-        svid = _workload_svid(self._chain(profile, await self._sign(profile, active), active), key)
+        leaf = await sign_one(ToSign(profile, active), self._clock.now())
+        svid = _workload_svid(self._chain(profile, leaf, active), key)
         log.warning("serving_svid_not_recorded", serial=f"{profile.serial:032x}", reason=reason)
         return svid
 
@@ -137,8 +139,9 @@ class Issuance:
         """Sign an SVID and discard it. Raises as `issue` does if nothing can be issued now."""
         active = self._authorities.active()
         signer, key = active.signer, active.key.public_key
-        not_before, not_after = validity(self._clock.now(), CHECK_TTL, signer.not_before, signer.not_after)
-        await self._sign(LeafProfile(self._server_id, key, new_serial(), not_before, not_after), active)
+        now = self._clock.now()
+        not_before, not_after = validity(now, CHECK_TTL, signer.not_before, signer.not_after)
+        await sign_one(ToSign(LeafProfile(self._server_id, key, new_serial(), not_before, not_after), active), now)
 
     def _subject(self, caller: Principal) -> _Subject:
         if caller.credential not in PROOFS or caller.spiffe_id is None:
@@ -173,10 +176,10 @@ class Issuance:
                 if not await self._entry_changed(subject.spiffe_id, entry):
                     raise
                 continue
-            leaf = await self._sign(profile, active)
-            svid = self._record_of(subject, profile, leaf, active, surface)
-            if await self._recorded(svid, entry):
-                log.debug("svid_issued", spiffe_id=str(svid.spiffe_id), serial=svid.serial, surface=surface.value)
+            leaf = await self._recorded(Draft(ToSign(profile, active), entry, surface, subject.token_id))
+            if leaf is not None:
+                serial = f"{profile.serial:032x}"
+                log.debug("svid_issued", spiffe_id=str(profile.spiffe_id), serial=serial, surface=surface.value)
                 return self._chain(profile, leaf, active)
         raise UnavailableError(f"the entry of {subject.spiffe_id} changes too fast: retry")
 
@@ -184,37 +187,17 @@ class Issuance:
         chain, bundle = (leaf.pem, *active.signer.chain), self._authorities.bundle()
         return IssuedChain(profile.spiffe_id, chain, bundle, profile.not_before, profile.not_after)
 
-    def _record_of(
-        self,
-        subject: _Subject,
-        profile: LeafProfile,
-        leaf: Leaf,
-        active: ActiveSigner,
-        surface: Surface,
-    ) -> IssuedSvid:
-        return IssuedSvid(
-            serial=f"{profile.serial:032x}",
-            spiffe_id=subject.spiffe_id,
-            signer_id=active.signer.id,
-            fingerprint=leaf.fingerprint,
-            not_before=profile.not_before,
-            not_after=profile.not_after,
-            issued_at=self._clock.now(),
-            surface=surface,
-            token_id=subject.token_id,
-        )
-
-    async def _recorded(self, svid: IssuedSvid, entry: Entry | None) -> bool:
-        """Record an SVID that was made by `entry`, unless that has changed, which is remembered."""
+    async def _recorded(self, draft: Draft) -> Leaf | None:
+        """Sign and record an SVID, unless the entry that it was made by has changed, which is remembered."""
         try:
-            outcome = await self._recorder.record(Draft(svid, entry))
+            outcome = await self._recorder.record(draft)
         except ConflictError as error:
             # As when a backup was restored under a running replica, until its next pass.
             raise InternalError("the SVID is held back: its signing authority is not in the database") from error
         if isinstance(outcome, EntryChanged):
-            self._remember(svid.spiffe_id, outcome.entry)
-            return False
-        return True
+            self._remember(draft.leaf.profile.spiffe_id, outcome.entry)
+            return None
+        return outcome
 
     async def _entry_changed(self, spiffe_id: SpiffeId, known: Entry | None) -> bool:
         async with self._transactions() as repository:
@@ -261,11 +244,6 @@ class Issuance:
             ip_addresses=subject.ip_addresses,
             crl_url=None if config.crl_url is None or not active.signs_crls else f"{config.crl_url}/{signer.id}",
         )
-
-    async def _sign(self, profile: LeafProfile, active: ActiveSigner) -> Leaf:
-        leaf = await active.key.sign(UnsignedLeaf(profile, active.certificate))
-        check_leaf(leaf.pem, profile, active.chain, active.root, self._clock.now())
-        return leaf
 
     @contextmanager
     def _charged(self, subject: _Subject) -> Iterator[None]:

@@ -267,7 +267,7 @@ async def test_a_certificate_that_came_out_as_anothers_is_held_back(ca, monkeypa
         other = SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")
         return UnsignedLeaf(replace(profile, spiffe_id=other), issuer)
 
-    monkeypatch.setattr("app.ca.service.issuance.UnsignedLeaf", anothers)
+    monkeypatch.setattr("app.ca.service.signing.UnsignedLeaf", anothers)
     with pytest.raises(InternalError, match="held back"):
         await issue(ca)
     assert await ca.records.page(None, 10) == []

@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 
 from app.ca.model import EntrySpec, Surface
+from app.ca.rules.leaf import UnsignedLeaf
 from app.ca.service.recording import MAX_BATCH
+from app.ca.service.signing import LEAVES_PER_TURN
 from app.core.errors import ConflictError, InternalError, UnauthenticatedError, UnavailableError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
@@ -94,6 +96,20 @@ async def test_a_record_that_the_database_refuses_fails_alone(ca, transactions, 
     results = await at_once(issue(ca), issue(ca), issue(ca, Principal(Credential.SVID, victim)), issue(ca))
     assert [isinstance(result, InternalError) for result in results] == [False, False, True, False]
     assert len(await ca.records.page(None, 10)) == 3
+
+
+async def test_an_svid_that_cannot_be_signed_fails_alone(ca, monkeypatch):
+    victim = SpiffeId.parse("spiffe://example.org/ns/shop/sa/victim")
+
+    def faulty(profile, issuer):
+        return UnsignedLeaf(replace(profile, serial=0) if profile.spiffe_id == victim else profile, issuer)
+
+    monkeypatch.setattr("app.ca.service.signing.UnsignedLeaf", faulty)
+    calls = [issue(ca, Principal(Credential.SVID, victim)), *(issue(ca) for _ in range(2 * LEAVES_PER_TURN))]
+    results = await at_once(*calls)
+    assert [isinstance(result, InternalError) for result in results] == [True] + [False] * 2 * LEAVES_PER_TURN
+    assert len(await ca.records.page(None, 100)) == 2 * LEAVES_PER_TURN
+    assert len({result.chain[0] for result in results[1:]}) == 2 * LEAVES_PER_TURN
 
 
 async def test_a_database_that_is_away_fails_all_that_wait(ca, transactions):
