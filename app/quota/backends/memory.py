@@ -128,8 +128,15 @@ class MemoryCounters:
             probes = self._count([(hit._replace(hits=0), window, kept) for hit, window, kept in hits])
             admitted = admit([hit for hit, _, _ in hits], probes)
             if not joint.counts or refuses(joint, admitted):
-                return admitted
+                return [self._refused(*each) for each in zip(hits, probes, admitted, strict=True)]
         return self._count(hits)
+
+    def _refused(self, prepared: tuple[Hit, Window | None, Kept], probe: Outcome, admitted: Outcome) -> Outcome:
+        """Return `admitted`; where it is refused, with the time until it would be allowed."""
+        hit, window, _ = prepared
+        if admitted.allowed or window is not None or hit.hits <= probe.remaining:
+            return admitted
+        return self._step(hit)  # only windows count what they refuse
 
     def _count(self, hits: Sequence[tuple[Hit, Window | None, Kept]]) -> list[Outcome]:
         now = self._free_ended()

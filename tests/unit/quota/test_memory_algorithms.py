@@ -17,6 +17,7 @@ from app.quota.model import (
     Unit,
 )
 from app.quota.rules.counting import count, lifetime
+from app.quota.rules.joint import AllOrNone
 from tests.fakes.clock import ManualClock
 
 MINUTE = 60
@@ -107,6 +108,19 @@ class TestEnding:
         assert allowed(counters, hit(algorithm, "first"), *[hit(algorithm, "k")] * 4) == [True] * 4 + [False]
         counters._max_per_limit = 100
         assert allowed(counters, hit(algorithm, "k")) == [False]
+
+
+@pytest.mark.parametrize("algorithm", ALL, ids=lambda each: type(each).__name__)
+def test_hits_that_are_refused_with_others_report_when_they_would_be_allowed(algorithm, clock):
+    counters, alone = MemoryCounters(clock), MemoryCounters(clock)
+    for each in (counters, alone):
+        each.add([hit(algorithm, hits=3)])
+    clock.advance(7)
+    prepared = counters.prepare([hit(algorithm), hit(FixedWindow(5, MINUTE), limit_id="other")])
+    for _ in range(2):
+        refused, other = counters.count(prepared, AllOrNone([True, True]))
+        assert (refused, other.remaining) == (alone.add([hit(algorithm)])[0], 5)
+    assert counters.held == alone.held
 
 
 def test_a_total_is_never_freed(clock):

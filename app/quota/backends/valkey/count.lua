@@ -269,12 +269,12 @@ local function count_jointly(first)
   if refused or part >= 8 then
     for key, kept in pairs(before) do states[key], lifetimes[key] = kept[1], kept[2] end
     for each = first, place do
-      if results[each] ~= unusable then
+      if allowed_at[each] then
         local key, number = struct.unpack('>HH', hits_of, each * 12 - 11)
         local limit = limits[number]
         local _, _, remaining, reset =
           steps[limit[1]](state_of(key, limit[1], 0), 0, limit[2], limit[3], limit[4], limit[5], limit[6] == 1)
-        results[each] = result(allowed_at[each], allowed_at[each] and remaining or 0, reset)
+        results[each] = result(true, remaining, reset)
       end
     end
   end
