@@ -7,6 +7,7 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
+from app.authz.rules.api_keys import ApiKeySpec
 from app.ca.backends.replica_secret import ReplicaSecret
 from app.ca.model import EntrySpec
 from app.core.errors import PreconditionError, UnavailableError
@@ -164,6 +165,21 @@ async def test_a_secret_is_replaced_and_what_it_authenticated_stays_authentic(co
     assert [token.id for token in await again.ca.join_tokens.page(None, 9)] == [created.token.id]
     with pytest.raises(PreconditionError):
         await one.ca.maintain()
+
+
+@pytest.mark.parametrize("trust_rows", [False, True])
+async def test_api_keys_are_accepted_after_a_rotation(control_plane, engine, trust_rows):
+    await upgrade(engine)
+    one = control_plane("one")
+    await one.ca.start()
+    await one.api_keys.refresh()
+    created = await one.api_keys.create(OPERATOR, ApiKeySpec("partner-a"), None)
+    await rotate_secret(one.settings, trust_rows=trust_rows)
+    again = control_plane("one")
+    await again.ca.start()
+    await again.api_keys.refresh()
+    assert again.api_keys.known() == [created.key]
+    assert await one.api_keys.page(None, 9) == []
 
 
 async def test_a_rotation_that_was_interrupted_is_repeated(control_plane, engine, tmp_path, monkeypatch):
