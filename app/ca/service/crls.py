@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import structlog
@@ -26,10 +27,12 @@ from app.ca.rules.crl import (
 from app.ca.service.authorities import ActiveSigner, Authorities
 from app.ca.service.bans import Bans
 from app.core.clock import Clock
-from app.core.errors import InvalidInputError, NotFoundError, ResourceExhaustedError
+from app.core.errors import ConflictError, InvalidInputError, NotFoundError, ResourceExhaustedError
 
 # Databases bound the conditions of one query.
 SUBJECTS_PER_QUERY = 100
+# Of replicas that sign the list of one authority at once, one is first; more than so many at once are not expected.
+MAX_ATTEMPTS = 10
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +149,17 @@ class RevocationLists:
         return None if stored is None else stored.number
 
     async def _sign(self, signer: ActiveSigner) -> frozenset[str]:
-        """Sign and store the list of an authority; return the ids of the active bans, which it was made by."""
+        """Sign and store the list of an authority; return the ids of the active bans, which it was made by.
+
+        Of replicas that have the key of one authority, as of a plug-in CA, one is first, and the others sign again.
+        """
+        for _ in range(MAX_ATTEMPTS - 1):
+            with suppress(ConflictError):
+                return await self._sign_once(signer)
+            await self._read()
+        return await self._sign_once(signer)
+
+    async def _sign_once(self, signer: ActiveSigner) -> frozenset[str]:
         signer_id = signer.signer.id
         async with self._transactions() as repository:
             bans, now = await self._bans.held(repository), self._clock.now()
