@@ -109,7 +109,8 @@ class CaConfig:
     control plane's own SVID has the server names and addresses, and no entry may have one of these names. An identity
     is issued `svids_per_hour` at this replica, and as many at once. Under `crl_url`, which SVIDs then name, are the
     revocation lists by the id of their authority. By `crl_over_sds` sidecars get them with the trust bundle.
-    `downstreams` are the Meshwards that may have a signing certificate of this one.
+    `downstreams` are the Meshwards that may have a signing certificate of this one. The names of authorities have the
+    `organization`, the trust domain if there is none.
     """
 
     trust_domain: TrustDomain
@@ -125,6 +126,7 @@ class CaConfig:
     crl_over_sds: CrlOverSds = CrlOverSds.AUTO
     rotation: RotationConfig = RotationConfig()
     downstreams: tuple[DownstreamPolicy, ...] = ()
+    organization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

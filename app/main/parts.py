@@ -120,6 +120,7 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
                 settings.ca.activation_timeout,
                 OnTimeout(settings.ca.activation_on_timeout),
             ),
+            organization=settings.ca.organization,
             downstreams=tuple(
                 DownstreamPolicy(each.spiffe_id, each.max_ttl, each.max_path_length) for each in settings.ca.downstreams
             ),

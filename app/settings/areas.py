@@ -26,6 +26,7 @@ from app.settings.values import (
     Jwks,
     Names,
     Network,
+    Organization,
     PlaintextBind,
     ServerNames,
     SocketMode,
@@ -155,8 +156,9 @@ class CaSettings(Area):
     `jwt_issuers` are trusted for the identity of every workload.
     `xfcc_networks` are the gateways whose `x-forwarded-client-cert` is believed.
     `key_algorithm`, `root_ttl` and `signer_ttl` are the kind of key and the lifetimes of roots and signing authorities
-    that are made from now on. `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the
-    next one is prepared and activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
+    that are made from now on; `organization` is in their names, the trust domain unless it is set.
+    `root_prepare_at` and `root_activate_at` are the shares of a root's life after which the next one is prepared and
+    activated; with `off` that is done by hand. Activation waits for `activation_timeout` until
     everybody has accepted the new root; `activation_on_timeout` is what happens then.
     `plugin_dir` has the files of a plug-in CA, as istiod takes them, whose authority signs instead of one of our own.
     `downstreams` are the Meshwards that may have a signing certificate of this one.
@@ -178,6 +180,7 @@ class CaSettings(Area):
     xfcc_networks: Annotated[tuple[Network, ...], Names, Field(max_length=MAX_NETWORKS)] = ()
 
     key_algorithm: Literal["ec-p256", "ec-p384", "ec-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"] = "ec-p256"
+    organization: Organization | None = None
     root_ttl: Duration = timedelta(days=3650)
     signer_ttl: Duration = timedelta(days=365)
     root_prepare_at: Share | Literal["off"] = 0.8

@@ -297,6 +297,11 @@ ClusterId = Annotated[
     str, _require(_CLUSTER_ID.fullmatch, "must be a cluster's id: letters, digits, and inner dots, dashes, underscores")
 ]
 Names = BeforeValidator(_split_names)
+Organization = Annotated[
+    str,
+    Field(min_length=1, max_length=64),  # RFC 5280, appendix A.1: ub-organization-name
+    _require(str.isprintable, "must be printable characters"),
+]
 AccountName = Annotated[
     str, _require(_is_account_name, "must be a service account, namespace/name, such as istio-system/ztunnel")
 ]

@@ -18,7 +18,8 @@ from app.spiffe.x509_svid import authority_life, check_authority, parse_certific
 def root_builder(config: CaConfig, public_key: SubjectKey, serial: int, now: datetime) -> x509.CertificateBuilder:
     """Return the builder of a root of the trust domain, to be signed with the root's own key."""
     lifetime = validity(now, config.root_ttl, now - BACKDATE, now + config.root_ttl)
-    return authority_builder(config.trust_domain, public_key, serial, lifetime, None)
+    named = config.organization
+    return authority_builder(config.trust_domain, public_key, serial, lifetime, None, organization=named)
 
 
 def root_of(
@@ -63,7 +64,8 @@ def signer_builder(
     public_key = check_request(request)
     ttl = min(now, request.created_at) + config.signer_ttl - now
     lifetime = validity(now, ttl, root.not_before, root.not_after)
-    return authority_builder(config.trust_domain, public_key, serial, lifetime, parse_certificate(root.certificate))
+    issuer, named = parse_certificate(root.certificate), config.organization
+    return authority_builder(config.trust_domain, public_key, serial, lifetime, issuer, organization=named)
 
 
 def signer_of(certificate: x509.Certificate, request: SigningRequest, root: Root) -> Signer:

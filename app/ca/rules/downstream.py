@@ -64,7 +64,15 @@ def downstream_builder(
 ) -> x509.CertificateBuilder:
     """Return the builder of the signing certificate."""
     life = (profile.not_before, profile.not_after)
-    return authority_builder(config.trust_domain, profile.public_key, serial, life, issuer, profile.path_length)
+    return authority_builder(
+        config.trust_domain,
+        profile.public_key,
+        serial,
+        life,
+        issuer,
+        profile.path_length,
+        organization=config.organization,
+    )
 
 
 def path_limit(authority: x509.Certificate) -> int | None:

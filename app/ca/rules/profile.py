@@ -49,12 +49,15 @@ def authority_builder(
     lifetime: tuple[datetime, datetime],
     issuer: x509.Certificate | None,
     path_length: int = SIGNER_PATH_LENGTH,
+    *,
+    organization: str | None = None,
 ) -> x509.CertificateBuilder:
     """Return the builder of an authority under `issuer`, None for a root; `lifetime` is from and to (X509-SVID 3.2).
 
-    `path_length` is how many authorities may stand beneath it, for a root any number.
+    `path_length` is how many authorities may stand beneath it, for a root any number; `organization` is in its name
+    instead of the trust domain.
     """
-    subject = _authority_subject(trust_domain, SIGNER_TITLE if issuer else ROOT_TITLE, public_key)
+    subject = _authority_subject(organization or trust_domain.name, SIGNER_TITLE if issuer else ROOT_TITLE, public_key)
     identifier = x509.SubjectKeyIdentifier(key_id(public_key))
     own_key = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
     spiffe_id = x509.UniformResourceIdentifier(str(trust_domain.id))
@@ -74,12 +77,12 @@ def authority_builder(
     )
 
 
-def _authority_subject(trust_domain: TrustDomain, title: str, public_key: SubjectKey) -> x509.Name:
-    """Return an authority's name: organisation its trust domain, common name its title and the start of its id."""
+def _authority_subject(organization: str, title: str, public_key: SubjectKey) -> x509.Name:
+    """Return an authority's name: its organisation, if that is not too long, its title and the start of its id."""
     common_name = f"Meshward {title} {authority_id(public_key)[:SHOWN_ID_LENGTH]}"
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
-    if len(trust_domain.name) <= MAX_NAME_LENGTH:
-        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain.name))
+    if len(organization) <= MAX_NAME_LENGTH:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
     return x509.Name(attributes)
 
 

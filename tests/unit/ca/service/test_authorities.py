@@ -61,6 +61,17 @@ async def test_authorities_have_keys_of_the_kind_that_is_set(transactions, clock
     assert (await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)).spiffe_id == HOLDER.spiffe_id
 
 
+@pytest.mark.parametrize(("set_to", "named"), [(None, "example.org"), ("Beispiel GmbH", "Beispiel GmbH")])
+async def test_authorities_are_named_after_the_organization_that_is_set(transactions, clock, set_to, named):
+    ca = replica(CaConfig(TrustDomain("example.org"), organization=set_to), transactions, clock)
+    await ca.start()
+    signer = ca.authorities.active()
+    for certificate, title in ((signer.root, "Meshward root"), (signer.certificate, "Meshward signer")):
+        (organization, common) = certificate.subject
+        assert organization.value == named
+        assert common.value.startswith(title)
+
+
 async def test_the_bundle_is_published_at_start_and_again_only_when_it_changes(ca, publisher):
     await ca.maintain()
     assert publisher.published == [ca.authorities.bundle()]
