@@ -13,7 +13,6 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
 from app.authz.rpc.check import AuthorizationRpc
@@ -55,7 +54,7 @@ async def checks(parts: Parts) -> None:
     message = check_request()
 
     async def call() -> None:
-        answer = rpc.Check(CheckRequest.FromString(message), context)
+        answer = rpc.Check(message, context)
         answer.SerializeToString()
 
     applied = 0

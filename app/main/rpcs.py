@@ -65,7 +65,17 @@ def rpc_table(parts: Parts, health: Health) -> tuple[Rpc, ...]:
     check, limit = (CheckRequest, CheckResponse), (RateLimitRequest, RateLimitResponse)
     certificate = (IstioCertificateRequest, IstioCertificateResponse)
     return (
-        Rpc(AUTHORIZATION, "Check", UNARY, *check, authorization.Check, MESH, UNLIMITED, authorization.deny),
+        Rpc(
+            AUTHORIZATION,
+            "Check",
+            UNARY,
+            *check,
+            authorization.Check,
+            MESH,
+            UNLIMITED,
+            authorization.deny,
+            reads_bytes=True,
+        ),
         Rpc(RATE_LIMIT, "ShouldRateLimit", UNARY, *limit, limits.ShouldRateLimit, MESH, UNLIMITED, reads_bytes=True),
         Rpc(SECRETS, "StreamSecrets", BIDI, *discovery, secrets.stream_secrets, IDENTITY, SUBSCRIBING),
         Rpc(SECRETS, "DeltaSecrets", BIDI, *delta, secrets.delta_secrets, IDENTITY, SUBSCRIBING),

@@ -194,4 +194,5 @@ def context(caller=None):
 
 def check_answer(rpc, request, caller=None) -> external_auth_pb2.CheckResponse:
     """What the sidecar reads."""
-    return external_auth_pb2.CheckResponse.FromString(rpc.Check(request, context(caller)).SerializeToString())
+    answer = rpc.Check(request.SerializeToString(), context(caller))
+    return external_auth_pb2.CheckResponse.FromString(answer.SerializeToString())

@@ -53,6 +53,7 @@ class ServedAuthz:
             Authentication.MESH,
             UNLIMITED,
             authorization.deny,
+            reads_bytes=True,
         )
         authenticator = Authenticator(trust_domain=TrustDomain("cluster.local"), clock=self.clock, attestors=())
         limiter = RateLimiter(self.clock.monotonic)

@@ -16,6 +16,7 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf import struct_pb2
+from google.protobuf.message import DecodeError
 
 from app.authz.model import NO_CLAIMS, CheckInput, Headers, Joined
 from app.authz.providers import HeaderValues, ProvidedDecision
@@ -28,20 +29,19 @@ from app.authz.rpc.answer import (
     query_name,
     query_value,
 )
-from app.authz.rpc.attributes import (
-    READS,
-    Reads,
-    remote_address,
-)
+from app.authz.rpc.attributes import READS, Reads, remote_address
 from app.authz.rpc.declared import read_forwarded
-from app.authz.rpc.destination import NO_GATEWAYS, Destinations, Gateways
+from app.authz.rpc.destination import NO_GATEWAYS, Destination, Destinations, Gateways
 from app.authz.rpc.document import attributes_of
+from app.authz.rpc.message import read_attributes, serialized_peer, whole_attributes
 from app.authz.rpc.metadata import METADATA_EXTENSION, read_metadata, verified_claims
-from app.authz.rpc.peers import reader_of_peers
-from app.authz.rules.addresses import FORWARDED_FOR, read_address
+from app.authz.rpc.peers import Source, Sources
+from app.authz.rules.addresses import FORWARDED_FOR
+from app.authz.rules.parts import Parts
 from app.authz.service import PolicyService
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError, MeshwardError
+from app.transport.grpc.call import malformed_message
 from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
@@ -80,61 +80,67 @@ class AuthorizationRpc:
         self._service = service
         self._expose_decision = expose_decision
         self._trusted_hops = trusted_hops
-        self._read_destination = Destinations(gateways).read
-        self._reads, self._read_peer = READS[service.matching], reader_of_peers(service.matching)
+        self._reads, self._sources = READS[service.matching], Sources(service.matching)
+        self._destinations = Destinations(gateways)
         # Whole answers to what is allowed, and answers to what is denied, which lack the body.
         self._ready: dict[Decision, Prepared] = {}
         self._denials: dict[Decision, Any] = {}
 
-    def Check(self, request: Any, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
-        """Answer a CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403; or with an awaitable of it.
+    def Check(self, payload: bytes, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
+        """Answer a serialized CheckRequest with a CheckResponse: OK, or PERMISSION_DENIED with 403; or an awaitable.
 
-        Neither raises, because the sidecar would decide on an error by its `failure_mode_allow`. Cancelling does.
+        Raises InvalidInputError if it is no CheckRequest, which `deny` answers. Neither raises otherwise, because the
+        sidecar would decide on an error by its `failure_mode_allow`. Cancelling does.
         """
         try:
-            decision = self._service.check(self._read(request.attributes, context))
+            attributes = read_attributes(payload)
+            decision = self._service.check(self._read(attributes, payload, context))
+        except DecodeError as error:
+            raise malformed_message(external_auth_pb2.CheckRequest) from error
         except InvalidInputError as error:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
         if isinstance(decision, Decision):
-            return self._ready.get(decision) or self._respond(decision, request)
-        return self._respond_later(decision, request)
+            return self._ready.get(decision) or self._respond(decision, attributes.request.http)
+        return self._respond_later(decision, attributes.request.http)
 
-    async def _respond_later(self, decision: Awaitable[Decision], request: Any) -> Any:
-        return self._respond(await decision, request)
+    async def _respond_later(self, decision: Awaitable[Decision], http: Any) -> Any:
+        return self._respond(await decision, http)
 
-    def _respond(self, decision: Decision, request: Any) -> Any:
+    def _respond(self, decision: Decision, http: Any) -> Any:
         if isinstance(decision, ProvidedDecision):
             try:
-                return self._ready.get(decision) or self._changing(decision, request.attributes.request.http)
+                return self._ready.get(decision) or self._changing(decision, http)
             except Exception:  # noqa: BLE001 - as the docstring of Check says
                 decision = self._service.failed()
         if decision.allowed:
             return self._ready.get(decision) or self._keep(decision, self._answer(decision))
-        http = request.attributes.request.http
         return self._denial(decision, http.method, http.path)
 
-    def _read(self, attributes: Any, context: CallContext) -> CheckInput:
-        """Return what rules look at. Raises InvalidInputError for a request that cannot be evaluated."""
-        source, request = attributes.source, attributes.request
+    def _read(self, attributes: Any, payload: bytes, context: CallContext) -> CheckInput:
+        """Return what rules look at.
+
+        Raises InvalidInputError for a request that cannot be evaluated, DecodeError if a peer in it is none.
+        """
+        source = self._sources.read(serialized_peer(attributes.source))
+        extensions, request = attributes.context_extensions, attributes.request
+        named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
+        peer = serialized_peer(attributes.destination)
+        at = self._destinations.read(peer, context.principal.spiffe_id, named, labels)
+        sni = _server_name(attributes, self._reads, is_verified=source.is_verified)
         if not request.HasField("http"):
-            return self._read_connection(attributes, context)
+            return _connection(source, at, sni, payload)
         http, reads, hops = request.http, self._reads, self._trusted_hops
         method = reads.method(http.method)
         path, other_paths = reads.target(http.path, method)
         raw = http.HasField("header_map") and http.header_map.headers
         headers: Headers = _RawHeaders(http) if raw else _Headers(http)
-        principal, certificate = source.principal, source.certificate
-        source_ip = read_address(source.address.socket_address.address)
-        extensions = attributes.context_extensions
-        named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
         metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
-        at = self._read_destination(attributes.destination, context.principal.spiffe_id, named, labels)
         # By position, in the order of CheckInput's fields: so many keywords take longer than all else of making one.
         return CheckInput(
             at.workload,
-            self._read_peer(principal, certificate),
+            source.identity,
             method,
             path,
             reads.authority(http.host),
@@ -142,38 +148,15 @@ class AuthorizationRpc:
             None if declared is None else read_forwarded(declared),
             other_paths,
             None,
-            source_ip,
-            remote_address(source_ip, headers.get(FORWARDED_FOR), hops) if hops else source_ip,
+            source.address,
+            remote_address(source.address, headers.get(FORWARDED_FOR), hops) if hops else source.address,
             hops,
             at.address,
             at.port,
-            _server_name(attributes, reads, is_encrypted=bool(principal or certificate)),
+            sni,
             claims=verified_claims(metadata) if metadata else NO_CLAIMS,
             metadata=metadata,
-            attributes=partial(attributes_of, attributes),
-        )
-
-    def _read_connection(self, attributes: Any, context: CallContext) -> CheckInput:
-        """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
-        source = attributes.source
-        principal, certificate = source.principal, source.certificate
-        source_ip = read_address(source.address.socket_address.address)
-        named, labels = map(attributes.context_extensions.get, (NAMESPACE_EXTENSION, LABELS_EXTENSION))
-        at = self._read_destination(attributes.destination, context.principal.spiffe_id, named, labels)
-        return CheckInput(
-            workload=at.workload,
-            source=self._read_peer(principal, certificate),
-            method=None,
-            path=None,
-            host=None,
-            source_ip=source_ip,
-            remote_ip=source_ip,
-            destination_ip=at.address,
-            destination_port=at.port,
-            sni=_server_name(attributes, self._reads, is_encrypted=bool(principal or certificate)),
-            is_tcp=True,
-            claims=None,
-            attributes=partial(attributes_of, attributes),
+            attributes=partial(_attributes, payload),
         )
 
     def deny(self, error: MeshwardError) -> Any:
@@ -267,16 +250,39 @@ def _give(options: Any, headers: HeaderValues) -> None:
         options.add().header.MergeFrom(_Header(key=key, value=value))
 
 
-def _server_name(attributes: Any, reads: Reads, *, is_encrypted: bool) -> str | None:
+def _server_name(attributes: Any, reads: Reads, *, is_verified: bool) -> str | None:
     """Return the server name of the TLS connection; None if the check does not have it.
 
     Without `include_tls_session` it has none. A connection over plaintext has no server name, and is known by its peer,
-    which has no identity.
+    of which nothing is verified.
     """
     if not attributes.HasField("tls_session"):
-        return None if is_encrypted else reads.no_server_name
+        return None if is_verified else reads.no_server_name
     name = attributes.tls_session.sni
     return reads.server_name(name) if name else reads.no_server_name
+
+
+def _connection(source: Source, at: Destination, sni: str | None, payload: bytes) -> CheckInput:
+    """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
+    return CheckInput(
+        workload=at.workload,
+        source=source.identity,
+        method=None,
+        path=None,
+        host=None,
+        source_ip=source.address,
+        remote_ip=source.address,
+        destination_ip=at.address,
+        destination_port=at.port,
+        sni=sni,
+        is_tcp=True,
+        claims=None,
+        attributes=partial(_attributes, payload),
+    )
+
+
+def _attributes(payload: bytes, parts: Parts) -> dict[str, Any]:
+    return attributes_of(whole_attributes(payload), parts)
 
 
 class _Headers:

@@ -68,7 +68,8 @@ class _Judge:
         at = attributes.destination.address.socket_address
         hops = self._hops.get(at.port_value, 0)
         at.port_value = self._tokens.get(at.port_value, at.port_value)
-        answers = [rpc.Check(request, context) for rpc in self._rpcs[number, hops]]
+        payload = request.SerializeToString()
+        answers = [rpc.Check(payload, context) for rpc in self._rpcs[number, hops]]
         # Answers that are kept ready are bytes.
         read = [external_auth_pb2.CheckResponse.FromString(each.SerializeToString()) for each in answers]
         envoy, audited = self._envoy(number, attributes)

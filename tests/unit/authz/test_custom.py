@@ -170,7 +170,7 @@ def test_what_is_wrong_in_a_custom_policy_is_refused_with_its_path(spec, path):
 async def answered(answer, expose=False):
     service = await policy_service(policy(ADMIN), providers={"ext": FakeProvider(answer)})
     rpc = AuthorizationRpc(service, expose_decision=expose)
-    found = await rpc.Check(check_request("/admin"), context())
+    found = await rpc.Check(check_request("/admin").SerializeToString(), context())
     return external_auth_pb2.CheckResponse.FromString(found.SerializeToString())
 
 
@@ -208,7 +208,7 @@ async def test_a_provider_is_asked_about_a_connection_without_a_request():
     rpc = AuthorizationRpc(await policy_service(text, providers={"ext": provider}))
     message = check_request()
     message.attributes.ClearField("request")
-    found = await rpc.Check(message, context())
+    found = await rpc.Check(message.SerializeToString(), context())
     assert found.status.code == 7
     document = input_document(provider.requests[0])
     assert document["attributes"]["source"]["address"]["socketAddress"]["address"] == "10.1.2.3"

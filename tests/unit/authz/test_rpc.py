@@ -382,7 +382,7 @@ async def test_a_connect_without_a_path_is_accepted():
 async def test_a_check_whose_engine_waits_is_answered_when_its_verdict_is_there():
     engine = WaitingEngine()
     rpc = AuthorizationRpc(await policy_service(engine=engine))
-    waiting = asyncio.ensure_future(rpc.Check(check_request("/late"), context()))
+    waiting = asyncio.ensure_future(rpc.Check(check_request("/late").SerializeToString(), context()))
     await engine.asked.wait()
     assert not waiting.done()
     engine.answer(Verdict(Decision(Outcome.DENY, "denied by another engine"), Cause.POLICY))
@@ -396,7 +396,7 @@ async def test_an_internal_error_is_a_denial(monkeypatch):
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(rpc_module, "read_address", broken)
+    monkeypatch.setattr(rpc_module, "serialized_peer", broken)
     response = await answer("", check_request())
     assert (response.status.code, response.denied_response.status.code) == (7, 403)
     assert "broken" not in str(response)
