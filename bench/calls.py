@@ -30,25 +30,32 @@ class Method:
         return f"/{self.service}/{self.name}"
 
 
-def check_request(headers: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    """Return a CheckRequest, about 400 bytes without more headers."""
+def check_requests(count: int) -> tuple[bytes, ...]:
+    """Return so many CheckRequests of different clients for different paths."""
+    return tuple(check_request(number=number) for number in range(count))
+
+
+def check_request(headers: Mapping[str, str] = MappingProxyType({}), number: int = 0) -> bytes:
+    """Return a CheckRequest, about 400 bytes without more headers; each number has another client, path and id."""
+    path = f"/api/v1/cart/items/{number}?page=2"
     message = CheckRequest()
     attributes = message.attributes
     attributes.source.principal = SOURCE
-    attributes.source.address.socket_address.address = "10.0.0.7"
+    attributes.source.address.socket_address.address = f"10.0.{number // 200 % 200}.{number % 200}"
+    attributes.source.address.socket_address.port_value = 40_000 + number % 20_000
     attributes.destination.principal = "spiffe://cluster.local/ns/shop/sa/cart"
     attributes.destination.address.socket_address.port_value = 8080
     attributes.destination.labels["app"] = "cart"
     http = attributes.request.http
-    http.id, http.method, http.path, http.host = "1234567890", "GET", "/api/v1/cart/items?page=2", "cart.shop.svc"
+    http.id, http.method, http.path, http.host = f"{number:020}", "GET", path, "cart.shop.svc"
     http.scheme, http.protocol, http.size = "http", "HTTP/1.1", -1
     for name, value in (
         ("user-agent", "curl/8.5.0"),
         ("accept", "*/*"),
-        ("x-request-id", "7b2f6a52-7f2c-4d0e-9d4e-0a9c1a8e2b11"),
+        ("x-request-id", f"7b2f6a52-7f2c-4d0e-9d4e-{number:012x}"),
         ("x-forwarded-proto", "http"),
         (":authority", "cart.shop.svc"),
-        (":path", "/api/v1/cart/items?page=2"),
+        (":path", path),
         (":method", "GET"),
         *headers.items(),
     ):

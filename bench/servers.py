@@ -32,9 +32,12 @@ from app.transport.grpc.routes import UNLIMITED, Authentication, Kind, Prepared,
 from app.transport.mesh import MeshApplication
 from app.transport.serving import MeshListener
 from app.transport.sockets import listen
-from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_request, limit_requests
+from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_requests, limit_requests
 from bench.loaded import load_custom, load_limits, load_policies, loaded_parts
 from bench.tokens import load_tokens, token_requests
+
+# Checks that a server is sent in turn: fewer than it remembers clients and paths of, as of a workload's usual traffic.
+CHECKS = 1_000
 
 
 class BareMesh(MeshApplication):
@@ -202,7 +205,7 @@ class Server:
 
 
 def _check(serve: Callable[..., Coroutine[Any, Any, None]]) -> Server:
-    return Server(CHECK, serve, lambda: (check_request(),))
+    return Server(CHECK, serve, partial(check_requests, CHECKS))
 
 
 def _tokens(count: int) -> Server:

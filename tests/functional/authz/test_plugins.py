@@ -66,7 +66,7 @@ async def rpc_with(provider):
 
 
 async def answer(rpc, path="/", method="GET"):
-    found = rpc.Check(check_request(path, method=method), context())
+    found = rpc.Check(check_request(path, method=method).SerializeToString(), context())
     return found if hasattr(found, "status") else await found
 
 

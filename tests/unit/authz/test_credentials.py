@@ -333,7 +333,7 @@ async def test_a_provider_gets_the_request_without_the_credentials_that_are_take
             rule = {"apiKey": {}, **places, "forwardOriginalCredential": forward}
             await service.apply(credential_authentication(rule))
             check = check_request(f"/a?x=1&k={key}#f", **headers)
-            assert (await rpc.Check(check, context())).SerializeToString()
+            assert (await rpc.Check(check.SerializeToString(), context())).SerializeToString()
             document = input_document(provider.requests.pop())
             assert (key in str(document)) is forward
             http = document["attributes"]["request"]["http"]
