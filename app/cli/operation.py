@@ -56,7 +56,7 @@ def db_current(*, config: Config = None) -> None:
 def db_rotate_secret(
     *,
     trust_rows: Annotated[
-        bool, typer.Option("--trust-rows", help="Believe the root and the entries that the database has.")
+        bool, typer.Option("--trust-rows", help="Believe the roots, entries, bans and API keys that the database has.")
     ] = False,
     config: Config = None,
 ) -> None:
