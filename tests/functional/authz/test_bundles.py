@@ -71,7 +71,9 @@ class Bundled:
 
 
 @pytest.fixture
-async def bundled(tmp_path):
+async def bundled(tmp_path, monkeypatch):
+    # What a test is not about has time on any machine.
+    monkeypatch.setattr("app.authz.backends.policy_source.FETCH_SECONDS", SECONDS * 6)
     given = BundleServer()
     server = await asyncio.start_server(given.serve, "127.0.0.1", 0)
     found = Bundled(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/bundle.tar.gz", tmp_path)
