@@ -36,4 +36,5 @@ class MemoryPlugIn(PlugInSource):
             key = local_key.parse(files[layout.key])
         except InvalidInputError as error:
             raise InvalidInputError(f"{layout.key}: {error.message}") from error
-        return PlugInFiles(layout, files[layout.certificate], chain, files[layout.roots], key.public_key), key
+        crls = files.get(layout.crls)
+        return PlugInFiles(layout, files[layout.certificate], chain, files[layout.roots], crls, key.public_key), key

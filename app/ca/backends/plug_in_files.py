@@ -14,7 +14,7 @@ from app.spiffe.bundle import MAX_BUNDLE_BYTES
 # An RSA key of 8192 bits is about 6.4 KB, and the check of a larger one takes long.
 MAX_KEY_BYTES = 8 * 1024
 
-_NAMES = tuple(dict.fromkeys((*TLS.files, *CACERTS.files)))
+_NAMES = (*TLS.files, *CACERTS.files, *(each.crls for each in (TLS, CACERTS) if each.crls is not None))
 
 
 class PlugInDirectory(PlugInSource):
@@ -37,7 +37,8 @@ class PlugInDirectory(PlugInSource):
         return " ".join(f"{name}:{_status(self._directory / name)}" for name in _NAMES)
 
     def _read(self) -> tuple[PlugInFiles, SigningKey]:
-        layout = layout_of(self._names())
+        names = self._names()
+        layout = layout_of(names)
         contents = {name: self._content(name, layout) for name in layout.files}
         try:
             key = local_key.parse(contents[layout.key])
@@ -45,8 +46,9 @@ class PlugInDirectory(PlugInSource):
             remedy = "put the private key there, in PEM and not encrypted"
             raise InvalidInputError(f"{layout.key}: {error.message}: {remedy}") from error
         chain = b"" if layout.chain is None else contents[layout.chain]
-        files = PlugInFiles(layout, contents[layout.certificate], chain, contents[layout.roots], key.public_key)
-        return files, key
+        crls = self._content(layout.crls, layout) if layout.crls in names and layout.crls is not None else None
+        certificates, roots = contents[layout.certificate], contents[layout.roots]
+        return PlugInFiles(layout, certificates, chain, roots, crls, key.public_key), key
 
     def _names(self) -> frozenset[str]:
         try:

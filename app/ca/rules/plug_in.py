@@ -11,22 +11,27 @@ from app.ca.rules.external import ExternalAuthority, Found, read_external, shown
 from app.core.errors import InvalidInputError
 from app.spiffe.bundle import MAX_ROOTS
 from app.spiffe.id import TrustDomain
-from app.spiffe.keys import SubjectKey
-from app.spiffe.x509_svid import MALFORMED
+from app.spiffe.keys import SubjectKey, accepted_key
+from app.spiffe.x509_svid import MALFORMED, parse_certificate
 
 # Of certificates in a file: as many as a bundle has.
 MAX_CERTIFICATES = MAX_ROOTS
+_BEGIN_OF_CRL, _END_OF_CRL = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The names of the files. `chain` has what is between certificate and root, if there is a file for that."""
+    """The names of the files. `chain` has what is between certificate and root, if there is a file for that.
+
+    `crls` may be there: revocation lists of the authorities above.
+    """
 
     name: str
     certificate: str
     key: str
     roots: str
     chain: str | None = None
+    crls: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -35,7 +40,7 @@ class Layout:
 
 
 TLS = Layout("kubernetes.io/tls", "tls.crt", "tls.key", "ca.crt")
-CACERTS = Layout("cacerts", "ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem")
+CACERTS = Layout("cacerts", "ca-cert.pem", "ca-key.pem", "root-cert.pem", "cert-chain.pem", "ca-crl.pem")
 
 
 def layout_of(names: Collection[str]) -> Layout:
@@ -63,6 +68,7 @@ class PlugInFiles:
     certificates: bytes
     chain: bytes
     roots: bytes
+    crls: bytes | None
     public_key: SubjectKey
 
 
@@ -78,7 +84,36 @@ def read_plug_in(files: PlugInFiles, trust_domain: TrustDomain, now: datetime) -
         )
     if layout.chain is not None:
         chain += _certificates(layout.chain, files.chain)
-    return read_external(Origin.PLUG_IN, chain, _certificates(layout.roots, files.roots), trust_domain, now)
+    roots = _certificates(layout.roots, files.roots)
+    authority = read_external(Origin.PLUG_IN, chain, roots, trust_domain, now)
+    if layout.crls is not None and files.crls is not None:
+        _check_revocations(layout.crls, files.crls, authority)
+    return authority
+
+
+def _check_revocations(place: str, content: bytes, authority: ExternalAuthority) -> None:
+    """Check that no list has a certificate of the authority; one that is over still counts."""
+    path = [parse_certificate(each) for each in (*authority.signer.chain, authority.anchor.certificate)]
+    for crl in _crls(place, content):
+        issuer = next((each for each in path if each.subject == crl.issuer), None)
+        if issuer is None or not crl.is_signature_valid(accepted_key(issuer)):
+            problem = "it has a list that no authority above has signed"
+            raise InvalidInputError(f"{place}: {problem}: leave that out")
+        for certificate in path:
+            revoked = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if certificate.issuer == crl.issuer and revoked is not None:
+                raise InvalidInputError(f"{place}: {shown(certificate)} is revoked: issue another")
+
+
+def _crls(place: str, content: bytes) -> list[x509.CertificateRevocationList]:
+    blocks = content.split(_END_OF_CRL)[:-1]
+    try:
+        if not 1 <= len(blocks) <= MAX_CERTIFICATES:
+            raise ValueError("there is none, or there are too many")
+        return [x509.load_pem_x509_crl(block[block.find(_BEGIN_OF_CRL) :] + _END_OF_CRL) for block in blocks]
+    except MALFORMED as error:
+        problem = "it has no revocation list in PEM, or one that is not well-formed"
+        raise InvalidInputError(f"{place}: {problem}: write it again, or remove it") from error
 
 
 def _certificates(place: str, content: bytes) -> list[Found]:

@@ -59,6 +59,15 @@ async def test_both_layouts_are_read(tmp_path, directory):
     assert (files.layout, files.certificates, files.chain) == (TLS, SIGNER.pem.encode(), b"")
 
 
+async def test_revocation_lists_are_read_where_they_are(directory):
+    source = PlugInDirectory(directory)
+    before = await source.version()
+    assert (await source.read())[0].crls is None
+    (directory / "ca-crl.pem").write_bytes(b"lists")
+    assert (await source.read())[0].crls == b"lists"
+    assert await source.version() != before
+
+
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
 async def test_the_key_may_be_in_either_form_that_openssl_writes(directory, form):
     (directory / "ca-key.pem").write_bytes(SIGNER.key.private_bytes(Encoding.PEM, form, NoEncryption()))

@@ -34,7 +34,7 @@ def hierarchies(draw):
 
 def files_of(contents, key):
     certificate, chain, roots = (contents[name] for name in NAMES)
-    return PlugInFiles(CACERTS, certificate, chain, roots, key.public_key())
+    return PlugInFiles(CACERTS, certificate, chain, roots, None, key.public_key())
 
 
 def read_or_blame(files):

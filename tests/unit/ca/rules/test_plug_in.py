@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from app.ca.model import Origin
@@ -29,9 +31,8 @@ def read(contents, key=None, now=NOW):
     certificate = x509.load_pem_x509_certificates(contents[layout.certificate])[0]
     chain = contents[layout.chain] if layout.chain else b""
     public_key: Any = key or certificate.public_key()
-    return read_plug_in(
-        PlugInFiles(layout, contents[layout.certificate], chain, contents[layout.roots], public_key), DOMAIN, now
-    )
+    certificates, roots, crls = contents[layout.certificate], contents[layout.roots], contents.get(layout.crls)
+    return read_plug_in(PlugInFiles(layout, certificates, chain, roots, crls, public_key), DOMAIN, now)
 
 
 def refusal(contents, **options):
@@ -213,7 +214,7 @@ def test_there_may_be_as_many_roots_as_a_bundle_has():
 def test_a_file_that_is_not_certificates_is_named(name, content):
     contents = cacerts(SIGNER, POLICY, roots=[ROOT]) | {name: content}
     chain, roots = contents["cert-chain.pem"], contents["root-cert.pem"]
-    files = PlugInFiles(CACERTS, contents["ca-cert.pem"], chain, roots, SIGNER.key.public_key())
+    files = PlugInFiles(CACERTS, contents["ca-cert.pem"], chain, roots, None, SIGNER.key.public_key())
     with pytest.raises(InvalidInputError, match=f"^{name}: it has no certificate in PEM"):
         read_plug_in(files, DOMAIN, NOW)
 
@@ -222,3 +223,34 @@ def test_a_name_cannot_write_into_a_log_or_a_terminal():
     evil = enterprise_root("Root\x1b[2J\nnext line" + "x" * 40)
     assert refusal(cacerts(SIGNER, POLICY, roots=[evil])).isprintable()
     assert pem(evil.certificate) == evil.pem
+
+
+def crl(authority, *revoked, key=None):
+    builder = x509.CertificateRevocationListBuilder(authority.certificate.subject, NOW, NOW + timedelta(days=1))
+    for each in revoked:
+        entry = x509.RevokedCertificateBuilder(each.certificate.serial_number, NOW).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(key or authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_lists_that_revoke_others_may_be_there():
+    lists = crl(ROOT, enterprise_root("Other")) + b"# of the policy CA\n" + crl(POLICY)
+    assert read(cacerts(SIGNER, POLICY, roots=[ROOT]) | {"ca-crl.pem": lists}).signer.chain
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (crl(POLICY, SIGNER), "'CN=Mesh CA' is revoked: issue another"),
+        (crl(POLICY) + crl(ROOT, POLICY), "'CN=Policy CA' is revoked"),
+        (crl(enterprise_root("Elsewhere")), "a list that no authority above has signed"),
+        (crl(ROOT, key=new_key()), "a list that no authority above has signed"),
+        (b"", "no revocation list in PEM"),
+        (b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "no revocation list in PEM"),
+        (crl(ROOT) * (MAX_ROOTS + 1), "no revocation list in PEM"),
+    ],
+)
+def test_lists_that_revoke_it_or_are_not_good_are_refused(content, reason):
+    message = refusal(cacerts(SIGNER, POLICY, roots=[ROOT]) | {"ca-crl.pem": content})
+    assert message.startswith("ca-crl.pem: ")
+    assert reason in message
