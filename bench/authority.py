@@ -6,6 +6,7 @@ The servers are loaded in turns; each has one core's worth of Python, or of Go.
 """
 
 import asyncio
+import gc
 import json
 import os
 import ssl
@@ -70,6 +71,7 @@ async def serve(database: str) -> None:
                 metrics=parts.metrics,
             )
             listener = MeshListener(listen(Address("127.0.0.1", 0)), MeshApplication(grpc, [], parts.authenticator))
+            gc.freeze()  # as app/main/serve.py does
             await listener.start(TlsMaterial("".join(serving.chain), serving.private_key, roots))
             started = {
                 "port": listener.port,

@@ -7,7 +7,9 @@ whether it has a common name.
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app.core.errors import InvalidInputError, Violation
@@ -46,7 +48,7 @@ def parse_csr(pem: str) -> CertificateRequest:
         _check_hash(csr)
         # Not used, and yet to be well-formed, each of them there once: who reads the request later may use the first.
         _ = csr.extensions
-        signed = csr.is_signature_valid
+        signed = _is_signed(csr, key)
         wants_common_name = any(name.value for name in csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
     except MALFORMED as error:
         raise _refused("not a well-formed PKCS#10 request") from error
@@ -66,6 +68,23 @@ def _check_hash(csr: x509.CertificateSigningRequest) -> None:
     algorithm = csr.signature_hash_algorithm
     if algorithm is not None and not isinstance(algorithm, _HASHES):
         raise InvalidInputError(f"signed over {algorithm.name}: use SHA-256, SHA-384 or SHA-512")
+
+
+def _is_signed(csr: x509.CertificateSigningRequest, key: SubjectKey) -> bool:
+    """Whether a request was signed with the key that was read from it.
+
+    `csr.is_signature_valid` reads the key once more, which for an EC key takes a fifth of its time.
+    """
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return csr.is_signature_valid
+    algorithm = csr.signature_algorithm_parameters
+    if not isinstance(algorithm, ec.ECDSA):
+        return False
+    try:
+        key.verify(csr.signature, csr.tbs_certrequest_bytes, algorithm)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _refused(problem: str) -> InvalidInputError:

@@ -101,6 +101,7 @@ def test_no_byte_of_a_request_can_be_changed_unnoticed(position, difference):
     der[position] ^= difference
     if refused_or_read(as_pem(bytes(der))) == "read":
         changed = x509.load_der_x509_csr(bytes(der))
+        assert changed.is_signature_valid
         assert changed.tbs_certrequest_bytes == x509.load_der_x509_csr(GOOD).tbs_certrequest_bytes
 
 
