@@ -8,11 +8,10 @@ each tenth. It takes minutes, so that `make bench` leaves it out.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 from app.ca.rpc.istio import IstioCertificates
+from app.main.control_plane import repeat
 from app.main.parts import Parts
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
@@ -28,7 +27,6 @@ PARTS = 10
 # Of a mesh: each is issued many certificates.
 IDENTITIES = 1_000
 TMPFS = Path("/dev/shm")
-PASS_SECONDS = 1.0
 
 
 async def issue(rpc: IstioCertificates, count: int) -> None:
@@ -46,14 +44,6 @@ async def issue(rpc: IstioCertificates, count: int) -> None:
     await asyncio.gather(*(caller(first) for first in range(AT_ONCE)))
 
 
-async def passes(*work: Callable[[], Awaitable[object]]) -> None:
-    """Make the passes of a control plane, for as long as the task runs."""
-    while True:
-        await asyncio.sleep(PASS_SECONDS)
-        for each in work:
-            await each()
-
-
 async def measure(parts: Parts, issuances: int) -> None:
     """Print the memory after each tenth of the issuances."""
     rpc = IstioCertificates(parts.ca.issuance)
@@ -69,11 +59,12 @@ async def measure(parts: Parts, issuances: int) -> None:
 async def run(issuances: int, place: Path | None) -> None:
     """Measure on a control plane without listeners."""
     async with loaded_parts(place=place) as parts:
-        maintaining = asyncio.create_task(passes(parts.ca.maintain, parts.ca.maintain_crls, parts.ca.bans.refresh))
+        work = (parts.ca.maintain, parts.ca.maintain_crls, parts.ca.bans.refresh)
+        passes = [asyncio.create_task(repeat(each, failed="pass_failed", recovered="pass_recovered")) for each in work]
         await measure(parts, issuances)
-        maintaining.cancel()
-        with suppress(asyncio.CancelledError):
-            await maintaining
+        for each in passes:
+            each.cancel()
+        await asyncio.gather(*passes, return_exceptions=True)
 
 
 def main(issuances: int = ISSUANCES) -> None:
