@@ -144,7 +144,8 @@ def _node(
     if attribute is Attribute.REQUEST_PRINCIPAL:
         return RequestPrincipalMatch(tuple(map(_pair, values)), negated, if_missing)
     if attribute is Attribute.METADATA:
-        listed = [value[1:-1] for value in values if _is_list(value)]
+        # Istio takes away every bracket at both ends.
+        listed = [value.strip("[]") for value in values if _is_list(value)]
         texts = [value for value in values if not _is_list(value)]
         return MetadataMatch(keys[0], keys[1], read_strings(texts), read_strings(listed), negated, if_missing)
     return ClaimMatch(CLAIM_KEYS.get(attribute, keys), read_strings(values), negated, if_missing)

@@ -140,6 +140,8 @@ FOUND = {"envoy.filters.http.a": {"k": "value", "list": ["one", "two"]}}
         ("k", "[value]", False),
         ("list", "[one]", True),
         ("list", "[t*]", True),
+        ("list", "[[one]]", True),
+        ("list", "[[o]ne]", False),
         ("list", "one", False),
         ("none", "*", False),
     ],
