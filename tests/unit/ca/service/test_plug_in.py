@@ -373,6 +373,16 @@ async def test_files_that_are_being_replaced_are_read_when_they_stay(plugged, fi
     assert await signed_by(plugged) == second.pem
 
 
+async def test_files_that_go_on_changing_are_not_read(plugged, files, root, clock):
+    changed = cacerts(mesh_ca(root, "Next", clock.now()), roots=[root])
+    for _ in range(5):
+        files.put(changed)
+        await passes(clock, plugged, count=1)
+    assert files.reads == 1
+    await passes(clock, plugged, count=1)
+    assert files.reads == 2
+
+
 async def test_files_that_nobody_touches_are_not_read_again(plugged, files, clock):
     await passes(clock, plugged, count=30)
     assert files.reads == 1
