@@ -7,7 +7,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import delete
 
 from app.ca.model import Surface
-from app.ca.tables import SignerRow
+from app.ca.tables import CrlRow, SignerRow
 from app.core.errors import InternalError
 from app.spiffe.attestation import Evidence
 from app.spiffe.id import SpiffeId
@@ -38,6 +38,7 @@ async def test_two_redemptions_of_one_token_at_once_give_one_svid(ca):
 
 async def test_under_a_restored_database_that_does_not_know_the_signer_nothing_leaves(ca, engine):
     async with engine.begin() as connection:
+        await connection.execute(delete(CrlRow))
         await connection.execute(delete(SignerRow))
     with pytest.raises(InternalError, match="held back"):
         await ca.issuance.issue(HOLDER, csr(), 0, Surface.ISTIO_CA)

@@ -32,9 +32,9 @@ CART = SpiffeId.parse("spiffe://example.org/ns/shop/sa/cart")
 ADMIN = SpiffeId.parse("spiffe://example.org/ns/shop/sa/admin")
 HOLDER = Principal(Credential.SVID, CART)
 SECRET = "the attacker's own secret, of any length"
-ROOTS, SIGNERS, TOKENS, ENTRIES, BANS, BAN_REVISIONS, STAGES = (
+ROOTS, SIGNERS, CRLS, TOKENS, ENTRIES, BANS, BAN_REVISIONS, STAGES = (
     Base.metadata.tables[f"ca_{name}"]
-    for name in ("roots", "signers", "join_tokens", "entries", "bans", "ban_revisions", "authority_stages")
+    for name in ("roots", "signers", "crls", "join_tokens", "entries", "bans", "ban_revisions", "authority_stages")
 )
 
 
@@ -244,6 +244,7 @@ async def test_a_root_that_is_changed_or_deleted_is_replaced_by_none(attacked, c
         case "mac":
             statement = update(ROOTS).values(mac=None)
         case _:
+            await attacked.write(delete(CRLS))
             await attacked.write(delete(SIGNERS))
             statement = update(ROOTS).values(id=root.id) if change == "id" else delete(ROOTS)
     await attacked.write(statement)
