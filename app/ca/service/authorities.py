@@ -6,20 +6,20 @@ without a root's key requests its signing certificate through the database, and 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 import structlog
-from cryptography import x509
 
 from app.ca.model import AuthorityStage, CaConfig, KnownAuthorities, Root, Signer
 from app.ca.ports import BundlePublisher, CaTransactions, KeyStore, PlugInSource, SigningKey, UpstreamCa
-from app.ca.rules.authority import check_stored, check_trust_domain, valid_at, validity_problem
+from app.ca.rules.authority import check_trust_domain, valid_at, validity_problem
 from app.ca.rules.downstream import may_sign_authorities
 from app.ca.rules.lifecycle import NO_ACTIVE_ROOT, Trust
-from app.ca.rules.profile import ROOT_TITLE, SIGNER_TITLE, signs_crls
+from app.ca.rules.profile import ROOT_TITLE, SIGNER_TITLE
 from app.ca.rules.rotation import signer_is_due
+from app.ca.service.active_signer import ActiveSigner, read_signer, root_as_signer
 from app.ca.service.authority_keys import AuthorityKeys
 from app.ca.service.known import Known, read_known
 from app.ca.service.plug_in import PlugIn
@@ -31,7 +31,6 @@ from app.core.clock import Clock
 from app.core.errors import InternalError, InvalidInputError, MeshwardError, PreconditionError, UnavailableError
 from app.core.signals import Latest, Signal
 from app.spiffe.bundle import TrustBundle
-from app.spiffe.x509_svid import parse_certificate
 from app.telemetry.metrics import Metrics
 
 Value = TypeVar("Value")
@@ -40,26 +39,6 @@ NOT_OURS = "nothing here signs under the active root, which is from outside:"
 AGAIN = "set ca.plugin_dir or upstream.server again, or prepare a root of our own and activate it"
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveSigner:
-    """A signing authority of this replica: its certificate and what is between it and its root, its key, that root."""
-
-    signer: Signer
-    chain: tuple[x509.Certificate, ...]
-    key: SigningKey
-    root: x509.Certificate
-
-    @property
-    def certificate(self) -> x509.Certificate:
-        """The signing certificate."""
-        return self.chain[0]
-
-    @property
-    def signs_crls(self) -> bool:
-        """Whether verifiers accept revocation lists of it (RFC 5280, section 6.3.3 (f))."""
-        return signs_crls(self.certificate)
 
 
 class Authorities:
@@ -225,9 +204,7 @@ class Authorities:
         root, now = self._require(self._known).trust.active, self._clock.now()
         key = None if root is None else await self._keys.find(root.id)
         if root is not None and key is not None and validity_problem("root", root, now) is None:
-            certificate = parse_certificate(root.certificate)
-            itself = Signer(root.id, root.id, root.certificate, root.not_before, root.not_after)
-            return ActiveSigner(itself, (certificate,), key, certificate)
+            return root_as_signer(root, key)
         active = self.active()
         if may_sign_authorities(active.certificate):
             return active
@@ -363,12 +340,8 @@ class Authorities:
 
     def _activated(self, signer: Signer, key: SigningKey, root: Root) -> ActiveSigner:
         """Return the authority with its certificate read and checked, or as it was in the last pass."""
-        for before in self._own:
-            if before.signer == signer:
-                return before
-        check_stored(signer, root)
-        chain = tuple(parse_certificate(each) for each in signer.chain)
-        return ActiveSigner(signer, chain, key, parse_certificate(root.certificate))
+        before = (each for each in self._own if each.signer == signer)
+        return next(before, None) or read_signer(signer, key, root)
 
     def _signing(self, trust: Trust, own: Sequence[ActiveSigner]) -> list[ActiveSigner]:
         """Return those that may sign, those of the active root first, and of these the one that is plugged in."""

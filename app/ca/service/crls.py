@@ -24,7 +24,8 @@ from app.ca.rules.crl import (
     read_lasting,
     serials_on,
 )
-from app.ca.service.authorities import ActiveSigner, Authorities
+from app.ca.service.active_signer import ActiveSigner
+from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
 from app.core.clock import Clock
 from app.core.errors import ConflictError, InvalidInputError, NotFoundError, ResourceExhaustedError

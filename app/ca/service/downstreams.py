@@ -8,7 +8,8 @@ from app.ca.ports import CaTransactions
 from app.ca.rules.downstream import authority_profile, downstream_builder, policy_of
 from app.ca.rules.log import downstream_entry
 from app.ca.rules.profile import authority_id
-from app.ca.service.authorities import ActiveSigner, Authorities
+from app.ca.service.active_signer import ActiveSigner
+from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
 from app.ca.service.leaves import append
 from app.ca.service.signing_requests import new_serial

@@ -16,7 +16,8 @@ from app.ca.rules.csr import CertificateRequest, parse_csr
 from app.ca.rules.leaf import Leaf, LeafProfile
 from app.ca.rules.names import check_entry, check_workload_id
 from app.ca.rules.rotation import granted_ttl, validity
-from app.ca.service.authorities import ActiveSigner, Authorities
+from app.ca.service.active_signer import ActiveSigner
+from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
 from app.ca.service.recording import Draft, EntryChanged, Recorder
 from app.ca.service.signing import ToSign, sign_one

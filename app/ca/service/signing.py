@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.ca.rules.leaf import Leaf, LeafProfile, UnsignedLeaf, check_leaf
-from app.ca.service.authorities import ActiveSigner
+from app.ca.service.active_signer import ActiveSigner
 
 # How many are signed and checked, in about two milliseconds, before the event loop goes on with other calls.
 LEAVES_PER_TURN = 16
