@@ -121,8 +121,8 @@ def _explain_files(files: list[str], domain: str, entries: list[tuple[str, str]]
     from app.quota.model import Descriptor
     from app.quota.rest import explained
     from app.quota.rules.explain import explain
-    from app.quota.rules.match import compile_config
     from app.quota.rules.parse import QUOTA_KIND
+    from app.quota.rules.tree import compile_config
 
     for name in files:
         text = read_file(name)

@@ -21,7 +21,8 @@ from app.quota.rpc.messages import (
 )
 from app.quota.rpc.metadata import write_metadata
 from app.quota.rpc.recurring import Recurring
-from app.quota.rules.match import CompiledConfig, MatchedDescriptor, MatchedRequest
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest
+from app.quota.rules.tree import CompiledConfig
 from app.quota.service import QuotaService
 from app.telemetry.families import OTHER, CounterSeries
 from app.telemetry.metrics import Metrics

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
 from app.quota.rules.joint import AllOrNone
-from app.quota.rules.match import NO_MODES, CountedLimit, MatchedRequest
+from app.quota.rules.match import MatchedRequest
+from app.quota.rules.tree import NO_MODES, CountedLimit
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
 NOT_LIMITED = Status(_OK)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.quota.rules.match import WILDCARD, compile_pattern
+from app.quota.rules.tree import WILDCARD, compile_pattern
 
 
 class CallerGrant(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from app.quota.model import Limit, RateLimit
-from app.quota.rules.match import AppliedLimit, CompiledConfig, Node
+from app.quota.rules.tree import AppliedLimit, CompiledConfig, Node
 
 
 def describe_config(config: CompiledConfig) -> Iterator[str]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from app.quota.model import CounterKey, Descriptor, Entry, Limit
-from app.quota.rules.match import AppliedLimit, CompiledConfig, Node, match_request
+from app.quota.rules.match import match_request
+from app.quota.rules.tree import AppliedLimit, CompiledConfig, Node
 
 # Descriptors that a step lists among those that it passed by; a configuration can have tens of thousands side by side.
 MAX_MISSES = 10

@@ -23,16 +23,8 @@ from app.quota.rules.cel import (
     parse_expression,
 )
 from app.quota.rules.fields import MAX_NAME_LENGTH, read_domain, read_integer, read_name
-from app.quota.rules.match import (
-    NO_MODES,
-    AppliedLimit,
-    CountedLimit,
-    MatchedDescriptor,
-    MatchedRequest,
-    Refusal,
-    counted_limit,
-    refused_hit,
-)
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest, Refusal, refused_hit
+from app.quota.rules.tree import NO_MODES, AppliedLimit, CountedLimit, counted_limit
 
 # Conditions of one limit, and variables.
 MAX_EXPRESSIONS = 32

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.quota.model import Algorithm, Entry, FixedWindow, KeptKey, LimitId, LiveCounter, RateLimit, TokenBucket
 from app.quota.rules.limitador import CompiledLimit, Namespace
-from app.quota.rules.match import CompiledConfig, Node
+from app.quota.rules.tree import CompiledConfig, Node
 
 
 @dataclass(frozen=True, slots=True)

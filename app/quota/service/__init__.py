@@ -27,18 +27,9 @@ from app.quota.rules.limitador import (
     index_limits,
     match_limits,
 )
-from app.quota.rules.match import (
-    NO_MODES,
-    CompiledConfig,
-    MatchedDescriptor,
-    MatchedRequest,
-    compile_config,
-    find_limit,
-    hits_of,
-    match_limit,
-    match_request,
-)
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest, hits_of, match_limit, match_request
 from app.quota.rules.parse import QUOTA_KIND
+from app.quota.rules.tree import NO_MODES, CompiledConfig, compile_config, find_limit
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Principal
 from app.telemetry.metrics import Metrics

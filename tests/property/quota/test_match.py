@@ -5,8 +5,8 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.quota.rules.match import compile_config, compile_pattern, find_limit
 from app.quota.rules.parse import QUOTA_KIND
+from app.quota.rules.tree import compile_config, compile_pattern, find_limit
 
 KEYS = st.sampled_from(["a", "b", "a_b"])
 VALUES = st.text(alphabet="ab_", max_size=4)

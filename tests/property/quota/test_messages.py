@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from app.quota.model import MAX_UINT32, Code, FixedWindow, Hit, Outcome, RateLimit, Status, Unit, Unlimited
 from app.quota.rpc.messages import AnswerWriter, read_descriptor, split_request, varint, write_within
-from app.quota.rules.match import AppliedLimit, CountedLimit, MatchedDescriptor
+from app.quota.rules.match import MatchedDescriptor
+from app.quota.rules.tree import AppliedLimit, CountedLimit
 
 Response = rls_pb2.RateLimitResponse
 OK, OVER = Response.OK, Response.OVER_LIMIT

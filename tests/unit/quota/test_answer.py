@@ -6,7 +6,8 @@ import pytest
 
 from app.quota.model import MAX_UINT32, Code, FixedWindow, Modes, Outcome, RateLimit, Unit, Unlimited
 from app.quota.rules.answer import answer_of, judge
-from app.quota.rules.match import AppliedLimit, MatchedDescriptor, MatchedRequest, hits_of
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest, hits_of
+from app.quota.rules.tree import AppliedLimit
 
 LIMIT = RateLimit(Unit.MINUTE, 10)
 ALLOWED, REFUSED = Outcome(True, 4, 30), Outcome(False, 0, 30)

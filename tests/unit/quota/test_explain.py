@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from app.documents.parser import parse_documents
 from app.quota.model import Descriptor, RateLimit, Unit
 from app.quota.rules.explain import MAX_MISSES, Miss, explain
-from app.quota.rules.match import compile_config, find_limit
 from app.quota.rules.parse import QUOTA_KIND
+from app.quota.rules.tree import compile_config, find_limit
 
 
 def tree(text):

@@ -4,8 +4,9 @@ import pytest
 
 from app.documents.parser import parse_documents
 from app.quota.model import Descriptor, FixedWindow, RateLimit, Unit, Unlimited
-from app.quota.rules.match import compile_config, compile_pattern, find_limit, limits_of, match_request
+from app.quota.rules.match import limits_of, match_request
 from app.quota.rules.parse import QUOTA_KIND
+from app.quota.rules.tree import compile_config, compile_pattern, find_limit
 
 
 def tree(text):

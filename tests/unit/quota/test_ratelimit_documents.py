@@ -7,8 +7,8 @@ import pytest
 
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
-from app.quota.rules.match import compile_config
 from app.quota.rules.parse import QUOTA_KIND
+from app.quota.rules.tree import compile_config
 from tests.assets.ratelimit_documents import LOADED, LOADED_BY_IT_ALONE, REFUSED, REFUSED_BY_IT_ALONE
 
 

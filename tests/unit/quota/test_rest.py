@@ -15,7 +15,7 @@ from app.documents.parser import parse_documents
 from app.quota import service as service_module
 from app.quota.model import MAX_ENTRIES, Code, Descriptor
 from app.quota.rest import CONFIG_PATH, CONFIGS_PATH, EXPLAIN_PATH, QuotaRest
-from app.quota.rules.match import compile_config
+from app.quota.rules.tree import compile_config
 from app.transport.rest.authentication import current_principal
 from app.transport.rest.pages import encode_cursor
 from app.transport.rest.problems import from_error
