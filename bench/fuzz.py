@@ -30,6 +30,7 @@ from app.main.parts import Parts
 from app.main.routes import route_table
 from app.main.rpcs import SERVICES, mount_table, rpc_table
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
+from app.proto.meshward.downstream_pb2 import SignAuthorityRequest
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from app.telemetry import logs
@@ -262,10 +263,11 @@ class Fuzzer:
 
 async def fuzz(messages: int, seed: int = 1, admin_requests: int | None = None) -> Report:
     """Send `messages` evenly over all RPCs and the HTTP check, and `admin_requests` over the admin API's routes."""
-    async with loaded_parts() as parts:
+    source = SpiffeId.parse(SOURCE)
+    async with loaded_parts(downstreams=(source,)) as parts:
         await load_policies(parts, 0, LOADED_POLICIES)
         await load_limits(parts, LOADED_LIMITS)
-        caller = Principal(Credential.SVID, SpiffeId.parse(SOURCE))
+        caller = Principal(Credential.SVID, source)
         issued = await parts.ca.issuance.issue(caller, _csr(), 0, Surface.ISTIO_CA)
         fuzzer = Fuzzer(parts, (issued.chain[0],), seed)
         async with fuzzer.connected():
@@ -297,7 +299,8 @@ def _valid_messages() -> dict[str, tuple[bytes, ...]]:
         CHECK.request.DESCRIPTOR.name: (check_request(),),
         SHOULD_RATE_LIMIT.request.DESCRIPTOR.name: limit_requests(5),
     }
-    messages: list[Message] = [certificate, secrets, delta]
+    authority = SignAuthorityRequest(csr=_csr(), validity_seconds=3600)
+    messages: list[Message] = [certificate, secrets, delta, authority]
     valid.update({message.DESCRIPTOR.name: (message.SerializeToString(),) for message in messages})
     valid["HealthCheckRequest"] = (b"", b"\x0a\x14grpc.health.v1.Health")
     # By file name, by symbol, and the list of services (grpc/reflection/v1/reflection.proto).

@@ -12,9 +12,10 @@ from app.db.engine import sqlite_url
 from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
-from app.settings.areas import MAX_BUDGET, CaSettings
+from app.settings.areas import MAX_BUDGET, CaSettings, DownstreamSettings
 from app.settings.authz import AuthzSettings, RegoProviderSettings
 from app.settings.quota import CountersSettings
+from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 from bench.policies import policy
@@ -28,14 +29,18 @@ OPERATOR = Principal(Credential.ADMIN_TOKEN)
 
 @asynccontextmanager
 async def loaded_parts(
-    counters_url: str = "memory://", database_url: str | None = None, place: Path | None = None
+    counters_url: str = "memory://",
+    database_url: str | None = None,
+    place: Path | None = None,
+    downstreams: tuple[SpiffeId, ...] = (),
 ) -> AsyncIterator[Parts]:
     """Yield the parts over a new database, SQLite without a URL, ready to decide, with counters at `counters_url`.
 
-    Their files are in a directory of their own, below `place` if there is one.
+    Their files are in a directory of their own, below `place` if there is one. `downstreams` may have authorities.
     """
     with tempfile.TemporaryDirectory(prefix="meshward-bench-", dir=place) as directory:
-        unlimited = CaSettings(svids_per_hour=MAX_BUDGET)
+        beneath = tuple(DownstreamSettings(spiffe_id=each) for each in downstreams)
+        unlimited = CaSettings(svids_per_hour=MAX_BUDGET, downstreams=beneath)
         counters = CountersSettings(url=parse_store_url(counters_url))
         rego = Path(directory) / "policy.rego"
         rego.write_text(REGO)

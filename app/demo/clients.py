@@ -179,6 +179,12 @@ class EnvoyAdmin:
         serials = {root["serial_number"] for roots in names for root in roots}
         return len(serials)
 
+    async def has_revocation_lists(self) -> bool:
+        """Return whether it refuses new connections by revocation lists."""
+        answer = await self.client.get(f"{self.url}/config_dump", params={"resource": "dynamic_active_secrets"})
+        secrets = [each["secret"] for each in answer.json().get("configs", ())]
+        return any("crl" in each.get("validation_context", {}) for each in secrets)
+
     async def handshakes(self) -> int:
         """Return how many TLS handshakes its listeners have completed so far."""
         answer = await self.client.get(f"{self.url}/stats", params={"filter": r"^listener\..*\.ssl\.handshake$"})

@@ -214,9 +214,18 @@ async def certificates_rotated(mesh: Mesh) -> str:
 
 
 async def identity_banned(mesh: Mesh) -> str:
-    """See the requests of a banned identity denied, and allowed again when the ban is lifted."""
+    """See requests of a banned identity denied and its new connections refused, and both end when the ban is lifted."""
+
+    async def refused() -> bool:
+        return await mesh.envoy("api").has_revocation_lists()
+
+    async def accepted() -> bool:
+        return not await refused()
+
     banning = await _until_status(mesh, mesh.admin.ban(WEB, "the demo bans it"), httpx.codes.FORBIDDEN)
+    await until(refused)
     unbanning = await _until_status(mesh, mesh.admin.unban(WEB), httpx.codes.OK)
+    await until(accepted)
     return f"denied after {banning:.0f} ms, allowed after {unbanning:.0f} ms"
 
 

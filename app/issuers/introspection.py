@@ -164,8 +164,10 @@ class HttpIntrospection:
         """Close a client once every call over it has ended, or its time is over."""
 
         async def close() -> None:
-            await asyncio.sleep(self._options.seconds)
-            await client.aclose()
+            try:
+                await asyncio.sleep(self._options.seconds)
+            finally:
+                await client.aclose()
 
         task = asyncio.create_task(close())
         self._closing.add(task)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from alembic import command
-from sqlalchemy import select, text
+from sqlalchemy import column, inspect, select, table, text
 
 from app.authz.rules.api_keys import ApiKeySpec
 from app.ca.backends.replica_secret import ReplicaSecret
@@ -99,18 +99,23 @@ async def test_the_rows_of_older_versions_are_adopted_by_the_start_that_makes_th
     assert await again.ca.entries.page(None, 9) == []
 
 
+def column_names(connection, table):
+    return {column["name"] for column in inspect(connection).get_columns(table)}
+
+
 async def downgrade(engine, step, kept):
     """Make the database one of an older version, with the rows that it had."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.drop_all)
         await connection.execute(text("DROP TABLE alembic_version"))
         await connection.run_sync(lambda connection: command.upgrade(configuration(connection), step))
-        for table, found in kept.items():
+        for name, found in kept.items():
+            had = await connection.run_sync(column_names, name)
+            columns = [each for each in Base.metadata.tables[name].columns if each.name in had]
+            older = table(name, *(column(each.name, each.type) for each in columns))
             for row in found:
-                row.pop("mac")
-                columns = [column for column in Base.metadata.tables[table].columns if column.name != "mac"]
-                values = {column.key: row.get(column.name, row.get(column.key)) for column in columns}
-                await connection.execute(Base.metadata.tables[table].insert().values(values))
+                values = {each.name: row.get(each.name, row.get(each.key)) for each in columns}
+                await connection.execute(older.insert().values(values))
 
 
 async def test_a_data_directory_without_the_secret_is_refused_where_another_has_one(control_plane, engine, tmp_path):

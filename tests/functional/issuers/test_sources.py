@@ -115,7 +115,7 @@ async def test_a_description_that_leads_to_a_blocked_address_is_not_followed(ser
     server.behaviour = answers(json.dumps({"jwks_uri": "http://169.254.169.254/latest"}).encode())
     fetcher = Fetcher(guard=Guard([ip_network("127.0.0.0/8")]), seconds=SECONDS)
     found = DiscoveredJwks(f"http://127.0.0.1:{server.port}", fetcher)
-    assert "169.254.169.254, from which" in await problem_of(found.fetch())
+    assert "169.254.169.254, which nothing is sent to" in await problem_of(found.fetch())
 
 
 async def test_a_proxy_of_the_environment_is_not_asked(server, monkeypatch):

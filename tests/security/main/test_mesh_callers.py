@@ -12,8 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2 as reflection_v1alpha
 
 from app.core.clock import SystemClock
 from app.main.parts import make_parts
-from app.main.rpcs import AUTHORIZATION, ISTIO_CA, RATE_LIMIT, SECRETS, SERVICES, mount_table, rpc_table
+from app.main.rpcs import AUTHORIZATION, DOWNSTREAMS, ISTIO_CA, RATE_LIMIT, SECRETS, SERVICES, mount_table, rpc_table
 from app.proto.istio.ca_pb2 import IstioCertificateRequest
+from app.proto.meshward.downstream_pb2 import SignAuthorityRequest
 from app.proto.reflection import reflection_pb2 as reflection_v1
 from app.settings import MeshSettings, Settings
 from app.transport.grpc.health import SERVICE as HEALTH
@@ -52,6 +53,7 @@ EXPECTED = {
     f"/{SECRETS}/DeltaSecrets": (IDENTITY, lambda: delta("default", "ROOTCA")),
     f"/{SECRETS}/FetchSecrets": (IDENTITY, lambda: request("default", "ROOTCA")),
     f"/{ISTIO_CA}/CreateCertificate": (IDENTITY, lambda: IstioCertificateRequest(csr=csr())),
+    f"/{DOWNSTREAMS}/SignAuthority": (IDENTITY, lambda: SignAuthorityRequest(csr=csr())),
     f"/{HEALTH}/Check": (PUBLIC, HealthCheckRequest),
     f"/{HEALTH}/Watch": (PUBLIC, HealthCheckRequest),
     f"/{SERVICE_V1}/ServerReflectionInfo": (
@@ -63,6 +65,8 @@ EXPECTED = {
         lambda: reflection_v1alpha.ServerReflectionRequest(list_services="*"),
     ),
 }
+# What a caller that is admitted gets where that is not OK: the settings name nobody who may have an authority.
+ANSWERED = {f"/{DOWNSTREAMS}/SignAuthority": grpc.StatusCode.PERMISSION_DENIED}
 EXPECTED_MOUNTS = {"/ext_authz": MESH, "/json": MESH}
 # What a caller that is admitted gets: /json takes POST alone.
 ADMITTED = {"/ext_authz": 200, "/json": 405}
@@ -110,7 +114,9 @@ def answers(channel, metadata=()):
 
 def admitted(*admitting, otherwise=UNAUTHENTICATED):
     """The status of every row if those with these demands admit the caller."""
-    return {path: OK if demand in admitting else otherwise for path, (demand, _) in EXPECTED.items()}
+    return {
+        path: ANSWERED.get(path, OK) if demand in admitting else otherwise for path, (demand, _) in EXPECTED.items()
+    }
 
 
 def mounted(url, verify=True):
