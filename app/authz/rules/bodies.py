@@ -158,11 +158,11 @@ def _form_parts(body: bytes, boundary: bytes) -> Iterator[tuple[str, object]]:
     if len(pieces) > MAX_FIELDS + 1:
         raise InvalidInputError(f"the form has more than {MAX_FIELDS} parts")
     if not body.startswith(delimiter) or pieces[-1] not in {b"--", b"--" + end}:
-        raise InvalidInputError("the body is a form in parts, and does not begin and end with its boundary")
+        raise InvalidInputError("the multipart body does not begin and end with its boundary")
     if end == b"\n" and b"\r" in body:
-        raise InvalidInputError("the body is a form in parts, whose lines do not all end in the same way")
+        raise InvalidInputError("the multipart body has lines that do not all end in the same way")
     if body.count(delimiter) != len(pieces) or not all(piece.startswith(end) for piece in pieces[:-1]):
-        raise InvalidInputError("the body is a form in parts, and has its boundary where servers do not read it alike")
+        raise InvalidInputError("the multipart body has its boundary in a place that parsers read differently")
     for piece in pieces[:-1]:
         yield _part(piece.removeprefix(end), end)
 
@@ -175,7 +175,9 @@ def _part(piece: bytes, end: bytes) -> tuple[str, object]:
     if not found or len(head) > MAX_PART_HEAD or len(headers) != len(lines) or name is None:
         raise InvalidInputError("the form has a part that is not headers and a value, with one plain name")
     if headers.get(b"content-transfer-encoding", b"binary").lower() not in _PLAIN_ENCODINGS:
-        raise InvalidInputError("the form has a part in an encoding of mail, which servers do not read alike")
+        raise InvalidInputError(
+            "a part of the multipart body has a Content-Transfer-Encoding, which parsers read differently"
+        )
     is_json = b"application/json" in headers.get(b"content-type", b"").lower()
     return (name[1] or name[2]).decode("utf-8", "replace"), _json(value) if is_json else value.decode(
         "utf-8", "replace"

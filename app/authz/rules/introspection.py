@@ -26,7 +26,7 @@ def read_answer(content: bytes, issuer: str, now: float) -> tuple[Outcome, float
     1. The answer is a JSON object, in which `active` is true or false.
     2. The token is active, and by `exp` and `nbf` it is so now.
     3. It is bound to no key or certificate (`cnf`, RFC 8705 and RFC 9449): a bearer token proves none.
-    4. Its issuer is `issuer`, which is also that of an answer without one; if that is empty, whoever is named.
+    4. Its `iss`, if it has one, is `issuer`, or any if that is empty; an answer without one is taken to be of `issuer`.
     """
     try:
         claims: Mapping[str, Any] = read_object(content)

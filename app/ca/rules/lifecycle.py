@@ -166,7 +166,7 @@ def adopted(
     """Return the changes by which the roots of an authority from outside are trusted, and the one above it is to sign.
 
     That is the anchor; a first root signs at once. If the authority has `changed`, so does one that was old, and one
-    that was held back is activating again; otherwise these are left as somebody decided. Another root from outside that
+    that was held back is activating again; otherwise an operator's decision stands. Another root from outside that
     was to sign no longer is. Raises PreconditionError if the anchor is not trusted any more, or a root of our own is to
     be active next.
     """

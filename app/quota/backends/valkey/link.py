@@ -102,7 +102,7 @@ class _Batch:
             if not future.done():
                 try:
                     future.set_result(finish(results[start:end] if results else [None] * (end - start)))
-                except Exception as error:  # noqa: BLE001 - of one request, whose caller is told
+                except Exception as error:  # noqa: BLE001 - it fails one request, whose caller gets it
                     future.set_exception(error)
             start = end
 
