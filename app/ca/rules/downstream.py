@@ -54,8 +54,7 @@ def authority_profile(
     start = max(each.not_valid_before_utc for each in issuer)
     end = min(each.not_valid_after_utc for each in issuer)
     not_before, not_after = validity(now, ttl, start, end)
-    limit = path_limit(issuer[0])
-    depth = policy.max_path_length if limit is None else min(policy.max_path_length, limit - 1)
+    depth = min((policy.max_path_length, *_room(issuer)))
     return AuthorityProfile(public_key, not_before, not_after, depth)
 
 
@@ -80,7 +79,13 @@ def path_limit(authority: x509.Certificate) -> int | None:
     return authority.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
 
 
-def may_sign_authorities(authority: x509.Certificate) -> bool:
-    """Whether other authorities may stand beneath one."""
-    limit = path_limit(authority)
-    return limit is None or limit > 0
+def may_sign_authorities(issuer: Sequence[x509.Certificate]) -> bool:
+    """Whether an authority may stand beneath an issuer, by the limits of its own certificate and those above it."""
+    return all(room >= 0 for room in _room(issuer))
+
+
+def _room(issuer: Sequence[x509.Certificate]) -> list[int]:
+    """Return how many authorities may stand beneath a new one, by each certificate that limits it."""
+    # A root that signs itself is in the sequence twice: as the issuer, and as the root.
+    limits = [path_limit(each) for each in dict.fromkeys(issuer)]
+    return [limit - 1 - between for between, limit in enumerate(limits) if limit is not None]

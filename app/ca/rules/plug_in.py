@@ -106,8 +106,10 @@ def _check_revocations(place: str, content: bytes, authority: ExternalAuthority)
 
 
 def _crls(place: str, content: bytes) -> list[x509.CertificateRevocationList]:
-    blocks = content.split(_END_OF_CRL)[:-1]
+    *blocks, rest = content.split(_END_OF_CRL)
     try:
+        if _BEGIN_OF_CRL in rest:
+            raise ValueError("the last one is cut off")
         if not 1 <= len(blocks) <= MAX_CERTIFICATES:
             raise ValueError("there is none, or there are too many")
         return [x509.load_pem_x509_crl(block[block.find(_BEGIN_OF_CRL) :] + _END_OF_CRL) for block in blocks]

@@ -206,7 +206,7 @@ class Authorities:
         if root is not None and key is not None and validity_problem("root", root, now) is None:
             return root_as_signer(root, key)
         active = self.active()
-        if may_sign_authorities(active.certificate):
+        if may_sign_authorities((*active.chain, active.root)):
             return active
         raise UnavailableError(
             "the signing certificate here allows no authority beneath it: ask the replica that holds the root's key "

@@ -11,10 +11,11 @@ from app.ca.rules.profile import authority_id
 from app.ca.service.active_signer import ActiveSigner
 from app.ca.service.authorities import Authorities
 from app.ca.service.bans import Bans
+from app.ca.service.known import read_trust
 from app.ca.service.leaves import append
 from app.ca.service.signing_requests import new_serial
 from app.core.clock import Clock
-from app.core.errors import InternalError, InvalidInputError, PreconditionError
+from app.core.errors import InternalError, InvalidInputError, PermissionDeniedError, PreconditionError
 from app.spiffe.keys import accepted_key
 from app.spiffe.principal import Principal
 from app.spiffe.x509_svid import authority_life, parse_certificate, pem
@@ -45,10 +46,19 @@ class Downstreams:
         signed = await issuer.key.sign(downstream_builder(profile, issuer.certificate, self._config, new_serial()))
         signer = self._checked(pem(signed), issuer)
         async with self._transactions() as repository:
+            bans = await self._bans.held(repository)  # of another replica too, and those made since the check above
+            if ban := bans.find(policy.spiffe_id.principal, caller.serial, self._clock.now()):
+                raise ban.refusal
+            await repository.hold_authorities()
+            if (stage := (await read_trust(repository)).stage(signer.id)) is not None:
+                raise PermissionDeniedError(
+                    f"the authority {signer.id} is {stage.value}: make a new key", reason="authority_withdrawn"
+                )
             known = await repository.signer(signer.id)
             if known is not None and known.root_id != signer.root_id:
                 raise PreconditionError(f"the authority {signer.id} is known under another root: make a new key")
-            await repository.put_signer(signer, now)
+            if known is None or known.not_after <= signer.not_after:  # the longest is what can still be withdrawn
+                await repository.put_signer(signer, now)
             await append(repository, [downstream_entry(signer, policy.spiffe_id)])
             after = {"id": signer.id, "not_after": signer.not_after.isoformat(), "path_length": profile.path_length}
             await repository.record(record_of(caller, now, "downstream.sign", str(policy.spiffe_id), after=after))

@@ -247,6 +247,7 @@ def test_lists_that_revoke_others_may_be_there():
         (crl(ROOT, key=new_key()), "a list that no authority above has signed"),
         (b"", "no revocation list in PEM"),
         (b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "no revocation list in PEM"),
+        (crl(ROOT) + crl(POLICY, SIGNER)[:-30], "no revocation list in PEM"),
         (crl(ROOT) * (MAX_ROOTS + 1), "no revocation list in PEM"),
     ],
 )

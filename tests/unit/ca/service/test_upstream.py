@@ -9,6 +9,7 @@ from cryptography import x509
 from app.ca.backends.memory import MemoryKeyStore
 from app.ca.model import DownstreamPolicy, RotationConfig, Stage, Surface
 from app.ca.rules.log import fields_of
+from app.ca.rules.profile import authority_id
 from app.ca.service import CaService
 from app.core.errors import (
     InvalidInputError,
@@ -18,6 +19,7 @@ from app.core.errors import (
     UnavailableError,
 )
 from app.spiffe.id import SpiffeId
+from app.spiffe.keys import accepted_key
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.x509_svid import parse_certificate
 from app.telemetry.metrics import Metrics
@@ -142,6 +144,34 @@ async def test_nor_does_a_banned_one(above):
     await above.bans.ban(OPERATOR, str(REGION), "stolen", None)
     with pytest.raises(PermissionDeniedError, match="is banned: stolen"):
         await above.downstreams.sign(CALLER, csr(), 0)
+
+
+async def test_nor_does_one_that_another_replica_has_just_banned(above, config, transactions, clock):
+    other = made(config, clock, transactions)
+    await other.start()
+    await other.bans.ban(OPERATOR, str(REGION), "stolen", None)
+    with pytest.raises(PermissionDeniedError, match="is banned: stolen"):
+        await above.downstreams.sign(CALLER, csr(), 0)
+
+
+async def test_a_key_that_was_tainted_gets_no_other_certificate(above):
+    request = csr()
+    answer = await above.downstreams.sign(CALLER, request, 0)
+    signer_id = authority_id(accepted_key(parse_certificate(answer.chain[0])))
+    await above.maintain()
+    await above.authorities.roots.taint(OPERATOR, signer_id)
+    with pytest.raises(PermissionDeniedError, match="is tainted: make a new key"):
+        await above.downstreams.sign(CALLER, request, 0)
+
+
+async def test_a_shorter_certificate_does_not_hide_a_longer_one_of_the_same_key(above, clock):
+    request = csr()
+    answer = await above.downstreams.sign(CALLER, request, 10 * DAY)
+    await above.downstreams.sign(CALLER, request, 60)
+    clock.advance(DAY)
+    await above.maintain()
+    signer_id = authority_id(accepted_key(parse_certificate(answer.chain[0])))
+    assert signer_id in {each.id for each in above.authorities.status().signers}
 
 
 @pytest.mark.parametrize(("seconds", "days"), [(0, 30), (-5, 30), (10 * DAY, 10), (90 * DAY, 30), (2**62, 30)])
