@@ -44,7 +44,7 @@ class CounterStore(Protocol):
         What cannot be counted in time is answered by the limit's own `away`.
 
         With `joint` all hits are counted, or none: then what remains of each limit is what remains without them. It is
-        one step but in a cluster, whose counters are asked first and counted then.
+        one step but in a cluster and where a limit leases: their counters are asked first and counted then.
         """
         ...
 

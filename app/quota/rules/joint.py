@@ -10,11 +10,13 @@ class AllOrNone(NamedTuple):
     """How the hits of a request go together.
 
     `refusing` has for each whether the request is refused if it is over its limit, else it is counted for itself.
-    Unless it `counts`, the request is only asked about.
+    Unless it `counts`, the request is only asked about. `passing` has for each whether a counter that cannot be read
+    lets the request pass; without any, none does.
     """
 
     refusing: Sequence[bool]
     counts: bool = True
+    passing: Sequence[bool] = ()
 
 
 def admit(hits: Sequence[Hit], probes: Sequence[Outcome]) -> list[Outcome]:

@@ -113,3 +113,22 @@ def test_what_is_no_counter_is_neither_counted_in_nor_overwritten(client):
         b"\xff" * 16,
         b"abc",
     )
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_counter_that_cannot_be_read_is_no_counter_without_hits(client, counts):
+    name = b"u%d" % next(_numbers)
+    client.hset(name, "a", "b")
+    hit = Hit("l", ("k",), FixedWindow(5, 60, False), 1)
+    assert evaluate(client, [(name, hit)], START, AllOrNone([True], counts)) == [None]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_counter_that_cannot_be_read_keeps_others_from_counting_unless_its_limit_lets_pass(client, passes):
+    bad, good = b"b%d" % next(_numbers), b"g%d" % next(_numbers)
+    client.set(bad, "something else")
+    hit = Hit("l", ("k",), FixedWindow(1, 60, False), 1)
+    joint = AllOrNone([True, True], passing=[passes, False])
+    first, second = (evaluate(client, [(bad, hit), (good, hit)], START, joint) for _ in range(2))
+    assert first[0] is None
+    assert [first[1].allowed, second[1].allowed] == [True, not passes]

@@ -4,7 +4,8 @@
 -- algorithm, requests, three parameters, 1 if refused hits count, the lifetime of an untouched state in milliseconds
 -- (0: it never expires). ARGV[4]: the hits, each the numbers of its counter and its limit in two bytes each, and a
 -- double. ARGV[5]: "", or a byte for each hit, of these: 1 it is counted with others, all or none; 2 it is the last of
--- those; 4 they are refused if it is; 8, in the last one: they are not counted in any case.
+-- those; 4 they are refused if it is; 8, in the last one: they are not counted in any case; 16 they
+-- are not refused because its counter cannot be read.
 -- Returns for each hit a byte, 1 if allowed, 0 if refused, 2 if the key has something else in it; the requests that
 -- remain, in eight bytes; the seconds to the reset, rounded up, at least 1, in four.
 -- Each counter is read once and written once, however many hits it has in the batch.
@@ -264,17 +265,23 @@ local function count_jointly(first)
     local number = struct.unpack('>H', hits_of, place * 12 - 11)
     if not before[number] then before[number] = { states[number], lifetimes[number] } end
     allowed_at[place] = count_hit(place)
-    if not allowed_at[place] and part % 8 >= 4 then refused = true end
+    local passes = results[place] == unusable and part % 32 >= 16
+    if not allowed_at[place] and part % 8 >= 4 and not passes then refused = true end
   until part % 4 >= 2
-  if refused or part >= 8 then
+  if refused or part % 16 >= 8 then
     for key, kept in pairs(before) do states[key], lifetimes[key] = kept[1], kept[2] end
     for each = first, place do
       if allowed_at[each] then
         local key, number = struct.unpack('>HH', hits_of, each * 12 - 11)
         local limit = limits[number]
-        local _, _, remaining, reset =
-          steps[limit[1]](state_of(key, limit[1], 0), 0, limit[2], limit[3], limit[4], limit[5], limit[6] == 1)
-        results[each] = result(true, remaining, reset)
+        local state = state_of(key, limit[1], 0)
+        if state == false then
+          results[each] = unusable
+        else
+          local _, _, remaining, reset =
+            steps[limit[1]](state, 0, limit[2], limit[3], limit[4], limit[5], limit[6] == 1)
+          results[each] = result(true, remaining, reset)
+        end
       end
     end
   end

@@ -122,7 +122,8 @@ class ValkeyCounters:
         places = [place for place, known in enumerate(over) if known is None]
         sent = [hits[place] for place in places]
         if sent:
-            rest = AllOrNone([joint.refusing[place] for place in places], joint.counts and not refused)
+            passing = [hit.away is Away.ALLOW for hit, _, _ in sent]
+            rest = AllOrNone([joint.refusing[place] for place in places], joint.counts and not refused, passing)
             counted = self._servers.add(sent, partial(self._settle_jointly, sent, over), rest)
             if counted is not None:
                 return counted

@@ -44,7 +44,7 @@ _PARAMETERS = Struct(">7d")
 _HIT = Struct(">HHd")
 _RESULT = Struct(">BQI")
 _REFUSED, _ALLOWED, _UNUSABLE = 0, 1, 2
-_JOINT, _LAST, _REFUSING, _ASKED = 1, 2, 4, 8
+_JOINT, _LAST, _REFUSING, _ASKED, _PASSING = 1, 2, 4, 8, 16
 _CODES: dict[type, int] = {
     FixedWindow: 1,
     CalendarWindow: 2,
@@ -165,9 +165,11 @@ def pack_limit(algorithm: Algorithm, bounds: tuple[int, int, int] | None = None)
 def parts_of(joints: Mapping[int, AllOrNone], count: int) -> bytes:
     """Return the script's flags of `count` hits, where those from a place in `joints` on are counted all or none."""
     parts = bytearray(count)
-    for first, (refusing, counts) in joints.items():
+    for first, (refusing, counts, passing) in joints.items():
         for place, refuses in enumerate(refusing, first):
             parts[place] = _JOINT | (_REFUSING if refuses else 0)
+        for place, passes in enumerate(passing, first):
+            parts[place] |= _PASSING if passes else 0
         parts[first + len(refusing) - 1] |= _LAST | (0 if counts else _ASKED)
     return bytes(parts)
 
