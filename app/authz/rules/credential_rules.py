@@ -129,6 +129,7 @@ def _read_rule(rule: Reader) -> CredentialRule | None:
     source = _read_source(rule, given[0]) if given else None
     if not given:
         rule.problems.add(rule.path, f"has no source of credentials: set one of {', '.join(_SOURCES)}")
+    _refuse_empty(rule, "fromHeaders", "fromParams", "fromCookies")
     headers = tuple(dict.fromkeys(read_headers(rule)))
     params, cookies = (tuple(dict.fromkeys(read_names(rule, name))) for name in ("fromParams", "fromCookies"))
     forward = rule.flag("forwardOriginalCredential")
@@ -160,7 +161,15 @@ def _read_source(rule: Reader, name: str) -> CredentialSource | None:
     return read
 
 
+def _refuse_empty(place: Reader, *names: str) -> None:
+    """Refuse lists without an item: only Istio's documents have a meaning for them."""
+    for name in names:
+        if place.value.get(name) == []:
+            place.refuse(name, "must not be empty: leave it out, or list something")
+
+
 def _read_audiences(source: Reader) -> tuple[str, ...]:
+    _refuse_empty(source, "audiences")
     return tuple(dict.fromkeys(value for _, value in source.texts("audiences", MAX_AUDIENCES)))
 
 

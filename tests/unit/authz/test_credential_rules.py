@@ -67,6 +67,11 @@ def test_every_field_is_read():
         ({"apiKey": {}, "fromHeaders": [{"name": "x api"}]}, "spec.rules[0].fromHeaders[0].name"),
         ({"apiKey": {}, "fromHeaders": [{"name": "x", "prefx": "a"}]}, "spec.rules[0].fromHeaders[0].prefx"),
         ({"apiKey": {}, "fromCookies": ["a b"]}, "spec.rules[0].fromCookies[0]"),
+        *(({"apiKey": {}, name: []}, f"spec.rules[0].{name}") for name in ("fromHeaders", "fromParams", "fromCookies")),
+        (
+            {"oauth2Introspection": {"authorizationServer": "a", "audiences": []}},
+            "spec.rules[0].oauth2Introspection.audiences",
+        ),
         ({"apiKey": {}, "forwardOriginalCredential": 1}, "spec.rules[0].forwardOriginalCredential"),
         ({"apiKey": {}, "forward": True}, "spec.rules[0].forward"),
     ],
