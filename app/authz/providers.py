@@ -30,13 +30,16 @@ class Changes:
 
     def __add__(self, other: "Changes") -> "Changes":
         """Return the changes of both, of two providers that let a request pass."""
+        metadata = self.metadata or other.metadata
+        if self.metadata and other.metadata:
+            metadata = json.dumps(json.loads(self.metadata) | json.loads(other.metadata))
         return Changes(
             self.headers + other.headers,
             self.response_headers + other.response_headers,
             self.headers_to_remove + other.headers_to_remove,
             self.query_to_set + other.query_to_set,
             self.query_to_remove + other.query_to_remove,
-            metadata=json.dumps(json.loads(self.metadata or "{}") | json.loads(other.metadata or "{}")),
+            metadata=metadata,
         )
 
 
