@@ -183,7 +183,8 @@ def _attributes(scope: Mapping[str, Any], target: str, body: bytes | None, sourc
 def _changed_headers(changes: Changes, *, allowed: bool) -> list[tuple[bytes, bytes]]:
     """Return the headers of the answer, of which Envoy passes on those that its configuration names."""
     given = changes.headers + changes.response_headers if allowed else changes.headers
-    headers = [(name.lower().encode(), value.encode()) for name, value in given]
+    # What is left of a header of the request has the bytes that it came with.
+    headers = [(name.lower().encode(), value.encode("utf-8", "surrogateescape")) for name, value in given]
     if allowed and changes.headers_to_remove:
         headers.append((_TO_REMOVE, ",".join(changes.headers_to_remove).encode()))
     return headers

@@ -14,7 +14,7 @@ from app.authz.model import NO_CLAIMS, CheckInput, Claims
 from app.authz.providers import NO_CHANGES, Changes
 from app.authz.rules.jwt_rules import JwtRule, KeysFrom
 from app.authz.rules.nodes import AUTHORITY, TARGET
-from app.authz.rules.places import COOKIE, Located, Params, cookies_of, params_of
+from app.authz.rules.places import COOKIE, Cookies, Located, Params, cookies_of, params_of
 from app.authz.rules.tokens import (
     FOREVER,
     Token,
@@ -185,16 +185,16 @@ def _places_of(rule: JwtRule) -> Places:
     return headers, tuple(sorted(set(rule.params))), tuple(sorted(set(rule.cookies)))
 
 
-def _tokens_at(places: Places, request: CheckInput, params: Params, cookies: Mapping[str, str]) -> tuple[Located, ...]:
+def _tokens_at(places: Places, request: CheckInput, params: Params, cookies: Cookies) -> tuple[Located, ...]:
     headers, param_names, cookie_names = places
     found: list[Located] = []
     for name, prefix in headers:
         values = request.headers.get(name) or ()
         found += [("header", name, _after(prefix, value), ()) for value in values if prefix in value]
     if params:
-        found += [("param", name, *params[name]) for name in param_names if name in params]
+        found += [("param", name, params[name][0][0], params[name][1]) for name in param_names if name in params]
     if cookies:
-        found += [("cookie", name, cookies[name], ()) for name in cookie_names if name in cookies]
+        found += [("cookie", name, cookies[name][0], ()) for name in cookie_names if name in cookies]
     return tuple(found)
 
 

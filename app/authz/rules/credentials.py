@@ -116,7 +116,10 @@ class CredentialRules:
         return any(map(request.lacks, names | ({COOKIE} if self._cookies else set())))
 
     def found_in(self, request: CheckInput) -> tuple[Found, ...]:
-        """Return the credentials of a request: those in headers first, then in the query, then in cookies."""
+        """Return the credentials of a request: those in headers first, then in the query, then in cookies.
+
+        Of a parameter or cookie that comes twice each value is one, as servers differ in which they take.
+        """
         found = [
             Found(("header", header[0], text, ()), self._at["header", header])
             for header in self._headers
@@ -124,11 +127,18 @@ class CredentialRules:
             if (text := _after(header[1], value))
         ]
         if self._params and (params := params_of(request, self._params)):
-            given = ((name, *params[name]) for name in self._params if name in params)
-            found += [Found(("param", *each), self._at["param", each[0]]) for each in given if each[1]]
+            found += [
+                Found(("param", name, value, params[name][1]), self._at["param", name])
+                for name in self._params
+                if name in params
+                for value in filter(None, dict.fromkeys(params[name][0]))
+            ]
         if self._cookies and (cookies := cookies_of(request)):
-            pairs = ((name, cookies.get(name, "")) for name in self._cookies)
-            found += [Found(("cookie", *pair, ()), self._at["cookie", pair[0]]) for pair in pairs if pair[1]]
+            found += [
+                Found(("cookie", name, value, ()), self._at["cookie", name])
+                for name in self._cookies
+                for value in filter(None, dict.fromkeys(cookies.get(name, ())))
+            ]
         return tuple(found)
 
 

@@ -1,7 +1,7 @@
 """Where the credentials of a request are: headers, parameters of the query, cookies."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from app.authz.model import CheckInput
@@ -20,8 +20,10 @@ _PREFIX = re.compile(r"[ -~]{0,256}")
 Located = tuple[str, str, str, tuple[str, ...]]
 """A credential: the kind of its place (`header`, `param` or `cookie`), the name of the place, its text, and, of a
 parameter, how its name is spelled in the query."""
-Params = Mapping[str, tuple[str, tuple[str, ...]]]
-"""The first value of each parameter, and how its name is spelled."""
+Params = Mapping[str, tuple[Sequence[str], tuple[str, ...]]]
+"""The values of each parameter, in order, and how its name is spelled."""
+Cookies = Mapping[str, Sequence[str]]
+"""The values of each cookie, in order."""
 
 
 def read_headers(rule: Reader) -> Iterator[tuple[str, str]]:
@@ -47,23 +49,24 @@ def read_names(rule: Reader, field: str) -> Iterator[str]:
 def params_of(request: CheckInput, names: tuple[str, ...]) -> Params:
     """Return the parameters of the query, none at all if it has none of these names."""
     _, _, query = (request.headers.get(TARGET) or ("",))[0].partition("?")
-    params: dict[str, tuple[str, tuple[str, ...]]] = {}
+    params: dict[str, tuple[list[str], tuple[str, ...]]] = {}
     if query and ("%" in query or any(name in query for name in names)):
         for pair in query.partition("#")[0].split("&"):
             spelling, _, value = pair.partition("=")
             name = unquote(spelling)
-            first, spellings = params.get(name, (unquote(value), ()))
-            params[name] = first, (*spellings, *({spelling} - set(spellings)))
+            values, spellings = params.get(name, ([], ()))
+            values.append(unquote(value))
+            params[name] = values, (*spellings, *({spelling} - set(spellings)))
     return params
 
 
-def cookies_of(request: CheckInput) -> dict[str, str]:
-    """Return the first value of each cookie."""
-    cookies: dict[str, str] = {}
+def cookies_of(request: CheckInput) -> Cookies:
+    """Return the cookies of a request."""
+    cookies: dict[str, list[str]] = {}
     for header in request.headers.get(COOKIE) or ():
         for pair in header.split(";"):
             name, equals, value = pair.strip().partition("=")
             if equals:
                 quoted = len(value) > 1 and value[0] == value[-1] == '"'
-                cookies.setdefault(name, value[1:-1] if quoted else value)
+                cookies.setdefault(name, []).append(value[1:-1] if quoted else value)
     return cookies

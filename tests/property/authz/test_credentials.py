@@ -70,9 +70,8 @@ def naive(all_rules, check):
         ):
             pairs = [pair.partition("=") for pair in cut(check.headers.get(header)[0])]
             for name in listed:
-                first = next((value for key, _, value in pairs if key == name), None)
-                if first is not None:
-                    found.setdefault((kind, name, first), []).append(number)
+                for value in {value for key, _, value in pairs if key == name}:
+                    found.setdefault((kind, name, value), []).append(number)
     return [any((all_rules[at].source, key[-1]) in PROVEN for at in numbers) for key, numbers in found.items()]
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.authz.model import Cause, Verdict
+from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rpc import http as asgi
 from app.authz.rpc.destination import Gateways
 from app.authz.rpc.http import HttpAuthorization
@@ -303,3 +304,14 @@ async def test_a_body_is_read_within_bounds_and_ignored(monkeypatch):
     code, _, _, left = await ask(body=[b"x" * 8] * 9)
     assert code == 200
     assert len(left) == 7
+
+
+async def test_a_header_that_is_not_utf_8_is_written_as_it_came():
+    changes = Changes(headers=(("cookie", b"x=\xff".decode("utf-8", "surrogateescape")),))
+    verdict = Verdict(ProvidedDecision(Outcome.ALLOW, "allowed", changes=changes), Cause.POLICY)
+    engine = WaitingEngine()
+    asking = asyncio.ensure_future(ask(engine=engine))
+    await engine.asked.wait()
+    engine.answer(verdict)
+    answered, headers, *_ = await asking
+    assert (answered, headers[b"cookie"]) == (200, b"x=\xff")

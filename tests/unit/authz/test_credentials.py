@@ -154,6 +154,20 @@ async def test_keys_are_found_in_headers_with_a_prefix_parameters_and_cookies_an
     assert alone.changes == Changes(headers_to_remove=("cookie",))
 
 
+async def test_each_value_of_a_place_that_comes_twice_has_to_be_accepted(make):
+    places = {"fromParams": ["k"], "fromCookies": ["c"]}
+    service = await make(
+        credential_authentication({"apiKey": {}, "forwardOriginalCredential": True, **places}) + PARTNERS
+    )
+    key = (await key_of(service)).text
+    for bad in ("bad", ""):
+        for first, second in ((key, bad), (bad, key)):
+            assert service.check(sent(path=f"/a?k={first}&k={second}")).allowed == (not bad)
+            assert service.check(sent(cookie=f"c={first}; c={second}")).allowed == (not bad)
+    assert not service.check(sent(path="/a?k=&k=bad")).allowed
+    assert not service.check(sent(cookie="c=; c=bad")).allowed
+
+
 async def test_a_key_can_be_left_in_the_request(make):
     service = await make(credential_authentication({"apiKey": {}, "forwardOriginalCredential": True}) + PARTNERS)
     decision = service.check(sent((await key_of(service)).text))
