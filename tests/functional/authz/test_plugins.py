@@ -1,10 +1,12 @@
 """Policy engines of third parties: small packages, installed into a directory on the path."""
 
 import asyncio
+import inspect
 import sys
 import textwrap
 
 import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from app.authz.backends import plugin
 from app.authz.backends.plugin import PluginOptions, PluginProvider
@@ -67,7 +69,8 @@ async def rpc_with(provider):
 
 async def answer(rpc, path="/", method="GET"):
     found = rpc.Check(check_request(path, method=method).SerializeToString(), context())
-    return found if hasattr(found, "status") else await found
+    response = await found if inspect.isawaitable(found) else found
+    return CheckResponse.FromString(response.SerializeToString())
 
 
 async def reason_of(provider):
