@@ -1,14 +1,14 @@
 """An upstream Meshward as authority: it certifies this replica's signing authority, and its roots are trusted here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from app.ca.model import CaConfig, Origin, Signer
+from app.ca.model import CaConfig, Origin, Root, Signer
 from app.ca.ports import UpstreamCa
-from app.ca.rules.authority import authority_request
+from app.ca.rules.authority import authority_request, valid_at
 from app.ca.rules.external import Found, others_of, read_external
 from app.ca.rules.lifecycle import Trust
 from app.ca.rules.profile import authority_id
@@ -51,6 +51,8 @@ class Upstream:
         self._config, self._source, self._roots, self._keys = config, source, roots, keys
         self._clock, self._metrics = clock, metrics
         self.status = UpstreamStatus(source.place)
+        # Why the last request for a signing certificate failed, None if it did not, or there is no need of one.
+        self._unsigned: str | None = None
         self._retry_at = float("-inf")
         self._followed: TrustBundle | None = None
 
@@ -62,33 +64,47 @@ class Upstream:
     async def maintain(self, own: Sequence[OwnAuthority], trust: Trust) -> None:
         """Make one pass; `own` are the signing authorities of this replica, the last to end first.
 
-        A failure is reported in `status`, and tried again.
+        What the upstream trusts and withdraws is followed whether or not it signs. A failure is reported in `status`,
+        and tried again.
         """
-        bundle, now = self._source.bundle(), self._clock.now()
+        bundle = self._source.bundle()
         self.status = replace(self.status, spiffe_id=self._source.spiffe_id, svid_not_after=self._source.svid_not_after)
         if self.status.svid_not_after is not None:
             self._metrics.authority_expiry.set((TITLE,), self.status.svid_not_after.timestamp())
         if bundle is None:
-            self._failed("this control plane has not enrolled there yet")
+            self._report("this control plane has not enrolled there yet")
             return
         roots = {root.id: root for root in trust.roots if root.origin is Origin.UPSTREAM}
+        # Before the first certificate there is nothing to follow: its roots are trusted with it.
+        unfollowed = await self._follow(bundle) if roots and bundle != self._followed else None
         good = [each.signer for each in own if each.signer.root_id in roots and trust.stage(each.signer.id) is None]
-        good = [each for each in good if each.not_before <= now <= each.not_after and each.id not in bundle.withdrawn]
-        current = good[0] if good else None
-        try:
-            if current is None or signer_is_due(
-                now, current.not_before, current.not_after, roots[current.root_id].not_after
-            ):
-                await self._renew()
-            elif bundle != self._followed:
-                await self._follow(current, bundle)
-        except MeshwardError as error:
-            self._failed(error.message)
+        if not self._is_due(good, roots, bundle):
+            self._unsigned = None
+        elif self._clock.monotonic() >= self._retry_at:
+            self._unsigned = await self._renew()
+            if self._unsigned is not None:
+                self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+        self._report(unfollowed or self._unsigned)
 
-    async def _renew(self) -> None:
-        """Have the upstream certify a new key. Raises a MeshwardError with the reason why it is not."""
-        if self._clock.monotonic() < self._retry_at:
-            return
+    def _is_due(self, signers: Sequence[Signer], roots: Mapping[str, Root], bundle: TrustBundle) -> bool:
+        now = self._clock.now()
+        usable = (each for each in signers if valid_at(each, now) and each.id not in bundle.withdrawn)
+        current = next(usable, None)
+        return current is None or signer_is_due(
+            now, current.not_before, current.not_after, roots[current.root_id].not_after
+        )
+
+    async def _renew(self) -> str | None:
+        """Have the upstream certify a new key. Returns the reason why it is not, None if it is."""
+        try:
+            signer = await self._certified()
+        except MeshwardError as error:
+            return error.message
+        not_after = signer.not_after.isoformat()
+        log.info("ca_upstream_signed", authority=signer.id, root=signer.root_id, not_after=not_after)
+        return None
+
+    async def _certified(self) -> Signer:
         key, csr = await self._keys.create(lambda _: authority_request())
         own_id = authority_id(key.public_key)
         try:
@@ -102,33 +118,28 @@ class Upstream:
         except MeshwardError:
             await self._keys.remove(own_id)
             raise
-        log.info(
-            "ca_upstream_signed",
-            authority=own_id,
-            root=authority.anchor.id,
-            not_after=authority.signer.not_after.isoformat(),
-        )
-        self._succeeded()
+        return authority.signer
 
-    async def _follow(self, current: Signer, bundle: TrustBundle) -> None:
-        """Trust the roots that the upstream trusts, and no others of its; have what it withdrew be replaced."""
-        now, domain = self._clock.now(), self._config.trust_domain
-        roots = others_of(_found(bundle.roots), Origin.UPSTREAM, domain, now)
-        withdrawn = [each for each in bundle.withdrawn if each != current.id]
-        if not await self._roots.follow(Origin.UPSTREAM, roots, withdrawn):
-            self._followed = bundle
-        self._succeeded()
+    async def _follow(self, bundle: TrustBundle) -> str | None:
+        """Trust the roots that the upstream trusts, and no others of its; have what it withdrew be replaced.
 
-    def _succeeded(self) -> None:
-        if self.status.problem is not None:
+        Returns the reason why that failed, None if it did not.
+        """
+        try:
+            roots = others_of(_found(bundle.roots), Origin.UPSTREAM, self._config.trust_domain, self._clock.now())
+            if not await self._roots.follow(Origin.UPSTREAM, roots, bundle.withdrawn):
+                self._followed = bundle
+        except MeshwardError as error:
+            return error.message
+        return None
+
+    def _report(self, problem: str | None) -> None:
+        before = self.status.problem
+        if problem is None and before is not None:
             log.info("ca_upstream_recovered", server=self._source.place)
-        self.status = replace(self.status, problem=None)
-
-    def _failed(self, reason: str) -> None:
-        if reason != self.status.problem:
-            log.error("ca_upstream_failed", server=self._source.place, reason=reason)
-        self.status = replace(self.status, problem=reason)
-        self._retry_at = self._clock.monotonic() + RETRY_SECONDS
+        if problem is not None and problem != before:
+            log.error("ca_upstream_failed", server=self._source.place, reason=problem)
+        self.status = replace(self.status, problem=problem)
 
 
 def _found(certificates: Sequence[str]) -> list[Found]:

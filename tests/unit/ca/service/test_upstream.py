@@ -325,6 +325,29 @@ async def test_what_is_tainted_and_revoked_above_is_so_beneath(above, beneath, c
     assert beneath.authorities.bundle().roots == above.authorities.bundle().roots
 
 
+async def test_trust_above_is_followed_while_a_renewal_fails(above, beneath, source, clock):
+    own = beneath.authorities.active().signer
+    clock.advance(21 * DAY)
+    source.away = UnavailableError("it is away")
+    second = await above.authorities.roots.prepare(OPERATOR)
+    await above.authorities.roots.taint(OPERATOR, own.id)
+    await passes(clock, above, beneath)
+    assert upstream_status(beneath).problem == "it is away"
+    assert beneath.authorities.trust().stage(second.id) is Stage.VERIFY_ONLY
+    assert beneath.authorities.trust().stage(own.id) is Stage.TAINTED
+    assert beneath.authorities.is_withdrawn([own.certificate])
+    assert beneath.authorities.waiting_for == "the upstream above:15012 has not signed: it is away"
+
+
+async def test_a_bundle_that_cannot_be_followed_stops_no_renewal(above, beneath, source, clock):
+    first = beneath.authorities.active().signer
+    source.bundle = lambda: replace(above.authorities.bundle(), roots=("no certificate",))
+    clock.advance(21 * DAY)
+    await passes(clock, beneath)
+    assert upstream_status(beneath).problem == "the certificate is not one PEM block of the type CERTIFICATE"
+    assert beneath.authorities.active().signer.id != first.id
+
+
 async def test_a_tainted_authority_is_replaced(above, beneath, clock):
     own = beneath.authorities.active().signer
     await above.maintain()
