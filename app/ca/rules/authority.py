@@ -1,5 +1,6 @@
 """The certificates of authorities, and whether one may sign now."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from cryptography import x509
@@ -115,6 +116,13 @@ def check_trust_domain(roots: tuple[Root, ...], trust_domain: TrustDomain) -> No
                 f"the database has the CA of the trust domain {root.trust_domain}, and {trust_domain} is configured: "
                 "configure the trust domain of before, or use another database"
             )
+
+
+def chain_includes(signer: Signer, authority_ids: Collection[str]) -> bool:
+    """Whether a signing authority, or one between it and its root, has one of these ids."""
+    if signer.id in authority_ids:
+        return True
+    return any(_id_of(each) in authority_ids for each in signer.intermediates)
 
 
 def valid_at(authority: Root | Signer, now: datetime) -> bool:

@@ -10,7 +10,7 @@ import structlog
 from app.audit.model import record_of, state_of
 from app.ca.model import AuthorityStage, CaConfig, Origin, Root, Stage
 from app.ca.ports import CaRepository, CaTransactions
-from app.ca.rules.authority import root_builder, root_of
+from app.ca.rules.authority import chain_includes, root_builder, root_of
 from app.ca.rules.bans import BanIndex
 from app.ca.rules.external import ExternalAuthority
 from app.ca.rules.lifecycle import (
@@ -139,6 +139,7 @@ class Roots:
     async def follow(self, origin: Origin, roots: Sequence[Root], withdrawn: Collection[str]) -> bool:
         """Trust the roots that an origin trusts, and no others of it; taint signing authorities that it withdrew.
 
+        One beneath a signing authority that it withdrew is tainted too.
         Returns whether anything was changed, as it is in steps: a root is tainted before it is revoked. Raises
         UnavailableError if the log cannot be verified without a root that leaves yet.
         """
@@ -156,7 +157,7 @@ class Roots:
             changes = list(followed(trust, origin, {root.id for root in roots}, now))
             signers = () if known is None else known.signers
             for signer in signers:
-                if signer.id in withdrawn and trust.stage(signer.id) is None:
+                if trust.stage(signer.id) is None and chain_includes(signer, withdrawn):
                     changes += tainted(trust, signer.id, now, signers)
             leaving = {each.id for each in changes if each.stage is Stage.REVOKED}
             if leaving:

@@ -8,7 +8,7 @@ import structlog
 
 from app.ca.model import CaConfig, Origin, Root, Signer
 from app.ca.ports import UpstreamCa
-from app.ca.rules.authority import authority_request, valid_at
+from app.ca.rules.authority import authority_request, chain_includes, valid_at
 from app.ca.rules.external import Found, others_of, read_external
 from app.ca.rules.lifecycle import Trust
 from app.ca.rules.profile import authority_id
@@ -81,30 +81,30 @@ class Upstream:
         if not self._is_due(good, roots, bundle):
             self._unsigned = None
         elif self._clock.monotonic() >= self._retry_at:
-            self._unsigned = await self._renew()
+            self._unsigned = await self._renew(bundle)
             if self._unsigned is not None:
                 self._retry_at = self._clock.monotonic() + RETRY_SECONDS
         self._report(unfollowed or self._unsigned)
 
     def _is_due(self, signers: Sequence[Signer], roots: Mapping[str, Root], bundle: TrustBundle) -> bool:
         now = self._clock.now()
-        usable = (each for each in signers if valid_at(each, now) and each.id not in bundle.withdrawn)
+        usable = (each for each in signers if valid_at(each, now) and not chain_includes(each, bundle.withdrawn))
         current = next(usable, None)
         return current is None or signer_is_due(
             now, current.not_before, current.not_after, roots[current.root_id].not_after
         )
 
-    async def _renew(self) -> str | None:
+    async def _renew(self, bundle: TrustBundle) -> str | None:
         """Have the upstream certify a new key. Returns the reason why it is not, None if it is."""
         try:
-            signer = await self._certified()
+            signer = await self._certified(bundle)
         except MeshwardError as error:
             return error.message
         not_after = signer.not_after.isoformat()
         log.info("ca_upstream_signed", authority=signer.id, root=signer.root_id, not_after=not_after)
         return None
 
-    async def _certified(self) -> Signer:
+    async def _certified(self, bundle: TrustBundle) -> Signer:
         key, csr = await self._keys.create(lambda _: authority_request())
         own_id = authority_id(key.public_key)
         try:
@@ -114,6 +114,8 @@ class Upstream:
             )
             if authority.signer.id != own_id:
                 raise InvalidInputError(f"{ANSWER}: the certificate is of another key")
+            if chain_includes(authority.signer, bundle.withdrawn):
+                raise InvalidInputError(f"{ANSWER}: the certificate was signed by an authority that is tainted there")
             await self._roots.adopt(authority)
         except MeshwardError:
             await self._keys.remove(own_id)

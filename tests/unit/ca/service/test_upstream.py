@@ -77,6 +77,21 @@ async def beneath(config, clock, source, stored, own_keys):
     return ca
 
 
+@pytest.fixture
+async def middle(config, clock, source):
+    """A control plane beneath `above`, and above `third`."""
+    ca = made(config, clock, source=source, signer_ttl=MONTH, downstreams=(DownstreamPolicy(REGION, MONTH, 0),))
+    await ca.start()
+    return ca
+
+
+@pytest.fixture
+async def third(config, clock, middle):
+    ca = made(config, clock, source=MemoryUpstream(middle, REGION, clock), signer_ttl=MONTH)
+    await ca.start()
+    return ca
+
+
 async def passes(clock, *services, count=3):
     for _ in range(count):
         clock.advance(1)
@@ -355,6 +370,31 @@ async def test_a_tainted_authority_is_replaced(above, beneath, clock):
     await passes(clock, above, beneath)
     assert beneath.authorities.active().signer.id != own.id
     assert beneath.authorities.is_withdrawn([own.certificate])
+
+
+async def test_an_authority_beneath_one_that_is_tainted_above_is_replaced(above, middle, third, clock):
+    upper, own = middle.authorities.active().signer, third.authorities.active().signer
+    assert own.intermediates == (upper.certificate,)
+    await above.maintain()
+    await above.authorities.roots.taint(OPERATOR, upper.id)
+    await passes(clock, above, middle, third)
+    replaced = third.authorities.active().signer
+    assert replaced.intermediates == (middle.authorities.active().signer.certificate,)
+    assert middle.authorities.active().signer.id != upper.id
+    assert third.authorities.is_withdrawn([own.certificate])
+    assert own.id in third.authorities.bundle().withdrawn
+    assert proven_id((await issued(third)).chain, above.authorities.bundle(), clock.now()) == CART
+
+
+async def test_an_answer_of_a_tainted_authority_is_refused(middle, third, clock):
+    """A replica above may sign before it has read that its authority is tainted."""
+    upper, own = middle.authorities.active().signer, third.authorities.active().signer
+    bundle = middle.authorities.bundle
+    middle.authorities.bundle = lambda: replace(bundle(), withdrawn=(upper.id,))
+    await passes(clock, third)
+    assert "signed by an authority that is tainted there" in upstream_status(third).problem
+    assert third.authorities.trust().stage(own.id) is Stage.TAINTED
+    assert not third.authorities.held()[1:]
 
 
 async def test_without_the_setting_it_says_what_is_missing(beneath, config, clock, stored):
