@@ -1,6 +1,7 @@
 """CUSTOM policies: providers decide before the workload's DENY and ALLOW policies do.
 
-Istio asks one provider for a workload. Here several can be named, and a request passes if all of them let it.
+Istio asks one provider for a workload. Here several can be named, and a request passes if all of them let it. As in
+Istio, whose filters ask before `jwt_authn`, their rules are about the headers that the client sent.
 """
 
 from collections.abc import Awaitable, Iterable, Mapping
@@ -9,6 +10,7 @@ from dataclasses import replace
 from app.authz.model import Cause, CheckInput, Verdict
 from app.authz.providers import NO_CHANGES, Answer, Ask, Changes, ProvidedDecision
 from app.authz.rules.candidates import CUSTOM, all_of_role
+from app.authz.rules.changed_headers import ChangedHeaders
 from app.authz.rules.compile import CompiledRule
 from app.authz.rules.index import WorkloadRules
 from app.core.decision import Decision, Outcome
@@ -22,10 +24,16 @@ MAX_REASON = 512
 def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tuple[CompiledRule, ...]:
     """Return the first rule for each provider that is to be asked, under any of the request's readings."""
     found: dict[str, CompiledRule] = {}
-    for reading in readings:
+    for reading in map(_as_sent, readings):
         for rule in all_of_role(rules.candidates.of(reading), CUSTOM, reading):
             found.setdefault(rule.provider, rule)
     return tuple(found.values())
+
+
+def _as_sent(request: CheckInput) -> CheckInput:
+    """Return the request with its tokens, and without the headers that they set."""
+    headers = request.headers
+    return replace(request, headers=headers.sent) if isinstance(headers, ChangedHeaders) else request
 
 
 def ask(providers: Mapping[str, Ask], rules: Iterable[CompiledRule], request: CheckInput) -> Asked | Awaitable[Asked]:

@@ -1,6 +1,6 @@
 """The use case of request authentication: who sends a request, by the tokens in it."""
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -16,6 +16,7 @@ from app.authz.rules.authentication import (
     challenge,
     is_preflight,
 )
+from app.authz.rules.changed_headers import ChangedHeaders
 from app.authz.rules.custom import with_changes
 from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom, RequestAuthentication
 from app.authz.rules.places import Located
@@ -55,18 +56,6 @@ RequestAuthenticationStore = DocumentStore[RequestAuthentication, RequestAuthent
 
 
 @dataclass(frozen=True, slots=True)
-class _ChangedHeaders:
-    """Headers of which some have other values, None where they are removed."""
-
-    headers: Headers
-    changed: Mapping[str, tuple[str, ...] | None]
-
-    def get(self, name: str, /) -> tuple[str, ...] | None:
-        """Return the values of a header, as `Headers` does."""
-        return self.changed[name] if name in self.changed else self.headers.get(name)
-
-
-@dataclass(frozen=True, slots=True)
 class Authenticated:
     """What is known of who sends a request.
 
@@ -84,10 +73,13 @@ class Authenticated:
     )
 
     def headers_of(self, request: CheckInput) -> Headers:
-        """Return the headers that policies judge: those that the workload gets, as after Envoy's own `jwt_authn`."""
+        """Return the headers that policies judge: those that the workload gets, as after Envoy's own `jwt_authn`.
+
+        Whether a CUSTOM policy has its provider asked is judged by those that the client sent, see `rules.custom`.
+        """
         changed: dict[str, tuple[str, ...] | None] = dict.fromkeys(self.changes.headers_to_remove)
         changed |= {name: (value,) for name, value in self.changes.headers}
-        return _ChangedHeaders(request.headers, changed)
+        return ChangedHeaders(request.headers, changed)
 
     def changed(self, verdict: Verdict) -> Verdict:
         """Return the verdict with what the tokens change, and with the note.

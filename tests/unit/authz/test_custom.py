@@ -15,6 +15,8 @@ from app.authz.rules.parts import EVERYTHING
 from app.core.decision import Decision
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
+from tests.assets.jwts import token
+from tests.assets.request_authentications import jwt_rule, request_authentication
 from tests.fakes.authz import policy, request
 from tests.fakes.checks import Policies, check_answer, check_request, context, policy_service
 from tests.fakes.documents import MemoryDocuments
@@ -104,6 +106,23 @@ async def test_a_rule_about_a_missing_attribute_asks():
     provider = FakeProvider(DENIES)
     text = policy("{action: CUSTOM, provider: {name: ext}, rules: [{when: [{key: connection.sni, values: [a]}]}]}")
     assert not (await decided(text, request(), ext=provider)).allowed
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-user"])
+@pytest.mark.parametrize("has_token", [True, False])
+async def test_a_rule_is_about_the_headers_that_the_client_sent(clock, header, has_token):
+    """The token and what only it may set are taken out later, as by Istio, whose filter asks before `jwt_authn`."""
+    condition = f"{{key: 'request.headers[{header}]', values: [eve, Bea*]}}"
+    text = policy(f"{{action: CUSTOM, provider: {{name: ext}}, rules: [{{when: [{condition}]}}]}}")
+    claims = {"outputClaimToHeaders": [{"header": "x-user", "claim": "sub"}]}
+    provider = FakeProvider(DENIES)
+    service = await policy_service(text, providers={"ext": provider}, clock=clock)
+    await service.apply(request_authentication(jwt_rule(**claims)))
+    tokens = {"authorization": (f"Bearer {token(clock.now())}",)} if has_token else {}
+    found = service.check(request(headers={"x-user": ("eve",), **tokens}))
+    decision = found if isinstance(found, Decision) else await found
+    is_sent = has_token or header == "x-user"
+    assert (decision.allowed, len(provider.requests)) == (not is_sent, int(is_sent))
 
 
 async def test_a_policy_is_for_the_workloads_that_it_selects():
