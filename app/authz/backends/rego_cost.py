@@ -3,7 +3,8 @@
 regorus has no limit of time, and holds the interpreter's lock while it evaluates. So what is evaluated outside of a
 child process has to end soon whatever the request is, which is proven from the text:
 
-1. Only syntax and functions that are known here, none of which takes more time than its arguments are long.
+1. Only syntax and functions that are known here, none of which takes more time than its arguments are long; some of
+   them with an argument that has to be a constant.
 2. A rule is evaluated once; a function as often as it is called, and none calls itself.
 3. Loops go over `input`, `data` or a list that is written out. The steps are a polynomial of the number of elements
    that the request and the data have; `Cost.fits` compares it with MAX_STEPS for each request.
@@ -33,8 +34,10 @@ from app.authz.backends.rego_tree import (
 
 # A step is an expression with its operands, about 0.2 µs.
 MAX_STEPS = 5_000
-# Steps times the bytes of request and data: a step may look at all of them.
-MAX_WORK = 32 << 20
+# Steps times the bytes of request and data: a step may look at all of them. At the most some 40 ms.
+MAX_WORK = 8 << 20
+# Steps of what makes a value for every few bytes, such as the request's own parsing: some 300 ns a byte.
+MAKING_STEPS = 64
 # Loops in each other.
 MAX_DEGREE = 2
 MAX_PATTERN = 256
@@ -88,10 +91,35 @@ BUILTINS = frozenset(
         "object.keys",
     }
 )
-# What the first argument of a function, a constant, must not have: counted repetition, which multiplies what is
-# matched, and the width of a number, which is filled with spaces.
+_MAKING = frozenset({"split", "json.unmarshal", "object.keys", "sprintf", "regex.match", "glob.match"})
+# Of what is put between the elements of a list, each of which takes three bytes at least.
+MAX_SEPARATOR = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """An argument that has to be a short constant, or a list of them, without any of the characters in `excluded`."""
+
+    place: int
+    excluded: frozenset[str] = frozenset()
+    longest: int = MAX_PATTERN
+
+
+# Counted repetition multiplies what is matched, and the width of a number is filled with spaces. The others look for
+# each part of one argument in all of another, or put one between all parts of another.
 _COUNTED = frozenset("{}")
-_NOT_PLAIN = {"regex.match": _COUNTED, "glob.match": _COUNTED, "sprintf": frozenset("0123456789*")}
+_PLAIN = {
+    "regex.match": _Plain(0, _COUNTED),
+    "glob.match": _Plain(0, _COUNTED),
+    "sprintf": _Plain(0, frozenset("0123456789*")),
+    "trim": _Plain(1),
+    "trim_left": _Plain(1),
+    "trim_right": _Plain(1),
+    "indexof": _Plain(1),
+    "strings.any_prefix_match": _Plain(1),
+    "strings.any_suffix_match": _Plain(1),
+    "concat": _Plain(0, longest=MAX_SEPARATOR),
+}
 
 Poly = tuple[int, ...]
 
@@ -114,7 +142,8 @@ class Cost:
         if any(others):
             number = max(text.count(b",") + 1, self.elements)
             steps += sum(count * number**power for power, count in enumerate(others, start=1))
-        return steps <= MAX_STEPS and steps * (len(text) + self.data_bytes) <= MAX_WORK
+        work = steps * (len(text) + self.data_bytes) + MAKING_STEPS * len(text)
+        return steps <= MAX_STEPS and work <= MAX_WORK
 
 
 class _UnknownError(Exception):
@@ -146,8 +175,8 @@ def cost_of(modules: Iterable[Module], data: bytes) -> Cost | None:
 @dataclass
 class _Counter:
     modules: tuple[Module, ...]
-    functions: dict[str, list[tuple[Module, Node]]] = field(default_factory=dict)
-    _costs: dict[str, Poly | None] = field(default_factory=dict)
+    functions: dict[Path, list[tuple[Module, Node]]] = field(default_factory=dict)
+    _costs: dict[Path, Poly | None] = field(default_factory=dict)
 
     def total(self) -> Poly:
         """Return the steps of all rules, each once."""
@@ -157,8 +186,8 @@ class _Counter:
                 head = rule["Spec"]["head"] if "Spec" in rule else {}
                 if "Func" in head or rule.get("Default", {}).get("args"):
                     named = head.get("Func") or rule["Default"]
-                    name = reference_of(named["refr"], {}).path[-1]
-                    self.functions.setdefault(name, []).append((module, rule))
+                    place = module.place_of(reference_of(named["refr"], {}).path)
+                    self.functions.setdefault(place, []).append((module, rule))
                 else:
                     rules.append((module, rule))
         return _sum(self._rule(module, rule) for module, rule in rules)
@@ -239,13 +268,14 @@ class _Counter:
     def _call(self, module: Module, call: Node, at: _Query) -> Poly:
         path = reference_of(call["fcn"], module.imports).path
         operands = _sum([(1,), *(self._expression(module, each, at) for each in call["params"])])
-        if path and path[-1] in self.functions:
-            return _sum([operands, self._function(path[-1])])
+        place = module.place_of(path)
+        if place in self.functions:
+            return _sum([operands, self._function(place)])
         name = ".".join(path)
-        plain = _NOT_PLAIN.get(name)
-        if name not in BUILTINS or (plain is not None and not _is_plain(call["params"][0], plain)):
+        plain = _PLAIN.get(name)
+        if name not in BUILTINS or (plain is not None and not _is_plain(call["params"][plain.place], plain)):
             raise _UnknownError
-        return operands
+        return _sum([operands, (MAKING_STEPS,)]) if name in _MAKING else operands
 
     def _iterate(self, module: Module, collection: Node, at: _Query) -> None:
         """Note that the query goes over the elements of a collection."""
@@ -263,11 +293,11 @@ class _Counter:
             return path[:1] == ("input",)
         return len(path) > 1 and all(module.package[0] != path[1] for module in self.modules)
 
-    def _function(self, name: str) -> Poly:
-        if name not in self._costs:
-            self._costs[name] = None  # until it is known: a function that calls itself
-            self._costs[name] = _sum(self._rule(module, rule) for module, rule in self.functions[name])
-        found = self._costs[name]
+    def _function(self, place: Path) -> Poly:
+        if place not in self._costs:
+            self._costs[place] = None  # until it is known: a function that calls itself
+            self._costs[place] = _sum(self._rule(module, rule) for module, rule in self.functions[place])
+        found = self._costs[place]
         if found is None:
             raise _UnknownError
         return found
@@ -307,13 +337,15 @@ def _variables(expression: Node | None) -> Iterable[str]:
     return [str(each["value"]) for each in nodes(expression, "Var")]
 
 
-def _is_plain(pattern: Node, excluded: frozenset[str]) -> bool:
-    """Whether a pattern is a short constant without any of the characters."""
-    kind, inside = kind_of(pattern)
+def _is_plain(argument: Node, plain: _Plain) -> bool:
+    """Whether an argument is what it has to be."""
+    kind, inside = kind_of(argument)
+    if kind in {"Array", "Set"}:
+        return all(_is_plain(each, plain) for each in inside["items"])
     if kind not in {"String", "RawString"}:
         return False
     text = str(inside["value"])
-    return len(text) <= MAX_PATTERN and not excluded & set(text)
+    return len(text) <= plain.longest and not plain.excluded & set(text)
 
 
 def _sum(polynomials: Iterable[Poly]) -> Poly:

@@ -37,11 +37,11 @@ def rewritten(modules: Modules, *, v0: bool) -> list[tuple[str, str]]:
         except UnsupportedError as error:
             raise InvalidInputError(f"{name}: {error}") from error
         trees.append((name, module_of(parsed(name, text, v0=v0), text)))
-    own = {path[-1] for _, module in trees for path in _functions(module)}
+    own = {module.place_of(path) for _, module in trees for path in _functions(module)}
     for name, module in trees:
         for call in nodes(module.tree, "Call"):
             path = reference_of(call["fcn"], module.imports).path
-            if path and path[-1] not in own and not _is_available(".".join(path)):
+            if path and module.place_of(path) not in own and not _is_available(".".join(path)):
                 line = call["span"]["line"]
                 raise InvalidInputError(f"{name}: line {line}: the function {'.'.join(path)} is not available")
     return found

@@ -21,6 +21,10 @@ class Module:
     package: Path
     imports: Mapping[str, Path]
 
+    def place_of(self, path: Path) -> Path:
+        """Return where in `data` a function of the module's own, or of another that its name begins with, would be."""
+        return path if path[:1] == ("data",) else ("data", *self.package, *path)
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:

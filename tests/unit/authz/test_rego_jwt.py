@@ -171,6 +171,8 @@ def test_what_is_no_key_fails_the_evaluation(key):
         "x if {\n input.never\n not crypto.sha256(input.a)\n}",
         "f(a) if io.jwt.encode_sign(a, {}, {})\nx if { input.never; f(1) }",
         "x if { input.never; nothing(1) }",
+        "x if lib.sum(1)\nsum(a) := a",
+        "x if lib.f(1)\nf(a) := a",
     ],
 )
 def test_a_function_that_is_not_there_is_refused_though_no_request_reaches_it(body):

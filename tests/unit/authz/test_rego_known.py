@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.authz.backends.rego_cost import MAX_STEPS
+from app.authz.backends.rego_cost import MAX_SEPARATOR, MAX_STEPS
 from app.authz.backends.rego_engine import Loaded, rewritten
 from app.authz.backends.rego_known import MAX_BYTES, known_json, read_known
 from app.authz.rules.parts import EVERYTHING, parts_of, selected
@@ -70,9 +70,12 @@ def test_a_part_that_is_read_whole_is_not_read_in_part():
         ("allow if every p in input.parsed_path { p != h.host }", 300),
         ("allow if count([x | some x in input.parsed_path; x != h.host]) == 0", 400),
         ("f(x) if startswith(x, h.path)\nf(x) if x == h.host\nallow if { some p in input.parsed_path; f(p) }", 700),
-        ('allow := {"allowed": true, "headers": {"x": sprintf("%s-%s", [h.method, h.host])}}', 50),
+        ('allow := {"allowed": true, "headers": {"x": sprintf("%s-%s", [h.method, h.host])}}', 120),
         ("allow if { some a in data.x; some b in data.y; a == b }", 5000),
-        ("allow if regex.match(`^/a/[0-9]+$`, h.path)", 50),
+        ("allow if regex.match(`^/a/[0-9]+$`, h.path)", 120),
+        ('allow if strings.any_prefix_match(h.path, ["/a", "/b"])', 50),
+        ('allow if trim(concat(", ", [h.path, h.host]), " /") == "a"', 50),
+        ("allow if numbers.range(h.path)\nnumbers.range(x) if x == h.host", 50),
         ('allow if count(deny) == 0\ndeny contains m if { h.method != "GET"; m := concat(" ", [h.path, "no"]) }', 80),
     ],
 )
@@ -110,6 +113,16 @@ def test_what_ends_soon_is_evaluated_here(body, steps):
         'f(x) := concat("", [x, x])\nallow if f(f(f(f(f(f(h.body))))))',
         "allow if {\n" + "h.method\n" * MAX_STEPS + "}",
         "allow if sort([h.body]) == []",
+        "allow if strings.any_prefix_match(input.parsed_path, input.parsed_query.a)",
+        'allow if strings.any_suffix_match(h.path, ["/a", h.host])',
+        "allow if trim(h.path, h.host) == h.host",
+        "allow if trim_left(h.path, h.host) == h.host",
+        "allow if trim_right(h.path, h.host) == h.host",
+        "allow if indexof(h.path, h.host) == 1",
+        'allow if concat(h.host, input.parsed_path) == ""',
+        f'allow if concat("{"x" * (MAX_SEPARATOR + 1)}", input.parsed_path) == ""',
+        # A function of the same name is another one.
+        "allow if numbers.range(1, h.size)\nrange(a, b) if a == b",
     ],
 )
 def test_what_may_take_long_or_is_not_known_is_not_evaluated_here(body):
@@ -131,6 +144,10 @@ def test_a_request_or_data_with_too_many_elements_is_not_evaluated_here():
     assert not cost.fits(b"," * 100)
     assert not known("allow if { some a in data.x; some b in data.x; a == b }", json.dumps([0] * 100)).cost.fits(b"x")
     assert not known("allow if contains(h.body, h.path)").cost.fits(b"x" * (8 << 20))
+    assert known("allow if contains(h.body, h.path)").cost.fits(b"x" * (64 << 10))
+    assert not known("allow if json.unmarshal(h.body) == 1").cost.fits(b"x" * (64 << 10))
+    # To parse it alone takes the loop some ten milliseconds.
+    assert not known("allow if true").cost.fits(b"x" * (256 << 10))
 
 
 def test_large_policies_are_not_looked_at():
