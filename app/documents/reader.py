@@ -73,7 +73,8 @@ class Reader:
         return f"{self.path}.{name}" if self.path else name
 
     def has(self, name: str) -> bool:
-        """Whether the field is there, even if it is empty."""
+        """Whether the field is there, even if it is empty. One that is asked for is known."""
+        self.taken.add(name)
         return name in self.value and not (self.null_is_absent and self.value[name] is None)
 
     def refuse(self, name: str, problem: str) -> None:

@@ -13,6 +13,7 @@ from app.documents.reader import Reader
 
 _HEADER_KEY = re.compile(r"request\.headers\[(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
 _CLAIM_KEY = re.compile(r"request\.auth\.claims((?:\[[^\[\]]{1,256}\]){1,16})")
+_VALUES = "values", "notValues"
 _CLAIM_NAME = re.compile(r"\[([^\[\]]+)\]")
 _METADATA_KEY = re.compile(r"experimental\.(envoy\.filters\.[^\[\]]{1,256})\[([^\[\]]{1,256})\]")
 
@@ -97,11 +98,13 @@ def _read_condition(condition: Reader, namespace: str) -> Condition | None:
     key = condition.text("key")
     if not key:
         condition.refuse("key", "must not be empty: name an attribute")
+        condition.taken.update(_VALUES)
+        condition.close()
         return None
-    if all(condition.value.get(name, []) == [] for name in ("values", "notValues")):
+    if all(condition.value.get(name, []) == [] for name in _VALUES):
         condition.refuse("values", "must not be empty: give values or notValues")
     found = _read_key(condition, key, namespace)
-    condition.taken.update(("values", "notValues"))
+    condition.taken.update(_VALUES)
     condition.close()
     return found
 

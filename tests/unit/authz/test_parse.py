@@ -251,6 +251,23 @@ def test_what_is_wrong_around_a_spec_is_refused_with_its_path(text, path):
     assert path in paths_of(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (policy("{actoin: DENY}"), "action, provider, rules, selector, targetRef, targetRefs"),
+        (policy("{rules: [{when: [{Key: source.ip, values: [10.0.0.1]}]}]}"), "key, notValues, values"),
+        (policy("{}").replace("namespace:", "namespce:"), "name, namespace,"),
+    ],
+)
+def test_a_field_that_is_not_known_is_refused_with_all_that_are(text, known):
+    with pytest.raises(InvalidInputError) as caught:
+        parse(text)
+    assert any(
+        "is not a field here; the fields are" in each.problem and known in each.problem
+        for each in caught.value.violations
+    )
+
+
 def test_all_violations_of_all_documents_are_reported_at_once():
     text = policy("{action: X}", name="a") + policy(
         "{rules: [{to: [{operation: {ports: [x, '1', y]}}]}], y: 1}", name="b"
