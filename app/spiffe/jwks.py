@@ -28,6 +28,9 @@ ALGORITHMS = RSA_ALGORITHMS | ED_ALGORITHMS | frozenset(EC_ALGORITHMS.values())
 # What a key may say that it is for: nothing, signatures (RFC 7517, section 4.2), or JWT-SVIDs (SPIFFE bundles).
 USES = frozenset({None, "sig", "jwt-svid"})
 
+# Members of a key that only its holder may know: of a private key, and of a symmetric one.
+_SECRETS = frozenset({"d", "k"})
+
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
@@ -58,6 +61,23 @@ def parse_key_set(content: bytes) -> KeySet:
     Raises InvalidInputError if it is not a JWK Set, is larger than MAX_JWKS_BYTES, has more than MAX_KEYS keys, or has
     keys of which none can be used. A set without keys is valid: its issuer has revoked them all.
     """
+    found = _listed(content)
+    keys = tuple(_usable(found))
+    if found and not keys:
+        raise InvalidInputError("the JWK Set has no RSA, EC or Ed25519 key for signatures")
+    return KeySet(keys)
+
+
+def secret_keys(content: bytes) -> tuple[int, ...]:
+    """Return the numbers of the keys in a JWK Set that are private or symmetric (RFC 7518, section 6).
+
+    Raises InvalidInputError if it is not a JWK Set.
+    """
+    keys = enumerate(_listed(content))
+    return tuple(number for number, jwk in keys if isinstance(jwk, dict) and not _SECRETS.isdisjoint(jwk))
+
+
+def _listed(content: bytes) -> list[object]:
     if len(content) > MAX_JWKS_BYTES:
         raise InvalidInputError(f"the JWK Set is larger than {MAX_JWKS_BYTES} bytes")
     try:
@@ -69,10 +89,7 @@ def parse_key_set(content: bytes) -> KeySet:
         raise InvalidInputError("the JWK Set has no list 'keys'")
     if len(found) > MAX_KEYS:
         raise InvalidInputError(f"the JWK Set has more than {MAX_KEYS} keys")
-    keys = tuple(_usable(found))
-    if found and not keys:
-        raise InvalidInputError("the JWK Set has no RSA, EC or Ed25519 key for signatures")
-    return KeySet(keys)
+    return found
 
 
 def _usable(found: Iterable[object]) -> Iterable[VerificationKey]:

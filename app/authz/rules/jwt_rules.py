@@ -17,13 +17,14 @@ from app.authz.rules.kubernetes import (
     object_key,
     read_head,
     read_selector,
+    selector_warnings,
 )
 from app.authz.rules.places import AUTHORIZATION, BEARER, HEADER, read_headers, read_names
 from app.authz.rules.targets import read_targets
 from app.core.errors import InvalidInputError, Violation
 from app.documents.kind import DocumentKind
 from app.documents.reader import Reader
-from app.spiffe.jwks import parse_key_set
+from app.spiffe.jwks import parse_key_set, secret_keys
 
 KIND = "RequestAuthentication"
 # Istio's bound is 4096 rules for one workload; a document of MAX_BYTES has no room for more than this.
@@ -41,7 +42,17 @@ SPACE_DELIMITED = frozenset({"scope", "permission"})
 # The parameter in which a token is where a rule names no place.
 ACCESS_TOKEN = "access_token"  # noqa: S105 - a name
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+# As Istio, which is written in Go, reads a duration: 5s, 500ms, 1m30s, 1.5h.
+_DURATION_PART = re.compile(r"([0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9})(h|ms|m|s)")
+_DURATION = re.compile(rf"\+?(?:{_DURATION_PART.pattern}){{1,8}}")
+_MILLISECONDS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+# Istio's, of a header that a claim goes to.
+_STRICT_HEADER = re.compile(r"[-_a-z0-9]+")
+_NOT_PUBLIC = (
+    "keys[{}] is a private key or a shared secret: it verifies no token, and should be nowhere but with the issuer"
+)
+# Those of which an empty one is refused, as by Istio.
+_NOT_EMPTY = "jwksUri", "jwks_uri", "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +130,15 @@ def _read(document: Reader) -> RequestAuthentication:
         selector, targets = read_selector(spec), read_targets(spec, namespace)
         rules = tuple(_read_rule(rule, warnings) for rule in spec.children("jwtRules", MAX_RULES))
         spec.close()
-        warnings += empty_lists(spec.value, "spec", but="jwtRules")
+        warnings += [*selector_warnings(spec.value), *empty_lists(spec.value, "spec", but="jwtRules")]
     document.close()
     return RequestAuthentication(namespace, name, rules, selector, targets, tuple(warnings))
 
 
 def _read_rule(rule: Reader, warnings: list[Violation]) -> JwtRule:
+    for name in _NOT_EMPTY:
+        if rule.text(name) == "":
+            rule.refuse(name, "must not be empty: leave it out")
     issuer = rule.text("issuer") or ""
     keys = _read_keys(rule, issuer, warnings)
     headers = tuple(read_headers(rule))
@@ -154,7 +168,7 @@ def _read_keys(rule: Reader, issuer: str, warnings: list[Violation]) -> KeysFrom
         rule.refuse(given[1], f"cannot be set beside {given[0]}: the keys are in one place")
     inline, url = rule.text("jwks") or "", rule.text("jwksUri") or rule.text("jwks_uri") or ""
     if not issuer and not url:
-        rule.refuse("issuer", "must not be empty where jwksUri is: one of them says whose tokens are meant")
+        rule.refuse("issuer", "must not be empty unless there is a jwksUri: one of them says whose tokens are meant")
     if url and (problem := _url_problem(url)):
         rule.refuse(given[-1], problem)
     if inline:
@@ -183,6 +197,7 @@ def _url_problem(url: str) -> str:
 def _check_inline(rule: Reader, inline: str, warnings: list[Violation]) -> None:
     try:
         parse_key_set(inline.encode())
+        warnings += [Violation(rule.at("jwks"), _NOT_PUBLIC.format(number)) for number in secret_keys(inline.encode())]
     except InvalidInputError as error:
         if "no RSA" in error.message:  # valid, and verifies nothing
             warnings.append(Violation(rule.at("jwks"), f"{error.message}: every token is refused"))
@@ -194,17 +209,17 @@ def _read_timeout(rule: Reader) -> float:
     text = rule.text("timeout")
     if not text:
         return DEFAULT_TIMEOUT
-    seconds = _DURATION.fullmatch(text)
-    milliseconds = Fraction(seconds[1]) * 1000 if seconds else Fraction(0)
+    parts = _DURATION_PART.findall(text) if _DURATION.fullmatch(text) else []
+    milliseconds = sum((Fraction(number) * _MILLISECONDS[unit] for number, unit in parts), Fraction(0))
     if milliseconds < 1 or milliseconds.denominator != 1:
-        rule.refuse("timeout", f"{text!r} is not a duration of whole milliseconds, in seconds: write 5s or 0.5s")
+        rule.refuse("timeout", f"{text!r} is not a duration of whole milliseconds: write 5s or 500ms")
     return min(float(milliseconds / 1000), MAX_TIMEOUT)
 
 
 def _read_output(reader: Reader, field: str) -> str:
     name = reader.text(field) or ""
     if name and not HEADER.fullmatch(name):
-        reader.refuse(field, f"{name!r} is not the name of a header: letters, digits, '-' and '_'")
+        reader.refuse(field, f"{name!r} is not the name of a header")
     elif name.lower() == "host":
         reader.refuse(field, "must not be Host: it says where the request goes")
     return name.lower()
@@ -213,6 +228,8 @@ def _read_output(reader: Reader, field: str) -> str:
 def _read_claim_headers(rule: Reader) -> Iterator[tuple[str, str]]:
     for output in rule.children("outputClaimToHeaders"):
         header, claim = _read_output(output, "header"), output.text("claim") or ""
+        if header and not _STRICT_HEADER.fullmatch(header):
+            output.refuse("header", f"{header!r} must have letters, digits, '-' and '_' alone")
         for name, value in (("header", header), ("claim", claim)):
             if not value:
                 output.refuse(name, "must not be empty")

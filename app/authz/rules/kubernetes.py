@@ -31,6 +31,10 @@ _SUBDOMAIN = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _NAMESPACE = re.compile(_DNS_LABEL)
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
+# Has the policy evaluated, and recorded, without effect.
+DRY_RUN = "istio.io/dry-run"
+_WITH_DRY_RUN = "AuthorizationPolicy"
+
 # What the API server writes into an object and `kubectl get -o yaml` shows; it has no part in the policy.
 _SERVER_FIELDS = (
     "creationTimestamp",
@@ -120,7 +124,11 @@ def read_head(document: Reader, kind: str, versions: tuple[str, ...] = API_VERSI
     if document.text("kind") != kind:
         document.refuse("kind", f"must be {kind}")
     document.take("status")
-    return read_metadata(document, document.problems)
+    namespace, name, annotations = read_metadata(document, document.problems)
+    if DRY_RUN in annotations and kind != _WITH_DRY_RUN:
+        problem = f"is for an {_WITH_DRY_RUN}: a {kind} decides from the moment it is applied"
+        document.problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), problem)
+    return namespace, name, annotations
 
 
 def empty_lists(spec: Mapping[str, object], place: str, but: str) -> Iterator[Violation]:
@@ -143,6 +151,15 @@ def _empty_lists(value: object, place: str) -> Iterator[Violation]:
             yield from _empty_lists(item, f"{place}.{name}")
 
 
+def selector_warnings(spec: Mapping[str, object]) -> Iterator[Violation]:
+    """Yield a warning about a selector in the spec that selects nothing in particular."""
+    selector = spec.get("selector")
+    if isinstance(selector, Mapping) and not selector.get("matchLabels"):
+        yield Violation(
+            "spec.selector", "has no labels: the document is for the same workloads as one without a selector"
+        )
+
+
 def read_selector(spec: Reader) -> Labels:
     """Return the labels of `selector.matchLabels`, none if every workload is meant."""
     selector = spec.child("selector")
@@ -160,6 +177,7 @@ def read_metadata(document: Reader, problems: Problems) -> tuple[str, str, dict[
         if not document.has("metadata"):
             problems.add(document.at("metadata"), "is missing: a policy needs metadata.name")
         return "", "", {}
+    metadata.null_is_absent = True  # as to Kubernetes, whose tools write such fields
     for name in _SERVER_FIELDS:
         metadata.take(name)
     read_labels(metadata, "labels")

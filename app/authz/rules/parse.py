@@ -4,19 +4,21 @@ Istio's AuthorizationPolicy reference and its validation, `reference/config/secu
 `normalization`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, Patterns, Rule
 from app.authz.rules.claims import OF_TOKENS
 from app.authz.rules.kubernetes import (
+    DRY_RUN,
     SECURITY_KINDS,
     empty_lists,
     is_object_key,
     object_key,
     read_head,
     read_selector,
+    selector_warnings,
 )
 from app.authz.rules.parse_rule import read_rule
 from app.authz.rules.targets import read_targets
@@ -26,7 +28,6 @@ from app.documents.kind import DocumentKind
 from app.documents.reader import Problems, Reader
 
 KIND = "AuthorizationPolicy"
-DRY_RUN = "istio.io/dry-run"
 # A mesh of a thousand services with ten policies each; compiled they take some tens of megabytes.
 MAX_POLICIES = 10_000
 # One policy as JSON; what etcd would store of one is not much more.
@@ -47,28 +48,40 @@ _OF_IDENTITY = frozenset(
 
 
 def _read_policy(document: Reader) -> AuthorizationPolicy:
-    problems = document.problems
     namespace, name, annotations = read_head(document, KIND)
-    dry_run = annotations.get(DRY_RUN, "false")
-    if dry_run not in _TRUE | _FALSE:
-        problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
     spec = document.child("spec")
     policy = AuthorizationPolicy(namespace, name, Action.ALLOW)
     if spec:
         policy = _read_spec(spec, policy)
-    if not document.has("spec"):
-        problems.add(document.at("spec"), "is missing: write 'spec: {}' for a policy that allows nothing")
+    dry_run = _read_dry_run(document, annotations, policy.action)
     document.close()
     # Where something is wrong, the places of values are not their places in the document.
-    if dry_run in _TRUE and policy.action is Action.CUSTOM:
-        problem = "is for ALLOW and DENY policies: a provider is asked or not"
-        problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), problem)
-    if problems.found:
+    if document.problems.found:
         return policy
     single = spec is not None and spec.has("targetRef")
-    empty = () if spec is None else empty_lists(spec.value, "spec", but="rules")
-    warnings = warnings_of(policy.action, policy.rules, policy.targets, single=single, empty=empty)
-    return replace(policy, warnings=warnings, dry_run=dry_run in _TRUE)
+    noted = _noted({} if spec is None else spec.value, is_missing=spec is None)
+    warnings = warnings_of(policy.action, policy.rules, policy.targets, single=single, noted=noted)
+    return replace(policy, warnings=warnings, dry_run=dry_run)
+
+
+def _read_dry_run(document: Reader, annotations: Mapping[str, str], action: Action) -> bool:
+    text = annotations.get(DRY_RUN)
+    if text is None:
+        return False
+    if action not in {Action.ALLOW, Action.DENY}:
+        problem = f"is for ALLOW and DENY policies, and this one is {action.value}: leave it out"
+        document.problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), problem)
+    elif text not in _TRUE | _FALSE:
+        document.problems.add(document.at(f"metadata.annotations.{DRY_RUN}"), "must be 'true' or 'false'")
+    return text in _TRUE
+
+
+def _noted(spec: Mapping[str, object], *, is_missing: bool) -> Iterator[Violation]:
+    """Yield warnings about the spec as it is written, before its values."""
+    if is_missing:
+        yield Violation("spec", "is missing: the policy allows nothing, as one with 'spec: {}'")
+    yield from selector_warnings(spec)
+    yield from empty_lists(spec, "spec", but="rules")
 
 
 def _read_spec(spec: Reader, policy: AuthorizationPolicy) -> AuthorizationPolicy:

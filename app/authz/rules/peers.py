@@ -5,14 +5,23 @@ demands mutual TLS. Istio's reference and validation, `reference/config/security
 `ComposePeerAuthentication` of istiod.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 
 from app.authz.model import CheckInput, Labels, Scope, TargetKind, Workload
-from app.authz.rules.kubernetes import SECURITY_KINDS, is_object_key, object_key, read_head, read_selector
+from app.authz.rules.kubernetes import (
+    SECURITY_KINDS,
+    is_object_key,
+    object_key,
+    read_head,
+    read_selector,
+    selector_warnings,
+)
 from app.authz.rules.values import MAX_PORT
+from app.core.errors import Violation
 from app.documents.kind import DocumentKind
 from app.documents.reader import Reader
 
@@ -23,6 +32,7 @@ MAX_BYTES = 64 * 1024
 # What a workload listens on.
 MAX_PORTS = 256
 
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _LAST = datetime.max.replace(tzinfo=UTC)
 _GATEWAY = "gateway"
 
@@ -46,6 +56,7 @@ class PeerAuthentication:
     ports: tuple[tuple[int, PeerMode], ...] = ()
     selector: Labels = ()
     created: datetime = _LAST
+    warnings: tuple[Violation, ...] = ()
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
@@ -132,13 +143,14 @@ def _read(document: Reader) -> PeerAuthentication:
     mode = PeerMode.UNSET
     ports: tuple[tuple[int, PeerMode], ...] = ()
     selector: Labels = ()
+    warnings: tuple[Violation, ...] = ()
     if spec is not None:
-        selector = read_selector(spec)
+        selector, warnings = read_selector(spec), tuple(selector_warnings(spec.value))
         mode = _read_mode(spec.child("mtls"))
         ports = tuple(_read_ports(spec, selector))
         spec.close()
     document.close()
-    return PeerAuthentication(namespace, name, mode, ports, selector, created)
+    return PeerAuthentication(namespace, name, mode, ports, selector, created, warnings)
 
 
 def _created(document: Reader) -> datetime:
@@ -174,10 +186,14 @@ def _read_ports(spec: Reader, selector: Labels) -> Iterator[tuple[int, PeerMode]
         return
     for port in ports.value:
         text = str(port)
-        if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= MAX_PORT:
+        if not _PORT.fullmatch(text) or int(text) > MAX_PORT:
             ports.refuse(port, f"is not a port: write a number from 1 to {MAX_PORT}")
         elif (mtls := ports.child(port)) is not None:
             yield int(text), _read_mode(mtls)
+
+
+def _warnings_of(document: PeerAuthentication) -> Sequence[Violation]:
+    return document.warnings
 
 
 PEER_AUTHENTICATION_KIND = DocumentKind(
@@ -191,4 +207,5 @@ PEER_AUTHENTICATION_KIND = DocumentKind(
     beside=SECURITY_KINDS - {KIND},
     max_documents=MAX_DOCUMENTS,
     max_bytes=MAX_BYTES,
+    warnings_of=_warnings_of,
 )

@@ -12,7 +12,7 @@ from app.documents.reader import Reader
 AUTHORIZATION, BEARER = "authorization", "Bearer "
 COOKIE = "cookie"
 
-HEADER = re.compile(r"[-_A-Za-z0-9]{1,256}")
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 # What a parameter or cookie, and the prefix of a header's value, may have: what can be sent without an escape.
 _VISIBLE = re.compile(r"[!-~]{1,256}")
 _PREFIX = re.compile(r"[ -~]{0,256}")

@@ -42,6 +42,8 @@ Values = Patterns | Networks | Ports
 Warn = Callable[..., str]
 """Takes a value and, by name, whether its pattern is `wide`; returns what to say about it, empty for nothing."""
 
+# What conditions can be about that a TCP connection lacks.
+_OF_REQUESTS = OF_TOKENS | {Attribute.HEADER, Attribute.METHOD}
 _METHOD = re.compile(r"[A-Z0-9!#$%&'+.^_`|~-]+")
 # Envoy removes these from a request before it asks.
 _REMOVED_HEADERS = frozenset({"keep-alive", "proxy-connection", "transfer-encoding"})
@@ -72,14 +74,14 @@ def warnings_of(
     targets: tuple[Target, ...] = (),
     *,
     single: bool = False,
-    empty: Iterable[Violation] = (),
+    noted: Iterable[Violation] = (),
 ) -> tuple[Violation, ...]:
     """Return the warnings about a policy's rules and targets, each with the path of what it is about.
 
-    `single`: the target is `targetRef`, which is no list. `empty` are those of `empty_lists`.
+    `single`: the target is `targetRef`, which is no list. `noted` are those about the spec as it is written.
     """
     of_rules = (_of_rule(action, f"spec.rules[{i}]", rule) for i, rule in enumerate(rules))
-    return tuple(islice(chain(empty, _of_targets(targets, single=single), *of_rules), MAX_WARNINGS))
+    return tuple(islice(chain(noted, _of_targets(targets, single=single), *of_rules), MAX_WARNINGS))
 
 
 def _of_targets(targets: tuple[Target, ...], *, single: bool) -> Iterator[Violation]:
@@ -99,13 +101,15 @@ def _of_targets(targets: tuple[Target, ...], *, single: bool) -> Iterator[Violat
 
 
 def _of_connections(action: Action, rule: Rule) -> str:
-    """Return a warning about a DENY rule that denies TCP connections because its HTTP fields are ignored for them."""
+    """Return a warning about a DENY rule that denies TCP connections, which lack what it says of requests."""
     keys = {condition.attribute for condition in rule.conditions}
     ports = any(operation.ports != Ports() for operation in rule.operations) or Attribute.DESTINATION_PORT in keys
-    http = any(map(is_about_http, rule.operations)) or keys & {Attribute.HEADER, Attribute.METHOD}
-    if action is not Action.DENY or ports or not http:
+    http = any(map(is_about_http, rule.operations)) or keys & _OF_REQUESTS
+    tokens = any(source.request_principals != Patterns() for source in rule.sources)
+    if action is not Action.DENY or ports or not (http or tokens):
         return ""
-    return "denies TCP connections whatever it says of methods, paths, hosts and headers: name ports if it is for some"
+    ignored = "methods, paths, hosts, headers and tokens"
+    return f"denies TCP connections whatever it says of {ignored}: name ports if it is for some"
 
 
 def _of_rule(action: Action, place: str, rule: Rule) -> Iterator[Violation]:

@@ -78,6 +78,19 @@ def test_an_empty_list_is_read_as_if_it_were_left_out_and_warned_of():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("1m", 60), ("0.5m", 30), (".5s", 0.5), ("+5.s", 5), ("1s500ms", 1.5), ("1.5s", 1.5), ("2h", 60)],
+)
+def test_a_timeout_is_read_as_go_reads_a_duration(text, seconds):
+    assert rule_of(timeout=text).keys.timeout == seconds
+
+
+def test_a_name_of_a_header_may_have_whatever_http_lets_it():
+    rule = rule_of(fromHeaders=[{"name": "X.Token"}], outputPayloadToHeader="X.Payload")
+    assert (rule.headers, rule.payload_header) == ((("x.token", ""),), "x.payload")
+
+
 def test_a_document_is_for_a_selector_or_for_targets():
     selected = read(request_authentication(selector={"matchLabels": {"app": "shop"}}))
     assert selected.scopes == (Scope((("app", "shop"),)),)
@@ -118,7 +131,15 @@ REFUSED = {
     "no time": ({"timeout": "0s"}, "timeout"),
     "less than a millisecond": ({"timeout": "0.0001s"}, "timeout"),
     "parts of a millisecond": ({"timeout": "1.0001s"}, "timeout"),
-    "another unit": ({"timeout": "5m"}, "timeout"),
+    "another unit": ({"timeout": "5d"}, "timeout"),
+    "no unit": ({"timeout": "5"}, "timeout"),
+    "a negative time": ({"timeout": "-5s"}, "timeout"),
+    "an empty time": ({"timeout": ""}, "timeout"),
+    "an empty URL": ({"jwks": KEYS, "jwksUri": ""}, "jwksUri"),
+    "a claim's header with a dot": (
+        {"outputClaimToHeaders": [{"header": "x.y", "claim": "x"}]},
+        "outputClaimToHeaders[0].header",
+    ),
     "an unknown field": ({"jwkUri": URL}, "jwkUri"),
 }
 
@@ -139,7 +160,21 @@ def test_two_ways_to_say_what_it_is_for_are_refused():
 def test_keys_that_verify_nothing_and_an_issuer_that_describes_nothing_are_warned_of():
     private = json.dumps({"keys": [jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True)]})
     (unusable,) = read(request_authentication(jwt_rule(jwks=private))).warnings
-    assert unusable.path == "spec.jwtRules[0].jwks"
+    assert (unusable.path, "every token is refused" in unusable.problem) == ("spec.jwtRules[0].jwks", True)
     (nowhere,) = read(request_authentication({"issuer": "testing@secure.istio.io"})).warnings
     assert nowhere.path == "spec.jwtRules[0].issuer"
     assert read(request_authentication()).warnings == ()
+
+
+def test_keys_that_are_not_public_are_warned_of_each():
+    private = jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY, as_dict=True)
+    shared = {"kty": "oct", "k": "c2VjcmV0"}
+    public = json.loads(KEYS)["keys"]
+    found = read(request_authentication(jwt_rule(jwks=json.dumps({"keys": [*public, private, shared]})))).warnings
+    numbers = (len(public), len(public) + 1)
+    assert [f"keys[{number}] is" in each.problem for number, each in zip(numbers, found, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("selector", [{}, {"matchLabels": {}}])
+def test_a_selector_without_labels_is_warned_of(selector):
+    assert [each.path for each in read(request_authentication(selector=selector)).warnings] == ["spec.selector"]

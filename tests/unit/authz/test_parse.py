@@ -1,5 +1,7 @@
 """AuthorizationPolicy documents: what is accepted, and every refusal with the path of the field."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.authz.model import Action, Attribute, Patterns, Target, TargetKind
@@ -226,6 +228,9 @@ def test_what_is_wrong_in_a_spec_is_refused_with_its_path(spec, path):
     assert path in paths_of(policy(spec))
 
 
+AUDITING = "spec: {action: AUDIT, rules: [{}]}"
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -243,12 +248,34 @@ def test_what_is_wrong_in_a_spec_is_refused_with_its_path(spec, path):
         ("metadata: {name: a, annotations: {x: 1}}", "metadata.annotations.x"),
         ("metadata: {name: a, annotations: {istio.io/dry-run: 'yes'}}", "metadata.annotations.istio.io/dry-run"),
         ("metadata: {name: a, annotations: {istio.io/dry-run: ''}}", "metadata.annotations.istio.io/dry-run"),
-        ("metadata: {name: a}", "spec"),
+        (
+            f"{AUDITING}\nmetadata: {{annotations: {{istio.io/dry-run: 'true'}}}}",
+            "metadata.annotations.istio.io/dry-run",
+        ),
+        (
+            f"{AUDITING}\nmetadata: {{annotations: {{istio.io/dry-run: 'false'}}}}",
+            "metadata.annotations.istio.io/dry-run",
+        ),
         ("extra: 1", "extra"),
     ],
 )
 def test_what_is_wrong_around_a_spec_is_refused_with_its_path(text, path):
     assert path in paths_of(text)
+
+
+def test_a_policy_without_a_spec_allows_nothing_as_in_istio_and_is_warned_of():
+    (found,) = parse("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}")
+    (same,) = parse("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {}")
+    assert [each.path for each in found.warnings] == ["spec"]
+    assert replace(found, warnings=()) == same
+
+
+def test_what_is_null_in_metadata_is_absent_as_to_kubernetes():
+    nulls = "namespace: null, labels: null, annotations: null, generateName: null, finalizers: null"
+    (found,) = parse(
+        f"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, {nulls}}}\nspec: {{}}"
+    )
+    assert found.key == "default/p"
 
 
 @pytest.mark.parametrize(

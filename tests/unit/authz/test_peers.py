@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from app.authz.model import Workload
+from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND, PeerMode, modes_of
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
@@ -71,6 +72,7 @@ def test_of_several_documents_of_one_scope_the_oldest_decides():
         ({"selector": SHOP_ONLY, "portLevelMtls": {"0": {}}}, "spec.portLevelMtls.0"),
         ({"selector": SHOP_ONLY, "portLevelMtls": {"65536": {}}}, "spec.portLevelMtls.65536"),
         ({"selector": SHOP_ONLY, "portLevelMtls": {"http": {}}}, "spec.portLevelMtls.http"),
+        ({"selector": SHOP_ONLY, "portLevelMtls": {"080": {}}}, "spec.portLevelMtls.080"),
         ({"selector": SHOP_ONLY, "portLevelMtls": {"80": {"mode": "x"}}}, "spec.portLevelMtls.80.mode"),
         ({"selector": {"matchLabels": {"a*": "b"}}}, "spec.selector.matchLabels.a*"),
         ({"targetRefs": []}, "spec.targetRefs"),
@@ -80,6 +82,21 @@ def test_what_istio_refuses_is_refused_with_its_path(fields, path):
     with pytest.raises(InvalidInputError) as refusal:
         read(peer_authentication(**fields))
     assert path in [violation.path for violation in refusal.value.violations]
+
+
+@pytest.mark.parametrize("kind", [PEER_AUTHENTICATION_KIND, REQUEST_AUTHENTICATION_KIND])
+def test_a_dry_run_of_what_decides_anyway_is_refused(kind):
+    head = f"apiVersion: security.istio.io/v1\nkind: {kind.noun.title().replace(' ', '')}"
+    documents = parse_documents(f"{head}\nmetadata: {{name: a, annotations: {{istio.io/dry-run: 'true'}}}}".encode())
+    with pytest.raises(InvalidInputError) as refusal:
+        kind.parse(documents)
+    assert [each.path for each in refusal.value.violations] == ["metadata.annotations.istio.io/dry-run"]
+
+
+@pytest.mark.parametrize("selector", [{}, {"matchLabels": {}}])
+def test_a_selector_without_labels_is_warned_of(selector):
+    found, other = read(peer_authentication(selector=selector) + peer_authentication(name="other", selector=SHOP_ONLY))
+    assert ([each.path for each in found.warnings], other.warnings) == (["spec.selector"], ())
 
 
 def test_ports_may_be_written_as_numbers():

@@ -136,6 +136,9 @@ def all_warnings_of(spec: str) -> dict[str, str]:
         ("{when: [{key: 'request.headers[a]', values: [b]}]}", True),
         ("{to: [{operation: {paths: [/a], ports: ['80']}}]}", False),
         ("{to: [{operation: {paths: [/a]}}], when: [{key: destination.port, values: ['80']}]}", False),
+        ("{from: [{source: {requestPrincipals: ['*']}}]}", True),
+        ("{from: [{source: {notRequestPrincipals: ['*']}}], to: [{operation: {ports: ['80']}}]}", False),
+        ("{when: [{key: 'request.auth.claims[group]', values: [a]}]}", True),
         ("{from: [{source: {principals: [td/ns/a/sa/b]}}]}", False),
         ("{}", False),
     ],
@@ -144,6 +147,11 @@ def test_a_denial_that_holds_for_connections_for_want_of_a_port_is_warned_of(rul
     assert ("spec.rules[0]" in all_warnings_of(f"{{action: DENY, rules: [{rule}]}}")) is warned
     assert "spec.rules[0]" not in all_warnings_of(f"{{rules: [{rule}]}}")
     assert "spec.rules[0]" not in all_warnings_of(f"{{action: AUDIT, rules: [{rule}]}}")
+
+
+@pytest.mark.parametrize("spec", ["{selector: {}}", "{selector: {matchLabels: {}}}"])
+def test_a_selector_without_labels_is_warned_of(spec):
+    assert list(all_warnings_of(spec)) == ["spec.selector"]
 
 
 def test_a_target_that_no_check_tells_is_warned_of():
