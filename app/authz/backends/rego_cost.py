@@ -91,7 +91,7 @@ BUILTINS = frozenset(
         "object.keys",
     }
 )
-_MAKING = frozenset({"split", "json.unmarshal", "object.keys", "sprintf", "regex.match", "glob.match"})
+_MAKING = frozenset({"split", "json.unmarshal", "object.keys", "sprintf", "regex.match", "glob.match", "upper"})
 # Of what is put between the elements of a list, each of which takes three bytes at least.
 MAX_SEPARATOR = 16
 

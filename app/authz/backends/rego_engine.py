@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from typing import Any
 
-from app.authz.backends.rego_jwt import functions
+from app.authz.backends import rego_jwt, rego_text
 from app.authz.backends.rego_rewrite import UnsupportedError, rewrite
 from app.authz.backends.rego_tree import Module, Path, kind_of, module_of, nodes, reference_of
 from app.authz.backends.rego_wire import DECISION, FAILED, FALSE, TRUE, UNDEFINED
@@ -149,7 +149,7 @@ def _engine(*, v0: bool) -> Any:
         raise RuntimeError("regorus is not installed: install meshward[rego]") from error
     engine: Any = regorus.Engine()
     engine.set_rego_v0(v0)
-    for name, arguments, function in functions():
+    for name, arguments, function in (*rego_jwt.functions(), *rego_text.functions()):
         engine.add_extension(name, arguments, function)
     return engine
 

@@ -14,8 +14,9 @@ from app.authz.backends.rego_tree import CONSTANTS, REFERENCES, Node, nodes
 # `not` in a comprehension in an operand of `not`, and so on; a round takes the innermost ones.
 MAX_ROUNDS = 8
 
-# Functions that regorus has a name for and no result: a policy that calls one would be decided without it.
-UNAVAILABLE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rego.parse_module"})
+# Functions that regorus has a name for and no result, so that a policy that calls one would be decided without it, and
+# one that would read patterns otherwise than `rego_text` does.
+UNAVAILABLE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rego.parse_module", "regex.template_match"})
 
 _PREFIX = "__not"
 
