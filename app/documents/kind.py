@@ -54,7 +54,8 @@ class DocumentKind(Generic[Parsed]):
 
     def takes(self, document: Mapping[str, object]) -> bool:
         """Whether a document in a directory of several kinds may be one of this kind."""
-        return document.get("kind") not in self.beside
+        kind = document.get("kind")
+        return not isinstance(kind, str) or kind not in self.beside
 
     def parse(
         self,
@@ -77,11 +78,8 @@ class DocumentKind(Generic[Parsed]):
             if not takes(document):
                 continue
             place = f"documents[{index}]" if len(documents) > 1 else ""
-            before = len(problems.found)
-            parsed = self.read(Reader(document, place, problems))
-            if not stored and len(problems.found) == before:
-                self.admit(parsed, place, problems)
-            if len(problems.found) > before:
+            parsed = self._read(document, place, problems, stored=stored)
+            if parsed is None:
                 continue
             key = self.key_of(parsed)
             if key in found:
@@ -96,3 +94,15 @@ class DocumentKind(Generic[Parsed]):
                 problems.found[:] = with_lines(text, problems.found)
             raise InvalidInputError(f"{self.noun} is not valid: {problems.summary()}", *problems.found)
         return tuple(found.values())
+
+    def _read(self, document: Mapping[str, object], place: str, problems: Problems, *, stored: bool) -> Parsed | None:
+        """Return what the document describes; None, with the problems noted, if it is not valid."""
+        before = len(problems.found)
+        if not self.takes(document):
+            problem = f"is {document['kind']}, and this is about {self.plural}: apply it as a document of its kind"
+            problems.add(f"{place}.kind".removeprefix("."), problem)
+            return None
+        parsed = self.read(Reader(document, place, problems))
+        if not stored and len(problems.found) == before:
+            self.admit(parsed, place, problems)
+        return parsed if len(problems.found) == before else None

@@ -8,6 +8,7 @@ from app.authz.model import Action, Attribute, Patterns, Target, TargetKind
 from app.authz.rules.parse import POLICY_KIND
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
+from tests.assets.request_authentications import peer_authentication
 from tests.fakes.authz import policy
 
 
@@ -236,7 +237,8 @@ AUDITING = "spec: {action: AUDIT, rules: [{}]}"
     [
         ("a: 1", "apiVersion"),
         ("apiVersion: security.istio.io/v2\nkind: AuthorizationPolicy", "apiVersion"),
-        ("apiVersion: security.istio.io/v1\nkind: PeerAuthentication", "kind"),
+        ("apiVersion: security.istio.io/v1\nkind: Gateway", "kind"),
+        ("apiVersion: security.istio.io/v1\nkind: [PeerAuthentication]", "kind"),
         ("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy", "metadata"),
         ("metadata: {}", "metadata.name"),
         ("metadata: {name: Upper}", "metadata.name"),
@@ -305,6 +307,12 @@ def test_all_violations_of_all_documents_are_reported_at_once():
         "documents[1].spec.rules[0].to[0].operation.ports[2]",
         "documents[1].spec.y",
     ]
+
+
+def test_a_document_of_another_security_kind_is_refused_once():
+    assert paths_of(policy("{}") + peer_authentication("STRICT")) == ["documents[1].kind"]
+    with pytest.raises(InvalidInputError, match="kind: is PeerAuthentication, and this is about policies"):
+        parse(peer_authentication("STRICT"))
 
 
 def test_two_documents_for_one_policy_are_refused():
