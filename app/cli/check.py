@@ -37,9 +37,10 @@ def policy_check(
 
     Exit 0 if the control plane would accept all of them.
 
-    With --show the settings count: the trust domain is written out in principals, the root namespace is named, and the
-    provider of a CUSTOM policy has to be one of theirs.
+    With --config or --show the settings count: the provider of a CUSTOM policy has to be one of theirs. With --show the
+    trust domain is written out in principals, and the root namespace is named.
     """
+    from app.authz.model import AuthorizationPolicy
     from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND
     from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND
     from app.authz.rules.parse import POLICY_KIND
@@ -50,7 +51,7 @@ def policy_check(
         "PeerAuthentication": PEER_AUTHENTICATION_KIND,
         "CredentialAuthentication": CREDENTIAL_AUTHENTICATION_KIND,
     }
-    if not show:
+    if not show and config is None:
         check(files, POLICY_KIND, others=others)
         return
     from app.authz.rules.compile import compile_policy, describe_policy
@@ -59,7 +60,11 @@ def policy_check(
 
     options = authz_options(load_settings(config).settings)
     kind = policy_kind(options.providers)
-    check(files, kind, lambda policy: describe_policy(compile_policy(policy, options), options), others=others)
+
+    def described(policy: AuthorizationPolicy) -> list[str]:
+        return describe_policy(compile_policy(policy, options), options) if show else []
+
+    check(files, kind, described, others=others)
 
 
 def check(
@@ -82,7 +87,7 @@ def check(
             continue
         there = {str(each.get("kind")) for each in documents}
         if not documents or not there <= others.keys():
-            violations += _checked(name, text, documents, kind, lambda each: each.get("kind") not in others, describe)
+            violations += _checked(name, text, documents, kind, kind.takes, describe)
         for other in sorted(there & others.keys()):
             takes = partial(_is_of, other)
             violations += _checked(name, text, documents, others[other], takes, lambda _: [])

@@ -10,6 +10,7 @@ from app.ca.model import KeyAlgorithm
 from app.cli import cli
 from app.cli.failures import guarded
 from tests.assets.request_authentications import credential_authentication, request_authentication
+from tests.fakes.authz import policy
 
 
 @pytest.fixture
@@ -133,6 +134,9 @@ def test_documents_of_every_kind_can_be_in_one_file(meshward, tmp_path):
     status, _, err = meshward("policy", "check", "b.yaml")
     assert status == 1
     assert "spec.rules[0].apiKeys: is not a field here" in err
+    (tmp_path / "c.yaml").write_text(POLICY.replace("kind: AuthorizationPolicy", "kind: [AuthorizationPolicy]"))
+    status, _, err = meshward("policy", "check", "c.yaml")
+    assert (status, "kind: must be a string, not a list" in err) == (1, True)
 
 
 def test_a_label_of_an_api_key_is_a_pair(meshward):
@@ -168,6 +172,16 @@ def test_a_policy_is_printed_as_it_is_evaluated(meshward, tmp_path, monkeypatch)
         "  ALLOW for workloads of every namespace with app=x",
         "  no rules: matches no request",
     ]
+
+
+def test_with_settings_a_policy_has_to_name_one_of_their_providers(meshward, tmp_path):
+    (tmp_path / "m.toml").write_text('[authz.providers.ext]\nengine = "cel"\nexpression = "true"\n')
+    (tmp_path / "a.yaml").write_text(policy("{action: CUSTOM, provider: {name: ext}, rules: [{}]}"))
+    (tmp_path / "b.yaml").write_text(policy("{action: CUSTOM, provider: {name: other}, rules: [{}]}"))
+    assert meshward("policy", "check", "b.yaml")[0] == 0
+    assert meshward("policy", "check", "--config", "m.toml", "a.yaml")[:2] == (0, "a.yaml: shop/p is valid\n")
+    status, _, err = meshward("policy", "check", "--config", "m.toml", "b.yaml")
+    assert (status, "spec.provider.name: 'other' is not a provider in the settings: use one of ext" in err) == (1, True)
 
 
 def test_invalid_documents_are_reported_with_file_and_path(meshward, tmp_path):
