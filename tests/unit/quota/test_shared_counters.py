@@ -1,5 +1,7 @@
 """What is decided beside the store: policies while it is away, leases, and windows that are known to be used up."""
 
+from itertools import product
+
 import pytest
 
 from app.quota.backends.valkey.counters import ValkeyCounters
@@ -36,6 +38,11 @@ async def ask(counters, *hits):
     return [outcome.allowed for outcome in await settled(counters.add(hits))]
 
 
+async def together(counters, *hits, refusing=None):
+    joint = AllOrNone(refusing or [True] * len(hits))
+    return [outcome.allowed for outcome in await settled(counters.count(counters.prepare(hits), joint))]
+
+
 async def granted(counters, *, at_most=LIMIT * 3, **fields):
     """How many single hits are allowed in a row."""
     number = 0
@@ -57,15 +64,29 @@ class TestAway:
     async def test_the_policy_answers_for_hits_that_go_together(self, how, counts_jointly, counters, servers):
         servers.counts_jointly = counts_jointly
         setattr(servers, how, how == "late")
+        assert await together(counters, hit(3, Away.ALLOW), hit(0, Away.ALLOW)) == [True, True]
+        assert (await together(counters, hit(1, Away.ALLOW), hit(1, Away.DENY)))[1] is False
+        assert await together(counters, hit(SHARE, Away.LEASE, key="l"), hit(1, Away.ALLOW)) == [True, True]
+        assert (await together(counters, hit(1, Away.LEASE, key="l"), hit(1, Away.ALLOW)))[0] is False
 
-        async def together(*hits):
-            prepared = counters.prepare(hits)
-            return [each.allowed for each in await settled(counters.count(prepared, AllOrNone([True] * len(hits))))]
-
-        assert await together(hit(3, Away.ALLOW), hit(0, Away.ALLOW)) == [True, True]
-        assert (await together(hit(1, Away.ALLOW), hit(1, Away.DENY)))[1] is False
-        assert await together(hit(SHARE, Away.LEASE, key="l"), hit(1, Away.ALLOW)) == [True, True]
-        assert (await together(hit(1, Away.LEASE, key="l"), hit(1, Away.ALLOW)))[0] is False
+    @pytest.mark.parametrize("counts_jointly", [True, False])
+    @pytest.mark.parametrize("how", ["available", "late"])
+    async def test_metrics_count_hits_that_go_together_once(self, how, counts_jointly, counters, servers, metrics):
+        servers.counts_jointly = counts_jointly
+        setattr(servers, how, how == "late")
+        bypassed = metrics.counters_bypassed
+        await together(counters, hit(away=Away.ALLOW), lease())
+        assert (bypassed.value("allow", "allowed"), bypassed.value("lease", "allowed")) == (1, 1)
+        await together(counters, hit(away=Away.ALLOW), hit(), lease())
+        found = {place: bypassed.value(*place) for place in product(("allow", "deny", "lease"), ("allowed", "denied"))}
+        assert found == {
+            ("allow", "allowed"): 2,
+            ("allow", "denied"): 0,
+            ("deny", "allowed"): 0,
+            ("deny", "denied"): 1,
+            ("lease", "allowed"): 2,
+            ("lease", "denied"): 0,
+        }
 
     async def test_what_a_lease_grants_goes_together_with_others(self, counters, servers):
         limited, other = lease(algorithm=FixedWindow(SHARE, MINUTE * 60)), hit(key="other")
@@ -174,6 +195,16 @@ class TestKnownOver:
         assert (len(servers.batches), metrics.counters_over.value()) == (1, 1)
         clock.advance(MINUTE)
         assert await ask(counters, hit()) == [True]
+
+    @pytest.mark.parametrize("counts_jointly", [True, False])
+    @pytest.mark.parametrize("refusing", [[True, True], [False, True]])
+    async def test_metrics_count_a_refusal_of_hits_that_go_together_once(
+        self, refusing, counts_jointly, counters, servers, metrics
+    ):
+        servers.counts_jointly = counts_jointly
+        await ask(counters, hit(LIMIT + 1, key="over"))
+        assert await together(counters, hit(key="over"), hit(), refusing=refusing) == [False, True]
+        assert metrics.counters_over.value() == 1
 
     async def test_it_is_never_refused_once_the_window_has_ended(self, counters, clock):
         clock.advance(59.5)

@@ -39,11 +39,20 @@ class AwayAnswers:
         self._leases: dict[Counter, _Lease] = {}
 
     def answer(self, hit: Hit) -> Outcome:
-        """Return the outcome of `hit`, which was not counted."""
-        leased = hit.away is Away.LEASE
-        outcome = self._grant(hit) if leased else Outcome(hit.away is Away.ALLOW, 0, RETRY_SECONDS)
-        self._answers.add((hit.away.value, "allowed" if outcome.allowed else "denied"))
+        """Return the outcome of `hit`, which was not counted, and have metrics count it."""
+        outcome = self.outcome(hit)
+        self.note(hit, outcome)
         return outcome
+
+    def outcome(self, hit: Hit) -> Outcome:
+        """Return the outcome of `hit`, which was not counted."""
+        if hit.away is Away.LEASE:
+            return self._grant(hit)
+        return Outcome(hit.away is Away.ALLOW, 0, RETRY_SECONDS)
+
+    def note(self, hit: Hit, outcome: Outcome) -> None:
+        """Have metrics count the outcome of `hit`, which was not counted."""
+        self._answers.add((hit.away.value, "allowed" if outcome.allowed else "denied"))
 
     def lease_for(self, hit: Hit) -> Hit | None:
         """Return the hit that leases a share of the counter of `hit`, None if it has one or gets none."""

@@ -63,7 +63,7 @@ class ValkeyCounters:
         self.answer_seconds = servers.answer_seconds
         self._servers, self._clock, self._prefix = servers, clock, prefix
         self._away = AwayAnswers(clock, metrics, lease_percent)
-        self._known_over = metrics.counters_over
+        self._refused_here = metrics.counters_over
         self._over: dict[Key, _Over] = {}
         # By the identity of the algorithm, which is faster to look up than the algorithm, and is kept beside it.
         self._limits: dict[int, tuple[Algorithm, bytes | CalendarWindow]] = {}
@@ -144,17 +144,22 @@ class ValkeyCounters:
         asked = [each._replace(hit=each.hit._replace(hits=0)) for each in hits]
         counted = self._servers.add(asked, list)
         results: Outcomes = [None] * len(hits) if counted is None else await counted
-        over = [self._find_over(each, now) for each in hits]
+        over = [self._known_over(each, now) for each in hits]
         asked_for = sum(max(hit.hits, 0) for hit, _, _ in hits)
         probes = [
             self._probed(hit, known or result, asked_for)
             for (hit, _, _), known, result in zip(hits, over, results, strict=True)
         ]
         admitted = admit([each.hit for each in hits], probes)
-        if not joint.counts or refuses(joint, admitted):
-            return admitted
-        outcomes = self.count(hits)
-        return outcomes if isinstance(outcomes, list) else await outcomes
+        if joint.counts and not refuses(joint, admitted):
+            outcomes = self.count(hits)  # which metrics count
+            return outcomes if isinstance(outcomes, list) else await outcomes
+        for (hit, _, _), known, result, outcome in zip(hits, over, results, admitted, strict=True):
+            if known is not None:
+                self._refused_here.add(())
+            elif result is None:
+                self._away.note(hit, outcome)
+        return admitted
 
     def _probed(self, hit: Hit, result: Outcome | None, asked_for: int) -> Outcome:
         """Return what is left for `hit` of its limit or of a lease; all that is `asked_for` where that may pass."""
@@ -162,7 +167,7 @@ class ValkeyCounters:
         if result is None and hit.away is Away.ALLOW:
             return Outcome(True, asked_for, RETRY_SECONDS)
         if result is None:
-            return self._away.answer(asked)
+            return self._away.outcome(asked)
         if result.allowed and hit.hits <= result.remaining:
             return result
         return self._away.spend_lease(asked, result._replace(allowed=False, remaining=0))
@@ -294,10 +299,16 @@ class ValkeyCounters:
         return result
 
     def _find_over(self, prepared: PreparedHit, now: float) -> Outcome | None:
+        """Return the refusal of a hit whose window is known to be used up, which metrics count, None of another."""
+        known = self._known_over(prepared, now)
+        if known is not None:
+            self._refused_here.add(())
+        return known
+
+    def _known_over(self, prepared: PreparedHit, now: float) -> Outcome | None:
         over = self._over.get(prepared.key)
         if over is None or over.ends <= now or over.requests < prepared.hit.algorithm.requests:
             return None
-        self._known_over.add(())
         return Outcome(False, 0, int(over.ends - now) + 1)
 
     def _note_over(self, prepared: PreparedHit, outcome: Outcome, now: float) -> None:
