@@ -75,9 +75,9 @@ class LimitadorHttp:
         namespace, descriptor, delta, headers = _request(await read_body(receive, MAX_BODY_BYTES))
         principal: Principal = scope["state"][PRINCIPAL_KEY]
         request = self._service.match_limits(namespace, [descriptor], delta)
-        if path == REPORT:
-            request = request._replace(together=False)
-        answer = self._service.should_rate_limit(principal, request, counts=path != CHECK)
+        if request.joint is not None and path != CHECK_AND_REPORT:
+            request = request._replace(joint=None if path == REPORT else request.joint._replace(counts=False))
+        answer = self._service.should_rate_limit(principal, request)
         decided = await answer if isawaitable(answer) else answer
         over = decided.code is Code.OVER_LIMIT and path != REPORT
         shown = headers_of(_DRAFT03, decided.code, decided.statuses) if headers else ()

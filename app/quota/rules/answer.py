@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from app.quota.model import MAX_UINT32, Answer, Code, Modes, Outcome, RateLimit, Status
-from app.quota.rules.joint import AllOrNone
 from app.quota.rules.match import MatchedRequest
-from app.quota.rules.tree import NO_MODES, CountedLimit
+from app.quota.rules.tree import NO_MODES
 
 _OK, _OVER_LIMIT = Code.OK, Code.OVER_LIMIT
 NOT_LIMITED = Status(_OK)
@@ -37,11 +36,6 @@ def answer_of(request: MatchedRequest, outcomes: Sequence[Outcome], modes: Modes
         statuses.append(status)
     shadowed = modes.shadow and code is _OVER_LIMIT
     return Answer(_OK if shadowed else code, tuple(statuses), request.domain_known, tuple(violations), shadowed)
-
-
-def all_or_none(counted: Sequence[CountedLimit], modes: Modes, *, counts: bool) -> AllOrNone:
-    """Return how hits under these limits go together: one in shadow or quota mode refuses nothing."""
-    return AllOrNone([not (modes.quota or limit.shadow_mode or limit.quota_mode) for limit, _, _ in counted], counts)
 
 
 def judge(limit: RateLimit, outcome: Outcome) -> Status:

@@ -10,7 +10,7 @@ from app.core.errors import InvalidInputError
 from app.documents.kind import DocumentKind
 from app.documents.model import DocumentKey
 from app.documents.reader import Reader
-from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, RateLimit
+from app.quota.model import MAX_UINT32, CounterKey, Descriptor, FixedWindow, Hit, LimitId, Modes, RateLimit
 from app.quota.rules.algorithms import MAX_SECONDS
 from app.quota.rules.cel import (
     Bindings,
@@ -23,7 +23,7 @@ from app.quota.rules.cel import (
     parse_expression,
 )
 from app.quota.rules.fields import MAX_NAME_LENGTH, read_domain, read_integer, read_name
-from app.quota.rules.match import MatchedDescriptor, MatchedRequest, Refusal, refused_hit
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest, Refusal, all_or_none, refused_hit
 from app.quota.rules.tree import NO_MODES, AppliedLimit, CountedLimit, counted_limit
 
 # Conditions of one limit, and variables.
@@ -140,7 +140,12 @@ def index_limits(limits: Mapping[DocumentKey, CompiledLimit]) -> LimitIndex:
 
 
 def match_limits(
-    name: str, namespace: Namespace, descriptors: Sequence[Descriptor], hits: int, max_hits: int
+    name: str,
+    namespace: Namespace,
+    descriptors: Sequence[Descriptor],
+    hits: int,
+    max_hits: int,
+    modes: Modes = NO_MODES,
 ) -> MatchedRequest:
     """Return the request with every limit that applies to it: those whose conditions hold and whose variables exist.
 
@@ -149,7 +154,7 @@ def match_limits(
     bindings = [dict(descriptor.entries) for descriptor in descriptors]
     matched = [_match_limit(each, bindings, hits, max_hits) for each in namespace.candidates(bindings)]
     applying = tuple([each for each in matched if each is not None])
-    return MatchedRequest(name, domain_known=True, descriptors=applying, together=True)
+    return MatchedRequest(name, True, applying, all_or_none(applying, modes))
 
 
 def _match_limit(limit: CompiledLimit, descriptors: Bindings, hits: int, max_hits: int) -> MatchedDescriptor | None:

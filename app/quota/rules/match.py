@@ -19,6 +19,7 @@ from app.quota.model import (
     Unlimited,
 )
 from app.quota.rules.algorithms import algorithm_of
+from app.quota.rules.joint import AllOrNone
 from app.quota.rules.tree import NO_MODES, AppliedLimit, CompiledConfig, CountedLimit, counted_limit, find_limit
 
 
@@ -48,23 +49,18 @@ class MatchedDescriptor(NamedTuple):
 class MatchedRequest(NamedTuple):
     """A request with its descriptors matched.
 
-    Hits that go `together` are counted all, or none if a limit refuses one of them.
+    `joint` is how its hits go together, None if each is counted for itself.
     """
 
     domain: str
     domain_known: bool
     descriptors: tuple[MatchedDescriptor, ...]
-    together: bool = False
+    joint: AllOrNone | None = None
 
     @property
     def hits(self) -> tuple[Hit, ...]:
         """The hits that are to be counted, in the order of the descriptors."""
         return tuple([each.counts[0] for each in self.descriptors if each.counts])
-
-    @property
-    def counted(self) -> tuple[CountedLimit, ...]:
-        """The limit of each of the hits."""
-        return tuple([each.counts[1] for each in self.descriptors if each.counts])
 
     @property
     def refusal(self) -> Refusal | None:
@@ -95,7 +91,19 @@ def match_request(
         match_limit(config, descriptor, applied, index, hits_addend, max_hits)
         for index, (descriptor, applied) in enumerate(zip(descriptors, limits, strict=True))
     ]
-    return MatchedRequest(domain, True, tuple(matched), not modes.count_refused)
+    return join(domain, matched, modes)
+
+
+def join(domain: str, descriptors: Sequence[MatchedDescriptor], modes: Modes) -> MatchedRequest:
+    """Return the request of matched descriptors: its hits go together unless the modes count what is refused."""
+    joint = None if modes.count_refused else all_or_none(descriptors, modes)
+    return MatchedRequest(domain, True, tuple(descriptors), joint)
+
+
+def all_or_none(descriptors: Sequence[MatchedDescriptor], modes: Modes) -> AllOrNone:
+    """Return how the hits of descriptors go together: a limit in shadow or quota mode refuses nothing."""
+    limits = [each.counts[1].limit for each in descriptors if each.counts]
+    return AllOrNone([not (modes.quota or limit.shadow_mode or limit.quota_mode) for limit in limits])
 
 
 def match_limit(

@@ -12,7 +12,7 @@ from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
 from app.quota.model import MAX_UINT32, Answer, Descriptor, Hit, LimitId, Modes, Outcome, QuotaConfig, Status
 from app.quota.ports import CounterStore, PreparedHits
-from app.quota.rules.answer import NOT_LIMITED, all_or_none, answer_of
+from app.quota.rules.answer import NOT_LIMITED, answer_of
 from app.quota.rules.callers import CallerGrant, may_count
 from app.quota.rules.describe import describe_config
 from app.quota.rules.explain import Explanation, explain
@@ -27,7 +27,7 @@ from app.quota.rules.limitador import (
     index_limits,
     match_limits,
 )
-from app.quota.rules.match import MatchedDescriptor, MatchedRequest, hits_of, match_limit, match_request
+from app.quota.rules.match import MatchedDescriptor, MatchedRequest, hits_of, join, match_limit, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.rules.tree import NO_MODES, CompiledConfig, compile_config, find_limit
 from app.spiffe.id import SpiffeId
@@ -110,7 +110,7 @@ class QuotaService:
 
     def join(self, domain: str, descriptors: Sequence[MatchedDescriptor]) -> MatchedRequest:
         """Return the request of what `match_descriptor` returned for each of its descriptors."""
-        return MatchedRequest(domain, True, tuple(descriptors), not self._modes.count_refused)
+        return join(domain, descriptors, self._modes)
 
     def match_limits(self, domain: str, descriptors: Sequence[Descriptor], hits: int) -> MatchedRequest:
         """Return the request with the limits in limitador's schema that apply to it.
@@ -122,7 +122,7 @@ class QuotaService:
         namespace = self.limits.snapshot.index.namespaces.get(domain)
         if namespace is None:
             return match_request(domain, None, descriptors, hits, self._max_hits)
-        return match_limits(domain, namespace, descriptors, hits, self._max_hits)
+        return match_limits(domain, namespace, descriptors, hits, self._max_hits, self._modes)
 
     def limits_of(self, domain: str) -> list[ConditionalLimit]:
         """Return the limits in limitador's schema of a domain."""
@@ -136,21 +136,19 @@ class QuotaService:
         """Return the hits of a request as `count` takes them, where a request is counted again and again."""
         return self._counters.prepare(hits)
 
-    def should_rate_limit(
-        self, principal: Principal, request: MatchedRequest, *, counts: bool = True
-    ) -> Answer | Awaitable[Answer]:
-        """Count one request of `principal` and answer it; without `counts` answer alone, where hits go together.
+    def should_rate_limit(self, principal: Principal, request: MatchedRequest) -> Answer | Awaitable[Answer]:
+        """Count one request of `principal` and answer it.
 
         The answer itself, or an awaitable of it where the counters have to be fetched. A descriptor that no limit
         applies to is within it, and so is every one of a domain that is not configured. Raises PermissionDeniedError,
         with nothing counted, if the caller may not count in the domain. Counters that cannot be reached are answered by
         their limits' `when_away`.
         """
-        outcomes = self.count(principal, request, self.prepare(request.hits), counts=counts)
+        outcomes = self.count(principal, request, self.prepare(request.hits))
         return self.answer(request, outcomes) if isinstance(outcomes, list) else self._answer_later(request, outcomes)
 
     def count(
-        self, principal: Principal, request: MatchedRequest, prepared: PreparedHits, *, counts: bool = True
+        self, principal: Principal, request: MatchedRequest, prepared: PreparedHits
     ) -> list[Outcome] | Awaitable[list[Outcome]]:
         """Count one request of `principal`, whose hits are `prepared`, and return their outcomes for `answer`.
 
@@ -158,10 +156,7 @@ class QuotaService:
         """
         if self._callers and request.domain_known:
             self.check_caller(principal, request.domain)
-        if not prepared:
-            return []
-        joint = all_or_none(request.counted, self._modes, counts=counts) if request.together else None
-        return self._counters.count(prepared, joint)
+        return self._counters.count(prepared, request.joint) if prepared else []
 
     def check_caller(self, principal: Principal, domain: str) -> None:
         """Raise PermissionDeniedError if `principal` may not count in the domain."""

@@ -3,7 +3,7 @@
 import pytest
 
 from app.documents.parser import parse_documents
-from app.quota.model import Descriptor, FixedWindow, RateLimit, Unit, Unlimited
+from app.quota.model import Descriptor, FixedWindow, Modes, RateLimit, Unit, Unlimited
 from app.quota.rules.match import limits_of, match_request
 from app.quota.rules.parse import QUOTA_KIND
 from app.quota.rules.tree import compile_config, compile_pattern, find_limit
@@ -183,8 +183,32 @@ descriptors:
     ],
 )
 def test_a_limit_has_the_name_in_metrics_that_envoyproxy_ratelimit_gives_it(entries, rule):
-    (counted,) = match_request("shop", NAMED, [Descriptor(tuple(entries))], 1, 1).counted
-    assert counted.rule == rule
+    matched = match_request("shop", NAMED, [Descriptor(tuple(entries))], 1, 1)
+    assert [each.counts[1].rule for each in matched.descriptors if each.counts] == [rule]
+
+
+MIXED = tree("""
+domain: d
+descriptors:
+- {key: a, rate_limit: {unit: day, requests_per_unit: 1}}
+- {key: b, rate_limit: {unit: day, requests_per_unit: 1}, shadow_mode: true}
+- {key: c, rate_limit: {unit: day, requests_per_unit: 1}, quota_mode: true}
+- {key: free, rate_limit: {unlimited: true}}
+""")
+
+
+@pytest.mark.parametrize(
+    ("modes", "refusing"),
+    [
+        (Modes(), None),
+        (Modes(count_refused=False), [True, False, False]),
+        (Modes(quota=True, count_refused=False), [False, False, False]),
+    ],
+)
+def test_hits_go_together_unless_refused_ones_are_counted(modes, refusing):
+    descriptors = [Descriptor(((key, ""),)) for key in ("free", "a", "none", "b", "c")]
+    joint = match_request("d", MIXED, descriptors, 1, 9, modes).joint
+    assert (joint and joint.refusing) == refusing
 
 
 def test_the_names_of_a_configuration_are_those_that_take_no_values_of_requests():
