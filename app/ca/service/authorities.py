@@ -204,10 +204,11 @@ class Authorities:
         root, now = self._require(self._known).trust.active, self._clock.now()
         key = None if root is None else await self._keys.find(root.id)
         if root is not None and key is not None and validity_problem("root", root, now) is None:
-            return root_as_signer(root, key)
-        active = self.active()
-        if may_sign_authorities((*active.chain, active.root)):
-            return active
+            issuer = root_as_signer(root, key)
+        else:
+            issuer = self.active()
+        if may_sign_authorities((*issuer.chain, issuer.root)):
+            return issuer
         raise UnavailableError(
             "the signing certificate here allows no authority beneath it: ask the replica that holds the root's key "
             "(root_key_held in `meshward ca show`), or plug in a certificate with a longer path length"

@@ -23,7 +23,7 @@ from app.spiffe.keys import accepted_key
 from app.spiffe.principal import Credential, Principal
 from app.spiffe.x509_svid import parse_certificate
 from app.telemetry.metrics import Metrics
-from tests.assets.certificates import MeshCa, key_pem, proven_id
+from tests.assets.certificates import BACKDATE, MeshCa, key_pem, proven_id, root_authority
 from tests.assets.csrs import csr
 from tests.fakes.ca_store import MemoryPublisher, MemoryTransactions
 from tests.fakes.plug_in import MemoryPlugIn
@@ -87,7 +87,8 @@ async def middle(config, clock, source):
 
 @pytest.fixture
 async def third(config, clock, middle):
-    ca = made(config, clock, source=MemoryUpstream(middle, REGION, clock), signer_ttl=MONTH)
+    downstreams = (DownstreamPolicy(REGION, MONTH, 5),)
+    ca = made(config, clock, source=MemoryUpstream(middle, REGION, clock), signer_ttl=MONTH, downstreams=downstreams)
     await ca.start()
     return ca
 
@@ -225,13 +226,20 @@ async def test_a_third_level_has_one_authority_less_beneath_it(beneath, config, 
     assert [limit(each) for each in answer.chain] == [0, 1]
 
 
-async def test_a_plugged_in_authority_that_allows_none_beneath_signs_none(config, clock):
-    ca = MeshCa(clock.now())
-    files = {
-        "tls.crt": ca.signer.pem.encode(),
-        "tls.key": key_pem(ca.signer.key),
-        "ca.crt": ca.roots.encode(),
-    }
+async def test_a_fourth_level_is_refused_where_the_first_allows_three(third, config, clock):
+    fourth = made(config, clock, source=MemoryUpstream(third, REGION, clock))
+    with pytest.raises(PreconditionError, match="allows no authority beneath it"):
+        await fourth.start()
+    assert limit(third.authorities.active().signer.certificate) == 0
+
+
+@pytest.mark.parametrize("signs_itself", [False, True])
+async def test_a_plugged_in_authority_that_allows_none_beneath_signs_none(signs_itself, config, clock):
+    now = clock.now()
+    ca = MeshCa(now)
+    itself = root_authority("root", now - BACKDATE, now + MONTH, path_length=0, uris=("spiffe://example.org",))
+    signer, roots = (itself, itself.pem) if signs_itself else (ca.signer, ca.roots)
+    files = {"tls.crt": signer.pem.encode(), "tls.key": key_pem(signer.key), "ca.crt": roots.encode()}
     plugged = made(config, clock, downstreams=(DownstreamPolicy(REGION, MONTH, 1),))
     plugged.authorities.use_plug_in(MemoryPlugIn(files))
     await plugged.start()
