@@ -56,6 +56,10 @@ def kept(text):
     return {f"-----BEGIN{part}".strip() for part in text.decode().split("-----BEGIN")[1:]}
 
 
+def key_id_of(certificate):
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+
+
 def limit(certificate):
     return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
 
@@ -106,12 +110,26 @@ def proof(server, subject):
 
 async def test_a_third_level_is_as_deep_as_the_first_allows(above, beneath):
     second = beneath("second", ca_downstreams=DOWNSTREAM)
-    third = beneath("third", upstream=second)
+    third = beneath("third", upstream=second, ca_downstreams=DOWNSTREAM)
     identity = await join(third)
     _, lowest, middle = x509.load_pem_x509_certificates(identity.chain)
     assert (limit(lowest), limit(middle)) == (0, 1)
     async with tls_channel(above, identity) as channel:
         await channel.channel_ready()
+    named = await join(third, BENEATH)
+    assert await code_of(sign(third, named)) is grpc.StatusCode.UNAVAILABLE  # there is no room for a fourth
+
+
+async def test_an_authority_under_one_that_is_tainted_at_the_top_is_replaced(above, beneath):
+    second = beneath("second", ca_downstreams=DOWNSTREAM)
+    third = beneath("third", upstream=second)
+    upper, lower = (each.get("/v1/ca")["signer_id"] for each in (second, third))
+    assert above.ask("POST", f"/v1/ca/authorities/{upper}/taint", json={}).is_success
+    eventually(lambda: third.get("/v1/ca")["signer_id"] not in {lower, None}, "another authority at the third level")
+    _, lowest, middle = x509.load_pem_x509_certificates((await join(third)).chain)
+    assert upper not in {key_id_of(lowest), key_id_of(middle)}
+    stages = {each["id"]: each["stage"] for each in third.get("/v1/ca/authorities")["signers"]}
+    assert stages[lower] == "tainted"
 
 
 async def test_it_goes_on_after_a_restart_without_the_upstream(above, beneath, serving, tmp_path):
