@@ -16,7 +16,7 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # What the rest of an input document is made of.
 _ALWAYS = frozenset({"path", "body"})
 _PARTIAL = "x-envoy-auth-partial-body"
-_OF_THE_BODY = "content-type", "content-length", "grpc-encoding", _PARTIAL
+_OF_THE_BODY = "content-type", "content-encoding", "content-length", "grpc-encoding", _PARTIAL
 _NOTHING: Parts = {}
 _TEXTS = ("id", "method", "path", "host", "scheme", "query", "fragment", "protocol", "body")
 

@@ -40,6 +40,11 @@ _BOUNDARY = re.compile(
     r"|([0-9A-Za-z'+_.-]{1,70}))[ \t]*(?=;|$)",
     re.IGNORECASE,
 )
+# The parameter of a content-type (RFC 9110, section 8.3.2), and those of its values in which what separates names and
+# values is what it is in UTF-8.
+_CHARSET = re.compile(r';[ \t]*charset=("?)([a-z0-9._-]+)\1[ \t]*(?=;|$)')
+_PLAIN_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
+_NOT_ENCODED = "identity"
 _HEADER = re.compile(rb"([0-9A-Za-z-]+):([^\r\n]*)")
 # A name in quotes, without what is escaped in one; or without, as .NET writes it. The names of a file decide nothing.
 _DISPOSITION = re.compile(
@@ -68,18 +73,29 @@ def parsed_body(
         return None, True
     text: str = http.get("body", "")
     kind = headers.get("content-type", "")
-    if not kind and not text:
-        return None, False
     lowered = kind.lower()
-    for name, read in _KINDS:
-        if name in lowered:
-            body = text.encode("utf-8", "surrogatepass") or raw()
-            if not body:
-                return None, False
-            return (None, True) if _is_cut(headers, body) else (read(body, kind), False)
-    if "application/grpc" in lowered and read_message is not None and (body := raw()):
-        return (None, True) if _is_cut(headers, body) else _message(http, headers, body, read_message)
-    return None, bool(text) and _is_cut(headers, text.encode("utf-8", "surrogatepass"))
+    readers = [read for name, read in _KINDS if name in lowered]
+    is_call = "application/grpc" in lowered
+    if not readers:
+        if is_call and read_message is not None and (body := raw()):
+            return (None, True) if _is_cut(headers, body) else _message(http, headers, body, read_message)
+        return None, bool(text) and _is_cut(headers, text.encode("utf-8", "surrogatepass"))
+    body = text.encode("utf-8", "surrogatepass") or raw()
+    if not body:
+        return None, False
+    if len(readers) + is_call > 1:
+        raise InvalidInputError("the content-type names several kinds of body, of which servers take one or another")
+    if headers.get("content-encoding", _NOT_ENCODED).lower() != _NOT_ENCODED:
+        raise InvalidInputError("the body has a content-encoding, which is not decoded here")
+    _check_charset(lowered)
+    return (None, True) if _is_cut(headers, body) else (readers[0](body, kind), False)
+
+
+def _check_charset(kind: str) -> None:
+    """Raise InvalidInputError if a content-type, in lower case, has a charset in which a body has other characters."""
+    found = [match[2] for match in _CHARSET.finditer(kind)]
+    if len(found) != kind.count("charset") or not _PLAIN_CHARSETS.issuperset(found):
+        raise InvalidInputError("the content-type has a charset other than UTF-8, ASCII and ISO-8859-1")
 
 
 def raw_body(attributes: Callable[[Mapping[str, Any]], dict[str, Any]], http: Mapping[str, Any]) -> bytes:
@@ -178,7 +194,9 @@ def _part(piece: bytes, end: bytes) -> tuple[str, object]:
         raise InvalidInputError(
             "a part of the multipart body has a Content-Transfer-Encoding, which parsers read differently"
         )
-    is_json = b"application/json" in headers.get(b"content-type", b"").lower()
+    kind = headers.get(b"content-type", b"").decode("latin-1").lower()
+    _check_charset(kind)
+    is_json = "application/json" in kind
     return (name[1] or name[2]).decode("utf-8", "replace"), _json(value) if is_json else value.decode(
         "utf-8", "replace"
     )

@@ -148,7 +148,40 @@ def test_a_body_that_servers_read_in_two_ways_is_refused(kind, body, problem):
     assert "parsed_body" not in document(kind, body, skip=True)
 
 
-@given(st.binary(max_size=200), st.sampled_from([MULTIPART, URLENCODED, JSON, f"{JSON}; {MULTIPART}"]))
+# Each has a role that one server finds in it and another does not.
+JSON_AND_FORM = b'{"role": "user", "x": "&role=admin&"}'
+IN_UTF_7 = b'{"role": "user", "x": "+ACIsACI-role+ACIAOgAi-admin"}'
+FORM_IN_A_NAME = b"\x1f\x8b\x08\x08" + bytes(6) + b"&role=user&\0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "headers", "problem"),
+    [
+        (f'{URLENCODED}; a="{JSON}"', JSON_AND_FORM, {}, "several kinds"),
+        (f"{URLENCODED},{JSON}", JSON_AND_FORM, {}, "several kinds"),
+        (f"{GRPC}; {URLENCODED}", b"\0\0\0\0\x0b&role=user&", {}, "several kinds"),
+        (f"{JSON}; charset=utf-7", IN_UTF_7, {}, "charset"),
+        (f'{JSON};Charset="UTF-7"', IN_UTF_7, {}, "charset"),
+        (f"{JSON}; charset=utf-8; charset=utf-7", IN_UTF_7, {}, "charset"),
+        (f"{JSON}; charset = utf-7", IN_UTF_7, {}, "charset"),
+        (f"{URLENCODED}; charset=ibm037", b"a=1", {}, "charset"),
+        (MULTIPART, form((field("a", "Content-Type: text/plain; charset=utf-7"), "1")), {}, "charset"),
+        (URLENCODED, FORM_IN_A_NAME, {"content-encoding": "gzip"}, "content-encoding"),
+        (JSON, b"{}", {"content-encoding": "identity,gzip"}, "content-encoding"),
+    ],
+)
+def test_a_body_that_servers_decode_in_two_ways_is_refused(kind, body, headers, problem):
+    for parts in (EVERYTHING, {"parsed_body": EVERYTHING}):
+        with pytest.raises(InvalidInputError, match=problem):
+            document(kind, body, headers=headers, parts=parts)
+
+
+@pytest.mark.parametrize("kind", [f"{JSON}; charset=UTF-8", f'{JSON};charset="utf-8"', f"{JSON}; charset=iso-8859-1"])
+def test_a_body_in_a_usual_charset_is_read(kind):
+    assert parsed(kind, b'{"a": 1}', headers={"content-encoding": "identity"}) == ({"a": 1}, False)
+
+
+@given(st.binary(max_size=200), st.sampled_from([MULTIPART, URLENCODED, JSON, f"{JSON}; charset=utf-8"]))
 def test_any_body_is_read_or_refused(body, kind):
     try:
         found = document(kind, body)
