@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from app.authz.identity import ANONYMOUS, Identity
-from app.authz.model import CheckInput, Workload
+from app.authz.model import CheckInput, Joined, Workload
 from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
@@ -194,7 +194,12 @@ def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("utf-8", "surrogateescape"))
-    return {name: tuple(values) for name, values in found.items()}
+    return {name: _values(values) for name, values in found.items()}
+
+
+def _values(values: list[str]) -> tuple[str, ...]:
+    """Return the values of a header; Envoy sends a check over HTTP with those of a repeated one joined with commas."""
+    return Joined(values) if any("," in value for value in values) else tuple(values)
 
 
 def _with_query(target: str, query: bytes) -> str:

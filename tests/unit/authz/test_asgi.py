@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.authz.model import Cause, Verdict
+from app.authz.model import AuthzOptions, Cause, Matching, Verdict
 from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rpc import http as asgi
 from app.authz.rpc.destination import Gateways
@@ -32,9 +32,11 @@ async def ask(
     scope=None,
     body=(b"",),
     engine=None,
+    matching=Matching.STRICT,
     **options,
 ):
-    application = HttpAuthorization(await policy_service(text, engine=engine), **options)
+    service = await policy_service(text, engine=engine, options=AuthzOptions(matching=matching))
+    application = HttpAuthorization(service, **options)
     raw = f"/ext_authz{path}".encode()
     full = {
         "type": "http",
@@ -315,3 +317,15 @@ async def test_a_header_that_is_not_utf_8_is_written_as_it_came():
     engine.answer(verdict)
     answered, headers, *_ = await asking
     assert (answered, headers[b"cookie"]) == (200, b"x=\xff")
+
+
+@pytest.mark.parametrize("matching", Matching)
+@pytest.mark.parametrize(
+    ("action", "value", "statuses"), [("DENY", "admin", (403, 403, 200)), ("ALLOW", "user", (403, 403, 200))]
+)
+async def test_values_that_envoy_joined_are_matched_strictly(matching, action, value, statuses):
+    """Envoy sends `x-role: user` and `x-role: admin` as one header."""
+    text = policy(f"{{action: {action}, rules: [{{when: [{{key: 'request.headers[x-role]', values: [{value}]}}]}}]}}")
+    for sent, status in zip((b"user,admin", b"admin,user", b"user"), statuses, strict=True):
+        headers = ((b"x-role", sent), (b"x-meshward-forwarded-headers", b"*"))
+        assert (await ask(text, headers=headers, matching=matching))[0] == status
