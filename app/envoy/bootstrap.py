@@ -56,15 +56,31 @@ FORWARDED_HEADERS = {"patterns": [{"safe_regex": {"regex": ".*"}}]}
 WITHHELD_HEADERS = {
     "patterns": [{"prefix": "x-meshward-"}, {"prefix": "x-envoy-"}, {"exact": "connection"}, {"exact": "upgrade"}]
 }
-# Paths that Envoy's normalisation leaves as they are and that servers resolve to others: parameters of dot segments and
-# empty ones, escapes within escapes, and the spellings of a byte in two that UTF-8 does not have (RE2).
-AMBIGUOUS_PATH = r"[^?]*(/\.{0,2};|%25[0-9A-Fa-f]{2}|%[cC][01])[^?]*(\?.*)?"
-# Authorities that servers read otherwise: user information, or two Host headers, which Envoy joins with a comma.
-AMBIGUOUS_AUTHORITY = r".*[@,].*"
-# Headers by which frameworks let a client name another method or path than the one that was checked.
+# Paths that Envoy's normalisation leaves as they are and that servers resolve to others, or refuse to read (RE2).
+AMBIGUOUS_PATH = "|".join(
+    f".*({form}).*"
+    for form in (
+        # Parameters of dot segments and empty ones, and escapes within escapes.
+        r"/\.{0,2}(;|%3[bB])|%25[0-9A-Fa-f]{2}",
+        # A `%` without two digits, as before `u002f`.
+        r"%([^0-9A-Fa-f]|.[^0-9A-Fa-f]|.?$)",
+        # Control characters: an expression for a path may end before a line end.
+        r"%[01][0-9A-Fa-f]|%7[fF]",
+        # Spellings of a byte in two to six that UTF-8 does not have.
+        r"%[cC][01]|%[eE]0%[89]|%[fF]0%8|%[fF][89a-dA-D]",
+        # No path has brackets (RFC 3986, section 3.3), and a template's operators do not stand for them.
+        r"[\[\]]",
+    )
+)
+# Authorities that servers read otherwise: user information, two Host headers, which Envoy joins with a comma, escapes.
+AMBIGUOUS_AUTHORITY = r".*[@,%].*"
+# Methods in lower case, which HTTP/2 lets pass and some frameworks take for those in upper case.
+AMBIGUOUS_METHOD = r".*[a-z].*"
+# Headers by which frameworks let a client name another method, path or host than the one that was checked.
 OVERRIDES = (
     *("x-http-method-override", "x-http-method", "x-method-override"),
     *("x-original-url", "x-rewrite-url", "x-envoy-original-path"),
+    *("x-forwarded-host", "x-original-host", "forwarded"),
 )
 # What inbound requests are counted by: the verified peer, so that a header with another name escapes no limit, and the
 # path without its query, so that adding one does not either.
@@ -157,8 +173,15 @@ def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
         {"cluster": f"{inbound.name}-workload", "rate_limits": [{"actions": limit}]},
         (_authorization(inbound.check, sidecar.labels), _quota(sidecar.quota_domain)),
         {"transport_socket": tls},
-        refused=(_path_match(AMBIGUOUS_PATH), _authority_match(AMBIGUOUS_AUTHORITY)),
+        refused=(
+            _path_match(AMBIGUOUS_PATH),
+            _header_match(":authority", AMBIGUOUS_AUTHORITY),
+            _header_match(":method", AMBIGUOUS_METHOD),
+        ),
         removed=OVERRIDES,
+        # Servers that have headers as variables (CGI, WSGI) take `x_role` for `x-role`, and some take `script_name` for
+        # a part of the path.
+        common_http_protocol_options={"headers_with_underscores_action": "REJECT_REQUEST"},
         # Servers take `//` for `/`, and the escape of a slash for one.
         merge_slashes=True,
         path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD",
@@ -218,11 +241,8 @@ def _path_match(expression: str) -> Document:
     return {"safe_regex": {"regex": expression}}
 
 
-def _authority_match(expression: str) -> Document:
-    return {
-        "prefix": "/",
-        "headers": [{"name": ":authority", "string_match": {"safe_regex": {"regex": expression}}}],
-    }
+def _header_match(name: str, expression: str) -> Document:
+    return {"prefix": "/", "headers": [{"name": name, "string_match": {"safe_regex": {"regex": expression}}}]}
 
 
 def _authorization(protocol: Protocol, labels: Mapping[str, str]) -> Document:

@@ -3,7 +3,8 @@
 What protects it is `POLICIES`, written as the guide says for `authz.matching = "istio"`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.assets.jwts import AUDIENCE, ISSUER, STRANGER, SUBJECT, hostile, jwk, spelled, token
 from tests.assets.request_authentications import jwt_rule, request_authentication
@@ -26,7 +27,11 @@ ALLOW [{to: [{operation: {paths: ['/known']}}], from: [{source: {notPrincipals: 
 
 @dataclass(frozen=True)
 class Way:
-    """A request, byte for byte but for the line ends. `peer` is the client's certificate, see `NAMES`."""
+    """A request, byte for byte but for the line ends. `peer` is the client's certificate, see `PEERS` of the test.
+
+    Over HTTP/2 the pseudo-headers are made of the fields, `:authority` only if there is a host; more of them, and what
+    does not belong there, may stand among the headers.
+    """
 
     name: str
     target: str = "/public/x"
@@ -35,6 +40,12 @@ class Way:
     host: str = "shop.example.org"
     peer: str = "web"
     body: str = ""
+    http2: bool = False
+    trailers: tuple[str, ...] = ()
+
+    def has(self, name: str) -> bool:
+        """Whether the request has a header of that name, in lower case."""
+        return any(line.lower().startswith(f"{name}:") for line in self.headers)
 
 
 def _paths(name: str, *targets: str) -> tuple[Way, ...]:
@@ -49,15 +60,23 @@ WAYS = (
     *_paths("queries", "/admin?x", "/admin?/../hello", "/needs?/exact", "/exactly?", "/admin?x=/hello", "/needs%3f"),
     *_paths("parameters", "/admin;x=y", "/admin;", "/;x/admin", "/public/..;/admin", "/x/..;a=b/admin"),
     *_paths("parameters of dots", "/x/%2e%2e;/admin", "/x/.;/..;/admin", "/..;/admin"),
+    *_paths("parameters after an escape", "/x/..%3b/admin", "/x/..%3Bx=y/admin", "/x/%2e%2e%3b/admin", "/%3bx/admin"),
     *_paths("escapes in escapes", "/%2561dmin", "/x/%252e%252e/admin", "/x/%25252e%25252e/admin", "/x/..%252fadmin"),
     *_paths("bytes that are not UTF-8", "/%c0%afadmin", "/x/%c0%ae%c0%ae/admin", "/x/..%c0%afadmin", "/x/%c1%9cadmin"),
+    *_paths("a slash in three bytes and more", "/x/..%e0%80%afadmin", "/x/..%E0%80%AFadmin", "/x/..%f0%80%80%afadmin"),
+    *_paths("a slash in three bytes and more", "/x/..%f8%80%80%80%afadmin", "/x/..%fc%80%80%80%80%afadmin"),
+    *_paths("a dot in three bytes", "/x/%e0%80%ae%e0%80%ae/admin", "/x/..%e0%81%9cadmin"),
     *_paths("dot segments", "/./admin", "/x/../admin", "/../admin", "/x/%2e%2e/admin", "/%2e/admin", "/hello/../admin"),
     *_paths(
         "what follows the name", "/admin/", "/admin.", "/admin/.", "/admin/x/..", "/admin%20", "/exact/", "/exact."
     ),
     *_paths("escaped letters", "/%61dmin", "/%61%64%6d%69%6e", "/ad%6Din"),
     *_paths("control characters", "/admin%00", "/x/%00/admin", "/admin\x01", "/public/%00"),
+    *_paths("control characters", "/t/x/edit%0a", "/t/x/edit%0D%0A", "/t/x/edit%09", "/x/..%01/admin", "/hello%7f"),
+    *_paths("control characters", "/x/a%0d%0aX-Role:%20admin"),
     *_paths("malformed escapes", "/admin%", "/admin%zz", "/needs%"),
+    *_paths("malformed escapes", "/x/..%u002fadmin", "/x/%u002e%u002e/admin", "/x/..%%32%66admin", "/x/%", "/x/%2"),
+    *_paths("characters that a template does not have", "/t/[x]/edit", "/t/x]/edit", '/t/"x"/edit', "/t/a|b/edit"),
     *_paths(
         "absolute form", "http://shop.example.org/admin", "http://other/../admin", "https://shop.example.org//admin"
     ),
@@ -71,6 +90,12 @@ WAYS = (
     Way("user in the host", host="x@admin.example.org"),
     Way("user in the host", host="admin.example.org@x"),
     Way("host of the absolute form", "http://admin.example.org/public/x"),
+    Way("host of the absolute form", "HTTP://x@Admin.example.org:80/public/x"),
+    Way("escape in the host", host="admin%2eexample.org"),
+    Way("what ends the host", host="admin.example.org/x"),
+    Way("what ends the host", host="admin.example.org#x"),
+    Way("what ends the host", host="admin.example.org\\x"),
+    Way("bytes beyond ASCII", host="admin\xe3\x80\x82example.org"),
     Way("two hosts", host="admin.example.org", headers=("Host: shop.example.org",)),
     Way("two hosts", headers=("Host: admin.example.org",)),
     Way("method", method="DELETE"),
@@ -82,6 +107,11 @@ WAYS = (
     Way("list in a header", "/needs", ("x-role: user,admin",)),
     Way("list in a header", "/needs", ("x-role: admin, user",)),
     Way("case of a value", "/needs", ("x-role: USER",)),
+    Way("underscore in a name", "/role", ("x_role: admin",)),
+    Way("underscore in a name", "/role", ("X_Role: admin", "x-role: user")),
+    Way("underscore in a name", headers=("X_HTTP_METHOD_OVERRIDE: DELETE",), method="POST"),
+    Way("underscore in a name", headers=("x-original_url: /admin",)),
+    Way("a part of the path in a header", "/public/x/admin", ("SCRIPT_NAME: /public/x",)),
     Way("bytes beyond ASCII", "/needs", ("x-role: user\xff",)),
     Way("bytes beyond ASCII", "/needs", ("x-role: \xc3\xa9user",)),
     Way("bytes beyond ASCII", "/admin\xff"),
@@ -123,6 +153,55 @@ WAYS = (
     Way("timeouts of the client", "/admin", ("x-envoy-upstream-rq-timeout-ms: 1", "x-envoy-expected-rq-timeout-ms: 1")),
     Way("retries of the client", "/admin", ("x-envoy-retry-on: 5xx", "x-envoy-max-retries: 9")),
     Way("a header that the proxy removes", "/needs", ("Connection: x-role", "x-role: admin")),
+    Way("a header that the proxy removes", "/needs", ("Connection: x-role", "x-role: user")),
+    Way("CONNECT", "shop.example.org:443", method="CONNECT"),
+    Way("a length that is none", "/hello", ("Content-Length: +5",), method="POST", body="x=/admin"),
+    Way("two lengths", "/hello", ("Content-Length: 1", "Content-Length: 5"), method="POST", body="x=/admin"),
+    Way("a length and chunks", "/hello", ("Transfer-Encoding: chunked", "Content-Length: 1"), "POST", body="x=/admin"),
+    Way("chunks that are none", "/hello", ("Transfer-Encoding: xchunked",), "POST", body="0\r\n\r\n"),
+    Way("chunks that are none", "/hello", ("Transfer-Encoding: chunked, identity",), "POST", body="0\r\n\r\n"),
+    Way("chunks that are none", "/hello", ("Transfer-Encoding : chunked",), "POST", body="0\r\n\r\n"),
+    Way("chunks that are none", "/hello", ("Transfer-Encoding:\x0bchunked",), "POST", body="0\r\n\r\n"),
+)
+
+
+def _over_2(name: str, *headers: str, target: str = "/public/x", **given: Any) -> Way:
+    return Way(name, target, headers, http2=True, **given)
+
+
+# Headers that HTTP/2 does not have, and the bytes of a body that a client may send before it is asked for more.
+_OF_HTTP_1, WINDOW = ("connection", "transfer-encoding"), 65_535
+# The same over HTTP/2, and what only it has.
+WAYS_2 = (
+    *(replace(way, http2=True) for way in WAYS if not any(map(way.has, _OF_HTTP_1)) and len(way.body) < WINDOW),
+    _over_2("two paths", ":path: /admin"),
+    _over_2("two paths", ":path: /public/x", target="/admin"),
+    _over_2("two methods", ":method: DELETE"),
+    _over_2("two authorities", ":authority: admin.example.org"),
+    _over_2("a pseudo-header after others", "x-other: 1", ":path: /admin"),
+    _over_2("another pseudo-header", ":x: 1"),
+    _over_2("a pseudo-header of responses", ":status: 200"),
+    _over_2("a host without an authority", "host: admin.example.org", host=""),
+    _over_2("two hosts without an authority", "host: shop.example.org", "host: admin.example.org", host=""),
+    _over_2("upper case", "X-Role: admin", target="/role"),
+    _over_2("upper case", ":Path: /admin"),
+    _over_2("a line end in a value", "x-other: 1\r\nx-role: user", target="/needs"),
+    _over_2("a line end in a value", "x-other: 1\nx-role: user", target="/needs"),
+    _over_2("a line end in a value", "x-other: 1\r\n\r\nGET /admin HTTP/1.1\r\nHost: x"),
+    _over_2("a line end in a name", "x-other\r\nx-role: user", target="/needs"),
+    _over_2("a colon in a name", "x-role:x: user", target="/needs"),
+    _over_2("a line end in the path", target="/public/x HTTP/1.1\r\nHost: x\r\n\r\nGET /admin"),
+    _over_2("a space in the path", target="/public/x /admin"),
+    _over_2("a line end in the authority", host="shop.example.org\r\nx-role: user", target="/needs"),
+    _over_2("a method with more", method="GET /admin HTTP/1.1\r\nHost: x\r\n\r\nGET"),
+    _over_2("no path", target=""),
+    _over_2("absolute form", target="http://admin.example.org/public/x"),
+    _over_2("extended CONNECT", ":protocol: websocket", target="/admin", method="CONNECT"),
+    _over_2("extended CONNECT", ":protocol: websocket", target="/public/x", method="CONNECT"),
+    _over_2("another length", "content-length: 0", method="POST", body="x=/admin"),
+    _over_2("headers of a connection", "connection: x-role", "x-role: user", target="/needs"),
+    _over_2("headers of a connection", "transfer-encoding: chunked", method="POST", body="0\r\n\r\n"),
+    _over_2("headers of a connection", "upgrade: websocket", "connection: upgrade", target="/hello"),
 )
 
 # Requests that reach the workload, so that the others are not refused for another reason.
@@ -139,19 +218,43 @@ PASSING = (
     Way("method", method="POST", body="x"),
     Way("peer", "/known", peer="cart2"),
     Way("host", host="x-admin.example.org"),
+    Way("host", host="[::1]:8080"),
+    Way("host", headers=("host: shop.example.org",), host="", http2=True),
+    Way("method", method="POST", body="x", http2=True),
+    Way("value", "/needs", ("x-role: user",), http2=True),
     Way("upgrade", "/hello", ("Origin: https://x.org", "Access-Control-Request-Method: GET"), method="OPTIONS"),
 )
 
-# Headers by which a framework would read another method or path: the workload must not get them.
+# Requests that pass, with what a server would take for another method, path, host or request: it must not get that.
 OVERRIDES = (
     Way("another method", headers=("x-http-method-override: DELETE",), method="POST"),
     Way("another method", headers=("X-HTTP-Method: DELETE", "x-method-override: DELETE"), method="POST"),
     Way("another path", headers=("x-original-url: /admin", "x-rewrite-url: /admin")),
     Way("another path", headers=("x-envoy-original-path: /admin",)),
+    Way("another host", headers=("X-Forwarded-Host: admin.example.org", "x-original-host: admin.example.org")),
+    Way("another host", headers=("Forwarded: for=10.1.2.3;host=admin.example.org",)),
+    Way("another host", headers=("host: admin.example.org",), http2=True),
+    Way("another request", "/hello", ("Content-Length: 0",), "POST", body="GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"),
+    Way(
+        "another request",
+        "/hello",
+        ("Transfer-Encoding: chunked",),
+        "POST",
+        body="0\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n",
+    ),
+    Way(
+        "trailers",
+        "/hello",
+        ("Transfer-Encoding: chunked", "Trailer: x-role"),
+        "POST",
+        body="1\r\nx\r\n0\r\nx-role: admin\r\nx-http-method: DELETE\r\n\r\n",
+    ),
+    Way("trailers", "/hello", (), "POST", body="x", http2=True, trailers=("x-role: admin", "x-http-method: DELETE")),
 )
-FORBIDDEN_HEADERS = (
+FORBIDDEN = (
     *("x-http-method-override", "x-http-method", "x-method-override"),
-    *("x-original-url", "x-rewrite-url", "x-envoy-original-path"),
+    *("x-original-url", "x-rewrite-url", "x-envoy-original-path", "/admin"),
+    *("x-forwarded-host", "x-original-host", "forwarded:", "admin.example.org", "x-role: admin"),
 )
 
 

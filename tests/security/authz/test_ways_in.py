@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,19 +14,20 @@ from app.authz.model import AuthzOptions, Matching
 from app.core.errors import InvalidInputError
 from app.core.net import Address
 from app.envoy.bootstrap import bootstrap
-from app.envoy.sidecar import ControlPlane, Inbound, Sidecar
+from app.envoy.sidecar import ControlPlane, Inbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 from tests.assets.certificates import MeshCa, key_pem, new_key, pem
 from tests.assets.ways_in import (
     AUTHENTICATION,
     CONNECTIONS,
-    FORBIDDEN_HEADERS,
+    FORBIDDEN,
     OVERRIDES,
     PASSING,
     POLICIES,
     TCP_POLICIES,
     TOKEN_POLICIES,
     WAYS,
+    WAYS_2,
     Way,
     token_ways,
     tokens_that_pass,
@@ -34,6 +36,7 @@ from tests.fakes.authz import policy
 from tests.fakes.engine import WaitingEngine
 from tests.fakes.served_authz import served_authz
 from tests.support.envoy_process import EnvoyProcess
+from tests.support.http2_request import client_connection, exchange
 from tests.support.sidecar import client_tls_of
 
 API = "spiffe://cluster.local/ns/shop/sa/api"
@@ -49,6 +52,10 @@ PEERS = {
     "dns": (),
     "subject": (),
 }
+
+
+# A header that names the way, and how many requests are sent at once: Envoy takes a second to close a connection.
+MARK, AT_ONCE = "x-way", 8
 
 
 class Workload:
@@ -77,11 +84,13 @@ class Peers:
         ca = MeshCa(domain="cluster.local")
         self.roots, self._ca = ca.roots, ca
         self.server = self._issue((API,))
-        self._contexts = {name: client_tls_of(ca.roots, self._shown(name)) for name in PEERS}
-        self._contexts[""] = client_tls_of(ca.roots, b"")
+        self._shown_by = {name: self._shown(name) for name in PEERS} | {"": b""}
 
-    def context(self, name):
-        return self._contexts[name]
+    def context(self, name, protocol):
+        """How a peer connects, for HTTP of that version."""
+        context = client_tls_of(self.roots, self._shown_by[name])
+        context.set_alpn_protocols([protocol])
+        return context
 
     def _shown(self, name):
         dns = ("front.web",) if name == "dns" else ()
@@ -97,7 +106,7 @@ class Peers:
         return key_pem(key).decode(), pem(leaf) + self._ca.signer.pem
 
 
-def recommended(service_port, workload_port, peers):
+def recommended(service_port, workload_port, peers, check):
     """The generated bootstrap, with certificates in it instead of those that an agent serves."""
     made = deepcopy(
         bootstrap(
@@ -105,7 +114,7 @@ def recommended(service_port, workload_port, peers):
                 SpiffeId.parse(API),
                 sds_socket="/unused",
                 control_plane=ControlPlane(Address("127.0.0.1", service_port), "unused"),
-                inbound=(Inbound("inbound", Address("127.0.0.1", 0), Address("127.0.0.1", workload_port)),),
+                inbound=(Inbound("inbound", Address("127.0.0.1", 0), Address("127.0.0.1", workload_port), check),),
                 labels={"app": "shop"},
             )
         )
@@ -120,6 +129,11 @@ def recommended(service_port, workload_port, peers):
     static["clusters"] = [each for each in static["clusters"] if each["name"] != "sds"]
     for cluster in static["clusters"]:
         cluster.pop("transport_socket", None)
+    if check is Protocol.HTTP:
+        # Over plaintext the caller proves no SVID that would say which namespace it asks about.
+        filters = static["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+        asking = filters[0]["typed_config"]["http_service"]["authorization_request"]
+        asking["headers_to_add"].append({"key": "x-meshward-namespace", "value": "shop"})
     return made
 
 
@@ -127,16 +141,39 @@ async def send(way, port, peers):
     """The status that a client gets, None if the connection ends without an answer."""
     try:
         async with asyncio.timeout(20):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=peers.context(way.peer))
-            length = (f"Content-Length: {len(way.body)}",) if way.body else ()
-            closing = () if any(line.startswith("Connection:") for line in way.headers) else ("Connection: close",)
-            head = [f"{way.method} {way.target} HTTP/1.1", f"Host: {way.host}", *way.headers, *length, *closing, "", ""]
-            writer.write("\r\n".join(head).encode("latin-1") + way.body.encode())
-            answer = await reader.readuntil(b"\r\n\r\n")
-            writer.close()
-            return int(answer.split()[1])
+            context = peers.context(way.peer, "h2" if way.http2 else "http/1.1")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            try:
+                return await (_send_2 if way.http2 else _send_1)(way, reader, writer)
+            finally:
+                writer.close()
     except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
         return None
+
+
+async def _send_1(way, reader, writer):
+    length = (f"Content-Length: {len(way.body)}",) if way.body and not way.has("transfer-encoding") else ()
+    closing = () if way.has("connection") else ("Connection: close",)
+    head = [f"{way.method} {way.target} HTTP/1.1", f"Host: {way.host}", *way.headers, *length, *closing, "", ""]
+    writer.write("\r\n".join(head).encode("latin-1") + way.body.encode())
+    answer = await reader.readuntil(b"\r\n\r\n")
+    return int(answer.split()[1])
+
+
+async def _send_2(way, reader, writer):
+    authority = (f":authority: {way.host}",) if way.host else ()
+    lines = (f":method: {way.method}", ":scheme: https", *authority, f":path: {way.target}", *way.headers)
+    headers, trailers = (
+        [(name.encode("latin-1"), value.encode("latin-1")) for name, _, value in (_field(line) for line in given)]
+        for given in (lines, way.trailers)
+    )
+    return await exchange(client_connection(), reader, writer, headers, way.body.encode(), trailers)
+
+
+def _field(line):
+    """Name and value of a header; the colon of a pseudo-header is part of its name."""
+    name, colon, value = line[1:].partition(": ")
+    return line[0] + name, colon, value
 
 
 def documents(lines):
@@ -148,35 +185,42 @@ def documents(lines):
 
 
 @asynccontextmanager
-async def protected(directory, text="", change=lambda made: made, **given):
+async def protected(directory, text="", change=lambda made: made, check=Protocol.GRPC, **given):
     """A workload behind a real Envoy: what reaches it, the port, the peers, and the service that Envoy asks."""
     workload, peers = Workload(), Peers()
     server = await asyncio.start_server(workload.serve, "127.0.0.1", 0)
     async with server, served_authz(text, **given) as served:
-        made = change(recommended(served.port, server.sockets[0].getsockname()[1], peers))
+        made = change(recommended(served.port, server.sockets[0].getsockname()[1], peers, check))
         async with EnvoyProcess.started(made, directory) as envoy:
             yield workload, await envoy.port_of("inbound"), peers, served
 
 
 async def reached(ways, workload, port, peers):
-    """Return those of the requests that reach the workload, with what it got."""
-    found = []
-    for way in ways:
-        await send(way, port, peers)
-        found += [(way, head) for head in workload.heads]
-        workload.heads.clear()
-    return found
+    """Return what reaches the workload: the way, None if it is another request than the one that was sent, and it."""
+    numbers = asyncio.Semaphore(AT_ONCE)
+
+    async def sent(number, way):
+        async with numbers:
+            await send(replace(way, headers=(*way.headers, f"{MARK}: {number};")), port, peers)
+
+    ways = list(ways)
+    await asyncio.gather(*(sent(number, way) for number, way in enumerate(ways)))
+    heads, workload.heads = workload.heads, []
+    marks = (head.partition(f"{MARK}: ")[2].partition(";")[0] for head in heads)
+    return [(ways[int(mark)] if mark else None, head) for mark, head in zip(marks, heads, strict=True)]
 
 
+@pytest.mark.parametrize("check", Protocol)
 @pytest.mark.parametrize("matching", Matching)
 @pytest.mark.timeout(240)
-async def test_no_way_in_reaches_the_workload(tmp_path, matching):
+async def test_no_way_in_reaches_the_workload(tmp_path, matching, check):
     options = AuthzOptions(matching=matching)
-    async with protected(tmp_path, documents(POLICIES), options=options) as (workload, port, peers, _):
+    async with protected(tmp_path, documents(POLICIES), check=check, options=options) as (workload, port, peers, _):
         assert len(await reached(PASSING, workload, port, peers)) == len(PASSING)
         assert await reached(WAYS, workload, port, peers) == []
+        assert await reached(WAYS_2, workload, port, peers) == []
         overriding = await reached(OVERRIDES, workload, port, peers)
-        assert [head for _, head in overriding if any(name in head for name in FORBIDDEN_HEADERS)] == []
+        assert [head for _, head in overriding if any(text in head for text in FORBIDDEN)] == []
 
 
 @pytest.mark.parametrize("matching", Matching)

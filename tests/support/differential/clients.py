@@ -5,11 +5,8 @@ import ssl
 import tempfile
 from dataclasses import replace
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset
-
 from tests.support.differential.mesh import SET_HEADER
+from tests.support.http2_request import client_connection, exchange
 
 PAIR_HEADER = "x-pair"
 WAIT_SECONDS = 60
@@ -45,10 +42,7 @@ class Client:
     async def _connect(self):
         self._reader, self._writer = await connected(self._peer, self._port, self._tls)
         if self._peer.http2:
-            config = H2Configuration(header_encoding=None, validate_outbound_headers=False)
-            config.normalize_outbound_headers = False
-            self._h2 = H2Connection(config)
-            self._h2.initiate_connection()
+            self._h2 = client_connection()
 
     async def _send_1(self, request):
         lines = [
@@ -65,7 +59,6 @@ class Client:
             await self.close()
 
     async def _send_2(self, request):
-        stream = self._h2.get_next_available_stream_id()
         headers = [
             (b":method", request.method.encode()),
             (b":scheme", b"http"),
@@ -73,20 +66,7 @@ class Client:
             (b":path", request.target.encode("latin-1")),
             *((name.lower().encode(), value) for name, value in request.headers),
         ]
-        self._h2.send_headers(stream, headers, end_stream=True)
-        ended = False
-        while not ended:
-            self._writer.write(self._h2.data_to_send())
-            data = await self._reader.read(65_536)
-            if not data:
-                raise ConnectionError
-            for event in self._h2.receive_data(data):
-                if isinstance(event, ConnectionTerminated):
-                    raise ConnectionError
-                ours = getattr(event, "stream_id", None) == stream
-                ended = ended or (ours and isinstance(event, StreamEnded | StreamReset))
-                ended = ended or (ours and isinstance(event, ResponseReceived) and event.stream_ended is not None)
-        self._writer.write(self._h2.data_to_send())
+        await exchange(self._h2, self._reader, self._writer, headers)
 
     async def close(self):
         """Close the connection, if there is one."""
