@@ -10,6 +10,7 @@ from functools import cache, partial
 from typing import Any
 
 from app.authz.backends import rego_jwt, rego_text
+from app.authz.backends.rego_refused import conflict, pattern_line
 from app.authz.backends.rego_rewrite import UnsupportedError, rewrite
 from app.authz.backends.rego_tree import Module, Path, kind_of, module_of, nodes, reference_of
 from app.authz.backends.rego_wire import DECISION, FAILED, FALSE, TRUE, UNDEFINED
@@ -37,14 +38,27 @@ def rewritten(modules: Modules, *, v0: bool) -> list[tuple[str, str]]:
         except UnsupportedError as error:
             raise InvalidInputError(f"{name}: {error}") from error
         trees.append((name, module_of(parsed(name, text, v0=v0), text)))
+    for name, module in trees:
+        line = pattern_line(module)
+        if line is not None:
+            raise InvalidInputError(f"{name}: line {line}: an object as a pattern is not supported: compare its parts")
     own = {module.place_of(path) for _, module in trees for path in _functions(module)}
     for name, module in trees:
         for call in nodes(module.tree, "Call"):
             path = reference_of(call["fcn"], module.imports).path
-            if path and module.place_of(path) not in own and not _is_available(".".join(path)):
+            if path and module.place_of(path) not in own and not _is_available(".".join(path), v0=v0):
                 line = call["span"]["line"]
                 raise InvalidInputError(f"{name}: line {line}: the function {'.'.join(path)} is not available")
     return found
+
+
+def check_data(modules: Modules, data: str, *, v0: bool) -> None:
+    """Raise InvalidInputError if `data`, which is JSON, has something where the modules have a rule."""
+    found = json.loads(data)
+    for name, text in modules:
+        place = conflict(module_of(parsed(name, text, v0=v0), text), found)
+        if place:
+            raise InvalidInputError(f"{name}: the data has something at {place}, which is a rule here")
 
 
 def _functions(module: Module) -> Iterator[Path]:
@@ -57,11 +71,11 @@ def _functions(module: Module) -> Iterator[Path]:
 
 
 @cache
-def _is_available(name: str) -> bool:
+def _is_available(name: str, *, v0: bool) -> bool:
     """Whether regorus finds a function, called here without arguments."""
-    engine = _engine(v0=False)
+    engine = _engine(v0=v0)
     try:
-        engine.add_policy("probe", f"package probe\nx := y if {{ y := {name}() }}")
+        engine.add_policy("probe", f"package probe\nx := [1 | {name}()]")
         engine.set_input_json("{}")
         engine.eval_rule("data.probe.x")
     except RuntimeError as error:
@@ -149,7 +163,8 @@ def _engine(*, v0: bool) -> Any:
         raise RuntimeError("regorus is not installed: install meshward[rego]") from error
     engine: Any = regorus.Engine()
     engine.set_rego_v0(v0)
-    for name, arguments, function in (*rego_jwt.functions(), *rego_text.functions()):
+    older = rego_text.v0_functions() if v0 else ()
+    for name, arguments, function in (*rego_jwt.functions(), *rego_text.functions(), *older):
         engine.add_extension(name, arguments, function)
     return engine
 

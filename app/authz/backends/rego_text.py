@@ -5,7 +5,7 @@ are too much for it. Where OPA's function has no value these raise, and the eval
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -55,6 +55,14 @@ def functions() -> Iterator[tuple[str, int, Callable[..., Any]]]:
     yield "net.cidr_contains", 2, _contains
 
 
+def v0_functions() -> Iterator[tuple[str, int, Callable[..., Any]]]:
+    """Yield those that Rego had before its version 1, as `functions` does."""
+    yield "any", 1, lambda values: any(each is True for each in _list(values))
+    yield "all", 1, lambda values: all(each is True for each in _list(values))
+    yield "re_match", 2, _match
+    yield "net.cidr_overlap", 2, _contains
+
+
 @cache
 def _options() -> Any:
     try:
@@ -91,6 +99,12 @@ def _pattern_for(pattern: object, text: str) -> Any:
     if not text.isascii() and _NO_BOUNDARY.fullmatch(found):
         raise TextError("a pattern has \\B, which is not supported for text that is not ASCII")
     return _compiled(found)
+
+
+def _list(value: object) -> Iterable[Any]:
+    if not isinstance(value, list | set | frozenset):
+        raise TextError("an argument is neither an array nor a set")
+    return value
 
 
 def _match(pattern: object, value: object) -> bool:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from app.authz.backends.rego_engine import Loaded, rewritten, said
+from app.authz.backends.rego_engine import Loaded, check_data, rewritten, said
 from app.authz.backends.rego_known import known_json
 from app.authz.backends.rego_wire import FAILED, LENGTH_BYTES, READY, frame, length_of
 
@@ -53,6 +53,7 @@ def _frames(connection: socket.socket) -> Iterator[bytes]:
 
 def _load(first: dict[str, Any]) -> tuple[Loaded, bytes]:
     modules = rewritten(first["modules"], v0=first["v0"])
+    check_data(modules, first["data"], v0=first["v0"])
     signal.setitimer(signal.ITIMER_REAL, COMPILE_SECONDS)
     try:
         loaded = Loaded(modules, first["data"], first["query"], v0=first["v0"])

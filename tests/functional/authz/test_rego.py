@@ -323,3 +323,11 @@ async def test_a_panic_of_the_library_denies(rego, monkeypatch):
     answer = provider(check("/"))
     assert answer.denial == "its evaluation failed: no"
     assert answer.undecided
+
+
+async def test_data_that_would_take_the_place_of_a_rule_leaves_the_policies_before_active(rego):
+    provider = await rego.start(ALLOW_GET)
+    rego.write('{"envoy": {"authz": {"allow": true}}}', "data.json")
+    with pytest.raises(InvalidInputError, match=r"the data has something at data\.envoy\.authz\.allow"):
+        await provider.refresh()
+    assert (await decided(provider, check(method="POST"))).denial
