@@ -3,12 +3,13 @@
 A table has the rules of every role, so that a request is looked up once, whatever its workload's policies do.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
-from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule
+from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule, Place
 from app.authz.rules.hosts import authority_readings
 from app.core.decision import Watch
 
@@ -18,11 +19,8 @@ WATCHES = {Watch.AUDIT: AUDIT, Watch.DRY_RUN_DENY: DRY_RUN_DENY, Watch.DRY_RUN_A
 """The roles of policies that decide nothing."""
 _ACTIONS = {Action.CUSTOM: CUSTOM, Action.DENY: DENY, Action.ALLOW: ALLOW}
 
-Place = tuple[str, str, int]
-"""Where a rule stands among those that are reported: namespace and name of its policy, its number there."""
-Placed = tuple[Place, CompiledRule]
-Bucket = tuple[tuple[Placed, ...], ...]
-"""The rules that are found by one key: those of each role, in the order of their places."""
+Bucket = tuple[tuple[int, tuple[CompiledRule, ...]], ...]
+"""The rules that are found by one key: each role that has some, and those, in the order of their places."""
 Table = Mapping[str, Bucket]
 TableName = tuple[Attribute | None, str]
 """What the rules in a table are found by, None for those that any request can match, and how."""
@@ -30,7 +28,12 @@ TableName = tuple[Attribute | None, str]
 _EXACT, _PREFIX, _BY_POLICY = "exact", "prefix", "by policy"
 _REST = ""
 """The one key of the rules that any request can match."""
-_EMPTY: Bucket = ((),) * len(ROLES)
+_EMPTY: Bucket = ()
+
+Matched = Sequence[CompiledRule | None]
+"""The first rule of each role that matches a reading of a request, by role; None for one of which none does."""
+Reading = tuple[CheckInput, Matched]
+_NONE: Matched = (None,) * len(ROLES)
 
 
 def role_of(policy: AuthorizationPolicy) -> int:
@@ -38,32 +41,65 @@ def role_of(policy: AuthorizationPolicy) -> int:
     return _ACTIONS[policy.action] if policy.watch is None else WATCHES[policy.watch]
 
 
+class Prefixes:
+    """Buckets by what a text begins with, found by a search in the sorted prefixes, however many they are.
+
+    Of the prefixes that are not above the text in their order, the last one begins with every prefix of the text.
+    """
+
+    __slots__ = ("_nested", "_sorted", "table")
+
+    def __init__(self, table: Table, before: "Prefixes | None" = None) -> None:
+        """Sort the prefixes of a table, of which those of `before` are in order already."""
+        self.table = table
+        known = [] if before is None else list(filter(table.__contains__, before._sorted))
+        self._sorted = sorted([*known, *(table.keys() - known)])
+        self._nested: list[tuple[str, Bucket, int]] = []
+        """Each prefix, its bucket, and where the next shorter one that it begins with is, -1 if there is none."""
+        for prefix in self._sorted:
+            outer = len(self._nested) - 1
+            while outer >= 0 and not prefix.startswith(self._nested[outer][0]):
+                outer = self._nested[outer][2]
+            self._nested.append((prefix, table[prefix], outer))
+
+    def add_to(self, found: list[Bucket], text: str) -> None:
+        """Append the buckets of all prefixes of a text."""
+        place = bisect_right(self._sorted, text) - 1
+        while place >= 0:
+            prefix, bucket, place = self._nested[place]
+            if text.startswith(prefix):
+                found.append(bucket)
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """Rules by one attribute of a request, the one at `dimension` in DIMENSIONS.
 
-    They are found by what it is and by what it begins with, which has one of the `lengths`. Where it is missing, all of
-    them are looked at: those are kept by policy.
+    They are found by what it is and by what it begins with. Where it is missing, all of them are looked at: those are
+    kept by policy.
     """
 
     dimension: int
     exact: Table
-    prefixes: Table
+    prefixes: Prefixes | None
     by_policy: Table
-    lengths: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", tuple(sorted(set(map(len, self.prefixes)))))
 
 
 class RuleTable:
     """Rules by the attributes of the requests that they can match; `rest` are those that any request can match."""
 
-    def __init__(self, tables: Mapping[TableName, Table] | None = None) -> None:
+    def __init__(self, tables: Mapping[TableName, Table] | None = None, before: "RuleTable | None" = None) -> None:
+        """Make lookups of the tables, with what they share with those of `before`."""
         self._tables = tables or {}
         self.rest = self._find(None, _EXACT).get(_REST, _EMPTY)
+        known: Mapping[Attribute, Prefixes] = {} if before is None else before._prefixes
+        self._prefixes = {
+            dimension: _prefixes(table, known.get(dimension))
+            for dimension in DIMENSIONS
+            if (table := self._find(dimension, _PREFIX))
+        }
         self.lookups = tuple(
-            Lookup(place, self._find(dimension, _EXACT), self._find(dimension, _PREFIX), by_policy)
+            Lookup(place, self._find(dimension, _EXACT), self._prefixes.get(dimension), by_policy)
             for place, dimension in enumerate(DIMENSIONS)
             if (by_policy := self._find(dimension, _BY_POLICY))
         )
@@ -74,24 +110,25 @@ class RuleTable:
     def changed(self, removed: Iterable[CompiledPolicy], added: Iterable[CompiledPolicy]) -> "RuleTable":
         """Return the table without the rules of `removed` and with those of `added`."""
         gone: set[tuple[str, str]] = set()
-        touched: dict[TableName, dict[str, list[tuple[int, Placed]]]] = {}
+        touched: dict[TableName, dict[str, list[tuple[int, CompiledRule]]]] = {}
         for compiled in removed:
             gone.add((compiled.policy.namespace, compiled.policy.name))
             for table, key, _ in _entries(compiled):
                 touched.setdefault(table, {}).setdefault(key, [])
         for compiled in added:
             role = role_of(compiled.policy)
-            for table, key, placed in _entries(compiled):
-                touched.setdefault(table, {}).setdefault(key, []).append((role, placed))
-        return RuleTable({**self._tables, **{name: self._with(name, keys, gone) for name, keys in touched.items()}})
+            for table, key, rule in _entries(compiled):
+                touched.setdefault(table, {}).setdefault(key, []).append((role, rule))
+        changed = {name: self._with(name, keys, gone) for name, keys in touched.items()}
+        return RuleTable({**self._tables, **changed}, self)
 
     def _with(
-        self, name: TableName, touched: Mapping[str, list[tuple[int, Placed]]], gone: set[tuple[str, str]]
+        self, name: TableName, touched: Mapping[str, list[tuple[int, CompiledRule]]], gone: set[tuple[str, str]]
     ) -> Table:
         table = dict(self._tables.get(name, {}))
         for key, new in touched.items():
             bucket = _changed(table.get(key, _EMPTY), new, gone)
-            if any(bucket):
+            if bucket:
                 table[key] = bucket
             else:
                 del table[key]
@@ -103,7 +140,7 @@ class Candidates:
 
     def __init__(self, tables: Iterable[RuleTable]) -> None:
         self.tables = tuple(tables)
-        self._rest = [table.rest for table in self.tables if any(table.rest)]
+        self._rest = [table.rest for table in self.tables if table.rest]
         self._lookups = tuple(lookup for table in self.tables for lookup in table.lookups)
 
     def of(self, request: CheckInput) -> list[Bucket]:
@@ -129,62 +166,59 @@ class Candidates:
             for text in texts:
                 if text in exact:
                     found.append(exact[text])
-                # A text is cut once a length, not compared once a prefix.
-                size = len(text)
-                for length in lookup.lengths:
-                    if length > size:
-                        break
-                    cut = text[:length]
-                    if cut in prefixes:
-                        found.append(prefixes[cut])
+                if prefixes is not None:
+                    prefixes.add_to(found, text)
         return found
 
+    def first_matches(self, request: CheckInput) -> Matched:
+        """Return the first rule of each role that matches."""
+        # Each list is in order, so that its first match is enough, and none behind the best one so far. To bring the
+        # lists into one order would cost more than all their evaluations.
+        matched = [*_NONE]
+        for bucket in self.of(request):
+            for role, rules in bucket:
+                best = matched[role]
+                for rule in rules:
+                    if best is not None and rule.place >= best.place:
+                        break
+                    if rule.holds(request):
+                        matched[role] = rule
+                        break
+        return matched
 
-def first(candidates: Iterable[Bucket], role: int, request: CheckInput) -> CompiledRule | None:
-    """Return the first rule of a role that matches, None if none does."""
-    # Each list is in order, so that its first match is enough, and none behind the best one so far. To bring the lists
-    # into one order would cost more than all their evaluations.
-    best: Place | None = None
-    found: CompiledRule | None = None
-    for bucket in candidates:
-        for place, rule in bucket[role]:
-            if best is not None and place >= best:
-                break
-            if rule.holds(request):
-                best, found = place, rule
-                break
-    return found
-
-
-def all_of_role(candidates: Iterable[Bucket], role: int, request: CheckInput) -> Iterator[CompiledRule]:
-    """Yield the rules of a role that match, in order."""
-    placed = sorted(chain.from_iterable(bucket[role] for bucket in candidates), key=_place)
-    return (rule for _, rule in placed if rule.holds(request))
-
-
-def _place(entry: Placed) -> Place:
-    return entry[0]
+    def matches(self, role: int, request: CheckInput) -> Iterator[CompiledRule]:
+        """Yield the rules of a role that match, in order."""
+        found = (rules for bucket in self.of(request) for each, rules in bucket if each == role)
+        return (rule for rule in sorted(chain.from_iterable(found), key=_place) if rule.holds(request))
 
 
-def _changed(bucket: Bucket, new: list[tuple[int, Placed]], gone: set[tuple[str, str]]) -> Bucket:
+def _place(rule: CompiledRule) -> Place:
+    return rule.place
+
+
+def _prefixes(table: Table, before: Prefixes | None) -> Prefixes:
+    return before if before is not None and before.table is table else Prefixes(table, before)
+
+
+def _changed(bucket: Bucket, new: list[tuple[int, CompiledRule]], gone: set[tuple[str, str]]) -> Bucket:
     """Return the bucket without the rules of the policies `gone` and with the new ones of each role."""
-    rules = [[placed for placed in of_role if placed[0][:2] not in gone] for of_role in bucket]
-    for role, placed in new:
-        rules[role].append(placed)
-    return tuple(tuple(sorted(of_role, key=_place)) for of_role in rules)
+    rules: dict[int, list[CompiledRule]] = {
+        role: [rule for rule in of_role if rule.place[:2] not in gone] for role, of_role in bucket
+    }
+    for role, rule in new:
+        rules.setdefault(role, []).append(rule)
+    return tuple((role, tuple(sorted(rules[role], key=_place))) for role in ROLES if rules.get(role))
 
 
-def _entries(compiled: CompiledPolicy) -> Iterator[tuple[TableName, str, Placed]]:
+def _entries(compiled: CompiledPolicy) -> Iterator[tuple[TableName, str, CompiledRule]]:
     """Yield the name of a table and a key in it, wherever a rule of the policy is found."""
-    namespace, name = compiled.policy.namespace, compiled.policy.name
-    for number, rule in enumerate(compiled.rules):
-        placed = (namespace, name, number), rule
+    for rule in compiled.rules:
         keys = rule.keys
         if keys is None:
-            yield (None, _EXACT), _REST, placed
+            yield (None, _EXACT), _REST, rule
             continue
-        yield (keys.dimension, _BY_POLICY), compiled.policy.key, placed
+        yield (keys.dimension, _BY_POLICY), compiled.policy.key, rule
         for key in keys.exact:
-            yield (keys.dimension, _EXACT), key, placed
+            yield (keys.dimension, _EXACT), key, rule
         for prefix in dict.fromkeys(keys.prefixes):
-            yield (keys.dimension, _PREFIX), prefix, placed
+            yield (keys.dimension, _PREFIX), prefix, rule

@@ -100,6 +100,10 @@ class Keys:
     prefixes: tuple[str, ...] = ()
 
 
+Place = tuple[str, str, int]
+"""Where a rule stands among those that are reported: namespace and name of its policy, its number there."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
     """`node` is what has to hold of a request, which `holds` tells, `verdict` what follows if it does.
@@ -108,6 +112,7 @@ class CompiledRule:
     that is asked about the request if it holds; then `verdict` is what follows if that denies.
     """
 
+    place: Place
     node: Node
     verdict: Verdict
     keys: Keys | None
@@ -173,7 +178,8 @@ def _compile_rule(policy: AuthorizationPolicy, number: int, rule: Rule, options:
     decision = Decision(outcome, reason, policy.key, name)
     keys = next((keys for dimension in DIMENSIONS if (keys := _keys(node, dimension))), None)
     cause = Cause.PROVIDER if policy.provider else Cause.POLICY
-    return CompiledRule(node, Verdict(decision, cause), keys, policy.provider)
+    place = policy.namespace, policy.name, number
+    return CompiledRule(place, node, Verdict(decision, cause), keys, policy.provider)
 
 
 def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:

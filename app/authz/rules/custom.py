@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from app.authz.model import Cause, CheckInput, Verdict
 from app.authz.providers import NO_CHANGES, Answer, Ask, Changes, ProvidedDecision
-from app.authz.rules.candidates import CUSTOM, all_of_role
+from app.authz.rules.candidates import CUSTOM, Reading
 from app.authz.rules.changed_headers import ChangedHeaders
 from app.authz.rules.compile import CompiledRule
 from app.authz.rules.index import WorkloadRules
@@ -21,12 +21,14 @@ Asked = Verdict | Changes
 MAX_REASON = 512
 
 
-def rules_that_ask(rules: WorkloadRules, readings: Iterable[CheckInput]) -> tuple[CompiledRule, ...]:
+def rules_that_ask(rules: WorkloadRules, readings: Iterable[Reading]) -> tuple[CompiledRule, ...]:
     """Return the first rule for each provider that is to be asked, under any of the request's readings."""
     found: dict[str, CompiledRule] = {}
-    for reading in map(_as_sent, readings):
-        for rule in all_of_role(rules.candidates.of(reading), CUSTOM, reading):
-            found.setdefault(rule.provider, rule)
+    for reading, matched in readings:
+        sent = _as_sent(reading)
+        if matched[CUSTOM] is not None or sent is not reading:
+            for rule in rules.candidates.matches(CUSTOM, sent):
+                found.setdefault(rule.provider, rule)
     return tuple(found.values())
 
 

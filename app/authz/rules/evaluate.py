@@ -6,18 +6,18 @@ that matches allows; otherwise it is denied. What AUDIT policies and dry runs fi
 changes it.
 """
 
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 
 from app.authz.model import AuthzOptions, Cause, CheckInput, Matching, UnknownWorkload, Verdict, Workload
 from app.authz.providers import Ask, Changes
-from app.authz.rules.candidates import ALLOW, DENY, first
+from app.authz.rules.candidates import ALLOW, AUDIT, DENY, Matched, Reading
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
 from app.authz.rules.index import PolicyIndex, WorkloadRules
 from app.authz.rules.nodes import headers_of
-from app.authz.rules.watch import Reading, with_observations
+from app.authz.rules.watch import with_observations
 from app.core.decision import Decision, Outcome
 
 # Headers by which frameworks let a request name a method other than the one it was sent with.
@@ -80,23 +80,16 @@ class NativeEngine:
             if isinstance(known, Verdict):
                 return known
             rules = known
+        matched = rules.candidates.first_matches(request)
+        others = _other_readings(rules, request) if self._strict else ()
         if rules.has_custom_policy:
-            others = _other_readings(request, methods=rules.looks_at_methods) if self._strict else ()
-            asking = rules_that_ask(rules, (request, *others))
+            asking = rules_that_ask(rules, ((request, matched), *others))
             if asking:
                 found = ask(self.providers, asking, request)
                 if isinstance(found, Verdict | Changes):
-                    return self._asked(found, rules, request)
-                return self._asked_later(found, rules, request)
-        return self._decide(rules, request)
-
-    async def _asked_later(self, waiting: Awaitable[Asked], rules: WorkloadRules, request: CheckInput) -> Verdict:
-        return self._asked(await waiting, rules, request)
-
-    def _asked(self, found: Asked, rules: WorkloadRules, request: CheckInput) -> Verdict:
-        if not isinstance(found, Verdict):
-            return with_changes(self._decide(rules, request), found)
-        return self._observed(found, rules, (request, rules.candidates.of(request))) if rules.watches else found
+                    return _asked(found, rules, (request, matched), others)
+                return _asked_later(found, rules, (request, matched), others)
+        return _decide(rules, request, matched, others)
 
     def _rules_for(self, workload: Workload | None) -> WorkloadRules | Verdict:
         """Return the rules for a workload of which not everything is known, or the denial if they depend on that."""
@@ -109,37 +102,36 @@ class NativeEngine:
             return _UNKNOWN_LABELS
         return index.rules_for(workload)
 
-    def _decide(self, rules: WorkloadRules, request: CheckInput) -> Verdict:
-        reading = request, rules.candidates.of(request)
-        verdict = _evaluate_reading(rules, reading)
-        if self._strict and verdict.decision.outcome is not Outcome.DENY:
-            for other in _other_readings(request, methods=rules.looks_at_methods):
-                denial = _evaluate_reading(rules, (other, rules.candidates.of(other)))
-                if denial.decision.outcome is Outcome.DENY:
-                    verdict = denial
-                    break
-        if not rules.watches:
-            return verdict
-        if self._strict:
-            return self._observed(verdict, rules, reading)
-        return with_observations(verdict, rules.watches, (reading,))
 
-    def _observed(self, verdict: Verdict, rules: WorkloadRules, reading: Reading) -> Verdict:
-        readings = [reading]
-        if self._strict:
-            others = _other_readings(reading[0], methods=True)
-            readings += [(other, rules.candidates.of(other)) for other in others]
-        return with_observations(verdict, rules.watches, readings)
+async def _asked_later(
+    waiting: Awaitable[Asked], rules: WorkloadRules, reading: Reading, others: Sequence[Reading]
+) -> Verdict:
+    return _asked(await waiting, rules, reading, others)
 
 
-def _evaluate_reading(rules: WorkloadRules, reading: Reading) -> Verdict:
-    request, candidates = reading
-    denied = first(candidates, DENY, request)
+def _asked(found: Asked, rules: WorkloadRules, reading: Reading, others: Sequence[Reading]) -> Verdict:
+    if isinstance(found, Verdict):
+        return with_observations(found, rules.watches, [matched for _, matched in (reading, *others)])
+    return with_changes(_decide(rules, *reading, others), found)
+
+
+def _decide(rules: WorkloadRules, request: CheckInput, matched: Matched, others: Sequence[Reading]) -> Verdict:
+    verdict = _evaluate_reading(rules, request, matched)
+    if others and verdict.decision.outcome is not Outcome.DENY:
+        verdicts = (_evaluate_reading(rules, *other) for other in others)
+        verdict = next((each for each in verdicts if each.decision.outcome is Outcome.DENY), verdict)
+    if matched[AUDIT] is None and not rules.has_dry_run and not others:
+        return verdict
+    return with_observations(verdict, rules.watches, [matched, *(found for _, found in others)])
+
+
+def _evaluate_reading(rules: WorkloadRules, request: CheckInput, matched: Matched) -> Verdict:
+    denied = matched[DENY]
     if denied is not None:
         return denied.verdict if request.forwarded_headers is None else _denial(denied, request)
     if not rules.has_allow_policy:
         return _NO_POLICY
-    allowed = first(candidates, ALLOW, request)
+    allowed = matched[ALLOW]
     if allowed is not None:
         return allowed.verdict
     return _NO_MATCH if request.forwarded_headers is None else _no_match(rules, request)
@@ -167,12 +159,14 @@ def _naming(verdict: Verdict, headers: Iterable[str], request: CheckInput) -> Ve
     return replace(verdict, decision=replace(verdict.decision, reason=reason))
 
 
-def _other_readings(request: CheckInput, *, methods: bool) -> Iterator[CheckInput]:
-    others = _methods(request) if methods else ()
+def _other_readings(rules: WorkloadRules, request: CheckInput) -> tuple[Reading, ...]:
+    others = _methods(request) if rules.looks_at_methods else ()
     if not others and not request.other_paths:
-        return
-    for reading, method in product((None, *request.other_paths), (request.method, *others)):
-        yield replace(request, reading=reading, method=method)
+        return ()
+    # Without the first of them, which is the request as it is.
+    pairs = islice(product((None, *request.other_paths), (request.method, *others)), 1, None)
+    readings = (replace(request, reading=reading, method=method) for reading, method in pairs)
+    return tuple((reading, rules.candidates.first_matches(reading)) for reading in readings)
 
 
 def _methods(request: CheckInput) -> tuple[str | None, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from app.authz.model import Labels, Workload
-from app.authz.rules.candidates import ALLOW, CUSTOM, WATCHES, Candidates, RuleTable, role_of
+from app.authz.rules.candidates import ALLOW, CUSTOM, DRY_RUN_ALLOW, DRY_RUN_DENY, WATCHES, Candidates, RuleTable, role_of
 from app.authz.rules.compile import CompiledPolicy
 from app.core.decision import Watch
 
@@ -35,6 +35,7 @@ class WorkloadRules:
     candidates: Candidates
     has_custom_policy: bool
     has_allow_policy: bool
+    has_dry_run: bool
     looks_at_methods: bool
     allow_headers: frozenset[str]
     watches: tuple[tuple[Watch, int], ...]
@@ -44,8 +45,8 @@ class WorkloadRules:
 class _Selected:
     """The policies of one namespace with one selector: the table of their rules, and how many of them have each role.
 
-    `looking_at_methods` are how many of those that decide do, and `allow_headers` has how many ALLOW policies look at
-    each request header.
+    `looking_at_methods` are how many of them do, and `allow_headers` has how many ALLOW policies look at each request
+    header.
     """
 
     table: RuleTable = field(default_factory=RuleTable)
@@ -66,8 +67,7 @@ class _Selected:
                 roles[role] += change
                 if role == ALLOW:
                     headers.update(dict.fromkeys(each.headers, change))
-                if each.policy.watch is None:
-                    methods += change * each.looks_at_methods
+                methods += change * each.looks_at_methods
         return _Selected(self.table.changed(removed, added), +roles, methods, +headers)
 
 
@@ -177,6 +177,7 @@ def _rules_of(selected: list[_Selected]) -> WorkloadRules:
         Candidates(each.table for each in selected),
         CUSTOM in roles,
         ALLOW in roles,
+        not roles.isdisjoint({DRY_RUN_DENY, DRY_RUN_ALLOW}),
         any(each.looking_at_methods for each in selected),
         frozenset(chain.from_iterable(each.allow_headers for each in selected)),
         tuple((watch, role) for watch, role in WATCHES.items() if role in roles),

@@ -7,39 +7,32 @@ and of ALLOW policies one has to match. So does Istio, whose proxy evaluates the
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from app.authz.model import CheckInput, Verdict
-from app.authz.rules.candidates import Bucket, first
+from app.authz.model import Verdict
+from app.authz.rules.candidates import Matched
 from app.authz.rules.compile import CompiledRule
 from app.core.decision import Observation, Watch
 
-Reading = tuple[CheckInput, list[Bucket]]
-"""A reading of a request, and the rules that can match it."""
 
-
-def with_observations(verdict: Verdict, watches: Iterable[tuple[Watch, int]], readings: Sequence[Reading]) -> Verdict:
+def with_observations(verdict: Verdict, watches: Iterable[tuple[Watch, int]], readings: Sequence[Matched]) -> Verdict:
     """Return the verdict, and in its decision what the rules found, which have to be seen under each of `readings`.
 
     `watches` have the role of the rules of each.
     """
     observed: list[Observation] = []
     for watch, role in watches:
-        found = _observe(watch, role, readings)
+        found = _observe(watch, [matched[role] for matched in readings])
         if found is not None:
             observed.append(found)
     return replace(verdict, decision=replace(verdict.decision, observed=tuple(observed))) if observed else verdict
 
 
-def _observe(watch: Watch, role: int, readings: Iterable[Reading]) -> Observation | None:
-    rule = None
-    for request, candidates in readings:
-        found = first(candidates, role, request)
-        if found is None and watch is Watch.DRY_RUN_ALLOW:
-            return Observation(watch, "denied")
-        rule = rule or found
+def _observe(watch: Watch, matched: Sequence[CompiledRule | None]) -> Observation | None:
+    rule = next((each for each in matched if each is not None), None)
     if watch is Watch.AUDIT:
         return None if rule is None else _of_rule(watch, "matched", rule)
-    result = "allowed" if rule is None or watch is Watch.DRY_RUN_ALLOW else "denied"
-    return _of_rule(watch, result, rule)
+    if watch is Watch.DRY_RUN_ALLOW:
+        return Observation(watch, "denied") if None in matched else _of_rule(watch, "allowed", rule)
+    return _of_rule(watch, "allowed" if rule is None else "denied", rule)
 
 
 def _of_rule(watch: Watch, result: str, rule: CompiledRule | None) -> Observation:

@@ -4,7 +4,7 @@ import pytest
 
 from app.authz.model import AuthzOptions, Workload
 from app.authz.rules import index as index_module
-from app.authz.rules.candidates import ALLOW, first
+from app.authz.rules.candidates import ALLOW
 from app.authz.rules.compile import compile_policy
 from app.authz.rules.index import PolicyIndex
 from app.authz.rules.parse import POLICY_KIND
@@ -27,7 +27,7 @@ def allow(path, selector=""):
 
 def allowed_by(index, path, workload=CART):
     asked = request(path)
-    rule = first(index.rules_for(workload).candidates.of(asked), ALLOW, asked)
+    rule = index.rules_for(workload).candidates.first_matches(asked)[ALLOW]
     return rule and rule.verdict.decision.policy
 
 
