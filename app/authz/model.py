@@ -228,6 +228,23 @@ class Headers(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Who sends to which workload: what is the same for every request of a connection.
+
+    Addresses and the server name are as the proxy reports them; the name is empty if it is known that the client sent
+    none. `trusted_hops` are the proxies in front of this one that are believed, see `rules.addresses`.
+    """
+
+    workload: Workload | None
+    source: Identity | None
+    source_ip: IpAddress | None = None
+    destination_ip: IpAddress | None = None
+    destination_port: int | None = None
+    sni: str | None = None
+    trusted_hops: int = 0
+
+
 @frozen_when_checked
 class CheckInput:
     """One HTTP request or TCP connection to be checked, parsed.
@@ -237,8 +254,7 @@ class CheckInput:
     `path` is as the proxy sends it on, without query, None for a CONNECT that is matched strictly. `other_paths` are
     further readings of it that a server behind the proxy may make, see `rules.paths`; `reading` is the one of them that
     is being evaluated, None for the path itself. `host` is the authority in lower case, with its port and its last dot
-    if it has them. Addresses and the server name are as the proxy reports them; the name is empty if it is known that
-    the client sent none. `remote_ip` is the client's address behind `trusted_hops` proxies, see `rules.addresses`.
+    if it has them. `remote_ip` is the client's address behind the trusted proxies, see `rules.addresses`.
     `method` is None in the reading in which a header that may name another one was not forwarded. `forwarded_headers`
     are the names of headers that are absent only if the client sent none, None if that is true of every name; of
     another header that is absent it is not known whether the client sent it. `claims` are those of the request's token,
@@ -248,26 +264,20 @@ class CheckInput:
     form of protobuf, at least those parts that it is given (`rules.parts`).
     """
 
-    workload: Workload | None
-    source: Identity | None
+    connection: Connection
     method: str | None
     path: str | None
     host: str | None
     headers: Headers = field(default_factory=dict[str, tuple[str, ...]])
     forwarded_headers: Container[str] | None = None
     other_paths: tuple[str, ...] = ()
-    reading: str | None = None
-    source_ip: IpAddress | None = None
     remote_ip: IpAddress | None = None
-    trusted_hops: int = 0
-    destination_ip: IpAddress | None = None
-    destination_port: int | None = None
-    sni: str | None = None
-    is_tcp: bool = False
-    over_http: bool = False
+    attributes: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     claims: Claims | None = field(default_factory=lambda: NO_CLAIMS)
     metadata: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
-    attributes: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    reading: str | None = None
+    is_tcp: bool = False
+    over_http: bool = False
 
     def lacks(self, header: str) -> bool:
         """Whether it is not known if the request has the header, as the proxy would not have forwarded it."""

@@ -1,8 +1,9 @@
 """Requests and policies as tests write them."""
 
 from dataclasses import replace
+from typing import Any
 
-from app.authz.model import AuthzOptions, CheckInput, Labels, Matching, Verdict, Workload
+from app.authz.model import AuthzOptions, CheckInput, Connection, Labels, Matching, Verdict, Workload
 from app.authz.rpc.attributes import read_authority, read_method
 from app.authz.rpc.peers import read_identity
 from app.authz.rules.addresses import read_address
@@ -54,19 +55,26 @@ def request(  # a request as a person thinks of it
     reading = read_path(path)
     assert not reading.problem, reading.problem
     return CheckInput(
-        workload=workload,
-        source=None if source is None else read_identity(source),
+        Connection(
+            workload=workload,
+            source=None if source is None else read_identity(source),
+            source_ip=read_address(source_ip) if source_ip else None,
+            destination_ip=read_address(destination_ip) if destination_ip else None,
+            destination_port=port,
+            sni=sni,
+        ),
         method=read_method(method),
         path=reading.path,
         other_paths=reading.others,
         host=read_authority(host),
         headers={**sent_as(path, method, host), **(headers or {})},
-        source_ip=read_address(source_ip) if source_ip else None,
         remote_ip=read_address(remote_ip or source_ip or ""),
-        destination_ip=read_address(destination_ip) if destination_ip else None,
-        destination_port=port,
-        sni=sni,
     )
+
+
+def with_connection(check: CheckInput, **changes: Any) -> CheckInput:
+    """The check with other values of its connection."""
+    return replace(check, connection=replace(check.connection, **changes))
 
 
 def connection(  # as `request`, for what has no HTTP

@@ -47,7 +47,7 @@ def _operation(operation, check):
     yield _text(operation.methods, check.method, _header_expression)
     yield _text(operation.paths, check.path, naive.path_expression)
     yield _text(operation.hosts, check.host, _header_expression)
-    yield _field(operation.ports, check.destination_port, lambda value, port: value == port)
+    yield _field(operation.ports, check.connection.destination_port, lambda value, port: value == port)
 
 
 def _condition(condition, check, options) -> bool:
@@ -60,15 +60,15 @@ def _condition(condition, check, options) -> bool:
 def _attribute(attribute, values, check, options) -> bool:
     match attribute:
         case Attribute.SOURCE_IP:
-            return _field(values, check.source_ip, _in_block)
+            return _field(values, check.connection.source_ip, _in_block)
         case Attribute.REMOTE_IP:
             return _field(values, check.remote_ip, _in_block)
         case Attribute.DESTINATION_IP:
-            return _field(values, check.destination_ip, _in_block)
+            return _field(values, check.connection.destination_ip, _in_block)
         case Attribute.DESTINATION_PORT:
-            return _field(values, check.destination_port, lambda value, port: value == port)
+            return _field(values, check.connection.destination_port, lambda value, port: value == port)
         case Attribute.SNI:
-            return _text(values, check.sni)
+            return _text(values, check.connection.sni)
         case Attribute.METHOD:
             return _text(values, check.method, _header_expression)
     expressions = {
@@ -77,7 +77,7 @@ def _attribute(attribute, values, check, options) -> bool:
         Attribute.SOURCE_SERVICE_ACCOUNT: naive.account_expression,
         Attribute.SOURCE_TRUST_DOMAIN: lambda value: naive.trust_domain_expression(value, options),
     }
-    names = check.source.names if check.source else ()
+    names = check.connection.source.names if check.connection.source else ()
     return _field(
         values, names, lambda one, all_: any(re.fullmatch(expressions[attribute](one), name) for name in all_)
     )

@@ -40,10 +40,10 @@ def observed(policies: list[AuthorizationPolicy], check: CheckInput, options: Au
 
 
 def applies(policy: AuthorizationPolicy, check: CheckInput, options: AuthzOptions) -> bool:
-    labels = dict(check.workload.labels or ())
+    labels = dict(check.connection.workload.labels or ())
 
     def in_scope(scope) -> bool:
-        in_namespace = check.workload.namespace == policy.namespace or (
+        in_namespace = check.connection.workload.namespace == policy.namespace or (
             policy.namespace == options.root_namespace and not scope.local
         )
         return in_namespace and all(labels.get(key) == value for key, value in scope.labels)
@@ -83,7 +83,7 @@ def source_fields(source, check, action, options):
     yield identity(source.namespaces, check, action, namespace_expression)
     yield identity(source.service_accounts, check, action, account_expression)
     yield identity(source.trust_domains, check, action, lambda value: trust_domain_expression(value, options))
-    yield network(source.ip_blocks, check.source_ip, action)
+    yield network(source.ip_blocks, check.connection.source_ip, action)
     yield remote(source.remote_ip_blocks, check, action)
 
 
@@ -95,7 +95,7 @@ def operation_fields(operation, check, action):
     yield told(
         operation.ports.any_of,
         operation.ports.none_of,
-        check.destination_port,
+        check.connection.destination_port,
         action,
         lambda values, port: port in values,
     )
@@ -105,15 +105,17 @@ def condition_matches(condition, check, action, options):
     values = condition.values
     match condition.attribute:
         case Attribute.SOURCE_IP:
-            return network(values, check.source_ip, action)
+            return network(values, check.connection.source_ip, action)
         case Attribute.REMOTE_IP:
             return remote(values, check, action)
         case Attribute.DESTINATION_IP:
-            return network(values, check.destination_ip, action)
+            return network(values, check.connection.destination_ip, action)
         case Attribute.DESTINATION_PORT:
-            return told(values.any_of, values.none_of, check.destination_port, action, lambda all_, one: one in all_)
+            return told(
+                values.any_of, values.none_of, check.connection.destination_port, action, lambda all_, one: one in all_
+            )
         case Attribute.SNI:
-            return server_name(values, check.sni, action)
+            return server_name(values, check.connection.sni, action)
         case Attribute.METHOD:
             return methods(values, check, action)
         case Attribute.HEADER:
@@ -220,19 +222,19 @@ def trust_domain_expression(value: str, options: AuthzOptions) -> str:
 def identity(patterns: Patterns, check: CheckInput, action: Action, expression) -> bool:
     if patterns == Patterns():
         return True
-    if check.source is None:
+    if check.connection.source is None:
         return action is Action.DENY
 
     def hit(values):
-        return check.source.principal != "" and any(
-            re.fullmatch(expression(value), f"spiffe://{check.source.principal}") for value in values
+        return check.connection.source.principal != "" and any(
+            re.fullmatch(expression(value), f"spiffe://{check.connection.source.principal}") for value in values
         )
 
     if patterns.any_of and not hit(patterns.any_of):
         return False
     if not patterns.none_of:
         return True
-    if not check.source.principal:
+    if not check.connection.source.principal:
         return action is Action.DENY or "*" in patterns.none_of
     return not hit(patterns.none_of)
 

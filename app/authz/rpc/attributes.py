@@ -25,17 +25,19 @@ _UPPER = re.compile("[A-Z]+")
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+")
 
 
+Read = tuple[str, str | None, tuple[str, ...], str | None]
+"""The method of a request, its path and other readings of it, and its authority, each None if there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """How the method, the target and the authority of a request are read for one kind of matching.
+    """How the parts of a request are read for one kind of matching.
 
-    `target` takes the method as well, and returns the path and its other readings. All raise InvalidInputError for what
-    cannot be judged. `no_server_name` is what the server name is if the client is known to have sent none.
+    `request` takes the method, the target and the authority. All raise InvalidInputError for what cannot be judged.
+    `no_server_name` is what the server name is if the client is known to have sent none.
     """
 
-    method: Callable[[str], str]
-    target: Callable[[str, str], tuple[str | None, tuple[str, ...]]]
-    authority: Callable[[str], str | None]
+    request: Callable[[str, str, str], Read]
     server_name: Callable[[str], str]
     no_server_name: str | None
 
@@ -86,22 +88,28 @@ def _read_authority(text: str) -> str:
     return lowered
 
 
-def _target_as_sent(text: str, _method: str) -> tuple[str, tuple[str, ...]]:
-    """Return the path as Envoy's matchers have it, without what follows a `?` or `#`; empty if there is none."""
-    if "?" in text:
-        text = text.partition("?")[0]
-    return (text.partition("#")[0] if "#" in text else text), ()
+def _read_request(method: str, target: str, authority: str) -> Read:
+    method = read_method(method)
+    return method, *read_target(target, method), read_authority(authority)
 
 
-def _authority_as_sent(text: str) -> str:
-    """Return the authority in lower case, in which Envoy's matchers change ASCII alone."""
-    return text.lower() if text.isascii() else _UPPER.sub(lambda found: found[0].lower(), text)
+def _as_sent(method: str, target: str, authority: str) -> Read:
+    """Return the parts as Envoy's matchers have them.
+
+    The path is what comes before a `?` or `#`, empty if there is none; of the authority ASCII alone is in lower case.
+    """
+    if "?" in target:
+        target = target.partition("?")[0]
+    if "#" in target:
+        target = target.partition("#")[0]
+    lowered = authority.lower() if authority.isascii() else _UPPER.sub(lambda found: found[0].lower(), authority)
+    return method, target, (), lowered
 
 
 READS = {
     # Envoy has the server name in lower case where its TLS inspector reads it, as in all listeners of Istio.
-    Matching.ISTIO: Reads(str, _target_as_sent, _authority_as_sent, str.lower, ""),
-    Matching.STRICT: Reads(read_method, read_target, read_authority, str, None),
+    Matching.ISTIO: Reads(_as_sent, str.lower, ""),
+    Matching.STRICT: Reads(_read_request, str, None),
 }
 
 

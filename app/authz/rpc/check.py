@@ -18,7 +18,7 @@ from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
-from app.authz.model import NO_CLAIMS, CheckInput, Headers, Joined
+from app.authz.model import NO_CLAIMS, CheckInput, Connection, Headers, Joined
 from app.authz.providers import HeaderValues, ProvidedDecision
 from app.authz.rpc.answer import (
     CONTENT_TYPE,
@@ -29,13 +29,12 @@ from app.authz.rpc.answer import (
     query_name,
     query_value,
 )
-from app.authz.rpc.attributes import READS, Reads, remote_address
-from app.authz.rpc.declared import read_forwarded
-from app.authz.rpc.destination import NO_GATEWAYS, Destination, Destinations, Gateways
+from app.authz.rpc.attributes import READS, remote_address
+from app.authz.rpc.connections import Connections
+from app.authz.rpc.destination import NO_GATEWAYS, Gateways
 from app.authz.rpc.document import attributes_of
-from app.authz.rpc.message import read_attributes, serialized_peer, whole_attributes
-from app.authz.rpc.metadata import METADATA_EXTENSION, read_metadata, verified_claims
-from app.authz.rpc.peers import Source, Sources
+from app.authz.rpc.message import AttributeContext, read_attributes, rest_of, whole_attributes
+from app.authz.rpc.metadata import read_metadata, verified_claims
 from app.authz.rules.addresses import FORWARDED_FOR
 from app.authz.rules.parts import Parts
 from app.authz.service import PolicyService
@@ -46,15 +45,11 @@ from app.transport.grpc.context import CallContext
 from app.transport.grpc.routes import Prepared
 from app.transport.grpc.status import Code
 
-NAMESPACE_EXTENSION = "meshward.namespace"
-LABELS_EXTENSION = "meshward.labels"
-FORWARDED_EXTENSION = "meshward.forwarded_headers"
-_EXTENSIONS = NAMESPACE_EXTENSION, LABELS_EXTENSION, FORWARDED_EXTENSION, METADATA_EXTENSION
-_NO_EXTENSIONS = None, None, None, None
 # Answers that are kept ready: one for each rule that decided, some thousands in a large mesh.
 MAX_KEPT_ANSWERS = 4096
 
 _FORBIDDEN = 403
+_NO_REQUEST = AttributeContext.HttpRequest()
 _PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 _Response: Any = external_auth_pb2.CheckResponse
 _Struct: Any = struct_pb2.Struct
@@ -79,9 +74,8 @@ class AuthorizationRpc:
     ) -> None:
         self._service = service
         self._expose_decision = expose_decision
-        self._trusted_hops = trusted_hops
-        self._reads, self._sources = READS[service.matching], Sources(service.matching)
-        self._destinations = Destinations(gateways)
+        self._read_request = READS[service.matching].request
+        self._connections = Connections(service.matching, gateways, trusted_hops)
         # Whole answers to what is allowed, and answers to what is denied, which lack the body.
         self._ready: dict[Decision, Prepared] = {}
         self._denials: dict[Decision, Any] = {}
@@ -92,9 +86,12 @@ class AuthorizationRpc:
         Raises InvalidInputError if it is no CheckRequest, which `deny` answers. Neither raises otherwise, because the
         sidecar would decide on an error by its `failure_mode_allow`. Cancelling does.
         """
+        http = _NO_REQUEST
         try:
             attributes = read_attributes(payload)
-            decision = self._service.check(self._read(attributes, payload, context))
+            request = attributes.request
+            http = request.http
+            decision = self._service.check(self._read(attributes, request, payload, context))
         except DecodeError as error:
             raise malformed_message(external_auth_pb2.CheckRequest) from error
         except InvalidInputError as error:
@@ -102,8 +99,8 @@ class AuthorizationRpc:
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
         if isinstance(decision, Decision):
-            return self._ready.get(decision) or self._respond(decision, attributes.request.http)
-        return self._respond_later(decision, attributes.request.http)
+            return self._ready.get(decision) or self._respond(decision, http)
+        return self._respond_later(decision, http)
 
     async def _respond_later(self, decision: Awaitable[Decision], http: Any) -> Any:
         return self._respond(await decision, http)
@@ -118,45 +115,40 @@ class AuthorizationRpc:
             return self._ready.get(decision) or self._keep(decision, self._answer(decision))
         return self._denial(decision, http.method, http.path)
 
-    def _read(self, attributes: Any, payload: bytes, context: CallContext) -> CheckInput:
+    def _read(self, attributes: Any, request: Any, payload: bytes, context: CallContext) -> CheckInput:
         """Return what rules look at.
 
-        Raises InvalidInputError for a request that cannot be evaluated, DecodeError if a peer in it is none.
+        Raises InvalidInputError for a request that cannot be evaluated, DecodeError if a part of it is none.
         """
-        source = self._sources.read(serialized_peer(attributes.source))
-        extensions, request = attributes.context_extensions, attributes.request
-        named, labels, declared, filters = map(extensions.get, _EXTENSIONS) if extensions else _NO_EXTENSIONS
-        peer = serialized_peer(attributes.destination)
-        at = self._destinations.read(peer, context.principal.spiffe_id, named, labels)
-        sni = _server_name(attributes, self._reads, is_verified=source.is_verified)
+        found_by_filters = attributes.metadata_context
+        declared = self._connections.read(rest_of(attributes), context.principal.spiffe_id)
+        connection = declared.connection
         if not request.HasField("http"):
-            return _connection(source, at, sni, payload)
-        http, reads, hops = request.http, self._reads, self._trusted_hops
-        method = reads.method(http.method)
-        path, other_paths = reads.target(http.path, method)
+            return _tcp(connection, payload)
+        http = request.http
+        method, path, other_paths, host = self._read_request(http.method, http.path, http.host)
         raw = http.HasField("header_map") and http.header_map.headers
         headers: Headers = _RawHeaders(http) if raw else _Headers(http)
-        metadata = NO_CLAIMS if filters is None else read_metadata(filters, attributes.metadata_context)
+        remote_ip, hops = connection.source_ip, connection.trusted_hops
+        if hops:
+            remote_ip = remote_address(remote_ip, headers.get(FORWARDED_FOR), hops)
+        claims = metadata = NO_CLAIMS
+        if declared.filters is not None:
+            metadata = read_metadata(declared.filters, found_by_filters)
+            claims = verified_claims(metadata)
         # By position, in the order of CheckInput's fields: so many keywords take longer than all else of making one.
         return CheckInput(
-            at.workload,
-            source.identity,
+            connection,
             method,
             path,
-            reads.authority(http.host),
+            host,
             headers,
-            None if declared is None else read_forwarded(declared),
+            declared.forwarded_headers,
             other_paths,
-            None,
-            source.address,
-            remote_address(source.address, headers.get(FORWARDED_FOR), hops) if hops else source.address,
-            hops,
-            at.address,
-            at.port,
-            sni,
-            claims=verified_claims(metadata) if metadata else NO_CLAIMS,
-            metadata=metadata,
-            attributes=partial(_attributes, payload),
+            remote_ip,
+            partial(_attributes, payload),
+            claims,
+            metadata,
         )
 
     def deny(self, error: MeshwardError) -> Any:
@@ -250,31 +242,14 @@ def _give(options: Any, headers: HeaderValues) -> None:
         options.add().header.MergeFrom(_Header(key=key, value=value))
 
 
-def _server_name(attributes: Any, reads: Reads, *, is_verified: bool) -> str | None:
-    """Return the server name of the TLS connection; None if the check does not have it.
-
-    Without `include_tls_session` it has none. A connection over plaintext has no server name, and is known by its peer,
-    of which nothing is verified.
-    """
-    if not attributes.HasField("tls_session"):
-        return None if is_verified else reads.no_server_name
-    name = attributes.tls_session.sni
-    return reads.server_name(name) if name else reads.no_server_name
-
-
-def _connection(source: Source, at: Destination, sni: str | None, payload: bytes) -> CheckInput:
+def _tcp(connection: Connection, payload: bytes) -> CheckInput:
     """Return what rules look at of a TCP connection, as Envoy's network filter asks about it."""
     return CheckInput(
-        workload=at.workload,
-        source=source.identity,
+        connection,
         method=None,
         path=None,
         host=None,
-        source_ip=source.address,
-        remote_ip=source.address,
-        destination_ip=at.address,
-        destination_port=at.port,
-        sni=sni,
+        remote_ip=connection.source_ip,
         is_tcp=True,
         claims=None,
         attributes=partial(_attributes, payload),

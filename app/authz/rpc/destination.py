@@ -7,19 +7,12 @@ which proves no SPIFFE ID, is believed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from app.authz.model import IpAddress, Labels, Workload
+from app.authz.model import Labels, Workload
 from app.authz.rpc.attributes import labels_of, read_labels
-from app.authz.rpc.message import Peer
-from app.authz.rules.addresses import read_address
 from app.authz.rules.kubernetes import is_namespace
 from app.core.errors import InvalidInputError
-from app.spiffe.id import SCHEME, SpiffeId
-
-# Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
-MAX_KNOWN_DESTINATIONS = 2048
-MAX_KNOWN_DESTINATION = 2048
+from app.spiffe.id import SpiffeId
 
 EVERY_NAMESPACE = "*"
 
@@ -72,39 +65,3 @@ def read_workload(
     if is_own and given is not None:
         labels = given if labels is None else labels_of(dict(given) | dict(labels))
     return Workload(namespace, labels)
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """The destination of a check over gRPC."""
-
-    workload: Workload | None
-    address: IpAddress | None
-    port: int | None
-
-
-class Destinations:
-    """Reads the destinations of checks over gRPC, and remembers them: a sidecar's is the same on every call."""
-
-    def __init__(self, gateways: Gateways) -> None:
-        self._gateways = gateways
-        self._known = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(self._read)
-
-    def read(self, peer: bytes, caller: SpiffeId | None, namespace: str | None, labels: str | None) -> Destination:
-        """Return the destination, the serialized `peer` of a check of `caller`, whose configuration names these.
-
-        Raises InvalidInputError if it cannot be evaluated, DecodeError if the bytes are none.
-        """
-        read = self._known if len(peer) <= MAX_KNOWN_DESTINATION else self._read
-        return read(peer, caller, namespace, labels)
-
-    def _read(
-        self, serialized: bytes, caller: SpiffeId | None, namespace: str | None, labels: str | None
-    ) -> Destination:
-        peer = Peer.FromString(serialized)
-        # A listener that shows a certificate of the web has its name here, which says nothing of the mesh.
-        shown = SpiffeId.parse(peer.principal) if peer.principal.startswith(SCHEME) else None
-        given = labels_of(peer.labels) if peer.labels else None
-        at = peer.address.socket_address
-        workload = read_workload(self._gateways, caller, shown, Named(namespace, labels), given)
-        return Destination(workload, read_address(at.address), at.port_value or None)

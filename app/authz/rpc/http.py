@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from app.authz.identity import ANONYMOUS, Identity
-from app.authz.model import CheckInput, Joined, Workload
+from app.authz.model import CheckInput, Connection, Joined, Workload
 from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
@@ -130,21 +130,28 @@ class HttpAuthorization:
         if not raw.startswith(self._prefix + b"/"):
             raise InvalidInputError("the path of the check does not begin with the prefix as it is")
         target = raw[len(self._prefix) :].decode("ascii", "surrogateescape")
-        method = self._reads.method(scope["method"])
-        path, other_paths = self._reads.target(target, method)
-        whole = _with_query(target, scope["query_string"])
         host = _single(headers, "host") or ""
+        method, path, other_paths, authority = self._reads.request(scope["method"], target, host)
+        whole = _with_query(target, scope["query_string"])
         source_ip = read_address(_single(headers, "x-meshward-source-ip") or "") if self._trust_peer else None
         declared = _single(headers, FORWARDED_HEADER) or ""
         forwarded = read_forwarded(f"{declared}{_NOT_OF_THE_REQUEST}")
         source = self._source(headers, forwarded)
-        return CheckInput(
+        connection = Connection(
             workload=_workload(scope, headers, self._gateways),
             source=source,
+            source_ip=source_ip,
+            destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
+            destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
+            sni=_single(headers, "x-meshward-sni") or None,
+            trusted_hops=self._trusted_hops,
+        )
+        return CheckInput(
+            connection,
             method=method,
             path=path,
             other_paths=other_paths,
-            host=self._reads.authority(host),
+            host=authority,
             headers={
                 **{name: headers[name] for name in headers if not name.startswith(_OF_THE_CHECK)},
                 ":method": (scope["method"],),
@@ -152,12 +159,7 @@ class HttpAuthorization:
                 **({":authority": (host,)} if host else {}),
             },
             forwarded_headers=forwarded,
-            source_ip=source_ip,
             remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), self._trusted_hops),
-            trusted_hops=self._trusted_hops,
-            destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
-            destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
-            sni=_single(headers, "x-meshward-sni") or None,
             over_http=True,
             attributes=lambda _parts: _attributes(scope, whole, body, source),
         )

@@ -1,10 +1,9 @@
-"""CheckRequest as it is read here: Envoy's own message, with the peers of a connection left as bytes.
+"""CheckRequest as it is read here: Envoy's own message, with all but the parts of the request left as bytes.
 
-What they say is the same in most checks of a sidecar, so that it is remembered by those bytes, and in less time than it
-takes to reach their fields. The message is made of Envoy's descriptor: it accepts the same bytes and reads the same.
+What the rest says is the same in all checks of a connection, so that it is remembered by those bytes, and in less time
+than it takes to reach its fields. The message is made of Envoy's descriptor: what it has no fields for it keeps.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
@@ -13,24 +12,23 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.message_factory import GetMessageClass
 
 _PACKAGE = "meshward.authz"
-_PEERS = frozenset({"source", "destination"})
+# What differs from one request of a connection to the next.
+_REQUEST, _METADATA = "request", "metadata_context"
 
-Peer: Any = attribute_context_pb2.AttributeContext.Peer
+AttributeContext: Any = attribute_context_pb2.AttributeContext
 
 
 def _file() -> FileDescriptorProto:
-    """Return Envoy's file with AttributeContext in a package of ours, with the peers as bytes, and our CheckRequest."""
+    """Return Envoy's file with AttributeContext in a package of ours, with few of its fields, and our CheckRequest."""
     file = FileDescriptorProto()
     attribute_context_pb2.DESCRIPTOR.CopyToProto(file)
     theirs, ours = f".{file.package}.AttributeContext", f".{_PACKAGE}.AttributeContext"
     file.name, file.package = "meshward/authz/check.proto", _PACKAGE
     attributes = file.message_type[0]
     _rename(attributes, theirs, ours)
-    for field in attributes.field:
-        if field.name in _PEERS:
-            # Repeated, because a message that is there twice is merged, where the last of several bytes would count.
-            field.type, field.label = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.LABEL_REPEATED
-            field.ClearField("type_name")
+    fields = [field for field in attributes.field if field.name in {_REQUEST, _METADATA}]
+    del attributes.field[:]
+    attributes.field.extend(fields)
     request = file.message_type.add(name="CheckRequest")
     request.field.add(
         name="attributes",
@@ -64,20 +62,14 @@ def read_attributes(payload: bytes) -> Any:
     return _parse(payload).attributes
 
 
+def rest_of(attributes: Any) -> bytes:
+    """Take the parts of the request out of the attributes and return what is left, an AttributeContext of Envoy's."""
+    attributes.ClearField(_REQUEST)
+    attributes.ClearField(_METADATA)
+    rest: bytes = attributes.SerializePartialToString()
+    return rest
+
+
 def whole_attributes(payload: bytes) -> Any:
     """Return the attributes as Envoy's own message."""
     return external_auth_pb2.CheckRequest.FromString(payload).attributes
-
-
-def serialized_peer(given: Sequence[bytes]) -> bytes:
-    """Return the peer in the bytes of a field; what is there more than once is merged, as protobuf does.
-
-    Raises DecodeError if one of several is no peer; a single one is as it came.
-    """
-    if len(given) == 1:
-        return given[0]
-    merged = Peer()
-    for each in given:
-        merged.MergeFromString(each)
-    serialized: bytes = merged.SerializePartialToString()
-    return serialized

@@ -7,8 +7,7 @@ the key `payload`, as istiod configures it.
 """
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -17,23 +16,29 @@ from app.authz.model import NO_CLAIMS, Claims
 from app.authz.rules.tokens import is_reserved
 from app.core.errors import InvalidInputError
 
-METADATA_EXTENSION = "meshward.metadata"
 JWT_FILTER = "envoy.filters.http.jwt_authn"
 PAYLOAD = "payload"
-# Declarations, as of forwarded headers; and how many filters one may name.
-MAX_KNOWN_DECLARATIONS = 256
+# How many filters a declaration may name.
 MAX_FILTERS = 32
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,256}")
 
 
-def read_metadata(declared: str, context: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Return the metadata of each filter that is declared, empty where it found nothing.
+def read_filters(declared: str) -> tuple[str, ...]:
+    """Return the names of the filters that are declared.
 
     Raises InvalidInputError if the declaration is not written as names with commas between them.
     """
+    names = tuple(dict.fromkeys(name.strip() for name in declared.split(",")))
+    if len(names) > MAX_FILTERS or not all(map(_NAME.fullmatch, names)):
+        raise InvalidInputError(f"meshward.metadata is not up to {MAX_FILTERS} names of filters, such as {JWT_FILTER}")
+    return names
+
+
+def read_metadata(filters: Iterable[str], context: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return the metadata of each of the filters, empty where it found nothing."""
     found = context.filter_metadata
-    return {name: MessageToDict(found[name]) if name in found else NO_CLAIMS for name in _names(declared)}
+    return {name: MessageToDict(found[name]) if name in found else NO_CLAIMS for name in filters}
 
 
 def verified_claims(metadata: Mapping[str, Mapping[str, Any]]) -> Claims:
@@ -43,11 +48,3 @@ def verified_claims(metadata: Mapping[str, Mapping[str, Any]]) -> Claims:
     """
     claims = metadata.get(JWT_FILTER, NO_CLAIMS).get(PAYLOAD)
     return claims if isinstance(claims, dict) and not is_reserved(claims.get("iss")) else NO_CLAIMS
-
-
-@lru_cache(maxsize=MAX_KNOWN_DECLARATIONS)
-def _names(declared: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in declared.split(",")))
-    if len(names) > MAX_FILTERS or not all(map(_NAME.fullmatch, names)):
-        raise InvalidInputError(f"meshward.metadata is not up to {MAX_FILTERS} names of filters, such as {JWT_FILTER}")
-    return names

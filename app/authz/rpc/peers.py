@@ -6,7 +6,6 @@ every name counts that Envoy's RBAC filter compares: the URI names, the DNS name
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -14,9 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from app.authz.identity import ANONYMOUS, Identity
-from app.authz.model import IpAddress, Matching
-from app.authz.rpc.message import Peer
-from app.authz.rules.addresses import read_address
+from app.authz.model import Matching
 from app.core.errors import InvalidInputError
 from app.spiffe.id import SpiffeId
 from app.spiffe.x509_svid import MALFORMED, MAX_CERTIFICATE_BYTES, parse_certificate, read_leaf
@@ -32,10 +29,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # As OpenSSL writes an RFC 2253 name.
 _SHORT_NAMES = {NameOID.EMAIL_ADDRESS: "emailAddress", NameOID.SERIAL_NUMBER: "serialNumber"}
 
-# Sources that were read recently, one for each connection to a proxy; longer ones are not kept.
-MAX_KNOWN_SOURCES = 2048
-MAX_KNOWN_SOURCE = 4096
-
 ReadPeer = Callable[[str, str], Identity]
 """Takes `source.principal` and `source.certificate`, each empty if it was not sent, and returns the peer's identity.
 
@@ -45,36 +38,6 @@ Raises InvalidInputError if they are not what Envoy sends of one peer."""
 def reader_of_peers(matching: Matching) -> ReadPeer:
     """Return how the peer of a check is read."""
     return _strict_peer if matching is Matching.STRICT else _named_peer
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The source of a check over gRPC: who it is, its address, and whether Envoy verified a certificate of it."""
-
-    identity: Identity
-    address: IpAddress | None
-    is_verified: bool
-
-
-class Sources:
-    """Reads the sources of checks over gRPC, and remembers them: that of a connection is the same on every call."""
-
-    def __init__(self, matching: Matching) -> None:
-        self._read_peer = reader_of_peers(matching)
-        self._known = lru_cache(maxsize=MAX_KNOWN_SOURCES)(self._read)
-
-    def read(self, peer: bytes) -> Source:
-        """Return the source in a serialized `peer`.
-
-        Raises InvalidInputError if it cannot be evaluated, DecodeError if the bytes are none.
-        """
-        return self._known(peer) if len(peer) <= MAX_KNOWN_SOURCE else self._read(peer)
-
-    def _read(self, serialized: bytes) -> Source:
-        peer = Peer.FromString(serialized)
-        identity = self._read_peer(peer.principal, peer.certificate)
-        address = read_address(peer.address.socket_address.address)
-        return Source(identity, address, bool(peer.principal or peer.certificate))
 
 
 @lru_cache(maxsize=MAX_KNOWN_NAMES)

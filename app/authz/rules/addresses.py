@@ -49,16 +49,16 @@ def remote_address_of(request: CheckInput) -> IpAddress | None:
     asks, and at a sidecar it takes whom the peer named last, so that this holds for both. For a peer on its own machine
     a gateway appends another address of the machine, and so such a peer is itself the client.
     """
-    source = request.source_ip
-    if request.is_tcp or (source is not None and source.is_loopback and not request.trusted_hops):
+    source = request.connection.source_ip
+    if request.is_tcp or (source is not None and source.is_loopback and not request.connection.trusted_hops):
         return source
     forwarded = request.headers.get(FORWARDED_FOR)
     if forwarded is None:
-        return None if request.lacks(FORWARDED_FOR) else request.source_ip
-    entries = ",".join(forwarded).rsplit(",", request.trusted_hops + 1)
-    if len(entries) <= request.trusted_hops:
-        return request.source_ip
-    return read_address(entries[-1 - request.trusted_hops].strip()) or request.source_ip
+        return None if request.lacks(FORWARDED_FOR) else request.connection.source_ip
+    entries = ",".join(forwarded).rsplit(",", request.connection.trusted_hops + 1)
+    if len(entries) <= request.connection.trusted_hops:
+        return request.connection.source_ip
+    return read_address(entries[-1 - request.connection.trusted_hops].strip()) or request.connection.source_ip
 
 
 def remote_addresses(request: CheckInput) -> tuple[IpAddress | None, ...]:
@@ -68,7 +68,7 @@ def remote_addresses(request: CheckInput) -> tuple[IpAddress | None, ...]:
     it is whom that one saw, the last entry of `x-forwarded-for` (Envoy's `use_remote_address`). Which of the two the
     proxy is the check does not tell.
     """
-    if request.trusted_hops or request.is_tcp:
+    if request.connection.trusted_hops or request.is_tcp:
         return (request.remote_ip,)
     forwarded = request.headers.get(FORWARDED_FOR)
     if forwarded is None:

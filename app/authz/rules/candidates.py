@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
 from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule, Place
@@ -49,11 +50,11 @@ class Prefixes:
 
     __slots__ = ("_nested", "_sorted", "table")
 
-    def __init__(self, table: Table, before: "Prefixes | None" = None) -> None:
-        """Sort the prefixes of a table, of which those of `before` are in order already."""
+    def __init__(self, table: Table, ordered: Sequence[str] = ()) -> None:
+        """Sort the prefixes of a table; most of them are in order if they are so in `ordered`."""
         self.table = table
-        known = [] if before is None else list(filter(table.__contains__, before._sorted))
-        self._sorted = sorted([*known, *(table.keys() - known)])
+        known = [prefix for prefix in ordered if prefix in table]
+        self._sorted: list[str] = sorted([*known, *(table.keys() - known)])
         self._nested: list[tuple[str, Bucket, int]] = []
         """Each prefix, its bucket, and where the next shorter one that it begins with is, -1 if there is none."""
         for prefix in self._sorted:
@@ -61,6 +62,10 @@ class Prefixes:
             while outer >= 0 and not prefix.startswith(self._nested[outer][0]):
                 outer = self._nested[outer][2]
             self._nested.append((prefix, table[prefix], outer))
+
+    def changed(self, table: Table) -> "Prefixes":
+        """Return the prefixes of a table that was made of this one."""
+        return self if table is self.table else Prefixes(table, self._sorted)
 
     def add_to(self, found: list[Bucket], text: str) -> None:
         """Append the buckets of all prefixes of a text."""
@@ -88,13 +93,16 @@ class Lookup:
 class RuleTable:
     """Rules by the attributes of the requests that they can match; `rest` are those that any request can match."""
 
-    def __init__(self, tables: Mapping[TableName, Table] | None = None, before: "RuleTable | None" = None) -> None:
-        """Make lookups of the tables, with what they share with those of `before`."""
+    def __init__(
+        self,
+        tables: Mapping[TableName, Table] | None = None,
+        prefixes: Mapping[Attribute, Prefixes] = MappingProxyType({}),
+    ) -> None:
+        """Make the lookups of the tables, with the prefixes that were sorted before some of them changed."""
         self._tables = tables or {}
         self.rest = self._find(None, _EXACT).get(_REST, _EMPTY)
-        known: Mapping[Attribute, Prefixes] = {} if before is None else before._prefixes
         self._prefixes = {
-            dimension: _prefixes(table, known.get(dimension))
+            dimension: prefixes[dimension].changed(table) if dimension in prefixes else Prefixes(table)
             for dimension in DIMENSIONS
             if (table := self._find(dimension, _PREFIX))
         }
@@ -120,7 +128,7 @@ class RuleTable:
             for table, key, rule in _entries(compiled):
                 touched.setdefault(table, {}).setdefault(key, []).append((role, rule))
         changed = {name: self._with(name, keys, gone) for name, keys in touched.items()}
-        return RuleTable({**self._tables, **changed}, self)
+        return RuleTable({**self._tables, **changed}, self._prefixes)
 
     def _with(
         self, name: TableName, touched: Mapping[str, list[tuple[int, CompiledRule]]], gone: set[tuple[str, str]]
@@ -149,7 +157,7 @@ class Candidates:
         if not self._lookups:
             return found
         path = request.path if request.reading is None else request.reading
-        source, host = request.source, request.host
+        source, host = request.connection.source, request.host
         # In the order of DIMENSIONS, None where it is missing.
         names = (
             None if path is None else (path,),
@@ -194,10 +202,6 @@ class Candidates:
 
 def _place(rule: CompiledRule) -> Place:
     return rule.place
-
-
-def _prefixes(table: Table, before: Prefixes | None) -> Prefixes:
-    return before if before is not None and before.table is table else Prefixes(table, before)
 
 
 def _changed(bucket: Bucket, new: list[tuple[int, CompiledRule]], gone: set[tuple[str, str]]) -> Bucket:

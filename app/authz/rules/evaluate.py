@@ -72,7 +72,7 @@ class NativeEngine:
 
         It is to be awaited where a CUSTOM policy matches under any reading.
         """
-        workload = request.workload
+        workload = request.connection.workload
         if workload is not None and workload.labels is not None:
             rules = self.index.rules_for(workload)
         else:

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from app.authz.model import Labels, Workload
-from app.authz.rules.candidates import ALLOW, CUSTOM, DRY_RUN_ALLOW, DRY_RUN_DENY, WATCHES, Candidates, RuleTable, role_of
+from app.authz.rules.candidates import (
+    ALLOW,
+    CUSTOM,
+    DRY_RUN_ALLOW,
+    DRY_RUN_DENY,
+    WATCHES,
+    Candidates,
+    RuleTable,
+    role_of,
+)
 from app.authz.rules.compile import CompiledPolicy
 from app.core.decision import Watch
 

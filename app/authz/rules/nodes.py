@@ -40,16 +40,16 @@ Values = (
 )
 
 
-_source = attrgetter("source")
+_source = attrgetter("connection.source")
 _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
-    Attribute.SOURCE_IP: attrgetter("source_ip"),
+    Attribute.SOURCE_IP: attrgetter("connection.source_ip"),
     Attribute.SOURCE_PRINCIPAL: _source,
     Attribute.SOURCE_NAMESPACE: _source,
     Attribute.SOURCE_SERVICE_ACCOUNT: _source,
     Attribute.SOURCE_TRUST_DOMAIN: _source,
-    Attribute.DESTINATION_IP: attrgetter("destination_ip"),
-    Attribute.DESTINATION_PORT: attrgetter("destination_port"),
-    Attribute.SNI: attrgetter("sni"),
+    Attribute.DESTINATION_IP: attrgetter("connection.destination_ip"),
+    Attribute.DESTINATION_PORT: attrgetter("connection.destination_port"),
+    Attribute.SNI: attrgetter("connection.sni"),
     Attribute.HOST: attrgetter("host"),
     Attribute.METHOD: attrgetter("method"),
 }

@@ -87,11 +87,11 @@ class PeerModes:
 
         Where the port is missing, it is one that demands most.
         """
-        source = request.source
+        source = request.connection.source
         if source is not None and source.principal:
             return ""
-        by = self._strict_by(request.destination_port)
-        if by is None or _is_gateway(request.workload):
+        by = self._strict_by(request.connection.destination_port)
+        if by is None or _is_gateway(request.connection.workload):
             return ""
         peer = "is not known to have proved an identity" if source is None else "proved no identity, as over plaintext"
         return f"the peer {peer}, and PeerAuthentication {by} demands mutual TLS (STRICT)"

@@ -47,9 +47,10 @@ _log = structlog.get_logger(__name__)
 def _facts(request: CheckInput) -> dict[str, str]:
     """Return what the decision log records about a request."""
     ids = request.headers.get("x-request-id") or ("",)
+    source, workload = request.connection.source, request.connection.workload
     facts = {
-        "source": request.source.principal if request.source else "",
-        "namespace": request.workload.namespace if request.workload else "",
+        "source": source.principal if source else "",
+        "namespace": workload.namespace if workload else "",
         "method": request.method or "",
         "path": request.path or "",
         "host": request.host or "",
@@ -123,7 +124,7 @@ class PolicyService:
 
         Neither raises: whatever goes wrong is a denial. Cancelling the wait does raise CancelledError.
         """
-        snapshot, source = self.documents.snapshot, request.source
+        snapshot, source = self.documents.snapshot, request.connection.source
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:

@@ -137,9 +137,10 @@ class RequestAuthenticator:
         snapshot = self.documents.snapshot
         if snapshot is None:
             return _NOT_LOADED
-        if snapshot.index.is_empty or request.is_tcp or (request.workload is None and not self._judges_unknown):
+        workload = request.connection.workload
+        if snapshot.index.is_empty or request.is_tcp or (workload is None and not self._judges_unknown):
             return None
-        rules = snapshot.index.made_for(request.workload)
+        rules = snapshot.index.made_for(workload)
         if rules is None:
             return _UNKNOWN_LABELS
         if not rules.rules:

@@ -128,9 +128,9 @@ class CredentialAuthenticator:
         snapshot = self.documents.snapshot
         if snapshot is None:
             return _NOT_LOADED
-        if request.is_tcp or (request.workload is None and not self._judges_unknown):
+        if request.is_tcp or (request.connection.workload is None and not self._judges_unknown):
             return tokens
-        rules = snapshot.index.made_for(request.workload)
+        rules = snapshot.index.made_for(request.connection.workload)
         if rules is None:
             return _UNKNOWN_LABELS
         if not rules.rules or is_preflight(request):
@@ -138,7 +138,7 @@ class CredentialAuthenticator:
         found = rules.found_in(request)
         if not found:
             return _without_credential(rules, request, tokens)
-        outcome = judge(found, lambda rule, text: self._verifier.known(rule, text, request.workload))
+        outcome = judge(found, lambda rule, text: self._verifier.known(rule, text, request.connection.workload))
         if isinstance(outcome, ToAsk):
             return self._ask(request, tokens, rules, found)
         return self._sender(request, tokens, rules, found, outcome)
@@ -151,14 +151,14 @@ class CredentialAuthenticator:
         client = _client_of(request)
 
         def known(rule: CredentialRule, text: str) -> Outcome | None:
-            return asked.get((rule, text)) or self._verifier.known(rule, text, request.workload)
+            return asked.get((rule, text)) or self._verifier.known(rule, text, request.connection.workload)
 
         while isinstance(outcome := judge(found, known), ToAsk):
             if self._failures.take(client, FAILURES):
                 rejected = Rejected(CredentialProblem.LIMITED, "too many credentials of its client were not accepted")
                 outcome = Refused(rejected, outcome.rule, found[0].place)
                 break
-            answer = await self._verifier.ask(outcome.rule, outcome.text, request.workload)
+            answer = await self._verifier.ask(outcome.rule, outcome.text, request.connection.workload)
             self._failures.give_back(client)
             asked[outcome.rule, outcome.text] = answer
         return self._sender(request, tokens, rules, found, outcome)
@@ -253,7 +253,8 @@ def _challenge(request: CheckInput, place: str) -> tuple[str, str]:
 
 
 def _client_of(request: CheckInput) -> object:
-    return request.remote_ip or request.source_ip or (request.source.principal if request.source else "")
+    connection = request.connection
+    return request.remote_ip or connection.source_ip or (connection.source.principal if connection.source else "")
 
 
 def _rules_of(documents: Iterable[CredentialAuthentication]) -> CredentialRules:

@@ -49,7 +49,7 @@ class PeerAuthenticator:
             return _NOT_LOADED
         if snapshot.index.is_empty:
             return None
-        modes = snapshot.index.made_for(request.workload)
+        modes = snapshot.index.made_for(request.connection.workload)
         if modes is None:
             return _UNKNOWN_LABELS
         reason = modes.refusal(request)

@@ -15,6 +15,7 @@ from app.authz.model import (
     AuthzOptions,
     CheckInput,
     Condition,
+    Connection,
     Matching,
     Networks,
     Operation,
@@ -33,6 +34,7 @@ from app.authz.rules.evaluate import NativeEngine
 from app.authz.rules.nodes import describe
 from tests.fakes import istio_policy as istio
 from tests.fakes import naive_policy as naive
+from tests.fakes.authz import with_connection
 
 OPTIONS = AuthzOptions(trust_domain="td", trust_domain_aliases=("old",), matching=Matching.STRICT)
 AS_ISTIO = replace(OPTIONS, matching=Matching.ISTIO)
@@ -121,10 +123,18 @@ policy_sets = st.lists(policies, max_size=6, unique_by=lambda policy: policy.key
 labels = st.dictionaries(
     st.sampled_from(["app", "v", *(kind.value for kind in TargetKind)]), st.sampled_from(["x", "1"])
 ).map(lambda d: tuple(sorted(d.items())))
-read_requests = st.builds(
-    CheckInput,
+connections = st.builds(
+    Connection,
     workload=st.builds(Workload, st.sampled_from(["shop", "other", "empty", "istio-system"]), labels),
     source=st.sampled_from([None, ANONYMOUS, *map(read_identity, IDS)]),
+    source_ip=st.sampled_from([None, *ADDRESSES]),
+    destination_ip=st.sampled_from([None, *ADDRESSES]),
+    destination_port=st.sampled_from([None, 80, 443]),
+    sni=st.sampled_from([None, "h", "x.org", "H", "X.org", "x.Org", "h."]),
+)
+read_requests = st.builds(
+    CheckInput,
+    connections,
     method=st.sampled_from(["GET", "POST"]),
     path=st.sampled_from([None, *REQUEST_PATHS]),
     host=st.sampled_from([None, "h", "h:80", "x.org", "x.org:443", "h.", "x.org.", "h.:80"]),
@@ -136,11 +146,7 @@ read_requests = st.builds(
             "x-forwarded-for": st.sampled_from(FORWARDED),
         },
     ),
-    source_ip=st.sampled_from([None, *ADDRESSES]),
     remote_ip=st.sampled_from([None, *ADDRESSES]),
-    destination_ip=st.sampled_from([None, *ADDRESSES]),
-    destination_port=st.sampled_from([None, 80, 443]),
-    sni=st.sampled_from([None, "h", "x.org", "H", "X.org", "x.Org", "h."]),
 )
 
 
@@ -219,7 +225,7 @@ def test_a_compiled_rule_holds_where_a_walk_over_the_rule_does(rule, action, che
 @given(rules, st.sampled_from([Action.ALLOW, Action.DENY]), requests)
 def test_one_rule_agrees_with_a_walk_over_everything(rule, action, check):
     found = [AuthorizationPolicy("istio-system", "a", action, (), (rule,))]
-    check = replace(check, workload=Workload("shop", ()))
+    check = with_connection(check, workload=Workload("shop", ()))
     assert allows(found, check) == naive.decide(found, check, OPTIONS)
 
 
@@ -250,10 +256,10 @@ def test_what_istio_denies_under_any_reading_is_denied(found, checks):
     """Envoy may have the server name in lower case, and the client's address from either place."""
     engine = engine_of(found)
     for check in checks:
-        names = {check.sni, check.sni.lower()} if check.sni else {None}
+        names = {check.connection.sni, check.connection.sni.lower()} if check.connection.sni else {None}
         if engine.evaluate(check).decision.allowed:
             for name, address in product(names, {check.remote_ip, last_forwarded(check) or check.remote_ip}):
-                assert istio.decide(found, replace(check, sni=name, remote_ip=address), OPTIONS)
+                assert istio.decide(found, with_connection(replace(check, remote_ip=address), sni=name), OPTIONS)
 
 
 names = st.sampled_from(
@@ -273,15 +279,13 @@ def sent_target(check):
 
 
 sent_requests = st.builds(
-    lambda check, source, address, sni: replace(
-        check,
+    lambda check, source, address, sni: with_connection(
+        replace(check, remote_ip=address, **({} if check.is_tcp else sent_target(check))),
         source=source,
         source_ip=address,
-        remote_ip=address,
-        destination_ip=check.destination_ip or address,
-        destination_port=check.destination_port or 80,
+        destination_ip=check.connection.destination_ip or address,
+        destination_port=check.connection.destination_port or 80,
         sni=sni,
-        **({} if check.is_tcp else sent_target(check)),
     ),
     requests,
     names,
@@ -298,7 +302,7 @@ sent_requests = st.builds(
 def test_the_index_decides_as_envoy_does_with_the_filters_that_istio_makes(found, checks):
     engine = engine_of(found, AS_ISTIO)
     for check in checks:
-        seen = replace(check, remote_ip=last_forwarded(check) or check.source_ip)
+        seen = replace(check, remote_ip=last_forwarded(check) or check.connection.source_ip)
         assert engine.evaluate(check).decision.allowed == istio.decide(found, seen, OPTIONS)
 
 

@@ -1,15 +1,14 @@
-"""A CheckRequest with its peers as bytes: the same bytes are accepted as by Envoy's message, and read the same."""
+"""A CheckRequest with its connection as bytes: the same bytes are accepted as by Envoy's message, and read the same."""
 
-from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2
+from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.authz.rpc.message import Peer, read_attributes, serialized_peer, whole_attributes
+from app.authz.rpc.message import AttributeContext, read_attributes, rest_of, whole_attributes
 from tests.fakes.checks import check_request
 
-PEERS = ("source", "destination")
-FIELDS = [field.name for field in attribute_context_pb2.AttributeContext.DESCRIPTOR.fields if field.name not in PEERS]
+OF_THE_REQUEST = ("request", "metadata_context")
 texts = st.text(max_size=5)
 maps = st.dictionaries(texts, texts, max_size=3)
 
@@ -52,31 +51,28 @@ def damaged(draw):
 
 
 def as_envoy_reads(payload):
-    """Every field of the attributes, deterministic, None if the bytes are no CheckRequest."""
+    """Every part of the attributes, deterministic, None if the bytes are no CheckRequest."""
     try:
         attributes = external_auth_pb2.CheckRequest.FromString(payload).attributes
     except DecodeError:
         return None
-    peers = [getattr(attributes, name) for name in PEERS]
-    return fields(attributes), [written(peer) for peer in peers], written(attributes)
+    whole = written(attributes)
+    parts = {name: (attributes.HasField(name), written(getattr(attributes, name))) for name in OF_THE_REQUEST}
+    for name in OF_THE_REQUEST:
+        attributes.ClearField(name)
+    return parts, written(attributes), whole
 
 
 def as_we_read(payload):
     try:
         attributes = read_attributes(payload)
-        peers = [Peer.FromString(serialized_peer(getattr(attributes, name))) for name in PEERS]
+        had = {name: attributes.HasField(name) for name in OF_THE_REQUEST}
+        parts = {name: getattr(attributes, name) for name in OF_THE_REQUEST}
+        rest = AttributeContext.FromString(rest_of(attributes))
     except DecodeError:
         return None
-    return fields(attributes), [written(peer) for peer in peers], written(whole_attributes(payload))
-
-
-def fields(attributes):
-    found = {}
-    for name in FIELDS:
-        value = getattr(attributes, name)
-        is_map = name == "context_extensions"
-        found[name] = dict(value) if is_map else (attributes.HasField(name), written(value))
-    return found
+    found = {name: (had[name], written(part)) for name, part in parts.items()}
+    return found, written(rest), written(whole_attributes(payload))
 
 
 def written(message):

@@ -15,7 +15,7 @@ from app.issuers.key_sets import PACE
 from app.spiffe.jwt import LEEWAY
 from tests.assets.jwts import EC_KEY, ISSUER, RSA_KEY, STRANGER, hostile, jwks, token
 from tests.assets.request_authentications import URL, jwt_rule, request_authentication
-from tests.fakes.authz import policy, request
+from tests.fakes.authz import policy, request, with_connection
 from tests.fakes.checks import policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.key_set_source import FakeKeySetSource
@@ -194,8 +194,8 @@ async def test_documents_are_for_their_namespace_or_everywhere_and_for_their_lab
     assert service.check(bad).allowed
     await service.apply(request_authentication(selector={"matchLabels": {"app": "shop"}}))
     assert not service.check(bad).allowed
-    assert service.check(replace(bad, workload=Workload("shop", (("app", "x"),)))).allowed
-    unlabelled = service.check(replace(bad, workload=Workload("shop")))
+    assert service.check(with_connection(bad, workload=Workload("shop", (("app", "x"),)))).allowed
+    unlabelled = service.check(with_connection(bad, workload=Workload("shop")))
     assert "labels are missing" in unlabelled.reason
     everywhere = await make(request_authentication(namespace="istio-system"))
     assert not everywhere.check(bad).allowed

@@ -9,7 +9,8 @@ import pytest
 from app.authz.model import Workload
 from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rpc.check import AuthorizationRpc
-from app.authz.rpc.metadata import JWT_FILTER, METADATA_EXTENSION
+from app.authz.rpc.connections import METADATA_EXTENSION
+from app.authz.rpc.metadata import JWT_FILTER
 from app.authz.rules.api_keys import ApiKeySpec
 from app.authz.rules.credentials import MAX_CREDENTIALS, CredentialProblem, Proven, Rejected
 from app.authz.rules.opa import input_document
@@ -18,7 +19,7 @@ from app.core.decision import Outcome
 from app.telemetry.metrics import Metrics
 from tests.assets.jwts import token
 from tests.assets.request_authentications import URL, credential_authentication, jwt_rule, request_authentication
-from tests.fakes.authz import connection, policy, request, workload
+from tests.fakes.authz import connection, policy, request, with_connection, workload
 from tests.fakes.checks import Policies, check_answer, check_request, context, policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.credentials import FakeVerifier
@@ -224,9 +225,9 @@ async def test_a_jwt_cannot_pass_for_an_api_key(make, clock):
 async def test_documents_are_for_their_workloads_and_for_http(make):
     service = await make(credential_authentication(selector={"matchLabels": {"app": "shop"}}))
     assert not service.check(sent("bad")).allowed
-    assert service.check(replace(sent("bad"), workload=workload("shop", app="other"))).allowed
-    assert service.check(replace(sent("bad"), workload=workload("other", app="shop"))).allowed
-    unlabelled = service.check(replace(sent("bad"), workload=Workload("shop")))
+    assert service.check(with_connection(sent("bad"), workload=workload("shop", app="other"))).allowed
+    assert service.check(with_connection(sent("bad"), workload=workload("other", app="shop"))).allowed
+    unlabelled = service.check(with_connection(sent("bad"), workload=Workload("shop")))
     assert "labels are missing" in unlabelled.reason
     assert service.check(connection()).allowed
     preflight = replace(sent("bad", origin="https://a", access_control_request_method="GET"), method="OPTIONS")

@@ -10,7 +10,7 @@ from app.authz.rules.peers import PEER_AUTHENTICATION_KIND, PeerMode, modes_of
 from app.core.errors import InvalidInputError
 from app.documents.parser import parse_documents
 from tests.assets.request_authentications import peer_authentication
-from tests.fakes.authz import SHOP, policy, request
+from tests.fakes.authz import SHOP, policy, request, with_connection
 from tests.fakes.checks import policy_service
 
 SHOP_ONLY = {"matchLabels": {"app": "shop"}}
@@ -151,5 +151,5 @@ async def test_missing_labels_are_denied_where_a_document_selects_by_them(servic
 
 
 async def test_connections_are_refused_as_well(service):
-    connection = replace(request(source=""), is_tcp=True, claims=None, workload=SHOP)
+    connection = with_connection(replace(request(source=""), is_tcp=True, claims=None), workload=SHOP)
     assert not service.check(connection).allowed

@@ -396,7 +396,7 @@ async def test_an_internal_error_is_a_denial(monkeypatch):
     def broken(*_):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(rpc_module, "serialized_peer", broken)
+    monkeypatch.setattr(rpc_module, "rest_of", broken)
     response = await answer("", check_request())
     assert (response.status.code, response.denied_response.status.code) == (7, 403)
     assert "broken" not in str(response)

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.authz.identity import Identity
-from app.authz.model import CheckInput, Workload
+from app.authz.model import CheckInput, Connection, Workload
 from app.core.decision import Decision, Observation, Outcome, Watch
 from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
 from tests.fakes.checks import Policies
@@ -59,8 +59,7 @@ async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query(
     service = Policies(decisions="denied")
     await service.refresh()
     request = CheckInput(
-        workload=None,
-        source=Identity("cluster.local/ns/shop/sa/web"),
+        Connection(workload=None, source=Identity("cluster.local/ns/shop/sa/web")),
         method="GET",
         path="/" + "x" * 1000,
         host="cart",
@@ -68,7 +67,7 @@ async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query(
     )
     with capture_logs() as lines:
         assert not service.check(request).allowed
-        assert service.check(CheckInput(Workload("shop", ()), None, "GET", "/", "cart")).allowed
+        assert service.check(CheckInput(Connection(Workload("shop", ()), None), "GET", "/", "cart")).allowed
         service.malformed("its path has a NUL")
     assert [line["decision"] for line in lines] == ["deny", "deny"]
     assert lines[0]["source"] == "cluster.local/ns/shop/sa/web"
