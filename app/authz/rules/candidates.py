@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 
+from app.authz.identity import Identity
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
 from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule, Place
 from app.authz.rules.hosts import authority_readings
 from app.core.decision import Watch
 
 CUSTOM, DENY, ALLOW, AUDIT, DRY_RUN_DENY, DRY_RUN_ALLOW = ROLES = range(6)
-"""What the rules of a policy are for, as the place of their list in a bucket."""
+"""What the rules of a policy are for."""
 WATCHES = {Watch.AUDIT: AUDIT, Watch.DRY_RUN_DENY: DRY_RUN_DENY, Watch.DRY_RUN_ALLOW: DRY_RUN_ALLOW}
 """The roles of policies that decide nothing."""
 _ACTIONS = {Action.CUSTOM: CUSTOM, Action.DENY: DENY, Action.ALLOW: ALLOW}
 
-Bucket = tuple[tuple[int, tuple[CompiledRule, ...]], ...]
-"""The rules that are found by one key: each role that has some, and those, in the order of their places."""
+OfRole = tuple[int, tuple[CompiledRule, ...]]
+"""A role, and rules of it in the order of their places."""
+Bucket = tuple[OfRole, ...]
+"""The rules that are found by one key, by the roles that have some."""
 Table = Mapping[str, Bucket]
 TableName = tuple[Attribute | None, str]
 """What the rules in a table are found by, None for those that any request can match, and how."""
@@ -67,27 +70,37 @@ class Prefixes:
         """Return the prefixes of a table that was made of this one."""
         return self if table is self.table else Prefixes(table, self._sorted)
 
-    def add_to(self, found: list[Bucket], text: str) -> None:
-        """Append the buckets of all prefixes of a text."""
+    def add_to(self, found: list[OfRole], text: str) -> None:
+        """Append the rules of all prefixes of a text."""
         place = bisect_right(self._sorted, text) - 1
         while place >= 0:
             prefix, bucket, place = self._nested[place]
             if text.startswith(prefix):
-                found.append(bucket)
+                found += bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Rules by one attribute of a request, the one at `dimension` in DIMENSIONS.
+    """Rules by one attribute of a request, one of DIMENSIONS.
 
     They are found by what it is and by what it begins with. Where it is missing, all of them are looked at: those are
     kept by policy.
     """
 
-    dimension: int
+    dimension: Attribute
     exact: Table
     prefixes: Prefixes | None
     by_policy: Table
+
+    def add_to(self, found: list[OfRole], texts: Iterable[str] | None) -> None:
+        """Append the rules for an attribute that is each of the texts; None if it is missing."""
+        if texts is None:
+            found.extend(chain.from_iterable(self.by_policy.values()))
+            return
+        for text in texts:
+            found += self.exact.get(text, _EMPTY)
+            if self.prefixes is not None:
+                self.prefixes.add_to(found, text)
 
 
 class RuleTable:
@@ -107,8 +120,8 @@ class RuleTable:
             if (table := self._find(dimension, _PREFIX))
         }
         self.lookups = tuple(
-            Lookup(place, self._find(dimension, _EXACT), self._prefixes.get(dimension), by_policy)
-            for place, dimension in enumerate(DIMENSIONS)
+            Lookup(dimension, self._find(dimension, _EXACT), self._prefixes.get(dimension), by_policy)
+            for dimension in DIMENSIONS
             if (by_policy := self._find(dimension, _BY_POLICY))
         )
 
@@ -144,60 +157,56 @@ class RuleTable:
 
 
 class Candidates:
-    """Finds the rules that can match a request in several tables."""
+    """Finds the rules that can match a request in several tables: first by its peer and host, then by its path."""
 
     def __init__(self, tables: Iterable[RuleTable]) -> None:
         self.tables = tuple(tables)
-        self._rest = [table.rest for table in self.tables if table.rest]
-        self._lookups = tuple(lookup for table in self.tables for lookup in table.lookups)
+        self._rest = list(chain.from_iterable(table.rest for table in self.tables))
+        lookups = [lookup for table in self.tables for lookup in table.lookups]
+        self._by_path = tuple(lookup for lookup in lookups if lookup.dimension is Attribute.PATH)
+        self._by_peer = tuple(lookup for lookup in lookups if lookup.dimension is not Attribute.PATH)
 
-    def of(self, request: CheckInput) -> list[Bucket]:
-        """Return the buckets that can have a rule that matches."""
+    def of_peer(self, source: Identity | None, host: str | None) -> list[OfRole]:
+        """Return the rules that can match a request of a peer for a host, but for those that are found by its path."""
         found = self._rest.copy()
-        if not self._lookups:
-            return found
-        path = request.path if request.reading is None else request.reading
-        source, host = request.connection.source, request.host
-        # In the order of DIMENSIONS, None where it is missing.
-        names = (
-            None if path is None else (path,),
-            None if source is None else source.principals,
-            None if host is None else authority_readings(host),
-            None if source is None else source.namespaces,
-        )
-        for lookup in self._lookups:
-            texts = names[lookup.dimension]
-            if texts is None:
-                found.extend(lookup.by_policy.values())
-                continue
-            exact, prefixes = lookup.exact, lookup.prefixes
-            for text in texts:
-                if text in exact:
-                    found.append(exact[text])
-                if prefixes is not None:
-                    prefixes.add_to(found, text)
+        texts = {
+            Attribute.SOURCE_PRINCIPAL: None if source is None else source.principals,
+            Attribute.HOST: None if host is None else authority_readings(host),
+            Attribute.SOURCE_NAMESPACE: None if source is None else source.namespaces,
+        }
+        for lookup in self._by_peer:
+            lookup.add_to(found, texts[lookup.dimension])
         return found
 
-    def first_matches(self, request: CheckInput) -> Matched:
+    def of(self, request: CheckInput, of_peer: list[OfRole]) -> list[OfRole]:
+        """Return the rules that can match a request, where `of_peer` are those of its peer and host."""
+        if not self._by_path:
+            return of_peer
+        found = of_peer.copy()
+        path = request.path if request.reading is None else request.reading
+        for lookup in self._by_path:
+            lookup.add_to(found, None if path is None else (path,))
+        return found
+
+    def first_matches(self, request: CheckInput, of_peer: list[OfRole]) -> Matched:
         """Return the first rule of each role that matches."""
         # Each list is in order, so that its first match is enough, and none behind the best one so far. To bring the
         # lists into one order would cost more than all their evaluations.
         matched = [*_NONE]
-        for bucket in self.of(request):
-            for role, rules in bucket:
-                best = matched[role]
-                for rule in rules:
-                    if best is not None and rule.place >= best.place:
-                        break
-                    if rule.holds(request):
-                        matched[role] = rule
-                        break
+        for role, rules in self.of(request, of_peer):
+            best = matched[role]
+            for rule in rules:
+                if best is not None and rule.place >= best.place:
+                    break
+                if rule.holds(request):
+                    matched[role] = rule
+                    break
         return matched
 
-    def matches(self, role: int, request: CheckInput) -> Iterator[CompiledRule]:
+    def matches(self, role: int, request: CheckInput, of_peer: list[OfRole]) -> Iterator[CompiledRule]:
         """Yield the rules of a role that match, in order."""
-        found = (rules for bucket in self.of(request) for each, rules in bucket if each == role)
-        return (rule for rule in sorted(chain.from_iterable(found), key=_place) if rule.holds(request))
+        found = chain.from_iterable(rules for each, rules in self.of(request, of_peer) if each == role)
+        return (rule for rule in sorted(found, key=_place) if rule.holds(request))
 
 
 def _place(rule: CompiledRule) -> Place:

@@ -15,7 +15,7 @@ from app.authz.providers import Ask, Changes
 from app.authz.rules.candidates import ALLOW, AUDIT, DENY, Matched, Reading
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
-from app.authz.rules.index import PolicyIndex, WorkloadRules
+from app.authz.rules.index import PeerRules, PolicyIndex, WorkloadRules
 from app.authz.rules.nodes import headers_of
 from app.authz.rules.watch import with_observations
 from app.core.decision import Decision, Outcome
@@ -72,18 +72,18 @@ class NativeEngine:
 
         It is to be awaited where a CUSTOM policy matches under any reading.
         """
-        workload = request.connection.workload
-        if workload is not None and workload.labels is not None:
-            rules = self.index.rules_for(workload)
-        else:
-            known = self._rules_for(workload)
+        connection = request.connection
+        workload = connection.workload
+        if workload is None or workload.labels is None:
+            known = self._known(workload)
             if isinstance(known, Verdict):
                 return known
-            rules = known
-        matched = rules.candidates.first_matches(request)
-        others = _other_readings(rules, request) if self._strict else ()
+            workload = known
+        peer = self.index.for_peer(workload, connection.source, request.host)
+        matched, rules = peer.first_matches(request), peer.rules
+        others = _other_readings(peer, request) if self._strict else ()
         if rules.has_custom_policy:
-            asking = rules_that_ask(rules, ((request, matched), *others))
+            asking = rules_that_ask(peer, ((request, matched), *others))
             if asking:
                 found = ask(self.providers, asking, request)
                 if isinstance(found, Verdict | Changes):
@@ -91,16 +91,11 @@ class NativeEngine:
                 return _asked_later(found, rules, (request, matched), others)
         return _decide(rules, request, matched, others)
 
-    def _rules_for(self, workload: Workload | None) -> WorkloadRules | Verdict:
-        """Return the rules for a workload of which not everything is known, or the denial if they depend on that."""
-        index = self.index
+    def _known(self, workload: Workload | None) -> Workload | Verdict:
+        """Return what stands for a workload of which not everything is known, or the denial if rules depend on that."""
         if workload is None:
-            if self.options.unknown_workload is UnknownWorkload.DENY:
-                return _UNKNOWN
-            return index.root_rules()
-        if index.selects_by_labels(workload.namespace):
-            return _UNKNOWN_LABELS
-        return index.rules_for(workload)
+            return _UNKNOWN if self.options.unknown_workload is UnknownWorkload.DENY else self.index.root
+        return _UNKNOWN_LABELS if self.index.selects_by_labels(workload.namespace) else workload
 
 
 async def _asked_later(
@@ -159,14 +154,14 @@ def _naming(verdict: Verdict, headers: Iterable[str], request: CheckInput) -> Ve
     return replace(verdict, decision=replace(verdict.decision, reason=reason))
 
 
-def _other_readings(rules: WorkloadRules, request: CheckInput) -> tuple[Reading, ...]:
-    others = _methods(request) if rules.looks_at_methods else ()
+def _other_readings(peer: PeerRules, request: CheckInput) -> tuple[Reading, ...]:
+    others = _methods(request) if peer.rules.looks_at_methods else ()
     if not others and not request.other_paths:
         return ()
     # Without the first of them, which is the request as it is.
     pairs = islice(product((None, *request.other_paths), (request.method, *others)), 1, None)
     readings = (replace(request, reading=reading, method=method) for reading, method in pairs)
-    return tuple((reading, rules.candidates.first_matches(reading)) for reading in readings)
+    return tuple((reading, peer.first_matches(reading)) for reading in readings)
 
 
 def _methods(request: CheckInput) -> tuple[str | None, ...]:

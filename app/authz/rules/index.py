@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from app.authz.model import Labels, Workload
+from app.authz.identity import Identity
+from app.authz.model import CheckInput, Labels, Workload
 from app.authz.rules.candidates import (
     ALLOW,
     CUSTOM,
@@ -18,6 +19,8 @@ from app.authz.rules.candidates import (
     DRY_RUN_DENY,
     WATCHES,
     Candidates,
+    Matched,
+    OfRole,
     RuleTable,
     role_of,
 )
@@ -27,6 +30,11 @@ from app.core.decision import Watch
 # Workloads, by namespace and labels, whose rules are kept; beyond that all are dropped and made again. A mesh has
 # fewer kinds of workloads than this, and hostile labels cannot take more memory.
 MAX_WORKLOADS = 4096
+
+# Peers of workloads, with the host that they ask for, whose rules are kept; beyond that all are dropped and made again.
+# A host that is longer than a DNS name with a port is the choice of a client.
+MAX_PEERS = 4096
+MAX_HOST_LENGTH = 261
 
 _ROOT_ONLY = ""
 """Stands for a namespace with the policies of the root namespace that are for workloads of that one alone."""
@@ -48,6 +56,21 @@ class WorkloadRules:
     looks_at_methods: bool
     allow_headers: frozenset[str]
     watches: tuple[tuple[Watch, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRules:
+    """The rules that apply to one workload, and those that can match requests of one peer for one host.
+
+    Of those that are found by a path, `found` has none.
+    """
+
+    rules: WorkloadRules
+    found: list[OfRole]
+
+    def first_matches(self, request: CheckInput) -> Matched:
+        """Return the first rule of each role that matches."""
+        return self.rules.candidates.first_matches(request, self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,7 @@ class PolicyIndex:
         self._root = root
         self._namespaces: dict[str, Namespace] = {}
         self._scopes: dict[str, _Scope] = {}
+        self._peers: dict[object, PeerRules] = {}
         self._update((), policies)
         self._kept = 0
 
@@ -139,6 +163,21 @@ class PolicyIndex:
         """Whether a workload's labels decide which policies are for it."""
         return self._scope(namespace).labels_decide
 
+    def for_peer(self, workload: Workload, source: Identity | None, host: str | None) -> PeerRules:
+        """Return the rules for requests of a peer to a workload under a host."""
+        # An identity is what its names make of it.
+        key = workload.namespace, workload.labels, None if source is None else source.names, host
+        return self._peers.get(key) or self._make_peer(key, workload, source, host)
+
+    def _make_peer(self, key: object, workload: Workload, source: Identity | None, host: str | None) -> PeerRules:
+        rules = self.rules_for(workload)
+        made = PeerRules(rules, rules.candidates.of_peer(source, host))
+        if host is None or len(host) <= MAX_HOST_LENGTH:
+            if len(self._peers) >= MAX_PEERS:
+                self._peers.clear()
+            self._peers[key] = made
+        return made
+
     def rules_for(self, workload: Workload) -> WorkloadRules:
         """Return the rules for `workload`; without labels, only those of policies without a selector."""
         scope = self._scopes.get(workload.namespace) or self._scope(workload.namespace)
@@ -146,9 +185,10 @@ class PolicyIndex:
         rules = scope.made.get(labels)
         return self._make(scope, labels) if rules is None else rules
 
-    def root_rules(self) -> WorkloadRules:
-        """Return the root namespace's rules, for a workload that is missing."""
-        return self.rules_for(Workload(self._root))
+    @property
+    def root(self) -> Workload:
+        """What stands for a workload that is missing: the root namespace's policies apply to it."""
+        return Workload(self._root)
 
     def _scope(self, namespace: str) -> _Scope:
         scope = self._scopes.get(namespace)

@@ -27,7 +27,7 @@ def allow(path, selector=""):
 
 def allowed_by(index, path, workload=CART):
     asked = request(path)
-    rule = index.rules_for(workload).candidates.first_matches(asked)[ALLOW]
+    rule = index.for_peer(workload, asked.connection.source, asked.host).first_matches(asked)[ALLOW]
     return rule and rule.verdict.decision.policy
 
 
