@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from app.authz.model import CheckInput, Connection
+from app.authz.model import NO_CLAIMS, CheckInput, Connection
 from app.authz.rules.authentication import Accepted, TokenRules
 from app.authz.rules.credential_rules import CREDENTIAL_AUTHENTICATION_KIND, TokenReviewSource
 from app.authz.rules.credentials import Proven
@@ -209,9 +209,8 @@ def _make_token(random: Random) -> bytes:
 def _read_token(content: bytes) -> bool:
     text = content.decode("latin-1")
     target = f"/?access_token={quote(text)}" if len(text) % 2 else "/"
-    sent = CheckInput(
-        Connection(None, None), "GET", "/", None, {"authorization": (f"Bearer {text}",), ":path": (target,)}
-    )
+    headers = {"authorization": (f"Bearer {text}",), ":path": (target,)}
+    sent = CheckInput(Connection(None, None), "GET", "/", None, headers, NO_CLAIMS, NO_CLAIMS)
     result = _RULES.judge(_RULES.tokens_of(sent), _RULES.inline.get, time.time())
     if not isinstance(result, Accepted):
         raise UnauthenticatedError(str(result))

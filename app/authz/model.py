@@ -268,13 +268,13 @@ class CheckInput:
     method: str | None
     path: str | None
     host: str | None
-    headers: Headers = field(default_factory=dict[str, tuple[str, ...]])
+    headers: Headers
+    claims: Claims | None
+    metadata: Mapping[str, Any]
     forwarded_headers: Container[str] | None = None
     other_paths: tuple[str, ...] = ()
     remote_ip: IpAddress | None = None
     attributes: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    claims: Claims | None = field(default_factory=lambda: NO_CLAIMS)
-    metadata: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS)
     reading: str | None = None
     is_tcp: bool = False
     over_http: bool = False

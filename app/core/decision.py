@@ -62,6 +62,10 @@ class Decision:
         if not self.reason:
             raise ValueError("a decision carries its reason")
 
+    def __hash__(self) -> int:
+        # Decisions are looked up on every call, and hardly two of them have the same reason.
+        return hash(self.reason)
+
     @property
     def allowed(self) -> bool:
         """Whether the request may pass."""

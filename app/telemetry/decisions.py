@@ -21,7 +21,8 @@ class DecisionLog:
 
     def __init__(self, mode: Mode, monotonic: Callable[[], float]) -> None:
         self._denied = mode != "off"
-        self._allowed = mode == "all"
+        self.allowed = mode == "all"
+        """Whether requests that pass are written as well."""
         self._monotonic = monotonic
         self._second = 0
         self._lines = 0
@@ -32,7 +33,7 @@ class DecisionLog:
 
         With the denials go the requests that an AUDIT policy matches and those that a dry run would deny.
         """
-        if decision.outcome is _ALLOW and not self._allowed:
+        if decision.outcome is _ALLOW and not self.allowed:
             observed = decision.observed
             return bool(observed) and self._denied and any(each.notable for each in observed)
         return self._denied

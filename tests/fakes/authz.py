@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from app.authz.model import AuthzOptions, CheckInput, Connection, Labels, Matching, Verdict, Workload
+from app.authz.model import NO_CLAIMS, AuthzOptions, CheckInput, Connection, Labels, Matching, Verdict, Workload
 from app.authz.rpc.attributes import read_authority, read_method
 from app.authz.rpc.peers import read_identity
 from app.authz.rules.addresses import read_address
@@ -68,6 +68,8 @@ def request(  # a request as a person thinks of it
         other_paths=reading.others,
         host=read_authority(host),
         headers={**sent_as(path, method, host), **(headers or {})},
+        claims=NO_CLAIMS,
+        metadata=NO_CLAIMS,
         remote_ip=read_address(remote_ip or source_ip or ""),
     )
 

@@ -91,7 +91,7 @@ class AuthorizationRpc:
             attributes = read_attributes(payload)
             request = attributes.request
             http = request.http
-            decision = self._service.check(self._read(attributes, request, payload, context))
+            decision = self._service.check(self._read(attributes, request, http, payload, context))
         except DecodeError as error:
             raise malformed_message(external_auth_pb2.CheckRequest) from error
         except InvalidInputError as error:
@@ -115,7 +115,7 @@ class AuthorizationRpc:
             return self._ready.get(decision) or self._keep(decision, self._answer(decision))
         return self._denial(decision, http.method, http.path)
 
-    def _read(self, attributes: Any, request: Any, payload: bytes, context: CallContext) -> CheckInput:
+    def _read(self, attributes: Any, request: Any, http: Any, payload: bytes, context: CallContext) -> CheckInput:
         """Return what rules look at.
 
         Raises InvalidInputError for a request that cannot be evaluated, DecodeError if a part of it is none.
@@ -125,7 +125,6 @@ class AuthorizationRpc:
         connection = declared.connection
         if not request.HasField("http"):
             return _tcp(connection, payload)
-        http = request.http
         method, path, other_paths, host = self._read_request(http.method, http.path, http.host)
         raw = http.HasField("header_map") and http.header_map.headers
         headers: Headers = _RawHeaders(http) if raw else _Headers(http)
@@ -143,12 +142,12 @@ class AuthorizationRpc:
             path,
             host,
             headers,
+            claims,
+            metadata,
             declared.forwarded_headers,
             other_paths,
             remote_ip,
             partial(_attributes, payload),
-            claims,
-            metadata,
         )
 
     def deny(self, error: MeshwardError) -> Any:
@@ -249,9 +248,11 @@ def _tcp(connection: Connection, payload: bytes) -> CheckInput:
         method=None,
         path=None,
         host=None,
+        headers={},
+        claims=None,
+        metadata=NO_CLAIMS,
         remote_ip=connection.source_ip,
         is_tcp=True,
-        claims=None,
         attributes=partial(_attributes, payload),
     )
 

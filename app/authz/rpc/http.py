@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any
 
 from app.authz.identity import ANONYMOUS, Identity
-from app.authz.model import CheckInput, Connection, Joined, Workload
+from app.authz.model import NO_CLAIMS, CheckInput, Connection, Joined, Workload
 from app.authz.providers import NO_CHANGES, Changes, ProvidedDecision
 from app.authz.rpc.answer import CONTENT_TYPE, DECISION_HEADER, decision_header, denial_body
 from app.authz.rpc.attributes import (
@@ -158,6 +158,8 @@ class HttpAuthorization:
                 ":path": (whole,),
                 **({":authority": (host,)} if host else {}),
             },
+            claims=NO_CLAIMS,
+            metadata=NO_CLAIMS,
             forwarded_headers=forwarded,
             remote_ip=remote_address(source_ip, headers.get(FORWARDED_FOR), self._trusted_hops),
             over_http=True,

@@ -92,15 +92,16 @@ class Lookup:
     prefixes: Prefixes | None
     by_policy: Table
 
-    def add_to(self, found: list[OfRole], texts: Iterable[str] | None) -> None:
-        """Append the rules for an attribute that is each of the texts; None if it is missing."""
-        if texts is None:
-            found.extend(chain.from_iterable(self.by_policy.values()))
-            return
-        for text in texts:
-            found += self.exact.get(text, _EMPTY)
-            if self.prefixes is not None:
-                self.prefixes.add_to(found, text)
+    def add_to(self, found: list[OfRole], text: str) -> None:
+        """Append the rules for an attribute that is the text."""
+        found += self.exact.get(text, _EMPTY)
+        if self.prefixes is not None:
+            self.prefixes.add_to(found, text)
+
+    @property
+    def everything(self) -> Iterator[OfRole]:
+        """The rules for an attribute that is missing."""
+        return chain.from_iterable(self.by_policy.values())
 
 
 class RuleTable:
@@ -175,7 +176,12 @@ class Candidates:
             Attribute.SOURCE_NAMESPACE: None if source is None else source.namespaces,
         }
         for lookup in self._by_peer:
-            lookup.add_to(found, texts[lookup.dimension])
+            named = texts[lookup.dimension]
+            if named is None:
+                found += lookup.everything
+            else:
+                for text in named:
+                    lookup.add_to(found, text)
         return found
 
     def of(self, request: CheckInput, of_peer: list[OfRole]) -> list[OfRole]:
@@ -185,7 +191,10 @@ class Candidates:
         found = of_peer.copy()
         path = request.path if request.reading is None else request.reading
         for lookup in self._by_path:
-            lookup.add_to(found, None if path is None else (path,))
+            if path is None:
+                found += lookup.everything
+            else:
+                lookup.add_to(found, path)
         return found
 
     def first_matches(self, request: CheckInput, of_peer: list[OfRole]) -> Matched:

@@ -80,15 +80,16 @@ class NativeEngine:
                 return known
             workload = known
         peer = self.index.for_peer(workload, connection.source, request.host)
-        matched, rules = peer.first_matches(request), peer.rules
+        rules, found = peer.rules, peer.found
+        matched = rules.candidates.first_matches(request, found)
         others = _other_readings(peer, request) if self._strict else ()
         if rules.has_custom_policy:
             asking = rules_that_ask(peer, ((request, matched), *others))
             if asking:
-                found = ask(self.providers, asking, request)
-                if isinstance(found, Verdict | Changes):
-                    return _asked(found, rules, (request, matched), others)
-                return _asked_later(found, rules, (request, matched), others)
+                asked = ask(self.providers, asking, request)
+                if isinstance(asked, Verdict | Changes):
+                    return _asked(asked, rules, (request, matched), others)
+                return _asked_later(asked, rules, (request, matched), others)
         return _decide(rules, request, matched, others)
 
     def _known(self, workload: Workload | None) -> Workload | Verdict:
@@ -161,7 +162,7 @@ def _other_readings(peer: PeerRules, request: CheckInput) -> tuple[Reading, ...]
     # Without the first of them, which is the request as it is.
     pairs = islice(product((None, *request.other_paths), (request.method, *others)), 1, None)
     readings = (replace(request, reading=reading, method=method) for reading, method in pairs)
-    return tuple((reading, peer.first_matches(reading)) for reading in readings)
+    return tuple((reading, peer.rules.candidates.first_matches(reading, peer.found)) for reading in readings)
 
 
 def _methods(request: CheckInput) -> tuple[str | None, ...]:

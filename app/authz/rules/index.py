@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from app.authz.identity import Identity
-from app.authz.model import CheckInput, Labels, Workload
+from app.authz.model import Labels, Workload
 from app.authz.rules.candidates import (
     ALLOW,
     CUSTOM,
@@ -19,7 +19,6 @@ from app.authz.rules.candidates import (
     DRY_RUN_DENY,
     WATCHES,
     Candidates,
-    Matched,
     OfRole,
     RuleTable,
     role_of,
@@ -67,10 +66,6 @@ class PeerRules:
 
     rules: WorkloadRules
     found: list[OfRole]
-
-    def first_matches(self, request: CheckInput) -> Matched:
-        """Return the first rule of each role that matches."""
-        return self.rules.candidates.first_matches(request, self.found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ PeerRefusal = Callable[[CheckInput], Verdict | None]
 Banned = Callable[[str, str], MeshwardError | None]
 """Returns why the identity (`example.org/ns/shop/sa/cart`) or its serial number is banned, None if it is not."""
 
+_ALLOW = Outcome.ALLOW
 _log = structlog.get_logger(__name__)
 
 
@@ -85,6 +86,10 @@ async def _later(verdict: Awaitable[Verdict], sender: Authenticated) -> Verdict:
     return with_note(with_changes(await verdict, sender.changes), sender.note)
 
 
+def _of_ban(error: MeshwardError) -> Verdict:
+    return Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED)
+
+
 class PolicyService:
     """Answers from memory, by the active policies of `documents`: the last set that was read whole and found valid."""
 
@@ -102,7 +107,8 @@ class PolicyService:
         authenticate: Authenticate = lambda _request: None,
         peer_refusal: PeerRefusal = lambda _request: None,
     ) -> None:
-        self._metrics, self._decisions, self._banned = metrics, decisions, banned
+        self._metrics, self._series, self._banned = metrics, metrics.decisions.series, banned
+        self._decisions, self._logs_allowed = decisions, decisions.allowed
         self._authenticate, self._peer_refusal = authenticate, peer_refusal
         self._make_engine, self._options, self.matching = make_engine, options, options.matching
         self.documents: PolicyStore = DocumentStore(
@@ -128,8 +134,11 @@ class PolicyService:
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:
-            if source is not None and (error := self._refusal(source)):
-                return self._record(Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED), request)
+            # An X509-SVID has one SPIFFE ID.
+            if source is not None and (error := self._banned(source.principal, source.serial)):
+                return self._record(_of_ban(error), request)
+            if source is not None and len(source.principals) > 1 and (error := self._any_banned(source)):
+                return self._record(_of_ban(error), request)
             if refused := self._peer_refusal(request):
                 return self._record(refused, request)
             sender = self._authenticate(request)
@@ -148,12 +157,8 @@ class PolicyService:
         except Exception:  # noqa: BLE001 - as above
             return self.failed()
 
-    def _refusal(self, source: Identity) -> MeshwardError | None:
-        """Return why the source is banned under one of its SPIFFE IDs, of which an X509-SVID has one."""
-        error = self._banned(source.principal, source.serial)
-        if error is None and len(source.principals) > 1:
-            return next(filter(None, (self._banned(each, source.serial) for each in source.principals)), None)
-        return error
+    def _any_banned(self, source: Identity) -> MeshwardError | None:
+        return next(filter(None, (self._banned(each, source.serial) for each in source.principals)), None)
 
     async def _check_later(self, verdict: Awaitable[Verdict], request: CheckInput) -> Decision:
         try:
@@ -172,11 +177,15 @@ class PolicyService:
         return self._record(_FAILED)
 
     def _record(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
-        self._metrics.decisions.series(verdict.labels).count += 1
+        self._series(verdict.labels).count += 1
         decision = verdict.decision
         if decision.observed:
             for each in decision.observed:
                 self._metrics.observations.add((each.watch.value, each.result))
+        if decision.observed or decision.outcome is not _ALLOW or self._logs_allowed:
+            self._log_decision(decision, request)
+        return decision
+
+    def _log_decision(self, decision: Decision, request: CheckInput | None) -> None:
         if self._decisions.wants(decision):
             self._decisions.write(decision, _facts(request) if request else {})
-        return decision

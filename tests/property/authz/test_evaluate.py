@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.authz.identity import ANONYMOUS, Identity
 from app.authz.model import (
+    NO_CLAIMS,
     Action,
     Attribute,
     AuthorizationPolicy,
@@ -146,6 +147,8 @@ read_requests = st.builds(
             "x-forwarded-for": st.sampled_from(FORWARDED),
         },
     ),
+    claims=st.just(NO_CLAIMS),
+    metadata=st.just(NO_CLAIMS),
     remote_ip=st.sampled_from([None, *ADDRESSES]),
 )
 

@@ -27,7 +27,8 @@ def allow(path, selector=""):
 
 def allowed_by(index, path, workload=CART):
     asked = request(path)
-    rule = index.for_peer(workload, asked.connection.source, asked.host).first_matches(asked)[ALLOW]
+    peer = index.for_peer(workload, asked.connection.source, asked.host)
+    rule = peer.rules.candidates.first_matches(asked, peer.found)[ALLOW]
     return rule and rule.verdict.decision.policy
 
 

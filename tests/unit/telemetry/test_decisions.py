@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from app.authz.identity import Identity
-from app.authz.model import CheckInput, Connection, Workload
 from app.core.decision import Decision, Observation, Outcome, Watch
 from app.telemetry.decisions import MAX_LINES_PER_SECOND, DecisionLog
+from tests.fakes.authz import request, with_connection
 from tests.fakes.checks import Policies
 from tests.fakes.clock import ManualClock
 
@@ -58,16 +57,11 @@ def test_a_flood_is_counted_and_not_written():
 async def test_a_denial_is_written_with_what_it_was_about_and_without_the_query():
     service = Policies(decisions="denied")
     await service.refresh()
-    request = CheckInput(
-        Connection(workload=None, source=Identity("cluster.local/ns/shop/sa/web")),
-        method="GET",
-        path="/" + "x" * 1000,
-        host="cart",
-        headers={"x-request-id": ("r-1",), "authorization": ("Bearer secret",)},
-    )
+    headers: dict[str, tuple[str, ...]] = {"x-request-id": ("r-1",), "authorization": ("Bearer secret",)}
+    asked = request("/" + "x" * 1000, source="spiffe://cluster.local/ns/shop/sa/web", headers=headers)
     with capture_logs() as lines:
-        assert not service.check(request).allowed
-        assert service.check(CheckInput(Connection(Workload("shop", ()), None), "GET", "/", "cart")).allowed
+        assert not service.check(with_connection(asked, workload=None)).allowed
+        assert service.check(asked).allowed
         service.malformed("its path has a NUL")
     assert [line["decision"] for line in lines] == ["deny", "deny"]
     assert lines[0]["source"] == "cluster.local/ns/shop/sa/web"
