@@ -7,9 +7,11 @@ import re
 from base64 import b64encode
 from typing import Any
 
+from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
 
 from app.authz.rules.parts import EVERYTHING, Parts
+from app.core.errors import InvalidInputError
 
 # `encode_raw_headers` keeps bytes that are not UTF-8. Envoy writes them as `!` where it has to write text.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
@@ -26,7 +28,7 @@ def attributes_of(attributes: Any, parts: Parts = EVERYTHING) -> dict[str, Any]:
 
     With `parts`, it is at least those, and what the other parts of an input document are made of: path and body. Raw
     headers are there as Envoy would have written them without `encode_raw_headers` as well, and a raw body as text if
-    it is text.
+    it is text. Raises InvalidInputError for what cannot be written as JSON, such as metadata of an unknown type.
     """
     found: dict[str, Any] = {}
     if "source" in parts and attributes.HasField("source"):
@@ -38,15 +40,24 @@ def attributes_of(attributes: Any, parts: Parts = EVERYTHING) -> dict[str, Any]:
         asked = parts.get("request", _NOTHING)
         found["request"] = {"http": _http(request.http, asked.get("http", _NOTHING))}
         if "time" in asked and request.HasField("time"):
-            found["request"]["time"] = request.time.ToJsonString()
+            found["request"]["time"] = _written(request.time)
     if "contextExtensions" in parts and attributes.context_extensions:
         found["contextExtensions"] = dict(attributes.context_extensions)
     for name, key in (("metadata_context", "metadataContext"), ("route_metadata_context", "routeMetadataContext")):
         if key in parts and attributes.HasField(name):
-            found[key] = MessageToDict(getattr(attributes, name))
+            found[key] = _written(getattr(attributes, name))
     if "tlsSession" in parts and attributes.tls_session.sni:
         found["tlsSession"] = {"sni": attributes.tls_session.sni}
     return found
+
+
+def _written(message: Any) -> Any:
+    """Return a message in protobuf's JSON form. Raises InvalidInputError if it has none, as with an infinite number."""
+    try:
+        return MessageToDict(message)
+    except (JsonError, TypeError, ValueError) as error:
+        name = message.DESCRIPTOR.name
+        raise InvalidInputError(f"the check has what cannot be written as JSON, in its {name}: {error}") from error
 
 
 def _peer(peer: Any, parts: Parts) -> dict[str, Any]:
@@ -57,7 +68,7 @@ def _peer(peer: Any, parts: Parts) -> dict[str, Any]:
             at = address.socket_address
             found["address"] = {"socketAddress": {"address": at.address, "portValue": at.port_value}}
         elif peer.HasField("address"):
-            found["address"] = MessageToDict(address)
+            found["address"] = _written(address)
     for name in ("service", "principal", "certificate"):
         if name in parts and (value := getattr(peer, name)):
             found[name] = value

@@ -17,6 +17,8 @@ from app.core.errors import InvalidInputError
 
 # Parameters of one query or form, and parts of a form.
 MAX_FIELDS = 1000
+# What is longer as JSON is longer than a policy's input may be; so much takes the event loop up to 100 ms to parse.
+MAX_JSON_BYTES = 1 << 20
 # The head of one part: its disposition, its type, and what some clients add.
 MAX_PART_HEAD = 8 * 1024
 # What one message of gRPC may have, unpacked: to make a document of one with 16,000 fields takes up to 80 ms.
@@ -133,6 +135,8 @@ def _is_cut(headers: Mapping[str, str], body: bytes) -> bool:
 
 
 def _json(body: bytes, _kind: str = "") -> object:
+    if len(body) > MAX_JSON_BYTES:
+        raise InvalidInputError(f"the body is JSON longer than {MAX_JSON_BYTES} bytes")
     try:
         return json.loads(body.decode(), parse_constant=no_constant, object_pairs_hook=_object)
     except _TwiceError as error:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.authz.backends.grpc_messages import GrpcMessages
 from app.authz.rpc.document import attributes_of, http_attributes
-from app.authz.rules.bodies import MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_PART_HEAD
+from app.authz.rules.bodies import MAX_FIELDS, MAX_JSON_BYTES, MAX_MESSAGE_BYTES, MAX_PART_HEAD
 from app.authz.rules.opa import BodyReading, input_document
 from app.authz.rules.parts import EVERYTHING
 from app.core.errors import InvalidInputError, UnavailableError
@@ -327,3 +327,10 @@ async def test_a_file_of_descriptors_is_read_again_when_it_changes(tmp_path):
             with pytest.raises(InvalidInputError, match=problem):
                 await messages.refresh()
         assert parsed(GRPC, frame(ITEM), CALL, messages=messages) == (READ, False)
+
+
+def test_json_that_is_too_long_is_not_parsed():
+    with pytest.raises(InvalidInputError, match="the body is JSON longer than"):
+        document(JSON, b"[" + b" " * MAX_JSON_BYTES + b"]", parts={})
+    with pytest.raises(InvalidInputError, match="the body is JSON longer than"):
+        document(MULTIPART, form((field("a", f"Content-Type: {JSON}"), " " * MAX_JSON_BYTES + "1")), parts={})

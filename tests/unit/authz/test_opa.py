@@ -80,6 +80,20 @@ def test_what_is_rare_is_in_protobufs_json_form():
     assert found["metadataContext"] == {"filterMetadata": {"envoy.filters.http.jwt_authn": {"sub": "alice"}}}
 
 
+@pytest.mark.parametrize("broken", ["number", "type", "time"])
+def test_what_cannot_be_written_as_json_is_refused_with_its_place(broken):
+    message = check_request()
+    attributes = message.attributes
+    if broken == "number":
+        attributes.metadata_context.filter_metadata["x"].fields["n"].number_value = float("nan")
+    elif broken == "type":
+        attributes.metadata_context.typed_filter_metadata["x"].type_url = "type.googleapis.com/no.Such"
+    else:
+        attributes.request.time.seconds = 10**15
+    with pytest.raises(InvalidInputError, match=r"cannot be written as JSON, in its (Metadata|Timestamp)"):
+        attributes_of(attributes)
+
+
 def test_raw_headers_are_there_as_envoy_writes_them_without_the_option():
     found = document(raw_headers=[("x-a", b"1"), ("X-A", b"2"), ("x-b", b"\xff\xc3\xa9")])
     http = found["attributes"]["request"]["http"]
