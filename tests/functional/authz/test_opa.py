@@ -1,6 +1,7 @@
 """The provider that asks OPA: against a real one where it is built, and against servers that are none."""
 
 import asyncio
+import gzip
 import json
 import random
 from contextlib import asynccontextmanager
@@ -394,6 +395,11 @@ def http(body, status="200 OK", headers=""):
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n{body}".encode()
 
 
+def compressed(body):
+    packed = gzip.compress(body.encode())
+    return f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(packed)}\r\n\r\n".encode() + packed
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -404,6 +410,7 @@ def http(body, status="200 OK", headers=""):
         (http('{"result": NaN}'), "OPA's answer is not a JSON object"),
         (http("[" * 100_000), "OPA's answer is not a JSON object"),
         (http("x" * (MAX_ANSWER_BYTES + 1)), "OPA's answer is longer than"),
+        (compressed('{"result": true}'), "OPA's answer is not a JSON object"),
         (http('{"result": true}', "500 Internal Server Error"), "OPA answered with the status 500"),
         (http('{"result": true}', "404 Not Found"), "OPA answered with the status 404"),
         (
