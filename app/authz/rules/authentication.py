@@ -14,7 +14,7 @@ from app.authz.model import NO_CLAIMS, CheckInput, Claims
 from app.authz.providers import NO_CHANGES, Changes
 from app.authz.rules.jwt_rules import JwtRule, KeysFrom
 from app.authz.rules.nodes import AUTHORITY, TARGET
-from app.authz.rules.places import COOKIE, Cookies, Located, Params, cookies_of, params_of
+from app.authz.rules.places import Cookies, Located, Params, cookies_of, is_withheld, params_of
 from app.authz.rules.tokens import (
     FOREVER,
     Token,
@@ -93,10 +93,8 @@ class TokenRules:
 
     def unseen(self, request: CheckInput) -> bool:
         """Whether it is not known if the request has a token: the proxy would not have forwarded it."""
-        if request.forwarded_headers is None:
-            return False
-        names = {name for rule in self.rules for name, _ in rule.headers}
-        return any(map(request.lacks, names | ({COOKIE} if self._has_cookies else set())))
+        names = [name for rule in self.rules for name, _ in rule.headers]
+        return is_withheld(request, names, cookies=self._has_cookies)
 
     def tokens_of(self, request: CheckInput) -> tuple[tuple[Located, ...], ...]:
         """Return the tokens of each rule, in the order in which Envoy finds them."""

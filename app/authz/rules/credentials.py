@@ -11,7 +11,7 @@ from enum import Enum
 from app.authz.model import CheckInput, Claims
 from app.authz.providers import Changes
 from app.authz.rules.credential_rules import CredentialRule
-from app.authz.rules.places import COOKIE, Located, cookies_of, params_of
+from app.authz.rules.places import COOKIE, Located, cookies_of, is_withheld, params_of
 from app.spiffe.jwt import MAX_TOKEN_BYTES
 
 # A client has one. With more, one request would have many servers asked.
@@ -110,10 +110,7 @@ class CredentialRules:
 
     def unseen(self, request: CheckInput) -> bool:
         """Whether it is not known if the request has a credential: the proxy would not have forwarded it."""
-        if request.forwarded_headers is None:
-            return False
-        names = {name for name, _ in self._headers}
-        return any(map(request.lacks, names | ({COOKIE} if self._cookies else set())))
+        return is_withheld(request, [name for name, _ in self._headers], cookies=bool(self._cookies))
 
     def found_in(self, request: CheckInput) -> tuple[Found, ...]:
         """Return the credentials of a request: those in headers first, then in the query, then in cookies.

@@ -1,7 +1,7 @@
 """Where the credentials of a request are: headers, parameters of the query, cookies."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from app.authz.model import CheckInput
@@ -44,6 +44,13 @@ def read_names(rule: Reader, field: str) -> Iterator[str]:
         if not _VISIBLE.fullmatch(name):
             rule.problems.add(path, f"{name!r} is not a name of up to 256 visible characters")
         yield name
+
+
+def is_withheld(request: CheckInput, headers: Iterable[str], *, cookies: bool) -> bool:
+    """Whether it is not known if the request has one of the headers, or a cookie: the proxy would not forward it."""
+    if request.forwarded_headers is None:
+        return False
+    return any(map(request.lacks, headers)) or (cookies and request.lacks(COOKIE))
 
 
 def params_of(request: CheckInput, names: tuple[str, ...]) -> Params:

@@ -22,11 +22,12 @@ from app.authz.rules.jwt_rules import REQUEST_AUTHENTICATION_KIND, KeysFrom, Req
 from app.authz.rules.places import Located
 from app.authz.rules.scoped import ScopedDocuments
 from app.authz.rules.tokens import TokenProblem
+from app.authz.service.scoped import not_loaded, scoped_compiler, unknown_labels
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
-from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
+from app.documents.store import DocumentStore, Snapshot
 from app.issuers.key_sets import KeySets
 from app.spiffe.jwks import KeySet
 from app.telemetry.metrics import Metrics
@@ -39,15 +40,7 @@ MAX_KEPT_VERDICTS = 4
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _KEPT = ("kept",)
-_NOT_LOADED = Verdict(Decision(Outcome.DENY, "the request authentications are not loaded yet"), Cause.ERROR)
-_UNKNOWN_LABELS = Verdict(
-    Decision(
-        Outcome.DENY,
-        "the destination workload's labels are missing, and request authentications select by labels: "
-        "the check has neither destination.labels nor meshward.labels",
-    ),
-    Cause.UNKNOWN_WORKLOAD,
-)
+_NOT_LOADED, _UNKNOWN_LABELS = not_loaded("request authentications"), unknown_labels("request authentications")
 
 Digest = tuple[str, str, tuple[str, ...], bytes]
 """The place of a token and its SHA-256, or that of several with their places."""
@@ -118,12 +111,12 @@ class RequestAuthenticator:
         offload: Offload = in_thread,
     ) -> None:
         self._key_sets, self._clock, self._metrics = key_sets, clock, metrics
-        self._root, self._judges_unknown = root_namespace, unknown_workload is UnknownWorkload.ROOT
+        self._judges_unknown = unknown_workload is UnknownWorkload.ROOT
         self._kept: dict[tuple[TokenRules, Digest], tuple[Accepted, Authenticated]] = {}
         self.documents: RequestAuthenticationStore = DocumentStore(
             REQUEST_AUTHENTICATION_KIND,
             source,
-            Compiler(_as_is, self._index, offload),
+            scoped_compiler(root_namespace, _rules_of, offload),
             on_change=self._changed,
             clock=clock,
             metrics=metrics,
@@ -214,11 +207,6 @@ class RequestAuthenticator:
     def _keys(self, rules: TokenRules, place: KeysFrom) -> KeySet | None:
         return rules.inline.get(place) or self._key_sets.known(place)
 
-    def _index(self, before: Index | None, difference: Difference[RequestAuthentication]) -> Index:
-        if before is None:
-            return ScopedDocuments(difference.added.values(), self._root, _rules_of)
-        return before.changed(difference.removed.values(), difference.added.values())
-
     def _changed(self, snapshot: "Snapshot[RequestAuthentication, RequestAuthentication, Index]") -> None:
         self._kept.clear()
         rules = (rule for each in snapshot.documents.values() for rule in each.parsed.rules)
@@ -241,10 +229,6 @@ def _forged(rules: TokenRules, request: CheckInput) -> str:
 
 def _rules_of(documents: Iterable[RequestAuthentication]) -> TokenRules:
     return TokenRules(rule for document in documents for rule in document.rules)
-
-
-def _as_is(document: RequestAuthentication) -> RequestAuthentication:
-    return document
 
 
 def _digest(found: tuple[tuple[Located, ...], ...]) -> Digest:

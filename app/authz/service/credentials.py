@@ -28,13 +28,13 @@ from app.authz.rules.credentials import (
 from app.authz.rules.places import AUTHORIZATION
 from app.authz.rules.scoped import ScopedDocuments
 from app.authz.service.authentication import Authenticated, Sender
+from app.authz.service.scoped import not_loaded, scoped_compiler, unknown_labels
 from app.core.clock import Clock
-from app.core.decision import Decision
 from app.core.decision import Outcome as Decided
 from app.core.offload import Offload, in_thread
 from app.core.rates import Buckets, RateLimit
 from app.documents.ports import DocumentSource
-from app.documents.store import Compiler, Difference, DocumentStore, Snapshot
+from app.documents.store import DocumentStore, Snapshot
 from app.telemetry.metrics import Metrics
 
 # Credentials of one client that are not accepted: what programs with an old one, and people, send by mistake.
@@ -43,15 +43,7 @@ FAILURES = RateLimit(per_second=1, burst=100)
 MAX_KEPT_SENDERS = 10_000
 
 _UNAUTHORIZED, _TOO_MANY_REQUESTS = 401, 429
-_NOT_LOADED = Verdict(Decision(Decided.DENY, "the credential authentications are not loaded yet"), Cause.ERROR)
-_UNKNOWN_LABELS = Verdict(
-    Decision(
-        Decided.DENY,
-        "the destination workload's labels are missing, and credential authentications select by labels: "
-        "the check has neither destination.labels nor meshward.labels",
-    ),
-    Cause.UNKNOWN_WORKLOAD,
-)
+_NOT_LOADED, _UNKNOWN_LABELS = not_loaded("credential authentications"), unknown_labels("credential authentications")
 
 Index = ScopedDocuments[CredentialAuthentication, CredentialRules]
 CredentialAuthenticationStore = DocumentStore[CredentialAuthentication, CredentialAuthentication, Index]
@@ -91,7 +83,7 @@ class CredentialAuthenticator:
         offload: Offload = in_thread,
     ) -> None:
         self._tokens, self._verifier, self._metrics = tokens, verifier, metrics
-        self._root, self._judges_unknown = root_namespace, unknown_workload is UnknownWorkload.ROOT
+        self._judges_unknown = unknown_workload is UnknownWorkload.ROOT
         self._failures = Buckets(clock.monotonic)
         self._kept: dict[object, tuple[Proven, Authenticated]] = {}
         # Whether no document asks for credentials: then nothing is looked for.
@@ -99,7 +91,7 @@ class CredentialAuthenticator:
         self.documents: CredentialAuthenticationStore = DocumentStore(
             credential_authentication_kind(verifier.named),
             source,
-            Compiler(_as_is, self._index, offload),
+            scoped_compiler(root_namespace, _rules_of, offload),
             on_change=self._changed,
             clock=clock,
             metrics=metrics,
@@ -206,11 +198,6 @@ class CredentialAuthenticator:
         reason = f"the {noun} in {refused.place} is not accepted: {rejected.reason}"
         return Verdict(ProvidedDecision(Decided.DENY, reason, changes=changes), Cause.UNAUTHENTICATED)
 
-    def _index(self, before: Index | None, difference: Difference[CredentialAuthentication]) -> Index:
-        if before is None:
-            return ScopedDocuments(difference.added.values(), self._root, _rules_of)
-        return before.changed(difference.removed.values(), difference.added.values())
-
     def _changed(self, snapshot: "Snapshot[CredentialAuthentication, CredentialAuthentication, Index]") -> None:
         self._kept.clear()
         self._idle = snapshot.index.is_empty
@@ -259,7 +246,3 @@ def _client_of(request: CheckInput) -> object:
 
 def _rules_of(documents: Iterable[CredentialAuthentication]) -> CredentialRules:
     return CredentialRules(rule for document in documents for rule in document.rules)
-
-
-def _as_is(document: CredentialAuthentication) -> CredentialAuthentication:
-    return document

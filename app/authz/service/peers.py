@@ -5,22 +5,15 @@ from functools import partial
 from app.authz.model import Cause, CheckInput, Verdict
 from app.authz.rules.peers import PEER_AUTHENTICATION_KIND, PeerAuthentication, PeerModes, modes_of
 from app.authz.rules.scoped import ScopedDocuments
+from app.authz.service.scoped import not_loaded, scoped_compiler, unknown_labels
 from app.core.clock import Clock
 from app.core.decision import Decision, Outcome
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
-from app.documents.store import Compiler, Difference, DocumentStore
+from app.documents.store import DocumentStore
 from app.telemetry.metrics import Metrics
 
-_NOT_LOADED = Verdict(Decision(Outcome.DENY, "the peer authentications are not loaded yet"), Cause.ERROR)
-_UNKNOWN_LABELS = Verdict(
-    Decision(
-        Outcome.DENY,
-        "the destination workload's labels are missing, and peer authentications select by labels: "
-        "the check has neither destination.labels nor meshward.labels",
-    ),
-    Cause.UNKNOWN_WORKLOAD,
-)
+_NOT_LOADED, _UNKNOWN_LABELS = not_loaded("peer authentications"), unknown_labels("peer authentications")
 
 Index = ScopedDocuments[PeerAuthentication, PeerModes]
 PeerAuthenticationStore = DocumentStore[PeerAuthentication, PeerAuthentication, Index]
@@ -32,11 +25,10 @@ class PeerAuthenticator:
     def __init__(
         self, source: DocumentSource, clock: Clock, metrics: Metrics, root_namespace: str, offload: Offload = in_thread
     ) -> None:
-        self._root = root_namespace
         self.documents: PeerAuthenticationStore = DocumentStore(
             PEER_AUTHENTICATION_KIND,
             source,
-            Compiler(_as_is, self._index, offload),
+            scoped_compiler(root_namespace, partial(modes_of, root=root_namespace), offload),
             on_change=lambda _: None,
             clock=clock,
             metrics=metrics,
@@ -54,12 +46,3 @@ class PeerAuthenticator:
             return _UNKNOWN_LABELS
         reason = modes.refusal(request)
         return Verdict(Decision(Outcome.DENY, reason), Cause.PEER) if reason else None
-
-    def _index(self, before: Index | None, difference: Difference[PeerAuthentication]) -> Index:
-        if before is None:
-            return ScopedDocuments(difference.added.values(), self._root, partial(modes_of, root=self._root))
-        return before.changed(difference.removed.values(), difference.added.values())
-
-
-def _as_is(document: PeerAuthentication) -> PeerAuthentication:
-    return document
