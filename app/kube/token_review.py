@@ -10,6 +10,7 @@ from kubernetes.aio.client import AuthenticationV1Api, V1ObjectMeta, V1TokenRevi
 from app.core.clock import Clock
 from app.core.errors import MeshwardError, NotFoundError, UnauthenticatedError, UnavailableError
 from app.core.inquiries import Inquiries
+from app.core.printable import printable
 from app.kube.api import KubeApi
 from app.spiffe.jwt import parse
 from app.spiffe.service_account import BoundPod, ServiceAccount, TokenReviewer, parse_subject, refused
@@ -128,4 +129,4 @@ def _texts(values: object) -> list[str]:
 
 def _shown(error: object) -> str:
     text = error if isinstance(error, str) and error else "it is not authenticated"
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_SHOWN])
+    return printable(text, MAX_SHOWN)

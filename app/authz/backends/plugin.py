@@ -16,6 +16,7 @@ from app.authz.ports import Plugin
 from app.authz.providers import Answer
 from app.authz.rules.opa import MAX_DECISION_BYTES, input_document, input_text, read_decision
 from app.core.errors import InvalidInputError, UnavailableError
+from app.core.printable import printable
 from app.core.signals import Latest
 
 GROUP = "meshward.providers"
@@ -166,5 +167,5 @@ async def _problem_of(call: Call, seconds: float) -> str:
 
 
 def _shown(error: BaseException) -> str:
-    text = "".join(each if each.isprintable() else " " for each in str(error)[:MAX_SHOWN])
+    text = printable(str(error), MAX_SHOWN)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -23,6 +23,7 @@ from app.ca.model import Origin, Root, Signer
 from app.ca.rules.authority import root_of
 from app.ca.rules.profile import authority_id
 from app.core.errors import InvalidInputError
+from app.core.printable import printable
 from app.spiffe.bundle import MAX_ROOTS
 from app.spiffe.id import TrustDomain
 from app.spiffe.keys import accepted_key
@@ -213,5 +214,5 @@ def _shown_name(name: x509.Name) -> str:
         text = name.rfc4514_string()
     except MALFORMED:
         text = ""
-    readable = "".join(mark if mark.isprintable() else "�" for mark in text[:MAX_SHOWN_NAME])
+    readable = printable(text, MAX_SHOWN_NAME, "�")
     return f"'{readable}'" if readable else "the certificate without a name"
