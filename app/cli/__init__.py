@@ -82,7 +82,7 @@ def agent(  # noqa: PLR0913 - each option is a parameter
         Literal["json", "console", "auto"], typer.Option(envvar="MESHWARD_LOG_FORMAT", help="Format of the log.")
     ] = "auto",
 ) -> None:
-    """Hold a workload's identity: have its key certified, renew it, and serve it to Envoy over SDS."""
+    """Get a certificate for a workload, renew it, and serve it to Envoy over SDS."""
     from app.agent.options import agent_options
     from app.agent.run import run
     from app.telemetry.logs import configure
@@ -112,7 +112,7 @@ def envoy_bootstrap(  # noqa: PLR0913 - each option is a parameter
         str, typer.Option(help="HOST:PORT of the control plane's mesh TLS port, or unix:/path of its Unix socket.")
     ],
     sds_socket: Annotated[str, typer.Option(help="The agent's Unix socket, an absolute path.")],
-    control_plane_name: Annotated[str, typer.Option(help="DNS name of it to send (SNI), if not HOST.")] = "",
+    control_plane_name: Annotated[str, typer.Option(help="DNS name to send it (SNI), if not HOST.")] = "",
     inbound: Annotated[list[str], typer.Option(help="LISTEN=WORKLOAD; may be repeated.")] = [],  # noqa: B006 - typer
     outbound: Annotated[list[str], typer.Option(help="LISTEN=PEER=SPIFFE-ID; may be repeated.")] = [],  # noqa: B006
     label: Annotated[list[str], typer.Option(help="KEY=VALUE of the workload; may be repeated.")] = [],  # noqa: B006

@@ -19,7 +19,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as list
 @api_key.command("create")
 def api_key_create(
     *,
-    subject: Annotated[str, typer.Option(help="Whom the key proves; requests have it as sub.")],
+    subject: Annotated[str, typer.Option(help="Identity that the key proves: sub of requests.")],
     namespace: Annotated[str, typer.Option(help="Only workloads of this namespace accept it.")] = "",
     label: Annotated[list[str], typer.Option(help="KEY=VALUE, by which documents select keys; repeatable.")] = [],  # noqa: B006 - typer
     ttl: Annotated[str | None, typer.Option(help="How long, such as 90d; without it until revoked.")] = None,

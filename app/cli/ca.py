@@ -67,8 +67,8 @@ def ca_prepare(*, output: Output = Form.TABLE, config: Config = None, server: Se
 def ca_activate(
     root: Root,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Wait for nobody.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Return once it is active; 1 if it is held back.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Activate it without waiting for anybody.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return once it is active; exit 1 if it is not.")] = False,
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,
@@ -116,7 +116,7 @@ def ca_taint(
 def ca_revoke(
     root: Root,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Although identities have no other certificate.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if identities have no other certificate.")] = False,
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,

@@ -18,12 +18,12 @@ def _group() -> None:
 @keys.command("passphrase")
 def keys_passphrase(
     *,
-    old: Annotated[Path | None, typer.Option("--old-file", help="The passphrase of before.")] = None,
-    new: Annotated[Path | None, typer.Option("--new-file", help="The passphrase to encrypt them under.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Encrypt them under none.")] = False,
+    old: Annotated[Path | None, typer.Option("--old-file", help="File with the current passphrase.")] = None,
+    new: Annotated[Path | None, typer.Option("--new-file", help="File with the new passphrase.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Store the keys unencrypted.")] = False,
     config: Config = None,
 ) -> None:
-    """Encrypt the keys in the data dir, change their passphrase, or take it away. Stop the control plane first."""
+    """Encrypt the keys in the data dir, change their passphrase, or remove it. Stop the control plane first."""
     from app.main.keys import reencrypt_keys
 
     if (new is None) != plain:

@@ -43,12 +43,12 @@ def log_prove(
 
 @log.command("compare")
 def log_compare(
-    head: Annotated[Path, typer.Argument(metavar="HEAD", help="A tree head that was kept.")],
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="A tree head that you have kept.")],
     *,
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """Print the proof that the log of now begins with the one of a tree head."""
+    """Print the proof that the current log begins with that of an earlier tree head."""
     from app.cli.log_verification import read_head
 
     size = read_head(head).size
@@ -61,8 +61,8 @@ def log_verify(
     bundle: Annotated[Path | None, typer.Option(help="Trust bundle, if not bundle.pem in the data dir.")] = None,
     proof: Annotated[Path | None, typer.Option(help="A proof, as prove or compare printed it.")] = None,
     log: Annotated[Path | None, typer.Option(help="A whole log, as export printed it.")] = None,
-    head: Annotated[Path | None, typer.Option(help="A tree head that was kept: it must be of the past.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="A workload's certificate, PEM: it must be there.")] = None,
+    head: Annotated[Path | None, typer.Option(help="A tree head that you have kept; the log must continue it.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Workload certificate, PEM; the log must have it.")] = None,
     config: Config = None,
     server: Server = None,
 ) -> None:

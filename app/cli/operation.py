@@ -36,7 +36,7 @@ def config_show(*, output: Output = Form.TABLE, file: Config = None) -> None:
 
 @db.command("upgrade")
 def db_upgrade(*, config: Config = None) -> None:
-    """Migrate the database to the step of this version, as `meshward serve` does when it starts."""
+    """Migrate the database to the schema of this version, as `meshward serve` does when it starts."""
     from app.db.migrate import newest, upgrade
 
     before = _with_database(config, upgrade)
@@ -45,7 +45,7 @@ def db_upgrade(*, config: Config = None) -> None:
 
 @db.command("current")
 def db_current(*, config: Config = None) -> None:
-    """Print the step of the database, and the one of this version."""
+    """Print the migration step of the database, and that of this version."""
     from app.db.migrate import current, newest
 
     step = _with_database(config, current)
@@ -56,7 +56,7 @@ def db_current(*, config: Config = None) -> None:
 def db_rotate_secret(
     *,
     trust_rows: Annotated[
-        bool, typer.Option("--trust-rows", help="Believe the roots, entries, bans and API keys that the database has.")
+        bool, typer.Option("--trust-rows", help="Accept the roots, entries, bans and API keys in the database.")
     ] = False,
     config: Config = None,
 ) -> None:

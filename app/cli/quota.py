@@ -72,12 +72,12 @@ def explain(
 def counters(
     *,
     domain: CounterDomain,
-    rule: Annotated[str | None, typer.Option(help="Limit, as in /rlconfig: of this one alone.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only counters of this limit, named as in /rlconfig.")] = None,
     output: Output = Form.TABLE,
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """List the counters of a domain that something is counted in."""
+    """List the counters of a domain that have counted something."""
     found = {item["id"]: item for item in admin_client(config, server).items(COUNTERS_PATH, domain=domain, rule=rule)}
     if output is Form.TABLE:
         for item in found.values():
@@ -96,7 +96,7 @@ def reset(
     config: Config = None,
     server: Server = None,
 ) -> None:
-    """Let counters start again: one by its ID, every one of a limit, or those of a request's descriptor.
+    """Reset counters to zero: one by its ID, all of a limit, or those of a request's descriptor.
 
     The audit log has who reset which.
     """
