@@ -1,6 +1,5 @@
 """Verifying the transparency log as somebody who trusts nothing but the trust bundle."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from app.ca.rules.log import (
 )
 from app.cli.admin import AdminClient
 from app.core.errors import InvalidInputError, located
+from app.core.json_text import parse_object
 from app.spiffe.bundle import MAX_BUNDLE_BYTES, parse_bundle
 from app.spiffe.x509_svid import MAX_CERTIFICATE_BYTES, parse_certificate
 from app.transport.rest.pages import MAX_PAGE_SIZE
@@ -54,7 +54,7 @@ class Verifier:
 
         Raises InvalidInputError if it does not hold.
         """
-        document = _json(_text(path, MAX_LINE_BYTES), str(path))
+        document = parse_object(_text(path, MAX_LINE_BYTES), str(path))
         if "leaf" in document:
             return self._inclusion(_read(InclusionView, document, str(path)))
         if self._kept is None:
@@ -133,7 +133,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 def read_head(path: Path) -> SignedTreeHead:
     """Return the tree head of a file. Raises InvalidInputError if it is none."""
-    return _read(TreeHeadView, _json(_text(path, MAX_LINE_BYTES), str(path)), str(path)).value()
+    return _read(TreeHeadView, parse_object(_text(path, MAX_LINE_BYTES), str(path)), str(path)).value()
 
 
 def _whole(head: SignedTreeHead) -> str:
@@ -153,21 +153,11 @@ def _read(view: type[SomeView], document: Document, name: str) -> SomeView:
         ) from error
 
 
-def _json(text: str, name: str) -> Document:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name} is not JSON") from error
-    if not isinstance(document, dict):
-        raise InvalidInputError(f"{name} is not a JSON object")
-    return document
-
-
 def _lines(path: Path) -> Iterator[Document]:
     try:
         with path.open(encoding="utf-8") as file:
             while line := file.readline(MAX_LINE_BYTES):
-                yield _json(line, str(path))
+                yield parse_object(line, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"cannot read {path}: {error}") from error
 

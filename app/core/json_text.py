@@ -1,8 +1,21 @@
-"""A JSON object as the text that it is: stored, moved and answered as such, and parsed by whoever looks into it."""
+"""JSON objects: parsed from what others write, or kept as the text that they are until somebody reads them."""
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import Any, Self
+
+from app.core.errors import InvalidInputError
+
+
+def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """Return the JSON object that a text is. Raises InvalidInputError, which names `what`, if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{what} is not JSON") from error
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{what} is not a JSON object")
+    return found
 
 
 class JsonText(Mapping[str, object]):

@@ -1,7 +1,6 @@
 """Where the keys of an issuer of JWTs come from: a URL, the issuer's own description of itself, or a file."""
 
 import asyncio
-import json
 import ssl
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import httpx
 
 from app.core.bounded_files import read_regular
 from app.core.errors import InvalidInputError, UnavailableError
+from app.core.json_text import parse_object
 from app.issuers.guard import Guard, IpAddress
 from app.issuers.keys import KeySetSource
 from app.spiffe.jwks import MAX_JWKS_BYTES
@@ -112,11 +112,7 @@ class DiscoveredJwks(KeySetSource):
     async def fetch(self) -> bytes:
         """Return the JWK Set, as `KeySetSource.fetch` says."""
         content = await self._fetcher.get(f"{self._issuer.removesuffix('/')}{DISCOVERY}")
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InvalidInputError(f"{self._issuer}{DISCOVERY} is not valid JSON") from error
-        url = document.get("jwks_uri") if isinstance(document, dict) else None
+        url = parse_object(content, f"{self._issuer}{DISCOVERY}").get("jwks_uri")
         if not isinstance(url, str) or not url.startswith(("https://", "http://")):
             raise InvalidInputError(f"{self._issuer}{DISCOVERY} has no 'jwks_uri' that is a URL")
         return await self._fetcher.get(url)

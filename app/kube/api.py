@@ -1,7 +1,6 @@
 """The API server of one cluster: how it is reached, how long it may take, and when it is left alone."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from kubernetes.aio import client, config
 
 from app.core.circuit import Circuit
 from app.core.clock import Clock
-from app.core.errors import NotFoundError, UnavailableError
+from app.core.errors import InvalidInputError, NotFoundError, UnavailableError
+from app.core.json_text import parse_object
 from app.telemetry.metrics import Metrics
 
 # Calls at once, over as many connections; of those that wait for one, more would only wait until their time is over.
@@ -143,11 +143,9 @@ class KubeApi:
         if status not in {OK, CREATED}:
             raise self._refused(what, status, "see the API server's log")
         try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise self._away(what, "it answered something that is not a JSON object")
+            answer = parse_object(content, "its answer")
+        except InvalidInputError as error:
+            raise self._away(what, error.message) from error
         self._count(what, "ok")
         return answer
 

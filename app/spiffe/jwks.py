@@ -1,6 +1,5 @@
 """The public keys of an issuer of JWTs, read from a JWK Set (RFC 7517)."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from jwt import PyJWTError
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from app.core.errors import InvalidInputError
+from app.core.json_text import parse_object
 
 # An issuer has two or three keys while it rotates; a set this large is a mistake.
 MAX_JWKS_BYTES = 256 << 10
@@ -80,11 +80,7 @@ def secret_keys(content: bytes) -> tuple[int, ...]:
 def _listed(content: bytes) -> list[object]:
     if len(content) > MAX_JWKS_BYTES:
         raise InvalidInputError(f"the JWK Set is larger than {MAX_JWKS_BYTES} bytes")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError("the JWK Set is not valid JSON") from error
-    found = document.get("keys") if isinstance(document, dict) else None
+    found = parse_object(content, "the JWK Set").get("keys")
     if not isinstance(found, list):
         raise InvalidInputError("the JWK Set has no list 'keys'")
     if len(found) > MAX_KEYS:

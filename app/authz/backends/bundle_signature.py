@@ -20,6 +20,7 @@ from jwt.utils import base64url_decode
 
 from app.core.bounded_files import read_regular
 from app.core.errors import InvalidInputError, UnavailableError
+from app.core.json_text import parse_object
 from app.documents.parser import parse_documents
 
 SIGNATURES = ".signatures.json"
@@ -124,7 +125,7 @@ def _token(files: Mapping[str, bytes]) -> str:
         raise InvalidInputError(f"it is not signed: it has no {SIGNATURES}")
     if len(content) > MAX_SIGNATURES_BYTES:
         raise InvalidInputError(f"{SIGNATURES} is longer than {MAX_SIGNATURES_BYTES} bytes")
-    document = _object(content, SIGNATURES)
+    document = parse_object(content, SIGNATURES)
     if document.get("plugin") not in _PLUGINS:
         raise InvalidInputError(f"{SIGNATURES} is for another verifier: {document['plugin']!r:.80}")
     found = document.get("signatures")
@@ -137,7 +138,7 @@ def _verified(token: str, keys: Mapping[str, VerificationKey]) -> dict[str, Any]
     parts = token.split(".")
     if len(parts) != _PARTS:
         raise InvalidInputError("the bundle's signature is no JWS")
-    header, unverified = (_object(_decoded(part), "the bundle's signature") for part in parts[:2])
+    header, unverified = (parse_object(_decoded(part), "the bundle's signature") for part in parts[:2])
     # A single key needs no name. `keyid` in the claims is the older place of the id.
     key_id = next(iter(keys)) if len(keys) == 1 else header.get("kid") or unverified.get("keyid")
     key = keys.get(key_id) if isinstance(key_id, str) else None
@@ -253,13 +254,3 @@ def _go_float(number: float) -> str:
     if number.is_integer() and abs(number) < _GO_EXPONENT:
         return str(int(number))
     return re.sub(r"e-0(\d)$", r"e-\1", repr(number))
-
-
-def _object(content: bytes, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{what} is not JSON") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"{what} is not an object")
-    return found

@@ -16,6 +16,7 @@ from app.ca.model import AuthorityStage, Ban, IssuedSvid, Root, Signer
 from app.ca.rules.merkle import Frontier, is_consistent, is_included, leaf_hash
 from app.ca.rules.signatures import PrivateKey, SigningHash, signature_of, verify_signature
 from app.core.errors import InvalidInputError
+from app.core.json_text import parse_object
 from app.spiffe.bundle import parse_bundle
 from app.spiffe.id import SpiffeId, TrustDomain
 from app.spiffe.keys import accepted_key
@@ -217,13 +218,7 @@ def check_certificate(leaf: LogLeaf, certificate: x509.Certificate) -> None:
 
 def fields_of(entry: LogEntry) -> dict[str, object]:
     """Return what an entry says, by name. Raises InvalidInputError if it is not an entry of this log."""
-    try:
-        fields = json.loads(entry.text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError("an entry of the log is not JSON") from error
-    if not isinstance(fields, dict):
-        raise InvalidInputError("an entry of the log is not an object")
-    return fields
+    return parse_object(entry.text, "an entry of the log")
 
 
 def _life_under(

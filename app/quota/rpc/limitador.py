@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from app.core.errors import InvalidInputError, MeshwardError
+from app.core.json_text import parse_object
 from app.quota.model import (
     MAX_ENTRIES,
     MAX_KEY_LENGTH,
@@ -102,11 +103,8 @@ class LimitadorHttp:
 
 def _request(body: bytes) -> tuple[str, Descriptor, int, bool]:
     """Return namespace, values, delta, and whether headers are wanted."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError("the body is not JSON") from error
-    if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
+    fields = parse_object(body, "the body")
+    if not fields.keys() <= _FIELDS:
         raise InvalidInputError(f"the body must be an object with the fields {', '.join(sorted(_FIELDS))}")
     namespace, values, delta = fields.get("namespace"), fields.get("values", {}), fields.get("delta", 1)
     if not isinstance(namespace, str) or not namespace:

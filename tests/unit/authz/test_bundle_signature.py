@@ -61,7 +61,7 @@ def test_what_opa_has_signed_is_verified(algorithm):
         ({".manifest": b'{"revision": "r2", "roots": ["envoy", "roles", "extra"]}'}, ".manifest has another digest"),
         ({".signatures.json": None}, "it is not signed"),
         ({".signatures.json": b"{"}, "is not JSON"),
-        ({".signatures.json": b"[]"}, "is not an object"),
+        ({".signatures.json": b"[]"}, "is not a JSON object"),
         ({".signatures.json": b'{"signatures": []}'}, "must have one signature"),
         ({".signatures.json": b'{"signatures": ["a.b.c", "a.b.c"]}'}, "must have one signature"),
         ({".signatures.json": b'{"signatures": ["a"]}'}, "is no JWS"),

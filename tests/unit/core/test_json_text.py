@@ -1,10 +1,28 @@
-"""A JSON object that stays its text."""
+"""JSON objects: parsed from what others write, and one that stays its text."""
 
 import pickle
 
 import pytest
 
-from app.core.json_text import JsonText
+from app.core.errors import InvalidInputError
+from app.core.json_text import JsonText, parse_object
+
+
+@pytest.mark.parametrize("text", ['{"a": [1]}', b'{"a": [1]}', ' {"a":[1]}\n'])
+def test_an_object_is_parsed(text):
+    assert parse_object(text, "the file") == {"a": [1]}
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff{}", "[" * 100_000, "{} {}"])
+def test_what_is_no_json_is_refused_by_its_name(text):
+    with pytest.raises(InvalidInputError, match=r"^the file is not JSON$"):
+        parse_object(text, "the file")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"{}"', "1"])
+def test_another_value_is_refused_by_its_name(text):
+    with pytest.raises(InvalidInputError, match=r"^the file is not a JSON object$"):
+        parse_object(text, "the file")
 
 
 def test_it_is_the_mapping_that_its_text_describes():

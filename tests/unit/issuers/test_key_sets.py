@@ -134,7 +134,7 @@ async def test_kept_keys_that_cannot_be_read_are_refused(make, sources):
     sources["a"].let_go.clear()
     restarted = make()
     restarted.use(["a"])
-    with pytest.raises(PreconditionError, match="not valid JSON"):
+    with pytest.raises(PreconditionError, match="is not JSON"):
         await restarted.load()
     restarted.close()
     await settled(restarted)
