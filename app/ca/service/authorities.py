@@ -186,7 +186,7 @@ class Authorities:
         if self._plug_in is not None and root.origin is not None:
             raise UnavailableError(self._plug_in.waits(root))
         if self._upstream is not None and root.origin is not None:
-            raise UnavailableError(self._upstream.refusal)
+            raise UnavailableError(self._upstream.waits(known.trust))
         if root.origin is not None:
             raise PreconditionError(f"{NOT_OURS} {root.id}: {AGAIN}")
         raise UnavailableError(

@@ -61,6 +61,16 @@ class Upstream:
         """Why there is no CA."""
         return f"the upstream {self._source.place} has not signed: {self.status.problem or 'it has not been asked yet'}"
 
+    def waits(self, trust: Trust) -> str:
+        """Return why there is nothing to sign with under the active root, and what to do."""
+        root = trust.prepared
+        if root is None or self.status.problem is not None:
+            return self.refusal
+        return (
+            f"the upstream has signed under the root {root.id}, which is not active yet: meshward ca acknowledgements "
+            f"{root.id} lists who has not accepted it, meshward ca activate {root.id} --force waits for nobody"
+        )
+
     async def maintain(self, own: Sequence[OwnAuthority], trust: Trust) -> None:
         """Make one pass; `own` are the signing authorities of this replica, the last to end first.
 

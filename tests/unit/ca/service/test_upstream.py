@@ -371,6 +371,23 @@ async def test_a_bundle_that_cannot_be_followed_stops_no_renewal(above, beneath,
     assert beneath.authorities.active().signer.id != first.id
 
 
+async def test_a_new_root_that_is_waited_for_can_be_activated_by_force(above, beneath, clock):
+    """Whoever holds no stream cannot accept the new root while nothing is issued."""
+    first = above.authorities.status().root_id
+    await beneath.issuance.issue(Principal(Credential.SVID, CART), csr(), 0, Surface.ISTIO_CA)
+    clock.advance(60)
+    second = await above.authorities.roots.prepare(OPERATOR)
+    await above.authorities.roots.activate(OPERATOR, second.id, force=True)
+    await above.authorities.roots.taint(OPERATOR, first)
+    await passes(clock, above, beneath, count=5)
+    assert beneath.authorities.trust().stage(second.id) is Stage.ACTIVATING
+    problem = beneath.authorities.waiting_for
+    assert problem is not None
+    assert f"meshward ca activate {second.id} --force" in problem
+    await beneath.authorities.roots.activate(OPERATOR, second.id, force=True)
+    assert proven_id((await issued(beneath)).chain, above.authorities.bundle(), clock.now()) == CART
+
+
 async def test_a_tainted_authority_is_replaced(above, beneath, clock):
     own = beneath.authorities.active().signer
     await above.maintain()
