@@ -97,7 +97,7 @@ def make_authentication(
     credentials = source_of(CREDENTIAL_AUTHENTICATION_KIND, settings.policies_dir)
     credential_authenticator = CredentialAuthenticator(
         credentials,
-        authenticator.authenticate,
+        authenticator,
         sources,
         clock,
         metrics,

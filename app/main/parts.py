@@ -172,9 +172,9 @@ def make_parts(settings: Settings, clock: Clock) -> Parts:
         decisions,
         make_engine,
         offload=offload,
-        banned=ca.bans.refusal,
-        authenticate=authentication.credentials.authenticate,
-        peer_refusal=authentication.peers.refusal,
+        bans=ca.bans,
+        senders=authentication.credentials,
+        peers=authentication.peers,
     )
     quota_source = make_quota_source(
         settings.quota, clock, offload, settings.data_dir / DIRECTORY, partial(source_of, QUOTA_KIND, None)

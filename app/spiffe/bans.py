@@ -10,9 +10,13 @@ BANNED = "banned"
 
 
 class BanLookup(Protocol):
-    """The active bans of identities and certificates. `changed` fires after each change of them."""
+    """The active bans of identities and certificates. `changed` fires after each change of them.
+
+    `any`: there may be one; without, `refusal` returns None for everybody.
+    """
 
     changed: Signal
+    any: bool
 
     def refusal(self, identity: str, serial: str) -> MeshwardError | None:
         """Return why an identity, `example.org/ns/shop/sa/cart`, or its certificate is refused, None if it is not.
@@ -26,7 +30,7 @@ class NoBans:
     """A BanLookup without a ban."""
 
     def __init__(self) -> None:
-        self.changed = Signal()
+        self.changed, self.any = Signal(), False
 
     def refusal(self, _identity: str, _serial: str) -> MeshwardError | None:
         """Return None."""

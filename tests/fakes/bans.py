@@ -7,7 +7,7 @@ from app.spiffe.bans import BANNED
 
 class ListedBans:
     def __init__(self) -> None:
-        self.changed = Signal()
+        self.changed, self.any = Signal(), True
         self._banned: set[str] = set()
 
     def ban(self, *banned):

@@ -81,7 +81,7 @@ class Policies(PolicyService):
         self.api_keys = ApiKeys(MemoryApiKeys(), clock, metrics)
         self.credentials = CredentialAuthenticator(
             MemoryDocuments(),
-            self.requests.authenticate,
+            self.requests,
             sources or CredentialSources(self.api_keys, servers or {}, reviewers or {}, "main"),
             clock,
             metrics,
@@ -97,9 +97,9 @@ class Policies(PolicyService):
             replace(options or AuthzOptions(matching=Matching.STRICT), providers=frozenset(providers or ())),
             log,
             make_engine,
-            banned=(bans or NoBans()).refusal,
-            authenticate=self.credentials.authenticate,
-            peer_refusal=self.peers.refusal,
+            bans=bans or NoBans(),
+            senders=self.credentials,
+            peers=self.peers,
         )
 
     async def refresh(self):

@@ -77,7 +77,7 @@ class AuthorizationRpc:
         self._read_request = READS[service.matching].request
         self._connections = Connections(service.matching, gateways, trusted_hops)
         # Whole answers to what is allowed, and answers to what is denied, which lack the body.
-        self._ready: dict[Decision, Prepared] = {}
+        self._ready: dict[object, Prepared] = {}
         self._denials: dict[Decision, Any] = {}
 
     def Check(self, payload: bytes, context: CallContext) -> Any:  # noqa: N802 - the RPC's name
@@ -98,21 +98,25 @@ class AuthorizationRpc:
             decision = self._service.malformed(error.message)
         except Exception:  # noqa: BLE001 - as the docstring says
             decision = self._service.failed()
-        if isinstance(decision, Decision):
-            return self._ready.get(decision) or self._respond(decision, http)
-        return self._respond_later(decision, http)
+        ready = self._ready.get(decision)
+        if ready is not None:
+            return ready
+        return self._respond(decision, http) if isinstance(decision, Decision) else self._respond_later(decision, http)
 
     async def _respond_later(self, decision: Awaitable[Decision], http: Any) -> Any:
         return self._respond(await decision, http)
 
     def _respond(self, decision: Decision, http: Any) -> Any:
+        ready = self._ready.get(decision)
+        if ready is not None:
+            return ready
         if isinstance(decision, ProvidedDecision):
             try:
-                return self._ready.get(decision) or self._changing(decision, http)
+                return self._changing(decision, http)
             except Exception:  # noqa: BLE001 - as the docstring of Check says
                 decision = self._service.failed()
         if decision.allowed:
-            return self._ready.get(decision) or self._keep(decision, self._answer(decision))
+            return self._keep(decision, self._answer(decision))
         return self._denial(decision, http.method, http.path)
 
     def _read(self, attributes: Any, request: Any, http: Any, payload: bytes, context: CallContext) -> CheckInput:

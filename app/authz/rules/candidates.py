@@ -48,35 +48,30 @@ def role_of(policy: AuthorizationPolicy) -> int:
 class Prefixes:
     """Buckets by what a text begins with, found by a search in the sorted prefixes, however many they are.
 
-    Of the prefixes that are not above the text in their order, the last one begins with every prefix of the text.
+    Of the prefixes that are not above a text in their order, the last one begins with every prefix of the text. For
+    each, in this order, `nested` has its bucket and where the next shorter one that it begins with is, -1 for none.
     """
 
-    __slots__ = ("_nested", "_sorted", "table")
+    __slots__ = ("nested", "ordered", "table")
 
     def __init__(self, table: Table, ordered: Sequence[str] = ()) -> None:
         """Sort the prefixes of a table; most of them are in order if they are so in `ordered`."""
         self.table = table
         known = [prefix for prefix in ordered if prefix in table]
-        self._sorted: list[str] = sorted([*known, *(table.keys() - known)])
-        self._nested: list[tuple[str, Bucket, int]] = []
-        """Each prefix, its bucket, and where the next shorter one that it begins with is, -1 if there is none."""
-        for prefix in self._sorted:
-            outer = len(self._nested) - 1
-            while outer >= 0 and not prefix.startswith(self._nested[outer][0]):
-                outer = self._nested[outer][2]
-            self._nested.append((prefix, table[prefix], outer))
+        self.ordered: list[str] = sorted([*known, *(table.keys() - known)])
+        self.nested: list[tuple[str, Bucket, int]] = []
+        for prefix in self.ordered:
+            outer = len(self.nested) - 1
+            while outer >= 0 and not prefix.startswith(self.nested[outer][0]):
+                outer = self.nested[outer][2]
+            self.nested.append((prefix, table[prefix], outer))
 
     def changed(self, table: Table) -> "Prefixes":
         """Return the prefixes of a table that was made of this one."""
-        return self if table is self.table else Prefixes(table, self._sorted)
+        return self if table is self.table else Prefixes(table, self.ordered)
 
-    def add_to(self, found: list[OfRole], text: str) -> None:
-        """Append the rules of all prefixes of a text."""
-        place = bisect_right(self._sorted, text) - 1
-        while place >= 0:
-            prefix, bucket, place = self._nested[place]
-            if text.startswith(prefix):
-                found += bucket
+
+_NO_PREFIXES = Prefixes({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +84,18 @@ class Lookup:
 
     dimension: Attribute
     exact: Table
-    prefixes: Prefixes | None
+    prefixes: Prefixes
     by_policy: Table
 
     def add_to(self, found: list[OfRole], text: str) -> None:
         """Append the rules for an attribute that is the text."""
         found += self.exact.get(text, _EMPTY)
-        if self.prefixes is not None:
-            self.prefixes.add_to(found, text)
+        prefixes = self.prefixes
+        place = bisect_right(prefixes.ordered, text) - 1
+        while place >= 0:
+            prefix, bucket, place = prefixes.nested[place]
+            if text.startswith(prefix):
+                found += bucket
 
     @property
     def everything(self) -> Iterator[OfRole]:
@@ -121,7 +120,7 @@ class RuleTable:
             if (table := self._find(dimension, _PREFIX))
         }
         self.lookups = tuple(
-            Lookup(dimension, self._find(dimension, _EXACT), self._prefixes.get(dimension), by_policy)
+            Lookup(dimension, self._find(dimension, _EXACT), self._prefixes.get(dimension, _NO_PREFIXES), by_policy)
             for dimension in DIMENSIONS
             if (by_policy := self._find(dimension, _BY_POLICY))
         )

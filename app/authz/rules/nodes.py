@@ -215,11 +215,15 @@ class And:
     """Every child holds; without children it always does."""
 
     children: "tuple[Node, ...]"
+    _conditions: tuple[Callable[[CheckInput], bool], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_conditions", tuple(child.holds for child in self.children))
 
     def holds(self, request: CheckInput) -> bool:
         """Whether `request` matches."""
-        for child in self.children:
-            if not child.holds(request):
+        for holds in self._conditions:
+            if not holds(request):
                 return False
         return True
 

@@ -1,7 +1,8 @@
 """Authorization's use cases: decide whether a request may pass. Their document store keeps the policies."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
+from typing import Protocol
 
 import structlog
 
@@ -21,6 +22,7 @@ from app.core.errors import MeshwardError
 from app.core.offload import Offload, in_thread
 from app.documents.ports import DocumentSource
 from app.documents.store import Compiler, Difference, DocumentStore
+from app.spiffe.bans import BanLookup
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 
@@ -31,15 +33,6 @@ _NOT_LOADED = Verdict(Decision(Outcome.DENY, "the policies are not loaded yet"),
 _FAILED = Verdict(Decision(Outcome.DENY, "internal error; Meshward's log has the cause"), Cause.ERROR)
 
 PolicyStore = DocumentStore[AuthorizationPolicy, CompiledPolicy, PolicyEngine]
-
-Authenticate = Callable[[CheckInput], Sender | Awaitable[Sender]]
-"""Returns who sends a request by its tokens, or the denial if they are not accepted."""
-
-PeerRefusal = Callable[[CheckInput], Verdict | None]
-"""Returns the denial of a request whose peer did not prove what its workload demands."""
-
-Banned = Callable[[str, str], MeshwardError | None]
-"""Returns why the identity (`example.org/ns/shop/sa/cart`) or its serial number is banned, None if it is not."""
 
 _ALLOW = Outcome.ALLOW
 _log = structlog.get_logger(__name__)
@@ -86,8 +79,26 @@ async def _later(verdict: Awaitable[Verdict], sender: Authenticated) -> Verdict:
     return with_note(with_changes(await verdict, sender.changes), sender.note)
 
 
-def _of_ban(error: MeshwardError) -> Verdict:
-    return Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED)
+class Senders(Protocol):
+    """Knows who sends requests, by what they have of them; not asked while it is not `active`."""
+
+    @property
+    def active(self) -> bool:
+        """Whether `authenticate` may return anything but None."""
+
+    def authenticate(self, request: CheckInput, /) -> Sender | Awaitable[Sender]:
+        """Return who sends a request, or the denial if what it has is not accepted."""
+
+
+class PeerDemands(Protocol):
+    """Knows what workloads demand of their peers; not asked while it is not `active`."""
+
+    @property
+    def active(self) -> bool:
+        """Whether `refusal` may return anything but None."""
+
+    def refusal(self, request: CheckInput, /) -> Verdict | None:
+        """Return the denial of a request whose peer did not prove what its workload demands."""
 
 
 class PolicyService:
@@ -103,13 +114,13 @@ class PolicyService:
         make_engine: MakeEngine,
         *,
         offload: Offload = in_thread,
-        banned: Banned = lambda _identity, _serial: None,
-        authenticate: Authenticate = lambda _request: None,
-        peer_refusal: PeerRefusal = lambda _request: None,
+        bans: BanLookup,
+        senders: Senders,
+        peers: PeerDemands,
     ) -> None:
-        self._metrics, self._series, self._banned = metrics, metrics.decisions.series, banned
+        self._metrics, self._series = metrics, metrics.decisions.series
         self._decisions, self._logs_allowed = decisions, decisions.allowed
-        self._authenticate, self._peer_refusal = authenticate, peer_refusal
+        self._bans, self._senders, self._peers = bans, senders, peers
         self._make_engine, self._options, self.matching = make_engine, options, options.matching
         self.documents: PolicyStore = DocumentStore(
             policy_kind(options.providers),
@@ -134,14 +145,11 @@ class PolicyService:
         if snapshot is None:
             return self._record(_NOT_LOADED)
         try:
-            # An X509-SVID has one SPIFFE ID.
-            if source is not None and (error := self._banned(source.principal, source.serial)):
-                return self._record(_of_ban(error), request)
-            if source is not None and len(source.principals) > 1 and (error := self._any_banned(source)):
-                return self._record(_of_ban(error), request)
-            if refused := self._peer_refusal(request):
+            if self._bans.any and source is not None and (error := self._ban_of(source)):
+                return self._record(Verdict(Decision(Outcome.DENY, error.message), Cause.BANNED), request)
+            if self._peers.active and (refused := self._peers.refusal(request)):
                 return self._record(refused, request)
-            sender = self._authenticate(request)
+            sender = self._senders.authenticate(request) if self._senders.active else None
             if sender is not None and not isinstance(sender, Authenticated | Verdict):
                 return self._check_sender(sender, snapshot.index, request)
             engine = snapshot.index
@@ -157,8 +165,10 @@ class PolicyService:
         except Exception:  # noqa: BLE001 - as above
             return self.failed()
 
-    def _any_banned(self, source: Identity) -> MeshwardError | None:
-        return next(filter(None, (self._banned(each, source.serial) for each in source.principals)), None)
+    def _ban_of(self, source: Identity) -> MeshwardError | None:
+        """Return why the source is banned, by its certificate or one of its names."""
+        names = source.principals or (source.principal,)
+        return next(filter(None, (self._bans.refusal(name, source.serial) for name in names)), None)
 
     async def _check_later(self, verdict: Awaitable[Verdict], request: CheckInput) -> Decision:
         try:
@@ -179,13 +189,12 @@ class PolicyService:
     def _record(self, verdict: Verdict, request: CheckInput | None = None) -> Decision:
         self._series(verdict.labels).count += 1
         decision = verdict.decision
-        if decision.observed:
-            for each in decision.observed:
-                self._metrics.observations.add((each.watch.value, each.result))
         if decision.observed or decision.outcome is not _ALLOW or self._logs_allowed:
-            self._log_decision(decision, request)
+            self._report(decision, request)
         return decision
 
-    def _log_decision(self, decision: Decision, request: CheckInput | None) -> None:
+    def _report(self, decision: Decision, request: CheckInput | None) -> None:
+        for each in decision.observed:
+            self._metrics.observations.add((each.watch.value, each.result))
         if self._decisions.wants(decision):
             self._decisions.write(decision, _facts(request) if request else {})

@@ -113,6 +113,8 @@ class RequestAuthenticator:
         self._key_sets, self._clock, self._metrics = key_sets, clock, metrics
         self._judges_unknown = unknown_workload is UnknownWorkload.ROOT
         self._kept: dict[tuple[TokenRules, Digest], tuple[Accepted, Authenticated]] = {}
+        self.active = True
+        """Whether a document may ask for tokens; without one, `authenticate` returns None."""
         self.documents: RequestAuthenticationStore = DocumentStore(
             REQUEST_AUTHENTICATION_KIND,
             source,
@@ -131,7 +133,7 @@ class RequestAuthenticator:
         if snapshot is None:
             return _NOT_LOADED
         workload = request.connection.workload
-        if snapshot.index.is_empty or request.is_tcp or (workload is None and not self._judges_unknown):
+        if request.is_tcp or (workload is None and not self._judges_unknown):
             return None
         rules = snapshot.index.made_for(workload)
         if rules is None:
@@ -209,6 +211,7 @@ class RequestAuthenticator:
 
     def _changed(self, snapshot: "Snapshot[RequestAuthentication, RequestAuthentication, Index]") -> None:
         self._kept.clear()
+        self.active = not snapshot.index.is_empty
         rules = (rule for each in snapshot.documents.values() for rule in each.parsed.rules)
         self._key_sets.use(rule.keys for rule in rules if not rule.keys.inline)
 

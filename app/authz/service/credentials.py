@@ -1,6 +1,6 @@
 """The use case of credential authentication: who sends a request, by credentials that are no JWTs of an issuer."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 from app.authz.model import Cause, CheckInput, Claims, UnknownWorkload, Verdict, Workload
@@ -27,7 +27,7 @@ from app.authz.rules.credentials import (
 )
 from app.authz.rules.places import AUTHORIZATION
 from app.authz.rules.scoped import ScopedDocuments
-from app.authz.service.authentication import Authenticated, Sender
+from app.authz.service.authentication import Authenticated, RequestAuthenticator, Sender
 from app.authz.service.scoped import not_loaded, scoped_compiler, unknown_labels
 from app.core.clock import Clock
 from app.core.decision import Outcome as Decided
@@ -47,7 +47,6 @@ _NOT_LOADED, _UNKNOWN_LABELS = not_loaded("credential authentications"), unknown
 
 Index = ScopedDocuments[CredentialAuthentication, CredentialRules]
 CredentialAuthenticationStore = DocumentStore[CredentialAuthentication, CredentialAuthentication, Index]
-Tokens = Callable[[CheckInput], Sender | Awaitable[Sender]]
 
 
 class CredentialVerifier(Protocol):
@@ -73,7 +72,7 @@ class CredentialAuthenticator:
     def __init__(  # noqa: PLR0913 - each is a part or a value of the composition root
         self,
         source: DocumentSource,
-        tokens: Tokens,
+        tokens: RequestAuthenticator,
         verifier: CredentialVerifier,
         clock: Clock,
         metrics: Metrics,
@@ -86,8 +85,8 @@ class CredentialAuthenticator:
         self._judges_unknown = unknown_workload is UnknownWorkload.ROOT
         self._failures = Buckets(clock.monotonic)
         self._kept: dict[object, tuple[Proven, Authenticated]] = {}
-        # Whether no document asks for credentials: then nothing is looked for.
-        self._idle = False
+        # Whether a document may ask for credentials.
+        self._asks = True
         self.documents: CredentialAuthenticationStore = DocumentStore(
             credential_authentication_kind(verifier.named),
             source,
@@ -97,13 +96,18 @@ class CredentialAuthenticator:
             metrics=metrics,
         )
 
+    @property
+    def active(self) -> bool:
+        """Whether a document may ask for tokens or credentials; without one, `authenticate` returns None."""
+        return self._asks or self._tokens.active
+
     def authenticate(self, request: CheckInput) -> Sender | Awaitable[Sender]:
         """Return who sends `request`; the denial if one of its credentials is not accepted; None if none is looked for.
 
         To be awaited where a source of credentials has to be asked, or the keys of a token's issuer are fetched.
         """
-        sender = self._tokens(request)
-        if self._idle or isinstance(sender, Verdict):
+        sender = self._tokens.authenticate(request) if self._tokens.active else None
+        if not self._asks or isinstance(sender, Verdict):
             return sender
         if sender is None or isinstance(sender, Authenticated):
             return self._judge(request, sender)
@@ -200,7 +204,7 @@ class CredentialAuthenticator:
 
     def _changed(self, snapshot: "Snapshot[CredentialAuthentication, CredentialAuthentication, Index]") -> None:
         self._kept.clear()
-        self._idle = snapshot.index.is_empty
+        self._asks = not snapshot.index.is_empty
 
 
 def _without_credential(rules: CredentialRules, request: CheckInput, tokens: Authenticated | None) -> Authenticated:

@@ -50,7 +50,7 @@ class Bans:
     """
 
     def __init__(self, config: CaConfig, transactions: CaTransactions, clock: Clock, metrics: Metrics) -> None:
-        self.changed = Signal()
+        self.changed, self.any = Signal(), True
         self._config, self._transactions, self._clock, self._metrics = config, transactions, clock, metrics
         # One at a time, so that what was read before a change never replaces what was read after it.
         self._reading = asyncio.Lock()
@@ -184,6 +184,7 @@ class Bans:
         index = BanIndex.of(bans)
         changed = index != self._index
         self._index, self._revision, self._read_at = index, revision, self._clock.monotonic()
+        self.any = bool(index.by_subject)
         self._metrics.bans.set((), len(bans))
         if changed:
             self.changed.fire()

@@ -16,10 +16,12 @@ from app.db.rows import Rows
 from app.db.transactions import Transactions
 from app.documents.model import Applied, Change, DocumentKey, StoredDocument
 from app.documents.sources import DatabaseSource
+from app.spiffe.bans import NoBans
 from app.telemetry.decisions import DecisionLog
 from app.telemetry.metrics import Metrics
 from tests.fakes.authz import policy, request
 from tests.fakes.documents import note, note_store, texts
+from tests.fakes.gates import NothingDemanded
 from tests.fakes.principals import OPERATOR
 
 
@@ -115,8 +117,18 @@ async def test_large_documents_are_read_in_another_process(transactions):
     def replica():
         offload = ChildProcess(max_thread_bytes=1000)
         log = DecisionLog("off", float)
-        source = DatabaseSource(transactions)
-        return PolicyService(source, SystemClock(), Metrics(), AuthzOptions(), log, NativeEngine.of, offload=offload)
+        return PolicyService(
+            DatabaseSource(transactions),
+            SystemClock(),
+            Metrics(),
+            AuthzOptions(),
+            log,
+            NativeEngine.of,
+            offload=offload,
+            bans=NoBans(),
+            senders=NothingDemanded(),
+            peers=NothingDemanded(),
+        )
 
     one, other = replica(), replica()
     await one.documents.refresh()

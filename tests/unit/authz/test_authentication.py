@@ -16,7 +16,7 @@ from app.spiffe.jwt import LEEWAY
 from tests.assets.jwts import EC_KEY, ISSUER, RSA_KEY, STRANGER, hostile, jwks, token
 from tests.assets.request_authentications import URL, jwt_rule, request_authentication
 from tests.fakes.authz import policy, request, with_connection
-from tests.fakes.checks import policy_service
+from tests.fakes.checks import Policies, policy_service
 from tests.fakes.clock import ManualClock
 from tests.fakes.key_set_source import FakeKeySetSource
 
@@ -307,9 +307,18 @@ async def test_a_strangers_token_is_never_kept(make, clock, metrics):
 
 
 async def test_nothing_passes_before_the_documents_were_read(clock):
-    service = await policy_service(clock=clock)
-    service.requests.documents.snapshot = None
-    assert service.check(sent()).reason == "the request authentications are not loaded yet"
+    service = Policies(clock=clock)
+    await service.documents.refresh()
+    reasons = [service.check(sent()).reason]
+    for each in (service.peers, service.requests, service.credentials):
+        await each.documents.refresh()
+        reasons.append(service.check(sent()).reason)
+    assert reasons == [
+        "the peer authentications are not loaded yet",
+        "the request authentications are not loaded yet",
+        "the credential authentications are not loaded yet",
+        "no ALLOW policy applies to the workload",
+    ]
 
 
 async def test_the_log_has_the_principal_and_never_the_token(make, clock, capsys):
