@@ -1,13 +1,22 @@
 """Ports for processes that cannot bind one of their own choice."""
 
+import random
 import socket
+
+# Below those that Linux gives to connections, one of which could take a port before its process does.
+FIRST, LAST = 16_000, 32_000
 
 
 def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return so many ports that nothing is bound to."""
+    found: list[int] = []
+    for port in random.sample(range(FIRST, LAST), LAST - FIRST):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == number:
+            break
+    return found
