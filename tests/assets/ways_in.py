@@ -27,7 +27,8 @@ ALLOW [{to: [{operation: {paths: ['/known']}}], from: [{source: {notPrincipals: 
 
 @dataclass(frozen=True)
 class Way:
-    """A request, byte for byte but for the line ends. `peer` is the client's certificate, see `PEERS` of the test.
+    """A request, byte for byte but for the line ends. `peer` is the client's certificate, see `PEERS` of
+    `protected_workload`.
 
     Over HTTP/2 the pseudo-headers are made of the fields, `:authority` only if there is a host; more of them, and what
     does not belong there, may stand among the headers.
