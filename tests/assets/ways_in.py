@@ -3,10 +3,11 @@
 What protects it is `POLICIES`, written as the guide says for `authz.matching = "istio"`.
 """
 
+import hmac
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.assets.jwts import AUDIENCE, ISSUER, STRANGER, SUBJECT, hostile, jwk, spelled, token
+from tests.assets.jwts import AUDIENCE, ISSUER, STRANGER, SUBJECT, claims, hostile, jwk, part, spelled, token
 from tests.assets.request_authentications import jwt_rule, request_authentication
 
 POLICIES = """
@@ -293,6 +294,19 @@ def token_ways(now):
     )
     yield Way("token: keys of its own", "/token", _bearing(token(now, key=STRANGER, headers=stranger)))
     yield Way("token: x5u of its own", "/token", _bearing(token(now, key=STRANGER, headers={"x5u": "https://evil/"})))
+    yield Way("token: x5c of its own", "/token", _bearing(token(now, key=STRANGER, headers={"x5c": ["AA=="]})))
+    yield Way("token: a key id that is a path", "/token", _bearing(_of_an_empty_secret(now, "../../../dev/null")))
+    yield Way("token: a key id that is a query", "/token", _bearing(_of_an_empty_secret(now, "x' UNION SELECT '")))
+    zeros = spelled({"alg": "ES256", "kid": "ec"}, claims(now), bytes(64))
+    yield Way("token: a signature of zeros", "/token", _bearing(zeros))
+    yield Way("token: of capitals", "/token", _bearing(spelled({"alg": "NONE"}, claims(now), b"")))
+    yield Way("token: in a token", "/token", _bearing(spelled({"alg": "none", "cty": "JWT"}, good.encode(), b"")))
+    yield Way("token: in five parts", "/token", _bearing(f"{good}.x.y"))
+    unsigned = spelled({"alg": "none"}, claims(now, sub="root"), b"")
+    yield Way("token: parameter twice", f"/token?token={unsigned}&token={good}")
+    yield Way("token: parameter twice", f"/token?token={good}&token={unsigned}")
+    yield Way("token: parameter twice", f"/token?token={good}&%74oken={unsigned}")
+    yield Way("token: parameter of another name", f"/token?Token={good}&token[]={good}&access_token={good}")
     yield Way("token: empty signature", "/token", _bearing(f"{good.rpartition('.')[0]}."))
     yield Way("token: of another issuer", "/token", _bearing(token(now, iss=f"{ISSUER}/")))
     yield Way("token: subject with the issuer in it", "/token", _bearing(token(now, iss="https:", sub=f"x/{SUBJECT}")))
@@ -311,6 +325,12 @@ def token_ways(now):
     yield Way("token: a claim's header beside another", "/role", ("X-Role: admin", *_bearing(token(now, role="user"))))
     yield Way("token: metadata that the client sends", "/token", ("x-envoy-dynamic-metadata: x", "x-jwt-payload: e30"))
     yield Way("token: none where all but none pass", "/public", ("Authorization: Basic eDp4",))
+
+
+def _of_an_empty_secret(now, kid):
+    """A token whose key would be an empty file, or what a database finds by it."""
+    signed = f"{part({'alg': 'HS256', 'kid': kid})}.{part(claims(now))}"
+    return f"{signed}.{part(hmac.digest(b'', signed.encode(), 'sha256'))}"
 
 
 def tokens_that_pass(now):

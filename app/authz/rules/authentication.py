@@ -7,7 +7,7 @@ accepts its tokens or has none.
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.authz.model import NO_CLAIMS, CheckInput, Claims
@@ -189,11 +189,19 @@ def _tokens_at(places: Places, request: CheckInput, params: Params, cookies: Coo
     for name, prefix in headers:
         values = request.headers.get(name) or ()
         found += [("header", name, _after(prefix, value), ()) for value in values if prefix in value]
-    if params:
-        found += [("param", name, params[name][0][0], params[name][1]) for name in param_names if name in params]
-    if cookies:
-        found += [("cookie", name, cookies[name][0], ()) for name in cookie_names if name in cookies]
+    for name in param_names:
+        if name in params:
+            texts, spellings = params[name]
+            found += [("param", name, text, spellings) for text in _each_of(texts)]
+    for name in cookie_names:
+        if name in cookies:
+            found += [("cookie", name, text, ()) for text in _each_of(cookies[name])]
     return tuple(found)
+
+
+def _each_of(values: Sequence[str]) -> Iterable[str]:
+    """Return the first value, which is Envoy's, and those after it, which a server might take."""
+    return dict.fromkeys((values[0], *filter(None, values[1:])))
 
 
 def _inline_keys(given: KeysFrom) -> KeySet:

@@ -139,7 +139,7 @@ OTHERS = [
     ("GET", f"/?access_token={GOOD}&b=2", {}),
     ("GET", f"/?b=2&access_token={EXPIRED}", {}),
     ("GET", f"/?access%5Ftoken={GOOD}", {}),
-    ("GET", f"/?access_token={GOOD}&access_token={EXPIRED}", {}),
+    ("GET", f"/?access_token={GOOD}&access_token={GOOD}&access_token=", {}),
     ("GET", f"/?access_token={EXPIRED}", {"authorization": f"Bearer {GOOD}"}),
     ("GET", f"/?access_token={GOOD}", {"authorization": f"Bearer {EXPIRED}"}),
     ("GET", f"/?access_token={GOOD}", {"authorization": f"Bearer {GOOD}"}),
@@ -324,3 +324,17 @@ async def test_a_token_with_spaces_is_refused_although_envoy_reads_over_them(ask
     target = f"/?access_token={GOOD}%20"
     ours, theirs = await ask("plain", "GET", target, {})
     assert (ours[0], theirs[0]) == (401, 200)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        (f"/?access_token={GOOD}&access_token={EXPIRED}", {}),
+        (f"/?access_token={GOOD}&access%5Ftoken={EXPIRED}", {}),
+        ("/", {"cookie": f"jwt={GOOD}; jwt={EXPIRED}"}),
+    ],
+)
+async def test_a_token_that_comes_twice_is_accepted_twice_although_envoy_takes_the_first(ask, target, headers):
+    found = [(ours[0], theirs[0]) for ours, theirs in [await ask(name, "GET", target, headers) for name in RULES]]
+    assert (401, 200) in found
+    assert (200, 401) not in found
