@@ -1,6 +1,7 @@
 """Runs pairs of policies and requests through a real Envoy, and returns what each of the two decided."""
 
 import asyncio
+import random
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from tests.fakes.authz import engine_of
 from tests.fakes.checks import policy_service
 from tests.fakes.clock import ManualClock
 from tests.support.differential import mesh, policies
+from tests.support.differential.aim import aimed
 from tests.support.differential.clients import PAIR_HEADER, Client, touch
 from tests.support.differential.traffic import Request, random_connections, random_requests
 from tests.support.envoy_process import EnvoyProcess
@@ -109,10 +111,14 @@ OPTIONS = AuthzOptions(
 
 
 def random_pairs(sets, requests, connections, seed):
-    """Return so many requests and connections to workloads with these sets of policies."""
+    """Return so many requests and connections to workloads with these sets of policies, most of them meant to match."""
     over_tcp = [number for number, found in enumerate(sets) if not policies.is_about_metadata(found)][:MAX_TCP_SETS]
+    rng = random.Random(seed)
     return [
-        *(Pair(index % len(sets), each) for index, each in enumerate(random_requests(requests, seed))),
+        *(
+            Pair(index % len(sets), aimed(rng, each, sets[index % len(sets)]))
+            for index, each in enumerate(random_requests(requests, seed))
+        ),
         *(
             Pair(over_tcp[index % len(over_tcp)], each)
             for index, each in enumerate(random_connections(connections, seed))

@@ -104,6 +104,7 @@ _OTHERS: dict[str, tuple[bytes, ...]] = {
             b"0203.0.113.7",
         ),
     ),
+    "x-forwarded-proto": (b"http", b"https", b"HTTPS", b"ftp", b""),
     "x-envoy-original-path": (b"/admin",),
     "x-original-url": (b"/admin",),
 }
