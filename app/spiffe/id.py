@@ -65,6 +65,10 @@ class SpiffeId:
         if self.path:
             _check_path(self.path)
 
+    def __hash__(self) -> int:
+        # Ids are looked up on every call, and nearly all of them are of one trust domain.
+        return hash(self.path)
+
     def __str__(self) -> str:
         return f"{SCHEME}{self.trust_domain.name}{self.path}"
 

@@ -49,6 +49,7 @@ from app.transport.grpc.status import Code
 MAX_KEPT_ANSWERS = 4096
 
 _FORBIDDEN = 403
+_NOT_UTF8 = "a header of it that has to be changed is not UTF-8, as what Envoy takes in an answer has to be"
 _NO_REQUEST = AttributeContext.HttpRequest()
 _PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 _Response: Any = external_auth_pb2.CheckResponse
@@ -113,6 +114,8 @@ class AuthorizationRpc:
         if isinstance(decision, ProvidedDecision):
             try:
                 return self._changing(decision, http)
+            except UnicodeEncodeError:
+                decision = self._service.malformed(_NOT_UTF8)
             except Exception:  # noqa: BLE001 - as the docstring of Check says
                 decision = self._service.failed()
         if decision.allowed:

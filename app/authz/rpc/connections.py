@@ -23,7 +23,8 @@ LABELS_EXTENSION = "meshward.labels"
 FORWARDED_EXTENSION = "meshward.forwarded_headers"
 METADATA_EXTENSION = "meshward.metadata"
 
-# Connections that were read recently, of all proxies; longer ones, which have a large certificate, are not kept.
+# Connections that are kept, of all proxies; beyond that all are dropped and read again. Longer ones, which have a large
+# certificate, are not kept.
 MAX_KNOWN_CONNECTIONS = 4096
 MAX_KNOWN_CONNECTION = 6 * 1024
 # Destinations that were read recently: a sidecar asks about one, or a few if its workload has several ports.
@@ -49,7 +50,7 @@ class Connections:
     def __init__(self, matching: Matching, gateways: Gateways, trusted_hops: int) -> None:
         self._reads, self._read_peer = READS[matching], reader_of_peers(matching)
         self._gateways, self._trusted_hops = gateways, trusted_hops
-        self._known = lru_cache(maxsize=MAX_KNOWN_CONNECTIONS)(self._read)
+        self._known: dict[tuple[bytes, SpiffeId | None], Declared] = {}
         self._workload = lru_cache(maxsize=MAX_KNOWN_DESTINATIONS)(self._read_workload)
 
     def read(self, serialized: bytes, caller: SpiffeId | None) -> Declared:
@@ -57,7 +58,15 @@ class Connections:
 
         Raises InvalidInputError if it cannot be evaluated, DecodeError if the bytes are none.
         """
-        return (self._known if len(serialized) <= MAX_KNOWN_CONNECTION else self._read)(serialized, caller)
+        return self._known.get((serialized, caller)) or self._learn(serialized, caller)
+
+    def _learn(self, serialized: bytes, caller: SpiffeId | None) -> Declared:
+        declared = self._read(serialized, caller)
+        if len(serialized) <= MAX_KNOWN_CONNECTION:
+            if len(self._known) >= MAX_KNOWN_CONNECTIONS:
+                self._known.clear()
+            self._known[serialized, caller] = declared
+        return declared
 
     def _read(self, serialized: bytes, caller: SpiffeId | None) -> Declared:
         attributes = AttributeContext.FromString(serialized)

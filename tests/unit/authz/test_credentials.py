@@ -357,6 +357,18 @@ async def test_a_provider_gets_the_request_without_the_credentials_that_are_take
                 assert http["headers"]["cookie"] == "a=b"
 
 
+async def test_a_cookie_that_an_answer_cannot_have_is_denied_with_the_reason(make, capsys):
+    """Envoy takes texts alone, so that cookies in other encodings could not be sent on without the key."""
+    service = await make(credential_authentication({"apiKey": {}, "fromCookies": ["c"]}))
+    rpc = AuthorizationRpc(service, expose_decision=True)
+    key = (await key_of(service)).text.encode()
+    for cookies, status in ((b"a=\xc3\xa4; c=" + key, 0), (b"a=\xe4; c=" + key, 7)):
+        answer = check_answer(rpc, check_request(raw_headers=[(":path", b"/"), ("cookie", cookies)]))
+        assert answer.status.code == status
+    assert "not UTF-8" in answer.denied_response.body
+    assert "check_failed" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("issuer", "believed"), [("https://other", True), ("meshward.io/api-keys", False)])
 async def test_a_token_that_envoy_verified_cannot_pass_for_an_api_key_either(make, issuer, believed):
     rpc = AuthorizationRpc(await make(PARTNERS.replace("meshward.io/api-keys/partner-*", "*")), expose_decision=False)
