@@ -49,7 +49,7 @@ from app.transport.grpc.status import Code
 MAX_KEPT_ANSWERS = 4096
 
 _FORBIDDEN = 403
-_NOT_UTF8 = "a header of it that has to be changed is not UTF-8, as what Envoy takes in an answer has to be"
+_NOT_UTF8 = "a header that the answer changes is not UTF-8, and Envoy takes no other text"
 _NO_REQUEST = AttributeContext.HttpRequest()
 _PSEUDO_HEADERS = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 _Response: Any = external_auth_pb2.CheckResponse

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 
-from app.authz.identity import Identity
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
 from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule, Place
 from app.authz.rules.hosts import authority_readings
+from app.authz.rules.nodes import is_ruled_out
 from app.core.decision import Watch
 
 CUSTOM, DENY, ALLOW, AUDIT, DRY_RUN_DENY, DRY_RUN_ALLOW = ROLES = range(6)
@@ -157,37 +157,41 @@ class RuleTable:
 
 
 class Candidates:
-    """Finds the rules that can match a request in several tables: first by its peer and host, then by its path."""
+    """Finds the rules that can match a request in several tables: first by all but its path, then by that."""
 
     def __init__(self, tables: Iterable[RuleTable]) -> None:
         self.tables = tuple(tables)
         self._rest = list(chain.from_iterable(table.rest for table in self.tables))
         lookups = [lookup for table in self.tables for lookup in table.lookups]
         self._by_path = tuple(lookup for lookup in lookups if lookup.dimension is Attribute.PATH)
-        self._by_peer = tuple(lookup for lookup in lookups if lookup.dimension is not Attribute.PATH)
+        self._others = tuple(lookup for lookup in lookups if lookup.dimension is not Attribute.PATH)
 
-    def of_peer(self, source: Identity | None, host: str | None) -> list[OfRole]:
-        """Return the rules that can match a request of a peer for a host, but for those that are found by its path."""
+    def without_path(self, request: CheckInput) -> list[OfRole]:
+        """Return the rules that can match requests of the same peer, for the same host and by the same method.
+
+        Those that are found by a path are not among them.
+        """
         found = self._rest.copy()
+        source, host = request.connection.source, request.host
         texts = {
             Attribute.SOURCE_PRINCIPAL: None if source is None else source.principals,
             Attribute.HOST: None if host is None else authority_readings(host),
             Attribute.SOURCE_NAMESPACE: None if source is None else source.namespaces,
         }
-        for lookup in self._by_peer:
+        for lookup in self._others:
             named = texts[lookup.dimension]
             if named is None:
                 found += lookup.everything
             else:
                 for text in named:
                     lookup.add_to(found, text)
-        return found
+        return [(role, left) for role, rules in found if (left := _left(rules, request))]
 
-    def of(self, request: CheckInput, of_peer: list[OfRole]) -> list[OfRole]:
-        """Return the rules that can match a request, where `of_peer` are those of its peer and host."""
+    def of(self, request: CheckInput, shortlist: list[OfRole]) -> list[OfRole]:
+        """Return the rules that can match a request, where `shortlist` are those that are not found by its path."""
         if not self._by_path:
-            return of_peer
-        found = of_peer.copy()
+            return shortlist
+        found = shortlist.copy()
         path = request.path if request.reading is None else request.reading
         for lookup in self._by_path:
             if path is None:
@@ -196,12 +200,12 @@ class Candidates:
                 lookup.add_to(found, path)
         return found
 
-    def first_matches(self, request: CheckInput, of_peer: list[OfRole]) -> Matched:
+    def first_matches(self, request: CheckInput, shortlist: list[OfRole]) -> Matched:
         """Return the first rule of each role that matches."""
         # Each list is in order, so that its first match is enough, and none behind the best one so far. To bring the
         # lists into one order would cost more than all their evaluations.
         matched = [*_NONE]
-        for role, rules in self.of(request, of_peer):
+        for role, rules in self.of(request, shortlist):
             best = matched[role]
             for rule in rules:
                 if best is not None and rule.place >= best.place:
@@ -211,10 +215,14 @@ class Candidates:
                     break
         return matched
 
-    def matches(self, role: int, request: CheckInput, of_peer: list[OfRole]) -> Iterator[CompiledRule]:
+    def matches(self, role: int, request: CheckInput) -> Iterator[CompiledRule]:
         """Yield the rules of a role that match, in order."""
-        found = chain.from_iterable(rules for each, rules in self.of(request, of_peer) if each == role)
-        return (rule for rule in sorted(found, key=_place) if rule.holds(request))
+        of_role = (rules for each, rules in self.of(request, self.without_path(request)) if each == role)
+        return (rule for rule in sorted(chain.from_iterable(of_role), key=_place) if rule.holds(request))
+
+
+def _left(rules: Iterable[CompiledRule], request: CheckInput) -> tuple[CompiledRule, ...]:
+    return tuple(rule for rule in rules if not is_ruled_out(rule.node, request))
 
 
 def _place(rule: CompiledRule) -> Place:

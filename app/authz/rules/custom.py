@@ -12,7 +12,7 @@ from app.authz.providers import NO_CHANGES, Answer, Ask, Changes, ProvidedDecisi
 from app.authz.rules.candidates import CUSTOM, Reading
 from app.authz.rules.changed_headers import ChangedHeaders
 from app.authz.rules.compile import CompiledRule
-from app.authz.rules.index import PeerRules
+from app.authz.rules.index import WorkloadRules
 from app.core.decision import Decision, Outcome
 
 Asked = Verdict | Changes
@@ -21,13 +21,13 @@ Asked = Verdict | Changes
 MAX_REASON = 512
 
 
-def rules_that_ask(peer: PeerRules, readings: Iterable[Reading]) -> tuple[CompiledRule, ...]:
+def rules_that_ask(rules: WorkloadRules, readings: Iterable[Reading]) -> tuple[CompiledRule, ...]:
     """Return the first rule for each provider that is to be asked, under any of the request's readings."""
     found: dict[str, CompiledRule] = {}
     for reading, matched in readings:
         sent = _as_sent(reading)
         if matched[CUSTOM] is not None or sent is not reading:
-            for rule in peer.rules.candidates.matches(CUSTOM, sent, peer.found):
+            for rule in rules.candidates.matches(CUSTOM, sent):
                 found.setdefault(rule.provider, rule)
     return tuple(found.values())
 

@@ -15,7 +15,7 @@ from app.authz.providers import Ask, Changes
 from app.authz.rules.candidates import ALLOW, AUDIT, DENY, Matched, Reading
 from app.authz.rules.compile import CompiledPolicy, CompiledRule
 from app.authz.rules.custom import Asked, ask, rules_that_ask, with_changes
-from app.authz.rules.index import PeerRules, PolicyIndex, WorkloadRules
+from app.authz.rules.index import PolicyIndex, WorkloadRules
 from app.authz.rules.nodes import headers_of
 from app.authz.rules.watch import with_observations
 from app.core.decision import Decision, Outcome
@@ -72,19 +72,18 @@ class NativeEngine:
 
         It is to be awaited where a CUSTOM policy matches under any reading.
         """
-        connection = request.connection
-        workload = connection.workload
+        workload = request.connection.workload
         if workload is None or workload.labels is None:
             known = self._known(workload)
             if isinstance(known, Verdict):
                 return known
             workload = known
-        peer = self.index.for_peer(workload, connection.source, request.host)
-        rules, found = peer.rules, peer.found
-        matched = rules.candidates.first_matches(request, found)
-        others = _other_readings(peer, request) if self._strict else ()
+        shortlist = self.index.shortlist(workload, request)
+        rules = shortlist.rules
+        matched = rules.candidates.first_matches(request, shortlist.found)
+        others = self._other_readings(rules, workload, request) if self._strict else ()
         if rules.has_custom_policy:
-            asking = rules_that_ask(peer, ((request, matched), *others))
+            asking = rules_that_ask(rules, ((request, matched), *others))
             if asking:
                 asked = ask(self.providers, asking, request)
                 if isinstance(asked, Verdict | Changes):
@@ -97,6 +96,16 @@ class NativeEngine:
         if workload is None:
             return _UNKNOWN if self.options.unknown_workload is UnknownWorkload.DENY else self.index.root
         return _UNKNOWN_LABELS if self.index.selects_by_labels(workload.namespace) else workload
+
+    def _other_readings(self, rules: WorkloadRules, workload: Workload, request: CheckInput) -> tuple[Reading, ...]:
+        others = _methods(request) if rules.looks_at_methods else ()
+        if not others and not request.other_paths:
+            return ()
+        # Without the first of them, which is the request as it is.
+        pairs = islice(product((None, *request.other_paths), (request.method, *others)), 1, None)
+        readings = [replace(request, reading=reading, method=method) for reading, method in pairs]
+        shortlists = [self.index.shortlist(workload, reading).found for reading in readings]
+        return tuple(zip(readings, map(rules.candidates.first_matches, readings, shortlists), strict=True))
 
 
 async def _asked_later(
@@ -153,16 +162,6 @@ def _naming(verdict: Verdict, headers: Iterable[str], request: CheckInput) -> Ve
         return verdict
     reason = f"{verdict.decision.reason}; not known, because the proxy does not say that it forwards them: {names}"
     return replace(verdict, decision=replace(verdict.decision, reason=reason))
-
-
-def _other_readings(peer: PeerRules, request: CheckInput) -> tuple[Reading, ...]:
-    others = _methods(request) if peer.rules.looks_at_methods else ()
-    if not others and not request.other_paths:
-        return ()
-    # Without the first of them, which is the request as it is.
-    pairs = islice(product((None, *request.other_paths), (request.method, *others)), 1, None)
-    readings = (replace(request, reading=reading, method=method) for reading, method in pairs)
-    return tuple((reading, peer.rules.candidates.first_matches(reading, peer.found)) for reading in readings)
 
 
 def _methods(request: CheckInput) -> tuple[str | None, ...]:

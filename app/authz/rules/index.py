@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from app.authz.identity import Identity
-from app.authz.model import Labels, Workload
+from app.authz.model import CheckInput, Labels, Workload
 from app.authz.rules.candidates import (
     ALLOW,
     CUSTOM,
@@ -30,9 +29,10 @@ from app.core.decision import Watch
 # fewer kinds of workloads than this, and hostile labels cannot take more memory.
 MAX_WORKLOADS = 4096
 
-# Peers of workloads, with the host that they ask for, whose rules are kept; beyond that all are dropped and made again.
-# A host that is longer than a DNS name with a port is the choice of a client.
-MAX_PEERS = 4096
+# Shortlists that are kept; beyond that all are dropped and made again. A mesh has fewer pairs of workloads that talk to
+# each other, and hosts and methods that clients make up cannot take more memory.
+MAX_SHORTLISTS = 4096
+# A host that is longer than a DNS name with a port is one that a client made up.
 MAX_HOST_LENGTH = 261
 
 _ROOT_ONLY = ""
@@ -58,10 +58,10 @@ class WorkloadRules:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerRules:
-    """The rules that apply to one workload, and those that can match requests of one peer for one host.
+class Shortlist:
+    """The rules of a workload, and in `found` those that can match requests of one peer, for one host, by one method.
 
-    Of those that are found by a path, `found` has none.
+    `found` has none of those that are found by a path.
     """
 
     rules: WorkloadRules
@@ -124,7 +124,7 @@ class PolicyIndex:
         self._root = root
         self._namespaces: dict[str, Namespace] = {}
         self._scopes: dict[str, _Scope] = {}
-        self._peers: dict[object, PeerRules] = {}
+        self._shortlists: dict[object, Shortlist] = {}
         self._update((), policies)
         self._kept = 0
 
@@ -158,19 +158,20 @@ class PolicyIndex:
         """Whether a workload's labels decide which policies are for it."""
         return self._scope(namespace).labels_decide
 
-    def for_peer(self, workload: Workload, source: Identity | None, host: str | None) -> PeerRules:
-        """Return the rules for requests of a peer to a workload under a host."""
+    def shortlist(self, workload: Workload, request: CheckInput) -> Shortlist:
+        """Return the rules of a workload that can match a request, but for those that are found by its path."""
+        source, host, method = request.connection.source, request.host, request.method
         # An identity is what its names make of it.
-        key = workload.namespace, workload.labels, None if source is None else source.names, host
-        return self._peers.get(key) or self._make_peer(key, workload, source, host)
+        key = workload.namespace, workload.labels, None if source is None else source.names, host, method
+        return self._shortlists.get(key) or self._make_shortlist(key, workload, request)
 
-    def _make_peer(self, key: object, workload: Workload, source: Identity | None, host: str | None) -> PeerRules:
+    def _make_shortlist(self, key: object, workload: Workload, request: CheckInput) -> Shortlist:
         rules = self.rules_for(workload)
-        made = PeerRules(rules, rules.candidates.of_peer(source, host))
-        if host is None or len(host) <= MAX_HOST_LENGTH:
-            if len(self._peers) >= MAX_PEERS:
-                self._peers.clear()
-            self._peers[key] = made
+        made = Shortlist(rules, rules.candidates.without_path(request))
+        if request.host is None or len(request.host) <= MAX_HOST_LENGTH:
+            if len(self._shortlists) >= MAX_SHORTLISTS:
+                self._shortlists.clear()
+            self._shortlists[key] = made
         return made
 
     def rules_for(self, workload: Workload) -> WorkloadRules:

@@ -55,6 +55,10 @@ _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
 }
 
 
+_OF_SHORTLISTS = {attribute for attribute, read in _READERS.items() if read is _source}
+_OF_SHORTLISTS |= {Attribute.HOST, Attribute.METHOD}
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """One attribute of a request is one of `values`, or with `negated` none of them.
@@ -254,6 +258,19 @@ def all_of(parts: list[Node]) -> Node:
 def any_of(parts: list[Node]) -> Node:
     """Return the node that holds if one of `parts` does."""
     return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+
+def is_ruled_out(node: Node, request: CheckInput) -> bool:
+    """Whether the node matches no request of the same peer, for the same host and by the same method."""
+    match node:
+        case And(children):
+            return any(is_ruled_out(child, request) for child in children)
+        case Or(children):
+            return all(is_ruled_out(child, request) for child in children)
+        case Match(attribute):
+            return attribute in _OF_SHORTLISTS and not node.holds(request)
+        case _:
+            return False
 
 
 def headers_of(node: Node) -> frozenset[str]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import product
 
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from app.authz.identity import ANONYMOUS, Identity
@@ -32,7 +32,7 @@ from app.authz.rpc.peers import read_identity, read_name
 from app.authz.rules.addresses import read_address
 from app.authz.rules.compile import compile_policy, rule_node
 from app.authz.rules.evaluate import NativeEngine
-from app.authz.rules.nodes import describe
+from app.authz.rules.nodes import describe, is_ruled_out
 from tests.fakes import istio_policy as istio
 from tests.fakes import naive_policy as naive
 from tests.fakes.authz import with_connection
@@ -248,6 +248,15 @@ sets_or_one_simple_rule = st.one_of(
         simple_rules,
     ),
 )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(rules, simple_rules), st.sampled_from([Action.ALLOW, Action.DENY]), requests, requests)
+def test_a_rule_that_is_ruled_out_matches_no_request_of_the_same_peer_host_and_method(rule, action, check, other):
+    node = rule_node(rule, OPTIONS, grants=action is Action.ALLOW)
+    alike = with_connection(replace(other, host=check.host, method=check.method), source=check.connection.source)
+    assert not (is_ruled_out(node, check) and node.holds(alike))
+    event(f"ruled out: {is_ruled_out(node, check)}")
 
 
 @settings(max_examples=300, deadline=None)

@@ -160,8 +160,8 @@ def test_the_memory_for_workloads_is_bounded(monkeypatch):
 
 def candidates(engine, role, asked):
     """The policies whose rules of a role are evaluated."""
-    peer = engine.index.for_peer(SHOP, asked.connection.source, asked.host)
-    found = peer.rules.candidates.of(asked, peer.found)
+    shortlist = engine.index.shortlist(SHOP, asked)
+    found = shortlist.rules.candidates.of(asked, shortlist.found)
     return [rule.verdict.decision.policy for each, rules in found if each == role for rule in rules]
 
 

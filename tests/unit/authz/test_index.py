@@ -27,8 +27,8 @@ def allow(path, selector=""):
 
 def allowed_by(index, path, workload=CART):
     asked = request(path)
-    peer = index.for_peer(workload, asked.connection.source, asked.host)
-    rule = peer.rules.candidates.first_matches(asked, peer.found)[ALLOW]
+    shortlist = index.shortlist(workload, asked)
+    rule = shortlist.rules.candidates.first_matches(asked, shortlist.found)[ALLOW]
     return rule and rule.verdict.decision.policy
 
 
