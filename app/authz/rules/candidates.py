@@ -10,8 +10,9 @@ from itertools import chain
 from types import MappingProxyType
 
 from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
-from app.authz.rules.compile import DIMENSIONS, CompiledPolicy, CompiledRule, Place
+from app.authz.rules.compile import CompiledPolicy, CompiledRule, Place
 from app.authz.rules.hosts import authority_readings
+from app.authz.rules.keys import DIMENSIONS
 from app.authz.rules.nodes import is_ruled_out
 from app.core.decision import Watch
 

@@ -9,7 +9,7 @@ of an AUDIT or a CUSTOM is like one that refuses: it finds more rather than less
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.authz.model import (
@@ -31,23 +31,18 @@ from app.authz.model import (
 )
 from app.authz.rules.claims import (
     OF_TOKENS,
-    ClaimMatch,
-    HasToken,
-    MetadataMatch,
-    RequestPrincipalMatch,
     claim_nodes,
 )
+from app.authz.rules.keys import Keys, keys_of
 from app.authz.rules.names import NamespacePatterns, PrincipalPatterns, ServiceAccounts, TrustDomainPatterns
 from app.authz.rules.nodes import (
     AUTHORITY,
     PRESENT,
     TARGET,
-    And,
     HeaderMatch,
     IsHttp,
     Match,
     Node,
-    Or,
     PathMatch,
     RemoteMatch,
     TargetMatch,
@@ -60,10 +55,8 @@ from app.authz.rules.nodes import (
 from app.authz.rules.patterns import (
     ANY,
     AddressBlocks,
-    PathPatterns,
     Paths,
     ServerNames,
-    StringPatterns,
     WideHosts,
     read_paths,
     read_strings,
@@ -75,10 +68,6 @@ from app.core.decision import Decision, Outcome
 LOCAL_TRUST_DOMAIN = "cluster.local"
 # `example.org/ns/shop/sa/cart`: only principals of this form are expanded to the aliases of their trust domain.
 _PRINCIPAL_SEGMENTS = 5
-# What an index looks rules up by, the most selective first.
-DIMENSIONS = (Attribute.PATH, Attribute.SOURCE_PRINCIPAL, Attribute.HOST, Attribute.SOURCE_NAMESPACE)
-# Those that are also looked up by what they begin with.
-_WITH_PREFIXES = frozenset({Attribute.PATH, Attribute.HOST})
 
 _VERBS = {Action.ALLOW: "allowed", Action.DENY: "denied", Action.AUDIT: "audited", Action.CUSTOM: "denied"}
 _HAS_IDENTITY = Match(Attribute.SOURCE_PRINCIPAL, PrincipalPatterns.of([ANY]))
@@ -89,15 +78,6 @@ IDENTITY_ATTRIBUTES = (
     Attribute.SOURCE_SERVICE_ACCOUNT,
     Attribute.SOURCE_TRUST_DOMAIN,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What the attribute `dimension` of a request is, or begins with, wherever a rule matches; or it is missing."""
-
-    dimension: Attribute
-    exact: frozenset[str]
-    prefixes: tuple[str, ...] = ()
 
 
 Place = tuple[str, str, int]
@@ -176,10 +156,9 @@ def _compile_rule(policy: AuthorizationPolicy, number: int, rule: Rule, options:
     asks = " asks" if policy.provider else ""
     reason = f"{_VERBS[policy.action]} by {by} of policy {policy.key}{asks}"
     decision = Decision(outcome, reason, policy.key, name)
-    keys = next((keys for dimension in DIMENSIONS if (keys := _keys(node, dimension))), None)
     cause = Cause.PROVIDER if policy.provider else Cause.POLICY
     place = policy.namespace, policy.name, number
-    return CompiledRule(place, node, Verdict(decision, cause), keys, policy.provider)
+    return CompiledRule(place, node, Verdict(decision, cause), keys_of(node), policy.provider)
 
 
 def rule_node(rule: Rule, options: AuthzOptions, *, grants: bool) -> Node:
@@ -353,50 +332,3 @@ def _for_every_trust_domain(principals: Iterable[str], options: AuthzOptions) ->
             yield from (f"{name}{slash}{path}" for name in names)
         else:
             yield principal
-
-
-def _keys(node: Node, dimension: Attribute) -> Keys | None:
-    match node:
-        case Match(attribute, values, negated):
-            return _keys_of_values(values, dimension) if attribute is dimension and not negated else None
-        case PathMatch(patterns, read, negated):
-            return _keys_of_paths(patterns, read) if dimension is Attribute.PATH and not negated else None
-        case And(children):
-            return next((keys for child in children if (keys := _keys(child, dimension))), None)
-        case Or(children):
-            found = [keys for child in children if (keys := _keys(child, dimension))]
-            if len(found) < len(children):
-                return None
-            exact = frozenset(key for keys in found for key in keys.exact)
-            return Keys(dimension, exact, tuple(prefix for keys in found for prefix in keys.prefixes))
-        case RemoteMatch() | HeaderMatch() | TargetMatch() | IsHttp():
-            return None
-        case ClaimMatch() | RequestPrincipalMatch() | MetadataMatch() | HasToken():
-            return None
-
-
-def _keys_of_paths(patterns: Paths, read: Paths) -> Keys | None:
-    found = _keys_of_values(patterns, Attribute.PATH)
-    others = found if patterns is read else _keys_of_values(read, Attribute.PATH)
-    if found is None or others is None or found is others:
-        return found
-    return Keys(Attribute.PATH, found.exact | others.exact, found.prefixes + others.prefixes)
-
-
-def _keys_of_values(values: Values | Paths, dimension: Attribute) -> Keys | None:
-    match values:
-        case frozenset():
-            return Keys(dimension, frozenset(map(str, values)))
-        case StringPatterns(exact, prefixes, suffixes=(), anything=False) if dimension in _WITH_PREFIXES:
-            return Keys(dimension, exact, prefixes)
-        case PathPatterns(patterns, templates):
-            found = _keys_of_values(patterns, dimension)
-            return found and replace(found, prefixes=(*found.prefixes, *(each.beginning for each in templates)))
-        case WideHosts(patterns):
-            return _keys_of_values(patterns, dimension)
-        case NamespacePatterns(exact, globs=()):
-            return Keys(dimension, exact)
-        case PrincipalPatterns(patterns, anything=False):
-            return _keys_of_values(patterns, dimension)
-        case _:
-            return None
