@@ -396,7 +396,7 @@ def http(body, status="200 OK", headers=""):
 
 
 def compressed(body):
-    packed = gzip.compress(body.encode())
+    packed = gzip.compress(body.encode(), mtime=0)
     return f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(packed)}\r\n\r\n".encode() + packed
 
 
