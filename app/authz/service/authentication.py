@@ -35,8 +35,10 @@ from app.telemetry.metrics import Metrics
 # Tokens whose verification is kept, for all workloads; what a token says takes 1 to 4 KB.
 MAX_KEPT_TOKENS = 10_000
 
-# Verdicts that are kept with what one token changes: those of the rules that let its requests pass.
-MAX_KEPT_VERDICTS = 4
+# Verdicts that are kept with what tokens change, and different changes that are: all tokens of a rule change the same,
+# unless claims become headers.
+MAX_KEPT_VERDICTS = 64
+MAX_KEPT_CHANGES = 1024
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 _KEPT = ("kept",)
@@ -46,6 +48,10 @@ Digest = tuple[str, str, tuple[str, ...], bytes]
 """The place of a token and its SHA-256, or that of several with their places."""
 Index = ScopedDocuments[RequestAuthentication, TokenRules]
 RequestAuthenticationStore = DocumentStore[RequestAuthentication, RequestAuthentication, Index]
+
+
+ChangedVerdicts = dict[int, tuple[Verdict, Verdict]]
+"""Verdicts by their object, and each with what tokens change. Senders with the same changes share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,7 @@ class Authenticated:
     changes: Changes = NO_CHANGES
     note: str = ""
     concealed: Changes = NO_CHANGES
-    _changed: dict[int, tuple[Verdict, Verdict]] = field(
-        default_factory=dict[int, tuple[Verdict, Verdict]], init=False, repr=False, compare=False
-    )
+    kept: ChangedVerdicts = field(default_factory=dict[int, tuple[Verdict, Verdict]], repr=False, compare=False)
 
     def headers_of(self, request: CheckInput) -> Headers:
         """Return the headers that policies judge: those that the workload gets, as after Envoy's own `jwt_authn`.
@@ -79,13 +83,13 @@ class Authenticated:
 
         Verdicts of rules are the same objects for every request, so that what was made of a few is kept.
         """
-        kept = self._changed.get(id(verdict))
+        kept = self.kept.get(id(verdict))
         if kept is not None and kept[0] is verdict:
             return kept[1]
         changed = with_note(with_changes(verdict, self.changes), self.note)
-        if len(self._changed) >= MAX_KEPT_VERDICTS:
-            self._changed.clear()
-        self._changed[id(verdict)] = verdict, changed
+        if len(self.kept) >= MAX_KEPT_VERDICTS:
+            self.kept.clear()
+        self.kept[id(verdict)] = verdict, changed
         return changed
 
 
@@ -113,6 +117,7 @@ class RequestAuthenticator:
         self._key_sets, self._clock, self._metrics = key_sets, clock, metrics
         self._judges_unknown = unknown_workload is UnknownWorkload.ROOT
         self._kept: dict[tuple[TokenRules, Digest], tuple[Accepted, Authenticated]] = {}
+        self._changes: dict[Changes, ChangedVerdicts] = {}
         self.active = True
         """Whether a document may ask for tokens; without one, `authenticate` returns None."""
         self.documents: RequestAuthenticationStore = DocumentStore(
@@ -185,7 +190,9 @@ class RequestAuthenticator:
         self._metrics.authentications.add(("verified",))
         if len(self._kept) >= MAX_KEPT_TOKENS:
             del self._kept[next(iter(self._kept))]
-        sender = Authenticated(result.claims, result.changes)
+        if len(self._changes) >= MAX_KEPT_CHANGES:
+            self._changes.clear()
+        sender = Authenticated(result.claims, result.changes, kept=self._changes.setdefault(result.changes, {}))
         self._kept[key] = result, sender
         return sender
 
