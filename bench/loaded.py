@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 from app.core.clock import SystemClock
@@ -13,12 +14,13 @@ from app.db.migrate import upgrade
 from app.main.parts import Parts, make_parts
 from app.settings import Settings
 from app.settings.areas import MAX_BUDGET, CaSettings, DownstreamSettings
-from app.settings.authz import AuthzSettings, RegoProviderSettings
+from app.settings.authz import AuthorizationServerSettings, AuthzSettings, RegoProviderSettings
 from app.settings.quota import CountersSettings
 from app.spiffe.id import SpiffeId
 from app.spiffe.principal import Credential, Principal
 from bench.calls import DOMAIN
 from bench.policies import policy
+from bench.tokens import AUTHORIZATION_SERVER
 
 REGO = """package envoy.authz
 default allow := false
@@ -33,10 +35,12 @@ async def loaded_parts(
     database_url: str | None = None,
     place: Path | None = None,
     downstreams: tuple[SpiffeId, ...] = (),
+    introspection_url: str = "",
 ) -> AsyncIterator[Parts]:
     """Yield the parts over a new database, SQLite without a URL, ready to decide, with counters at `counters_url`.
 
     Their files are in a directory of their own, below `place` if there is one. `downstreams` may have authorities.
+    `introspection_url` is that of the authorization server on this machine, for an hour once for each token.
     """
     with tempfile.TemporaryDirectory(prefix="meshward-bench-", dir=place) as directory:
         beneath = tuple(DownstreamSettings(spiffe_id=each) for each in downstreams)
@@ -44,7 +48,18 @@ async def loaded_parts(
         counters = CountersSettings(url=parse_store_url(counters_url))
         rego = Path(directory) / "policy.rego"
         rego.write_text(REGO)
-        authz = AuthzSettings(providers={"rego": RegoProviderSettings(engine="rego", path=rego, timeout_ms=1000)})
+        secret = Path(directory) / "idp.secret"
+        secret.write_text("bench")
+        servers = {}
+        if introspection_url:
+            servers[AUTHORIZATION_SERVER] = AuthorizationServerSettings(
+                introspection_url=introspection_url, client_id="bench", client_secret_file=secret, cache_seconds=3600
+            )
+        authz = AuthzSettings(
+            providers={"rego": RegoProviderSettings(engine="rego", path=rego, timeout_ms=1000)},
+            authorization_servers=servers,
+            jwks_allowed_networks=(ip_network("127.0.0.0/8"),),
+        )
         url = database_url or sqlite_url(Path(directory) / "meshward.db")
         settings = Settings(data_dir=Path(directory), database_url=url, ca=unlimited, counters=counters, authz=authz)
         parts = make_parts(settings, SystemClock())

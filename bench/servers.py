@@ -6,7 +6,7 @@ Those that count in Valkey are given its URL: `python -m bench.servers NAME URL`
 import asyncio
 import gc
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from valkey.asyncio.connection import Connection
 from app.core.clock import SystemClock
 from app.core.net import Address
 from app.core.store_url import parse_store_url
+from app.main.parts import Parts
 from app.main.rpcs import SERVICES, rpc_table
 from app.spiffe.id import TrustDomain
 from app.telemetry import logs
@@ -34,7 +35,16 @@ from app.transport.serving import MeshListener
 from app.transport.sockets import listen
 from bench.calls import CHECK, SHOULD_RATE_LIMIT, Method, check_requests, limit_requests
 from bench.loaded import load_custom, load_limits, load_policies, loaded_parts
-from bench.tokens import load_tokens, token_requests
+from bench.tokens import (
+    MANY,
+    api_key_requests,
+    authorization_server,
+    introspected_requests,
+    load_api_keys,
+    load_introspection,
+    load_tokens,
+    token_requests,
+)
 
 # Checks that a server is sent in turn: fewer than it remembers clients and paths of, as of a workload's usual traffic.
 CHECKS = 1_000
@@ -140,19 +150,19 @@ async def serve_loaded(
     policies: int = 0,
     limits: int = 0,
     rego: bool = False,
-    tokens: bool = False,
+    load_credentials: Callable[[Parts], Awaitable[None]] | None = None,
 ) -> None:
     """Serve the rows of the control plane, with so many policies and limits loaded."""
     logs.configure("error", "console")
-    async with loaded_parts(counters_url) as parts:
+    async with authorization_server() as url, loaded_parts(counters_url, introspection_url=url) as parts:
         if policies:
             await load_policies(parts, 0, policies)
         if limits:
             await load_limits(parts, limits)
         if rego:
             await load_custom(parts)
-        if tokens:
-            await load_tokens(parts)
+        if load_credentials is not None:
+            await load_credentials(parts)
         grpc_application = GrpcApplication(
             rpc_table(parts, Health(SERVICES)),
             authenticator=parts.authenticator,
@@ -208,8 +218,12 @@ def _check(serve: Callable[..., Coroutine[Any, Any, None]]) -> Server:
     return Server(CHECK, serve, partial(check_requests, CHECKS))
 
 
-def _tokens(count: int) -> Server:
-    return Server(CHECK, partial(serve_loaded, policies=1_000, tokens=True), partial(token_requests, count))
+def _with_credentials(
+    load: Callable[[Parts], Awaitable[None]],
+    requests: Callable[[int], tuple[bytes, ...]] = check_requests,
+    count: int = CHECKS,
+) -> Server:
+    return Server(CHECK, partial(serve_loaded, policies=1_000, load_credentials=load), partial(requests, count))
 
 
 def _limit(serve: Callable[..., Coroutine[Any, Any, None]], users: int = 1) -> Server:
@@ -224,9 +238,15 @@ SERVERS = {
     "1,000 policies": _check(partial(serve_loaded, policies=1_000)),
     "10,000 policies": _check(partial(serve_loaded, policies=10_000)),
     "embedded Rego": _check(partial(serve_loaded, rego=True)),
-    "no token": _check(partial(serve_loaded, policies=1_000, tokens=True)),
-    "a token seen before": _tokens(1),
-    "1,000 tokens seen before": _tokens(1_000),
+    "no token": _with_credentials(load_tokens),
+    "a token seen before": _with_credentials(load_tokens, token_requests, 1),
+    "1,000 tokens seen before": _with_credentials(load_tokens, token_requests, MANY),
+    "no API key": _with_credentials(load_api_keys),
+    "an API key seen before": _with_credentials(load_api_keys, api_key_requests, 1),
+    "1,000 API keys seen before": _with_credentials(load_api_keys, api_key_requests, MANY),
+    "no opaque token": _with_credentials(load_introspection),
+    "an introspected token": _with_credentials(load_introspection, introspected_requests, 1),
+    "1,000 introspected tokens": _with_credentials(load_introspection, introspected_requests, MANY),
     "bare limit": _limit(partial(serve_bare, SHOULD_RATE_LIMIT)),
     "constant limit": _limit(partial(serve_constant, SHOULD_RATE_LIMIT)),
     "constant limit after a round trip": _limit(partial(serve_round_trip, method=SHOULD_RATE_LIMIT)),
