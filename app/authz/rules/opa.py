@@ -30,6 +30,8 @@ MAX_INPUT_BYTES = 1024 * 1024
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _NOTHING: Parts = {}
+# What OPA-Envoy's parser of URLs refuses in a path.
+_UNREADABLE = re.compile(r"%(?![0-9A-Fa-f]{2})|[\x00-\x1f\x7f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The final ones in Envoy's StatusCode (envoy/type/v3/http_status.proto): it sends no other.
 _SUCCESS_AND_REDIRECTS = {*range(200, 209), 226, *range(300, 306), 307, 308}
@@ -50,15 +52,18 @@ def input_document(
 ) -> dict[str, Any]:
     """Return the input document; with `parts`, at least those of it. Raises InvalidInputError if the request has none.
 
-    A body that is not what its content-type says raises as well, whether it is read or not, unless bodies are skipped.
+    A path with a malformed escape raises as well, and a body that is not what its content-type says, whether they are
+    read or not, unless bodies are skipped.
     """
     if request.attributes is None:
         raise InvalidInputError("the check has no attributes for a provider")
     attributes = request.attributes(parts.get("attributes", _NOTHING))
     http = attributes.get("request", {}).get("http", {})
     document: dict[str, Any] = {"attributes": attributes} if "attributes" in parts else {}
+    path, _, query = http.get("path", "").partition("#")[0].partition("?")
+    if _UNREADABLE.search(path):
+        raise InvalidInputError("the path has a malformed escape or a control character")
     if "parsed_path" in parts or "parsed_query" in parts:
-        path, _, query = http.get("path", "").partition("?")
         document["parsed_path"] = unquote(path).lstrip("/").split("/")
         document["parsed_query"] = fields(query)
     if not reading.skip:

@@ -64,6 +64,19 @@ def test_the_input_document_has_what_opa_envoys_has():
     }
 
 
+def test_a_path_is_read_up_to_its_fragment():
+    found = document("/admin#/public?a=1")
+    assert (found["parsed_path"], found["parsed_query"]) == (["admin"], {})
+    found = document("/admin?a=1#&b=2")
+    assert (found["parsed_path"], found["parsed_query"]) == (["admin"], {"a": ["1"]})
+
+
+@pytest.mark.parametrize("path", ["/a%zz", "/a%", "/%2", "/a\x00", "/a\nb", "/\x7f"])
+def test_a_path_that_opa_envoy_cannot_read_is_refused(path):
+    with pytest.raises(InvalidInputError, match="the path has a malformed escape or a control character"):
+        document(path)
+
+
 def test_what_is_rare_is_in_protobufs_json_form():
     message = check_request()
     attributes = message.attributes
