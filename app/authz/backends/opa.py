@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,8 @@ from app.core.errors import InvalidInputError
 MAX_ANSWER_BYTES = 2 * MAX_DECISION_BYTES
 # Requests that wait for a connection; more would only wait until their time is over.
 MAX_WAITING = 1000
+# OPA's ids are UUIDs.
+MAX_DECISION_ID = 256
 
 # Who sends requests chooses much of what is hashed, and finds two with the same 16 bytes in 2⁶⁴ tries.
 _DIGEST_BYTES = 32
@@ -133,7 +135,15 @@ def _read(content: bytes | None) -> Answer:
         answer = None
     if not isinstance(answer, dict):
         return Answer("OPA's answer is not a JSON object", undecided=True)
-    return read_decision(answer["result"]) if "result" in answer else _UNDEFINED
+    return _with_id(read_decision(answer["result"]), answer.get("decision_id")) if "result" in answer else _UNDEFINED
+
+
+def _with_id(answer: Answer, decision_id: object) -> Answer:
+    """Return the answer with the id of OPA's decision log in its metadata, where OPA-Envoy has it."""
+    if not isinstance(decision_id, str) or not 0 < len(decision_id) <= MAX_DECISION_ID or answer.undecided:
+        return answer
+    metadata = json.loads(answer.changes.metadata or "{}") | {"decision_id": decision_id}
+    return replace(answer, changes=replace(answer.changes, metadata=json.dumps(metadata)))
 
 
 def _key(document: dict[str, Any], parts: Parts | None) -> bytes:

@@ -474,6 +474,26 @@ def with_id(path, number, **headers):
     return replace(request("/"), attributes=partial(attributes_of, attributes))
 
 
+@pytest.mark.parametrize(
+    ("body", "metadata"),
+    [
+        ('{"result": true, "decision_id": "d-1"}', {"decision_id": "d-1"}),
+        ('{"result": false, "decision_id": "d-1"}', {"decision_id": "d-1"}),
+        (
+            '{"result": {"allowed": true, "dynamic_metadata": {"a": 1, "decision_id": "x"}}, "decision_id": "d-1"}',
+            {"a": 1, "decision_id": "d-1"},
+        ),
+        ('{"result": {"allowed": true, "dynamic_metadata": {"a": 1}}, "decision_id": 7}', {"a": 1}),
+        ('{"result": true, "decision_id": ""}', {}),
+    ],
+)
+async def test_the_id_of_a_decision_is_in_the_metadata_where_opa_logs_decisions(body, metadata):
+    async with serving(http(body)) as (_, url), asking(url) as provider:
+        found = await provider(check())
+        assert json.loads(found.changes.metadata or "{}") == metadata
+        assert not found.undecided
+
+
 async def test_answers_are_kept_where_that_is_allowed_and_for_as_long():
     clock = ManualClock()
     async with serving(http('{"result": true}')) as (served, url), asking(url, clock, cache_seconds=10) as provider:
