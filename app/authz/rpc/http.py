@@ -143,7 +143,7 @@ class HttpAuthorization:
             source_ip=source_ip,
             destination_ip=read_address(_single(headers, "x-meshward-destination-ip") or ""),
             destination_port=read_port(_single(headers, "x-meshward-destination-port") or ""),
-            sni=_single(headers, "x-meshward-sni") or None,
+            sni=self._server_name(headers),
             trusted_hops=self._trusted_hops,
         )
         return CheckInput(
@@ -165,6 +165,10 @@ class HttpAuthorization:
             over_http=True,
             attributes=lambda _parts: _attributes(scope, whole, body, source),
         )
+
+    def _server_name(self, headers: Mapping[str, tuple[str, ...]]) -> str | None:
+        name = _single(headers, "x-meshward-sni")
+        return self._reads.server_name(name) if name else None
 
     def _source(self, headers: Mapping[str, tuple[str, ...]], forwarded: Container[str]) -> Identity | None:
         if not self._trust_peer:

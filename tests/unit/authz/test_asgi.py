@@ -329,3 +329,10 @@ async def test_values_that_envoy_joined_are_matched_strictly(matching, action, v
     for sent, status in zip((b"user,admin", b"admin,user", b"user"), statuses, strict=True):
         headers = ((b"x-role", sent), (b"x-meshward-forwarded-headers", b"*"))
         assert (await ask(text, headers=headers, matching=matching))[0] == status
+
+
+@pytest.mark.parametrize("matching", Matching)
+async def test_a_server_name_is_denied_in_any_case(matching):
+    text = policy("{action: DENY, rules: [{when: [{key: connection.sni, values: [shop.example.org]}]}]}")
+    for name, status in ((b"SHOP.example.org", 403), (b"shop.example.org", 403), (b"cart.example.org", 200)):
+        assert (await ask(text, headers=((b"x-meshward-sni", name),), matching=matching))[0] == status
