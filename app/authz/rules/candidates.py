@@ -13,7 +13,6 @@ from app.authz.model import Action, Attribute, AuthorizationPolicy, CheckInput
 from app.authz.rules.compile import CompiledPolicy, CompiledRule, Place
 from app.authz.rules.hosts import authority_readings
 from app.authz.rules.keys import DIMENSIONS
-from app.authz.rules.nodes import is_ruled_out
 from app.core.decision import Watch
 
 CUSTOM, DENY, ALLOW, AUDIT, DRY_RUN_DENY, DRY_RUN_ALLOW = ROLES = range(6)
@@ -223,7 +222,7 @@ class Candidates:
 
 
 def _left(rules: Iterable[CompiledRule], request: CheckInput) -> tuple[CompiledRule, ...]:
-    return tuple(rule for rule in rules if not is_ruled_out(rule.node, request))
+    return tuple(rule for rule in rules if rule.premise is None or rule.premise(request))
 
 
 def _place(rule: CompiledRule) -> Place:

@@ -51,6 +51,7 @@ from app.authz.rules.nodes import (
     any_of,
     describe,
     headers_of,
+    premise_of,
 )
 from app.authz.rules.patterns import (
     ANY,
@@ -88,8 +89,9 @@ Place = tuple[str, str, int]
 class CompiledRule:
     """`node` is what has to hold of a request, which `holds` tells, `verdict` what follows if it does.
 
-    `keys` are what an index finds the rule by, None if it has to be evaluated for every request. `provider` is the one
-    that is asked about the request if it holds; then `verdict` is what follows if that denies.
+    `premise` tells whether it can for requests of the same peer, for the same host and by the same method, None if it
+    always can. `keys` are what an index finds the rule by, None if it has to be evaluated for every request. `provider`
+    is the one that is asked about the request if it holds; then `verdict` is what follows if that denies.
     """
 
     place: Place
@@ -98,10 +100,13 @@ class CompiledRule:
     keys: Keys | None
     provider: str = ""
     holds: Callable[[CheckInput], bool] = field(init=False, repr=False, compare=False)
+    premise: Callable[[CheckInput], bool] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up once, and not with each request.
         object.__setattr__(self, "holds", self.node.holds)
+        premise = premise_of(self.node)
+        object.__setattr__(self, "premise", premise and premise.holds)
 
 
 @dataclass(frozen=True, slots=True)

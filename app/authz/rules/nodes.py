@@ -55,8 +55,8 @@ _READERS: dict[Attribute, Callable[[CheckInput], Any]] = {
 }
 
 
-_OF_SHORTLISTS = {attribute for attribute, read in _READERS.items() if read is _source}
-_OF_SHORTLISTS |= {Attribute.HOST, Attribute.METHOD}
+_OF_PREMISES = {attribute for attribute, read in _READERS.items() if read is _source}
+_OF_PREMISES |= {Attribute.HOST, Attribute.METHOD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,17 +260,19 @@ def any_of(parts: list[Node]) -> Node:
     return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
 
-def is_ruled_out(node: Node, request: CheckInput) -> bool:
-    """Whether the node matches no request of the same peer, for the same host and by the same method."""
+def premise_of(node: Node) -> Node | None:
+    """Return what has to hold of a request's peer, host and method for the node to hold, None if that is anything."""
     match node:
         case And(children):
-            return any(is_ruled_out(child, request) for child in children)
+            parts = [part for child in children if (part := premise_of(child))]
+            return all_of(parts) if parts else None
         case Or(children):
-            return all(is_ruled_out(child, request) for child in children)
-        case Match(attribute):
-            return attribute in _OF_SHORTLISTS and not node.holds(request)
+            parts = [part for child in children if (part := premise_of(child))]
+            return any_of(parts) if parts and len(parts) == len(children) else None
+        case Match(attribute) if attribute in _OF_PREMISES:
+            return node
         case _:
-            return False
+            return None
 
 
 def headers_of(node: Node) -> frozenset[str]:
