@@ -199,6 +199,28 @@ def test_the_rule_that_is_first_by_name_decides_whatever_it_is_found_by():
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "allowed", "denied"),
+    [
+        ("{to: [{operation: {methods: [GET]}}]}", {"method": "GET"}, {"method": "POST"}),
+        ("{to: [{operation: {hosts: [a.org]}}]}", {"host": "a.org"}, {"host": "b.org"}),
+        ("{from: [{source: {namespaces: [web]}}]}", {}, {"source": "spiffe://cluster.local/ns/other/sa/front"}),
+        ("{from: [{source: {principals: ['*']}}]}", {}, {"source": ""}),
+        ("{from: [{source: {notNamespaces: [web]}}]}", {"source": "spiffe://cluster.local/ns/other/sa/a"}, {}),
+        ("{}", {}, {"workload": workload("shop", app="cart")}),
+        ("{}", {}, {"workload": workload("web", app="shop")}),
+    ],
+)
+def test_requests_that_differ_in_one_part_do_not_share_what_is_kept(rule, allowed, denied):
+    everywhere = policy("{rules: [{to: [{operation: {paths: [/none]}}]}]}", "none", "istio-system")
+    text = policy(f"{{selector: {{matchLabels: {{app: shop}}}}, rules: [{rule}]}}") + everywhere
+    asked = [(request(**allowed), True), (request(**denied), False)]
+    for order in (asked, asked[::-1]):
+        engine = engine_of(text)
+        for check, passes in order * 2:
+            assert engine.evaluate(check).decision.allowed is passes
+
+
 def test_prefixes_of_every_length_are_found():
     prefixes = ["/a", "/b/", "/b/c", "/long/prefix/"]
     text = "".join(
