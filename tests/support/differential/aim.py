@@ -155,7 +155,13 @@ def _remote_address(rng: random.Random, request: Request, value: str) -> Request
     return _header("x-forwarded-for")(rng, request, f"{address}{after}")
 
 
-_PSEUDO_HEADERS: dict[str, Change] = {":path": _path, ":authority": _host, ":method": _method}
+_PSEUDO_HEADERS: dict[str, Change] = {
+    ":path": _path,
+    ":authority": _host,
+    ":method": _method,
+    # Where Envoy believes it, it makes the scheme of it.
+    ":scheme": _header("x-forwarded-proto"),
+}
 _CHANGES: dict[str, Change] = {
     "paths": _path,
     "hosts": _host,
