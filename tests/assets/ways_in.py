@@ -272,6 +272,7 @@ AUTHENTICATION = request_authentication(
         forwardOriginalToken=True,
         fromHeaders=[{"name": "authorization", "prefix": "Bearer "}],
         fromParams=["token"],
+        fromCookies=["jwt"],
         outputClaimToHeaders=[{"header": "x-role", "claim": "role"}],
     )
 )
@@ -292,6 +293,9 @@ def token_ways(now):
         for name, (text, _) in hostile(now).items()
         if name not in GOOD_TO_ENVOY
     )
+    bad = token(now, key=STRANGER)
+    yield Way("token: another in a second cookie", "/token", (*_bearing(good), "Cookie: a=1", f"Cookie: jwt={bad}"))
+    yield Way("token: another in a second cookie", "/token", (*_bearing(good), f"Cookie: jwt={bad}", "Cookie: a=1"))
     yield Way("token: keys of its own", "/token", _bearing(token(now, key=STRANGER, headers=stranger)))
     yield Way("token: x5u of its own", "/token", _bearing(token(now, key=STRANGER, headers={"x5u": "https://evil/"})))
     yield Way("token: x5c of its own", "/token", _bearing(token(now, key=STRANGER, headers={"x5c": ["AA=="]})))

@@ -11,7 +11,7 @@ from enum import Enum
 from app.authz.model import CheckInput, Claims
 from app.authz.providers import Changes
 from app.authz.rules.credential_rules import CredentialRule
-from app.authz.rules.places import COOKIE, Located, cookies_of, is_withheld, params_of
+from app.authz.rules.places import COOKIE, Located, cookie_pairs, cookies_of, is_withheld, params_of
 from app.spiffe.jwt import MAX_TOKEN_BYTES
 
 # A client has one. With more, one request would have many servers asked.
@@ -165,7 +165,7 @@ def changes_of(request: CheckInput, found: tuple[Found, ...], forward: tuple[boo
     cookies = {name for kind, name, *_ in hidden if kind == "cookie"}
     set_to: tuple[tuple[str, str], ...] = ()
     if cookies:
-        rest = _without(request.headers.get(COOKIE) or (), cookies)
+        rest = _without(cookie_pairs(request), cookies)
         if rest:
             set_to = ((COOKIE, rest),)
         else:
@@ -207,7 +207,6 @@ def _after(prefix: str, value: str) -> str:
     return value[len(prefix) :].strip()
 
 
-def _without(headers: Iterable[str], names: set[str]) -> str:
-    """Return the cookies of the headers but those with these names, as one header."""
-    pairs = (pair.strip() for header in headers for pair in header.split(";"))
+def _without(pairs: Iterable[str], names: set[str]) -> str:
+    """Return the cookies but those with these names, as one header."""
     return "; ".join(pair for pair in pairs if pair and pair.partition("=")[0].strip() not in names)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
-from app.authz.model import CheckInput
+from app.authz.model import CheckInput, Joined
 from app.authz.rules.nodes import TARGET
 from app.documents.reader import Reader
 
@@ -15,6 +15,8 @@ COOKIE = "cookie"
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 # What a parameter or cookie, and the prefix of a header's value, may have: what can be sent without an escape.
 _VISIBLE = re.compile(r"[!-~]{1,256}")
+# What parts cookies: in one header (RFC 6265, section 4.2), and where Envoy made one of several.
+_IN_ONE, _IN_JOINED = re.compile(";"), re.compile("[;,]")
 _PREFIX = re.compile(r"[ -~]{0,256}")
 
 Located = tuple[str, str, str, tuple[str, ...]]
@@ -70,10 +72,17 @@ def params_of(request: CheckInput, names: tuple[str, ...]) -> Params:
 def cookies_of(request: CheckInput) -> Cookies:
     """Return the cookies of a request."""
     cookies: dict[str, list[str]] = {}
-    for header in request.headers.get(COOKIE) or ():
-        for pair in header.split(";"):
-            name, equals, value = pair.strip().partition("=")
-            if equals:
-                quoted = len(value) > 1 and value[0] == value[-1] == '"'
-                cookies.setdefault(name, []).append(value[1:-1] if quoted else value)
+    for pair in cookie_pairs(request):
+        name, equals, value = pair.partition("=")
+        if equals:
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            cookies.setdefault(name, []).append(value[1:-1] if quoted else value)
     return cookies
+
+
+def cookie_pairs(request: CheckInput) -> Iterator[str]:
+    """Yield the cookies of a request as they are written; of headers that the proxy may have joined, each one's."""
+    headers = request.headers.get(COOKIE) or ()
+    separators = _IN_JOINED if isinstance(headers, Joined) else _IN_ONE
+    for header in headers:
+        yield from map(str.strip, separators.split(header))

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.authz.model import Cause, Workload
+from app.authz.model import Cause, Joined, Workload
 from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rules.authentication import TokenRules, header_value
 from app.authz.service import authentication
@@ -111,6 +111,13 @@ async def test_one_bad_token_beside_a_good_one_is_answered_with_401(make, clock)
         assert service.check(sent(first, path=f"/?access_token={second}")).changes.body == "Jwt is expired"
     both = service.check(sent(good, path=f"/?access_token={good}"))
     assert both.changes == Changes(headers_to_remove=("authorization",), query_to_remove=("access_token",))
+
+
+async def test_a_token_in_one_of_several_cookie_headers_is_found_where_the_proxy_joined_them(make, clock):
+    service = await make(request_authentication(jwt_rule(fromCookies=["jwt"])))
+    for text, allowed in ((token(clock.now()), True), (token(clock.now(), key=STRANGER), False)):
+        for joined in (f"a=1,jwt={text}", f"jwt={text},a=1", f"a=1; b=2,jwt={text}"):
+            assert service.check(request(headers={"cookie": Joined((joined,))})).allowed is allowed
 
 
 async def test_claims_go_into_headers_that_a_client_cannot_set(make, clock):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.authz.model import Workload
+from app.authz.model import Joined, Workload
 from app.authz.providers import Changes, ProvidedDecision
 from app.authz.rpc.check import AuthorizationRpc
 from app.authz.rpc.connections import METADATA_EXTENSION
@@ -151,6 +151,8 @@ async def test_keys_are_found_in_headers_with_a_prefix_parameters_and_cookies_an
     assert parameter.changes == Changes(query_to_remove=("api%5fkey",))
     cookie = service.check(sent(cookie=f"a=b; key={key}; c=d"))
     assert cookie.changes == Changes(headers=(("cookie", "a=b; c=d"),))
+    joined = service.check(request(headers={"cookie": Joined((f"a=b,key={key}; c=d",))}))
+    assert joined.changes == Changes(headers=(("cookie", "a=b; c=d"),))
     alone = service.check(sent(cookie=f"key={key}"))
     assert alone.changes == Changes(headers_to_remove=("cookie",))
 
