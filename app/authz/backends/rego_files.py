@@ -21,7 +21,7 @@ _BUNDLES = (".tar.gz", ".tgz")
 # What is read of a directory, which may have what is no part of it.
 _READ = frozenset({_REGO, ".json", ".yaml", ".yml"})
 _HIDDEN = frozenset({_MANIFEST, ".signatures.json"})
-_PACKAGE = re.compile(r"^[ \t]*package[ \t]+(\S+)", re.MULTILINE)
+_PACKAGE = re.compile(r"^[ \t]*package\s+(\S+)", re.MULTILINE)
 _NAME = re.compile(r"(?<=\")[^\"]+(?=\")|[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -98,7 +98,7 @@ def _check_manifest(manifest: Mapping[str, Any], modules: Iterable[tuple[str, st
             raise InvalidInputError("its roots are in each other")
     for name, text in modules:
         package = _PACKAGE.search(text)
-        if package is not None and not _is_below(tuple(_NAME.findall(package[1])), paths):
+        if package is None or not _is_below(tuple(_NAME.findall(package[1])), paths):
             raise InvalidInputError(f"the package of {name} is outside of its roots")
     if not _data_is_below(data, (), paths):
         raise InvalidInputError("there is data outside of its roots")

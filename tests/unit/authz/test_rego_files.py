@@ -190,3 +190,9 @@ def test_packages_are_read_as_rego_has_them(tmp_path):
     read(write(tmp_path / "in", {"a.rego": text, ".manifest": '{"roots": ["a/b-c"]}'}))
     with pytest.raises(InvalidInputError, match="outside of its roots"):
         read(write(tmp_path / "out", {"a.rego": text, ".manifest": '{"roots": ["a/b"]}'}))
+
+
+@pytest.mark.parametrize("text", ["package\nb\nx := `\npackage a\n`\n", "package # a\nb\nx := 1\n", "x := 1\n"])
+def test_a_package_that_is_written_otherwise_is_not_taken_for_another(tmp_path, text):
+    with pytest.raises(InvalidInputError, match="outside of its roots"):
+        read(write(tmp_path, {"a.rego": text, ".manifest": '{"roots": ["a"]}'}))
