@@ -7,8 +7,10 @@ are wide), so that a tree can be read without its policy.
 
 # ruff: noqa: SIM110 - any() and all() over a generator cost more than what they go over
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import combinations
 from operator import attrgetter
 from typing import Any
 
@@ -133,6 +135,12 @@ class RemoteMatch:
         return any(results) if self.if_missing else all(results)
 
 
+# Elements of a text in which a check has values of a header joined: each run of them may be one of the values. Of
+# longer texts no match is certain, and any is possible.
+MAX_JOINED_ELEMENTS = 32
+# No value of a header begins or ends with a space.
+_BETWEEN_VALUES = re.compile(r"(?<![ \t]),(?![ \t])")
+
 AUTHORITY = ":authority"
 TARGET = ":path"
 """The pseudo-headers that servers read in other ways, too."""
@@ -149,8 +157,9 @@ class HeaderMatch:
 
     With `as_envoy`, one of its values has to match as it is, as in Envoy 1.40. Else its values joined with commas, as
     other versions and servers read them, and each of them have to match; if `wide`, one of them, or of the elements of
-    a comma-separated list. That holds as well where the check has values joined, which cannot be told from a list.
-    `if_missing` is the result for a request of which it is not known whether it has the header.
+    a comma-separated list. Values that the check has joined may be parted at any comma: where a match has to be
+    certain, it has to be one however they are, and a wide one is one if it may be. `if_missing` is the result for a
+    request of which it is not known whether it has the header.
     """
 
     name: str
@@ -182,12 +191,36 @@ class HeaderMatch:
 
     def _matches(self, found: tuple[str, ...]) -> bool:
         matches = self.values.__contains__
-        if self.as_envoy and not isinstance(found, Joined):
+        if isinstance(found, Joined):
+            return self._matches_joined(",".join(found))
+        if self.as_envoy:
             return any(map(matches, found))
         readings = found if len(found) == 1 else (",".join(found), *found)
         if not self.wide:
             return all(map(matches, readings))
         return any(map(matches, readings)) or any(matches(element.strip()) for element in readings[0].split(","))
+
+    def _matches_joined(self, text: str) -> bool:
+        elements, matches = text.split(","), self.values.__contains__
+        if len(elements) > MAX_JOINED_ELEMENTS:
+            return self.wide
+        if self.as_envoy and not self.wide:
+            return _one_matches_however_parted(text, matches)
+        runs = (",".join(elements[first:end]) for first, end in combinations(range(len(elements) + 1), 2))
+        if self.wide:
+            return any(matches(run) or matches(run.strip()) for run in runs)
+        return all(matches(run.strip()) for run in runs)
+
+
+def _one_matches_however_parted(text: str, matches: Callable[[str], bool]) -> bool:
+    """Whether one of the values of a header matches, wherever they were joined."""
+    elements = _BETWEEN_VALUES.split(text)
+    # Where values may end of which none matches.
+    ends = {0}
+    for end in range(1, len(elements) + 1):
+        if any(first in ends and not matches(",".join(elements[first:end])) for first in range(end)):
+            ends.add(end)
+    return len(elements) not in ends
 
 
 @dataclass(frozen=True, slots=True)
