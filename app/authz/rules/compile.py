@@ -333,7 +333,12 @@ def _for_every_trust_domain(principals: Iterable[str], options: AuthzOptions) ->
             yield principal
             covered = [name for name in names if name.endswith(domain[1:])]
             yield from (f"{name}{slash}{path}" for name in names if covered and name not in covered)
-        elif domain in names or domain == LOCAL_TRUST_DOMAIN:
+        elif domain == LOCAL_TRUST_DOMAIN or any(_is_or_begins(name, domain) for name in names):
             yield from (f"{name}{slash}{path}" for name in names)
         else:
             yield principal
+
+
+def _is_or_begins(name: str, domain: str) -> bool:
+    """Whether the domain is the name, or what it begins with and a `*`, which Istio takes for the name as well."""
+    return name.startswith(domain[:-1]) if domain.endswith(ANY) else name == domain

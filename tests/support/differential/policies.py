@@ -24,6 +24,7 @@ PRINCIPALS = (
         "example.org/x/y/z/q",
     ),
     *("*spiffe://cluster.local/ns/web/sa/front", "web/ns/shop", "c*", "*CN=front", "*2", "*/"),
+    *("old*/ns/web/sa/front", "c*/ns/web/sa/front"),
 )
 NAMESPACES = ("web", "shop", "*", "w*", "*eb", "w*b", "Web", "n", "sa", "a.b", "*n/sa*", "we", "b")
 ACCOUNTS = ("web/front", "cart", "shop/cart", "web/cart", "web/x", "other/front", "front")

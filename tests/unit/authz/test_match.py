@@ -396,6 +396,10 @@ def test_values_and_not_values_of_one_field_both_hold():
         ("other.org/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", False),
         ("cluster.local/ns/web/*", "spiffe://example.org/ns/web/sa/front", False),
         ("*old.example.org/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", True),
+        ("old*/ns/web/sa/front", "spiffe://old.example.org/ns/web/sa/front", True),
+        ("old*/ns/web/sa/front", "spiffe://example.org/ns/web/sa/front", True),
+        ("old*/ns/web/sa/front", "spiffe://older.org/ns/web/sa/front", False),
+        ("oth*/ns/web/sa/front", "spiffe://other.org/ns/web/sa/front", False),
         ("*old.example.org/ns/web/sa/front", "spiffe://x.old.example.org/ns/web/sa/front", True),
     ],
 )
