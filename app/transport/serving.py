@@ -24,6 +24,7 @@ from app.transport.grpc.connection import Connections
 from app.transport.grpc.peer import UNIX
 from app.transport.guard import AcceptedSockets, connections_to_close
 from app.transport.mesh import MeshApplication
+from app.transport.threads import run_in_batches
 
 # Open streams that one Envoy may hold: its concurrent Checks over one connection, and a few subscriptions.
 MAX_STREAMS_PER_CONNECTION = 1024
@@ -189,6 +190,7 @@ class MeshListener:
             except Exception as error:
                 await _shut_down(started)
                 raise InternalError("the mesh listener did not start: its certificate or key may be damaged") from error
+        run_in_batches()
         return started
 
     def _on_exit(self, server: _RunningServer, task: "asyncio.Task[None]") -> None:

@@ -11,6 +11,7 @@ from app.core.errors import PreconditionError
 from app.core.net import Address
 from app.transport.serving import MeshListener, TlsMaterial
 from app.transport.sockets import listen
+from app.transport.threads import workers
 from tests.assets.certificates import MeshCa
 from tests.fakes.served_echo import Mesh
 
@@ -48,6 +49,18 @@ async def test_a_certificate_is_served_without_a_directory_for_temporary_files(l
     assert writer.get_extra_info("peercert")
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux schedules threads as a batch")
+async def test_threads_that_read_and_write_do_not_interrupt_the_one_that_runs_python(listener):
+    ca = MeshCa()
+    key, chain = ca.serving()
+    await listener.start(TlsMaterial(chain.decode(), key, ca.roots))
+    await listener.rotate(TlsMaterial(chain.decode(), key, ca.roots))
+    policies = [os.sched_getscheduler(thread) for thread in workers()]
+    assert policies
+    assert set(policies) == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 async def test_a_certificate_that_there_is_no_room_for_is_refused(listener, monkeypatch):
