@@ -1,7 +1,8 @@
 """The ways in which a server may read the path of a request.
 
 A proxy and the server behind it often disagree on `//`, `%2F`, backslashes and `;parameters`, and on what they resolve
-first. The readings of a path are all that these steps make of it, in every order and any number of times.
+first. The readings of a path are all that these steps make of it, in every order and any number of times, and each of
+them in lower case.
 """
 
 import re
@@ -82,13 +83,19 @@ def _read(path: str) -> PathReading:
     if len(path) > MAX_PATH_LENGTH:
         return PathReading(problem=f"the path is longer than {MAX_PATH_LENGTH} characters")
     if _ORDINARY.fullmatch(path):
-        return PathReading(path)
+        return PathReading(path, _in_any_case(path))
     if problem := _problem(path):
         return PathReading(problem=problem)
     others, problem = _readings(canonical(path))
     if problem:
         return PathReading(problem=problem)
-    return PathReading(path, tuple(dict.fromkeys(each for each in (normalised(path), *others) if each != path)))
+    return PathReading(path, _in_any_case(path, normalised(path), *others))
+
+
+def _in_any_case(path: str, *others: str) -> tuple[str, ...]:
+    """Return the other readings of a path, and all readings in lower case: many servers ignore the case of letters."""
+    readings = (path, *others)
+    return tuple(each for each in dict.fromkeys((*readings, *map(str.lower, readings))) if each != path)
 
 
 def _readings(path: str) -> tuple[Iterable[str], str]:

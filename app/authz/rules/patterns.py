@@ -252,7 +252,7 @@ def _with_slash(texts: Iterable[str]) -> Iterator[str]:
 
 def _equal_spellings(text: str) -> Iterable[str]:
     spelling = _between_operators(canonical, text)
-    return dict.fromkeys((text, spelling, spelling.replace("%2E", ".")))
+    return _in_any_case((text, spelling, spelling.replace("%2E", ".")))
 
 
 def _decoded_spellings(text: str) -> Iterable[str]:
@@ -260,7 +260,13 @@ def _decoded_spellings(text: str) -> Iterable[str]:
     found = {text: None, spelling: None}
     while (spelling := _between_operators(decoded, spelling)) not in found:
         found[spelling] = None
-    return found
+    return _in_any_case(found)
+
+
+def _in_any_case(spellings: Iterable[str]) -> Iterable[str]:
+    """Return the spellings, and each in lower case, as are the readings of a path that they are compared with."""
+    found = tuple(spellings)
+    return dict.fromkeys((*found, *map(str.lower, found)))
 
 
 def _between_operators(respell: Callable[[str], str], text: str) -> str:

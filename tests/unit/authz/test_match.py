@@ -184,7 +184,6 @@ def test_the_remote_address_is_not_the_connections():
         ("/admin", "/admin", True),
         ("/admin", "/admin?x=1", True),
         ("/admin", "/adminx", False),
-        ("/admin", "/Admin", False),
         ("/admin*", "/admin/x", True),
         ("/admin*", "/admin", True),
         ("/admin/*", "/admin", False),
@@ -200,6 +199,27 @@ def test_the_remote_address_is_not_the_connections():
 def test_paths_match_without_their_query(pattern, path, expected):
     assert both(operation("paths", pattern), request(path)) is expected
     assert both(operation("notPaths", pattern), request(path)) is not expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "grants", "hits"),
+    [
+        ("/admin", "/Admin", False, True),
+        ("/admin/*", "/ADMIN/x", False, True),
+        ("/Admin/*", "/aDmin/x", False, True),
+        ("/Admin/*", "/admin/x", False, True),
+        ("*.php", "/a.PHP", False, True),
+        ("/a/{*}/Edit", "/A/x/edit", False, True),
+        ("/shop.Cart/Get", "/shop.Cart/Get", True, True),
+        ("/a/*", "/a/B", True, True),
+        ("/a", "/B", False, False),
+        ("/a", "/%41", False, True),
+    ],
+)
+def test_servers_may_ignore_the_case_of_a_path(pattern, path, grants, hits):
+    assert matches(operation("paths", pattern), request(path)) is grants
+    assert refuses(operation("paths", pattern), request(path)) is hits
+    assert matches(operation("notPaths", pattern), request(path)) is not hits
 
 
 @pytest.mark.parametrize(
