@@ -38,6 +38,11 @@ ALGORITHMS = st.one_of(
 )
 
 
+def state_after(algorithm, state, step, hits):
+    """The state of a counter after a step: that of the step where one is written, else the one of before."""
+    return step.state if hits and (step.allowed or getattr(algorithm, "counts_refused", False)) else state
+
+
 @st.composite
 def sequences(draw):
     """An algorithm and the hits on one counter of it: milliseconds since the last ones, and how many."""

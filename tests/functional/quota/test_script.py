@@ -10,7 +10,7 @@ from app.quota.backends.valkey.wire import SCRIPT, arguments_of, outcomes_of, pa
 from app.quota.model import FixedWindow, Hit
 from app.quota.rules.counting import count
 from app.quota.rules.joint import AllOrNone
-from tests.support.algorithms import START, sequences
+from tests.support.algorithms import START, sequences, state_after
 
 _numbers = itertools.count()
 # Lets no state expire by the server's own clock, which goes on while that of the test goes back.
@@ -41,8 +41,7 @@ def test_the_script_counts_as_the_functions_do(client, sequence):
         hit = Hit("l", ("k",), algorithm, hits)
         step = count(algorithm, state, now, hits)
         assert evaluate(client, [(key, hit)], now) == [step.outcome()]
-        if hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-            state = step.state
+        state = state_after(algorithm, state, step, hits)
 
 
 @settings(max_examples=200)
@@ -59,8 +58,7 @@ def test_hits_of_one_call_are_counted_one_after_another(client, counters, data):
             step = count(algorithm, states[place], now, hit.hits)
             hits.append((keys[place], hit))
             expected.append(step.outcome())
-            if hit.hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-                states[place] = step.state
+            states[place] = state_after(algorithm, states[place], step, hit.hits)
         assert evaluate(client, hits, now) == expected
 
 
@@ -79,8 +77,7 @@ def test_hits_that_go_together_are_counted_as_the_functions_do_or_not_at_all(cli
             step = count(algorithm, after[place], now, hit.hits)
             hits.append((keys[place], hit))
             steps.append(step)
-            if hit.hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-                after[place] = step.state
+            after[place] = state_after(algorithm, after[place], step, hit.hits)
         refused = any(refuses and not step.allowed for refuses, step in zip(refusing, steps, strict=True))
         expected = [step.outcome() for step in steps]
         if refused or not counts:

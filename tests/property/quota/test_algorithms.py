@@ -20,7 +20,7 @@ from app.quota.model import (
 )
 from app.quota.rules.counting import MAX_RESET, SLOT_PARTS, count, lifetime, mul_div, slot_part
 from app.quota.rules.window import calendar_bounds
-from tests.support.algorithms import START, sequences
+from tests.support.algorithms import START, sequences, state_after
 
 SMALL = st.integers(0, 6)
 SECONDS = st.integers(1, 4)
@@ -34,8 +34,7 @@ def run(algorithm, steps):
     for moved, hits in steps:
         now += moved
         step = count(algorithm, state, now, hits)
-        if hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-            state = step.state
+        state = state_after(algorithm, state, step, hits)
         done.append((now, hits, step))
     return done
 
@@ -145,8 +144,7 @@ def test_a_reset_is_when_the_same_would_be_allowed(sequence):
     for moved, hits in steps:
         now += abs(moved)
         step = count(algorithm, state, now, hits)
-        if hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-            state = step.state
+        state = state_after(algorithm, state, step, hits)
         most = min(algorithm.requests, algorithm.burst) if isinstance(algorithm, TokenBucket) else algorithm.requests
         exact = isinstance(algorithm, FixedWindow | CalendarWindow | TokenBucket)
         if exact and not step.allowed and 0 < hits <= most and 0 < step.reset < MAX_RESET:
@@ -176,8 +174,7 @@ def test_counts_are_never_negative_and_states_are_bounded(sequence):
         assert step.remaining >= 0
         assert all(number >= 0 for number in step.state or ())
         assert len(step.state or ()) <= max(66, 2 * min(algorithm.requests, 1000))
-        if hits and (step.allowed or getattr(algorithm, "counts_refused", False)):
-            state = step.state
+        state = state_after(algorithm, state, step, hits)
 
 
 @given(sequences(), st.integers(1, 9))
