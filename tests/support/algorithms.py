@@ -58,3 +58,11 @@ def sequences(draw):
     least = -9 if isinstance(algorithm, Concurrency) else 0
     hits = st.integers(least, 9) | st.integers(0, max(1, algorithm.requests)) | st.integers(0, MAX_UINT32)
     return algorithm, draw(st.lists(st.tuples(move, hits), max_size=25))
+
+
+@st.composite
+def set_back(draw):
+    """An algorithm and the hits on one counter of it, and by how many milliseconds the clock is set back after them."""
+    algorithm, steps = draw(sequences())
+    length = min(algorithm.seconds, 2 * YEAR) * 1000
+    return algorithm, steps, draw(st.integers(0, 2 * length) | st.integers(2 * length, 4 * length))

@@ -4,8 +4,9 @@ A state is a tuple of integers, or None of a counter that nothing was counted in
 milliseconds. Every number and every intermediate result is an integer below 2^53, or so far above any time and count
 that its digits do not matter: the script that counts in Valkey has no others, and its results are the same.
 
-A clock that is set back by up to a window's length leaves a counter where it is until the time has caught up; after a
-longer step back the counter starts again, so that a clock that was ahead cannot refuse for longer than a window.
+A clock that is set back leaves a counter where it is until the time has caught up with the start of its window, or with
+its last hit where windows are not aligned. A counter that would wait for more than a window's length starts again, so
+that a clock that was far ahead cannot refuse for as long.
 """
 
 from collections.abc import Callable

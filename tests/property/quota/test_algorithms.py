@@ -5,7 +5,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.quota.model import (
@@ -20,7 +20,7 @@ from app.quota.model import (
 )
 from app.quota.rules.counting import MAX_RESET, SLOT_PARTS, count, lifetime, mul_div, slot_part
 from app.quota.rules.window import calendar_bounds
-from tests.support.algorithms import START, sequences, state_after
+from tests.support.algorithms import START, sequences, set_back, state_after
 
 SMALL = st.integers(0, 6)
 SECONDS = st.integers(1, 4)
@@ -194,21 +194,29 @@ def test_a_state_that_was_not_written_for_its_lifetime_is_that_of_a_new_counter(
     assert (kept.allowed, kept.remaining, kept.reset) == (new.allowed, new.remaining, new.reset)
 
 
-@given(sequences(), st.integers(0, 2 * 366 * 86_400_000))
-def test_a_clock_that_is_set_back_refuses_for_no_longer_than_a_window(sequence, back):
-    algorithm, steps = sequence
-    if isinstance(algorithm, Total | CalendarWindow | Concurrency):
+@given(set_back())
+@example((SlidingWindow(1, 773), [(0, 1), (131_000, 1)], 1_546_000))
+def test_a_counter_waits_for_a_clock_that_was_set_back_for_a_window_at_most(case):
+    algorithm, steps, back = case
+    life = lifetime(algorithm)
+    if life is None or isinstance(algorithm, Concurrency):
         return
-    state, now = None, START
+    state, now, counted = None, START, START
     for moved, hits in steps:
         now += abs(moved)
-        step = count(algorithm, state, now, hits)
-        state = step.state if step.allowed else state
-    length = algorithm.seconds * 1000
+        before, state = state, state_after(algorithm, state, count(algorithm, state, now, hits), hits)
+        left = count(algorithm, state, now, 0).remaining
+        state = state_after(algorithm, state, count(algorithm, state, now, left), left)
+        counted = counted if state is before else now
+    now -= back
     least = min(1, getattr(algorithm, "burst", 1), algorithm.requests)
-    # Far back the counter starts again at once; else it is where it was, and the time has caught up after a window.
-    wait = 0 if back >= 2 * length else (lifetime(algorithm) or 0) + 2 * length
-    assert count(algorithm, state, now - back + wait, least).allowed
+    step = count(algorithm, state, now, least)
+    if step.allowed:
+        return
+    length = life if isinstance(algorithm, CalendarWindow) else algorithm.seconds * 1000
+    assert counted - now < 2 * length  # the window of the last hit begins within one
+    state = state_after(algorithm, state, step, least)
+    assert count(algorithm, state, now + length + life, least).allowed
 
 
 @given(st.integers(0, 2**35 - 1), st.integers(0, 2**32 - 1), st.integers(1, 2**35 - 1), st.integers(0, 2**35 - 1))
