@@ -188,8 +188,9 @@ def _concurrency(limit: Concurrency, state: State | None, now: int, hits: int) -
     used, given_back = 0, max(0, -hits)
     for place in range(0, len(state or ()), 2):
         ends, taken = (state or ())[place : place + 2]
-        back = min(taken, given_back) if ends > now else taken
-        if ends > now:
+        held = now < ends <= end + length
+        back = min(taken, given_back) if held else taken
+        if held:
             given_back -= back
         if taken > back:
             used += taken - back

@@ -134,7 +134,7 @@ steps[6] = function(state, hits, requests, length)
   state = state or {}
   for place = 1, #state, 2 do
     local ends, taken = state[place], state[place + 1]
-    if ends > now then
+    if ends > now and ends <= last + length then
       local back = min(taken, given_back)
       given_back = given_back - back
       if taken > back then
