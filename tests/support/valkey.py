@@ -140,7 +140,12 @@ def sentinels_started() -> Iterator[tuple[ValkeyProcess, ValkeyProcess, list[Val
     directory = Path(tempfile.mkdtemp(prefix="vk-"))
     primary = ValkeyProcess(directory / "primary")
     replica = ValkeyProcess(directory / "replica", f"replicaof 127.0.0.1 {primary.port}")
-    watch = (f"sentinel monitor main 127.0.0.1 {primary.port} 2", "sentinel down-after-milliseconds main 1000")
+    watch = (
+        f"sentinel monitor main 127.0.0.1 {primary.port} 2",
+        "sentinel down-after-milliseconds main 1000",
+        # An election without a winner, as on a busy machine, is repeated after twice this time; by default six minutes.
+        "sentinel failover-timeout main 5000",
+    )
     sentinels = [ValkeyProcess(directory / f"sentinel{number}", *watch, sentinel=True) for number in range(3)]
     try:
         for server in (primary, replica, *sentinels):
