@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.net import Address, UnixSocket
+from app.envoy.ambiguous import AMBIGUOUS_AUTHORITY, AMBIGUOUS_METHOD, AMBIGUOUS_PATH, OVERRIDES
 from app.envoy.sidecar import ControlPlane, Inbound, Outbound, Protocol, Sidecar
 from app.spiffe.id import SpiffeId
 
@@ -45,43 +46,22 @@ CHECK_RETRIES = QUOTA_RETRIES | {
 # them.
 HTTP_CHECK_HEADERS = {
     "x-meshward-forwarded-headers": "*, !connection, !upgrade",
+    "x-meshward-content-type": "%FILTER_STATE(meshward.content-type:PLAIN)%",
     "x-meshward-destination-ip": "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
     "x-meshward-destination-port": "%DOWNSTREAM_LOCAL_PORT%",
     "x-meshward-sni": "%REQUESTED_SERVER_NAME%",
     "x-meshward-source-ip": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
 }
 # The client's headers that an HTTP check has: all but those above, which Envoy adds after it dropped a client's, and
-# those that it would act upon in the check itself (an upgrade; retries and timeouts).
+# those that it would act upon in the check itself (an upgrade; retries and timeouts). A check with the content-type of
+# gRPC that fails in Envoy is answered with 200 and a status in a header, which would let the request pass.
 FORWARDED_HEADERS = {"patterns": [{"safe_regex": {"regex": ".*"}}]}
 WITHHELD_HEADERS = {
-    "patterns": [{"prefix": "x-meshward-"}, {"prefix": "x-envoy-"}, {"exact": "connection"}, {"exact": "upgrade"}]
+    "patterns": [
+        *({"prefix": prefix} for prefix in ("x-meshward-", "x-envoy-")),
+        *({"exact": name} for name in ("connection", "upgrade", "content-type")),
+    ]
 }
-# Paths that Envoy's normalisation leaves as they are and that servers resolve to others, or refuse to read (RE2).
-AMBIGUOUS_PATH = "|".join(
-    f".*({form}).*"
-    for form in (
-        # Parameters of dot segments and empty ones, and escapes within escapes.
-        r"/\.{0,2}(;|%3[bB])|%25[0-9A-Fa-f]{2}",
-        # A `%` without two digits, as before `u002f`.
-        r"%([^0-9A-Fa-f]|.[^0-9A-Fa-f]|.?$)",
-        # Control characters: an expression for a path may end before a line end.
-        r"%[01][0-9A-Fa-f]|%7[fF]",
-        # Spellings of a byte in two to six that UTF-8 does not have.
-        r"%[cC][01]|%[eE]0%[89]|%[fF]0%8|%[fF][89a-dA-D]",
-        # No path has brackets (RFC 3986, section 3.3), and a template's operators do not stand for them.
-        r"[\[\]]",
-    )
-)
-# Authorities that servers read otherwise: user information, two Host headers, which Envoy joins with a comma, escapes.
-AMBIGUOUS_AUTHORITY = r".*[@,%].*"
-# Methods in lower case, which HTTP/2 lets pass and some frameworks take for those in upper case.
-AMBIGUOUS_METHOD = r".*[a-z].*"
-# Headers by which frameworks let a client name another method, path or host than the one that was checked.
-OVERRIDES = (
-    *("x-http-method-override", "x-http-method", "x-method-override"),
-    *("x-original-url", "x-rewrite-url", "x-envoy-original-path"),
-    *("x-forwarded-host", "x-original-host", "forwarded"),
-)
 # What inbound requests are counted by: the verified peer, so that a header with another name escapes no limit, and the
 # path without its query, so that adding one does not either.
 LIMIT_DESCRIPTOR = {"principal": "connection.uri_san_peer_certificate", "path": "request.url_path"}
@@ -171,7 +151,11 @@ def _inbound_listener(sidecar: Sidecar, inbound: Inbound) -> Document:
         inbound.name,
         inbound.listen,
         {"cluster": f"{inbound.name}-workload", "rate_limits": [{"actions": limit}]},
-        (_authorization(inbound.check, sidecar.labels), _quota(sidecar.quota_domain)),
+        (
+            *((_kept_content_type(),) if inbound.check is Protocol.HTTP else ()),
+            _authorization(inbound.check, sidecar.labels),
+            _quota(sidecar.quota_domain),
+        ),
         {"transport_socket": tls},
         refused=(
             _path_match(AMBIGUOUS_PATH),
@@ -294,6 +278,25 @@ def _http_check(labels: Mapping[str, str]) -> Document:
         "allowed_headers": FORWARDED_HEADERS,
         "disallowed_headers": WITHHELD_HEADERS,
     }
+
+
+def _kept_content_type() -> Document:
+    """Return the filter that keeps the content-type of a request for the HTTP check, which may not have it itself."""
+    return _extension(
+        "envoy.filters.http.set_filter_state",
+        "filters.http.set_filter_state.v3.Config",
+        on_request_headers=[
+            {
+                "object_key": "meshward.content-type",
+                "factory_key": "envoy.string",
+                "format_string": {
+                    "text_format_source": {"inline_string": "%REQ(content-type)%"},
+                    "omit_empty_values": True,
+                },
+                "skip_if_empty": True,
+            }
+        ],
+    )
 
 
 def _quota(domain: str) -> Document:

@@ -23,6 +23,10 @@ ALLOW [{to: [{operation: {paths: ['/exact']}}]}]
 ALLOW [{to: [{operation: {paths: ['/needs']}}], when: [{key: 'request.headers[x-role]', values: [user]}]}]
 ALLOW [{to: [{operation: {paths: ['/inside']}}], from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]
 ALLOW [{to: [{operation: {paths: ['/known']}}], from: [{source: {notPrincipals: [cluster.local/ns/web/sa/front]}}]}]
+ALLOW [{to: [{operation: {paths: [/js]}}], when: [{key: 'request.headers[content-type]', values: [application/json]}]}]
+DENY [{to: [{operation: {paths: ['/none']}}], when: [{key: 'request.headers[content-type]', values: ['*']}]}]
+ALLOW [{to: [{operation: {paths: ['/none']}}]}]
+ALLOW [{to: [{operation: {paths: ['/any']}}], when: [{key: 'request.headers[content-type]', notValues: [text/xml]}]}]
 """
 
 
@@ -152,6 +156,18 @@ WAYS = (
         method="POST",
         body="\1\0\0\0\0",
     ),
+    *(
+        Way("another kind of body", "/js", headers)
+        for headers in (
+            (),
+            ("content-type: text/plain",),
+            ("content-type: text/plain", "content-type: application/json"),
+            ("x-meshward-content-type: application/json",),
+            ("content-type: text/plain", "x-meshward-content-type: application/json"),
+        )
+    ),
+    Way("another kind of body", "/none", ("content-type: text/plain",)),
+    Way("another kind of body", "/any", ("content-type: text/xml", "x-meshward-content-type: application/json")),
     Way("timeouts of the client", "/admin", ("x-envoy-upstream-rq-timeout-ms: 1", "x-envoy-expected-rq-timeout-ms: 1")),
     Way("retries of the client", "/admin", ("x-envoy-retry-on: 5xx", "x-envoy-max-retries: 9")),
     Way("a header that the proxy removes", "/needs", ("Connection: x-role", "x-role: admin")),
@@ -218,6 +234,9 @@ PASSING = (
     Way("escape", "/public/a%20b"),
     Way("template", "/t/x/view"),
     Way("method", method="POST", body="x"),
+    Way("kind of body", "/js", ("content-type: application/json",)),
+    Way("kind of body", "/none"),
+    Way("kind of body", "/any", ("content-type: application/grpc", "te: trailers"), method="POST", body="\0\0\0\0\0"),
     Way("peer", "/known", peer="cart2"),
     Way("host", host="x-admin.example.org"),
     Way("host", host="[::1]:8080"),

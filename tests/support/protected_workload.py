@@ -115,10 +115,15 @@ def recommended(service_port, workload_port, peers, check):
         cluster.pop("transport_socket", None)
     if check is Protocol.HTTP:
         # Over plaintext the caller proves no SVID that would say which namespace it asks about.
-        filters = static["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-        asking = filters[0]["typed_config"]["http_service"]["authorization_request"]
+        asking = check_of(made)["http_service"]["authorization_request"]
         asking["headers_to_add"].append({"key": "x-meshward-namespace", "value": "shop"})
     return made
+
+
+def check_of(made):
+    """The configuration of the check in a bootstrap."""
+    manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    return next(each["typed_config"] for each in manager["http_filters"] if each["name"].endswith(".ext_authz"))
 
 
 async def send(way, port, peers):

@@ -12,6 +12,7 @@ those of a client:
 | `x-meshward-destination-port` | `%DOWNSTREAM_LOCAL_PORT%` | the destination's port |
 | `x-meshward-sni` | `%REQUESTED_SERVER_NAME%` | the server name that the client asked for |
 | `x-meshward-forwarded-headers` | `*, !connection, !upgrade` | the headers that `allowed_headers` lets through |
+| `x-meshward-content-type` | `%FILTER_STATE(meshward.content-type:PLAIN)%` | that of the request, see below |
 | `x-meshward-source-ip` | `%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%` | the peer's address, see below |
 
 The destination is the caller itself if it proved an SVID and names no other. The peer is believed only if
@@ -20,12 +21,15 @@ The destination is the caller itself if it proved an SVID and names no other. Th
 address comes from `x-forwarded-for`, which Envoy must then allow as well. What is missing never grants and always
 denies, and so does a rule about a header that is absent and not declared as forwarded.
 
+`content-type` must not be allowed: to a check with that of gRPC Envoy reports its own errors with status 200, so that a
+request would pass while this service is away. The proxy's configuration keeps it in filter state, and adds it.
+
 `failure_mode_allow` must stay off for HTTP checks: the path of a request becomes the path of the check, and the server
 may refuse it (`/%zz`) by resetting the stream before this application is asked. A gRPC check has the path in a message.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import Any
 
 from app.authz.identity import ANONYMOUS, Identity
@@ -57,6 +61,7 @@ BODY_TIMEOUT_SECONDS = 5.0
 
 CERTIFICATE_HEADER = "x-forwarded-client-cert"
 FORWARDED_HEADER = "x-meshward-forwarded-headers"
+CONTENT_TYPE_HEADER = b"x-meshward-content-type"
 # Headers that Envoy writes for the check itself, or the proxy's configuration for this service: those of the request
 # are not known.
 _OF_THE_CHECK = ("x-meshward-", "x-envoy-", "content-length")
@@ -125,6 +130,7 @@ class HttpAuthorization:
         return decision if isinstance(decision, Decision) else await decision
 
     def _read(self, scope: Mapping[str, Any], body: bytes | None) -> CheckInput:
+        scope = {**scope, "headers": _with_content_type(scope["headers"])}
         headers = _headers(scope)
         raw: bytes = scope["raw_path"]
         if not raw.startswith(self._prefix + b"/"):
@@ -196,6 +202,11 @@ def _changed_headers(changes: Changes, *, allowed: bool) -> list[tuple[bytes, by
     if allowed and changes.headers_to_remove:
         headers.append((_TO_REMOVE, ",".join(changes.headers_to_remove).encode()))
     return headers
+
+
+def _with_content_type(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers with the `content-type` that the proxy kept of the request, if it kept one."""
+    return [(b"content-type" if name == CONTENT_TYPE_HEADER and value else name, value) for name, value in headers]
 
 
 def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -9,13 +9,12 @@ from app.authz.backends.rego import RegoOptions, RegoProvider
 from app.core.clock import SystemClock
 from app.envoy.sidecar import Protocol
 from tests.assets.body_ways import MAX_BODY_BYTES, PASSING, POLICY, WAYS
-from tests.support.protected_workload import documents, protected, reached
+from tests.support.protected_workload import check_of, documents, protected, reached
 
 
 def with_bodies(made, *, pack):
     """Have Envoy send the beginning of each body."""
-    manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    manager["http_filters"][0]["typed_config"]["with_request_body"] = {
+    check_of(made)["with_request_body"] = {
         "max_request_bytes": MAX_BODY_BYTES,
         "allow_partial_message": True,
         "pack_as_bytes": pack,

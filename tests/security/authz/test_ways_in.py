@@ -22,6 +22,7 @@ from tests.assets.ways_in import (
 )
 from tests.fakes.authz import policy
 from tests.fakes.engine import WaitingEngine
+from tests.support.ports import free_ports
 from tests.support.protected_workload import documents, protected, reached, send
 
 
@@ -49,12 +50,43 @@ async def test_no_token_that_proves_nothing_reaches_the_workload(tmp_path, match
         assert await reached(token_ways(now), workload, port, peers) == []
 
 
-async def test_a_check_that_is_not_answered_in_time_denies(tmp_path):
+# Envoy reports an error to a call of gRPC as an answer with status 200, which in a check over HTTP lets a request pass.
+UNANSWERED = tuple(
+    Way("unanswered", headers=headers, method="POST", http2=http2)
+    for headers in (
+        (),
+        ("content-type: application/grpc",),
+        ("content-type: application/grpc", "te: trailers"),
+        ("content-type: application/grpc+proto",),
+    )
+    for http2 in (False, True)
+)
+
+
+@pytest.mark.parametrize("check", Protocol)
+async def test_a_check_that_is_not_answered_in_time_denies(tmp_path, check):
     """The context of a call whose time is over is no reason to let the request pass."""
     engine = WaitingEngine()
-    async with protected(tmp_path, engine=engine) as (workload, port, peers, _):
+    async with protected(tmp_path, check=check, engine=engine) as (workload, port, peers, _):
         assert await send(Way("late"), port, peers) == 403
         assert (len(engine.requests), workload.heads) == (1, [])
+        assert await reached(UNANSWERED, workload, port, peers) == []
+        assert len(engine.requests) == 1 + len(UNANSWERED)
+
+
+def without_control_plane(made):
+    """Have Envoy ask on a port that nothing listens on."""
+    (asked,) = [each for each in made["static_resources"]["clusters"] if each["name"] == "meshward"]
+    (endpoint,) = asked["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    endpoint["endpoint"]["address"]["socket_address"]["port_value"] = free_ports(1)[0]
+    return made
+
+
+@pytest.mark.parametrize("check", Protocol)
+async def test_no_request_passes_while_the_control_plane_is_away(tmp_path, check):
+    async with protected(tmp_path, change=without_control_plane, check=check) as (workload, port, peers, _):
+        assert await send(Way("away"), port, peers) == 403
+        assert await reached(UNANSWERED, workload, port, peers) == []
 
 
 async def test_a_document_with_a_name_twice_is_refused_and_changes_nothing(tmp_path):

@@ -331,6 +331,12 @@ async def test_values_that_envoy_joined_are_matched_strictly(matching, action, v
         assert (await ask(text, headers=headers, matching=matching))[0] == status
 
 
+async def test_the_content_type_is_the_one_that_the_proxy_kept_of_the_request():
+    text = policy("{rules: [{when: [{key: 'request.headers[content-type]', values: [application/json]}]}]}")
+    for kept, expected in ((b"application/json", 200), (b"text/plain", 403), (b"", 403)):
+        assert await status(text, headers=[(b"x-meshward-content-type", kept)]) == expected
+
+
 @pytest.mark.parametrize("matching", Matching)
 async def test_a_server_name_is_denied_in_any_case(matching):
     text = policy("{action: DENY, rules: [{when: [{key: connection.sni, values: [shop.example.org]}]}]}")

@@ -138,9 +138,21 @@ def test_an_http_check_has_every_header_of_the_client_but_those_that_it_declares
     withheld = check["disallowed_headers"]["patterns"]
     assert check["allowed_headers"]["patterns"] == [{"safe_regex": {"regex": ".*"}}]
     assert {"prefix": "x-meshward-"} in withheld
-    # The service itself knows those with the two prefixes as the check's own.
-    exact = [f"!{each['exact']}" for each in withheld if "exact" in each]
+    # The service itself knows those with the two prefixes as the check's own, and has this one in another header.
+    assert {"exact": "content-type"} in withheld
+    exact = [f"!{each['exact']}" for each in withheld if each.get("exact", "content-type") != "content-type"]
     assert declared == ", ".join(["*", *exact])
+
+
+def test_an_http_check_has_the_content_type_that_an_earlier_filter_kept():
+    document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)))
+    found = filters(document, "inbound")
+    assert list(found)[:2] == ["envoy.filters.http.set_filter_state", "envoy.filters.http.ext_authz"]
+    (kept,) = found["envoy.filters.http.set_filter_state"]["on_request_headers"]
+    assert kept["format_string"]["text_format_source"]["inline_string"] == "%REQ(content-type)%"
+    added = found["envoy.filters.http.ext_authz"]["http_service"]["authorization_request"]["headers_to_add"]
+    value = f"%FILTER_STATE({kept['object_key']}:PLAIN)%"
+    assert {"key": "x-meshward-content-type", "value": value} in added
 
 
 def test_an_http_check_has_the_labels_of_the_workload_and_the_addresses_of_the_connection():
