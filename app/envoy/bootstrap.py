@@ -275,6 +275,7 @@ def _http_check(labels: Mapping[str, str]) -> Document:
             "authorization_request": {"headers_to_add": [{"key": key, "value": headers[key]} for key in headers]},
             "authorization_response": {"allowed_client_headers": client_headers},
         },
+        "encode_raw_headers": True,
         "allowed_headers": FORWARDED_HEADERS,
         "disallowed_headers": WITHHELD_HEADERS,
     }

@@ -217,7 +217,7 @@ def _headers(scope: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _values(values: list[str]) -> tuple[str, ...]:
-    """Return the values of a header; Envoy sends a check over HTTP with those of a repeated one joined with commas."""
+    """Return the values of a header; without `encode_raw_headers` Envoy joins those of a repeated one with commas."""
     return Joined(values) if any("," in value for value in values) else tuple(values)
 
 

@@ -23,15 +23,28 @@ from tests.assets.ways_in import (
 from tests.fakes.authz import policy
 from tests.fakes.engine import WaitingEngine
 from tests.support.ports import free_ports
-from tests.support.protected_workload import documents, protected, reached, send
+from tests.support.protected_workload import check_of, documents, protected, reached, send
 
 
-@pytest.mark.parametrize("check", Protocol)
+def with_joined_headers(made):
+    """As a proxy is configured that does not send every header as it came."""
+    del check_of(made)["encode_raw_headers"]
+    return made
+
+
+ASKING = {
+    f"{check.value}{', headers joined' if joined else ''}": {"check": check, **joined}
+    for check in Protocol
+    for joined in ({}, {"change": with_joined_headers})
+}
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
 @pytest.mark.parametrize("matching", Matching)
 @pytest.mark.timeout(240)
-async def test_no_way_in_reaches_the_workload(tmp_path, matching, check):
+async def test_no_way_in_reaches_the_workload(tmp_path, matching, asking):
     options = AuthzOptions(matching=matching)
-    async with protected(tmp_path, documents(POLICIES), check=check, options=options) as (workload, port, peers, _):
+    async with protected(tmp_path, documents(POLICIES), options=options, **asking) as (workload, port, peers, _):
         assert len(await reached(PASSING, workload, port, peers)) == len(PASSING)
         assert await reached(WAYS, workload, port, peers) == []
         assert await reached(WAYS_2, workload, port, peers) == []
@@ -39,11 +52,12 @@ async def test_no_way_in_reaches_the_workload(tmp_path, matching, check):
         assert [head for _, head in overriding if any(text in head for text in FORBIDDEN)] == []
 
 
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
 @pytest.mark.parametrize("matching", Matching)
 @pytest.mark.timeout(240)
-async def test_no_token_that_proves_nothing_reaches_the_workload(tmp_path, matching):
+async def test_no_token_that_proves_nothing_reaches_the_workload(tmp_path, matching, asking):
     text, options = AUTHENTICATION + documents(TOKEN_POLICIES), AuthzOptions(matching=matching)
-    async with protected(tmp_path, text, options=options) as (workload, port, peers, served):
+    async with protected(tmp_path, text, options=options, **asking) as (workload, port, peers, served):
         now = served.clock.now()
         passing = [*tokens_that_pass(now)]
         assert len(await reached(passing, workload, port, peers)) == len(passing)

@@ -124,6 +124,7 @@ def test_a_grpc_check_has_raw_headers_the_certificate_of_the_peer_and_the_labels
 def test_an_http_check_goes_to_the_mesh_port_under_its_prefix_with_the_verified_peer():
     document = bootstrap(sidecar(inbound=(Inbound("inbound", at(15006), at(8080), Protocol.HTTP),)))
     check = filters(document, "inbound")["envoy.filters.http.ext_authz"]
+    assert check["encode_raw_headers"] is True
     assert check["http_service"]["path_prefix"] == "/ext_authz"
     assert check["http_service"]["server_uri"]["cluster"] == "meshward"
     assert manager(document, "inbound")["forward_client_cert_details"] == "SANITIZE_SET"
