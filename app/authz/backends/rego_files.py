@@ -98,7 +98,7 @@ def _check_manifest(manifest: Mapping[str, Any], modules: Iterable[tuple[str, st
             raise InvalidInputError("its roots are in each other")
     for name, text in modules:
         package = _PACKAGE.search(text)
-        if package is None or not _is_below(tuple(_NAME.findall(package[1])), paths):
+        if not _is_below(tuple(_NAME.findall(package[1])) if package else (), paths):
             raise InvalidInputError(f"the package of {name} is outside of its roots")
     if not _data_is_below(data, (), paths):
         raise InvalidInputError("there is data outside of its roots")
