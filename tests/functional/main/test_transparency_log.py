@@ -91,7 +91,7 @@ async def test_proofs_are_verified_offline(serving, meshward, tmp_path):
 CHANGES = {
     "a record changed": "UPDATE ca_svids SET spiffe_id = 'spiffe://cluster.local/ns/shop/sa/evil'",
     "a record added": "INSERT INTO ca_svids (serial, spiffe_id, signer_id, fingerprint, not_before, not_after, "
-    "issued_at, surface) SELECT 'f' || substr(serial, 2), spiffe_id, signer_id, fingerprint, not_before, not_after, "
+    "issued_at, surface) SELECT lower(hex(randomblob(16))), spiffe_id, signer_id, fingerprint, not_before, not_after, "
     "issued_at, surface FROM ca_svids LIMIT 1",
     "an entry changed": "UPDATE ca_log SET text = replace(text, 'sa/cart', 'sa/evil')",
     "an entry and its hash changed": 'UPDATE ca_log SET hash = zeroblob(32) WHERE "index" = 2',
