@@ -1,4 +1,4 @@
-"""JSON objects: parsed from what others write, or kept as the text that they are until somebody reads them."""
+"""JSON objects: parsed from the text of a peer or a user, or kept as text until a key is read."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,9 @@ def parse_object(text: str | bytes, what: str) -> dict[str, Any]:
 
 
 class JsonText(Mapping[str, object]):
-    """A mapping that is its JSON text, in ASCII, until a key is asked for; equal to every mapping with its content.
+    """A mapping that is its JSON text, in ASCII, until a key is read; equal to every mapping with its content.
 
-    What it has to parse it does not keep: whoever needs more than one key takes `value()`.
+    What it has to parse it does not keep: a caller that needs more than one key takes `value()`.
     """
 
     __slots__ = ("text",)

@@ -1,4 +1,4 @@
-"""Authorities as rows of the database: which ids a chain has, whatever somebody wrote there."""
+"""Authorities as rows of the database: which ids a chain has, also where rows were changed."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -372,7 +372,7 @@ async def test_a_bundle_that_cannot_be_followed_stops_no_renewal(above, beneath,
 
 
 async def test_a_new_root_that_is_waited_for_can_be_activated_by_force(above, beneath, clock):
-    """Whoever holds no stream cannot accept the new root while nothing is issued."""
+    """A client without a stream cannot accept the new root while nothing is issued."""
     first = above.authorities.status().root_id
     await beneath.issuance.issue(Principal(Credential.SVID, CART), csr(), 0, Surface.ISTIO_CA)
     clock.advance(60)
