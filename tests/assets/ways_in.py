@@ -226,6 +226,7 @@ WAYS_2 = (
 PASSING = (
     Way("plain", "/public/x"),
     Way("plain", "/hello?x=/admin"),
+    Way("query", "/hello?filter[a]=b&c=%0a&d=%2541&e=/..;/"),
     Way("exact", "/exact"),
     Way("exact", "/exact?x"),
     Way("value", "/needs", ("x-role: user",)),
